@@ -1,0 +1,25 @@
+//! Hearth's protocol: vocabulary, wire format and every decision, as deterministic state machines.
+//!
+//! In the sense of quinn-proto: *logic without IO*. Time comes in as an argument, randomness as a seed,
+//! cryptography as a trait ([`advert::Keyring`]); bytes and events go out. Nothing here knows sockets,
+//! files, threads, the environment or a clock, and no collection with a random order is ever walked.
+//! The same core therefore runs in the agent, in the simulator with thousands of nodes in one process,
+//! and over a recorded incident.
+//!
+//! | module | decides |
+//! |---|---|
+//! | [`ids`], [`time`], [`policy`], [`settings`] | vocabulary: checked once, trusted afterwards |
+//! | [`advert`], [`document`], [`wire`] | what is said, under whose signature, in which bytes |
+//! | [`view`], [`api`] | what the admin and control APIs say |
+
+pub mod advert;
+pub mod api;
+pub mod document;
+pub mod ids;
+pub mod incident;
+pub mod member;
+pub mod policy;
+pub mod settings;
+pub mod time;
+pub mod view;
+pub mod wire;

@@ -1,0 +1,311 @@
+//! What operators decide: per service, how many must serve, how traffic fails over and back, who may
+//! call.
+//!
+//! A policy that exists is a valid one: texts become these types or an error (parse, don't validate).
+//! A service that no policy names gets [`ServicePolicy::default`].
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::ids::{NodeName, ServiceName};
+use crate::time::Span;
+
+/// The policy of a whole mesh.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// By service; a service that is not named gets the defaults.
+    #[serde(default)]
+    pub services: BTreeMap<ServiceName, ServicePolicy>,
+}
+
+impl Policy {
+    /// The policy of one service, the default one where none is written.
+    pub fn service(&self, name: &ServiceName) -> ServicePolicy {
+        self.services.get(name).cloned().unwrap_or_default()
+    }
+}
+
+/// The policy of one service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServicePolicy {
+    /// Who takes over: nobody new (`hot-hot`) or warm endpoints (`hot-warm`).
+    pub mode: Mode,
+    /// How many endpoints must serve, as a count or as a share of the declared hot ones.
+    pub min_hot: Need,
+    /// When an activated warm endpoint stands down again.
+    pub failback: Failback,
+    /// Total time one request may take, tries included.
+    pub timeout: Span,
+    /// When a safe request is tried a second time elsewhere while the first is still under way.
+    pub hedge: Hedge,
+    /// Further tries of a safe request.
+    pub retries: u8,
+    /// Below this share of ready endpoints the doubtful ones are used as well.
+    pub panic: Percent,
+    /// The nodes that may call; `*` is everyone in the trust domain.
+    pub allow: Vec<Caller>,
+}
+
+impl Default for ServicePolicy {
+    fn default() -> Self {
+        Self {
+            mode: Mode::HotWarm,
+            min_hot: Need::Percent(Percent(100)),
+            failback: Failback::After(Span(Duration::from_secs(30))),
+            timeout: Span(Duration::from_secs(15)),
+            hedge: Hedge::Auto,
+            retries: 3,
+            panic: Percent(50),
+            allow: vec![Caller::Anyone],
+        }
+    }
+}
+
+impl ServicePolicy {
+    /// Whether the node `caller` may call the service.
+    pub fn allows(&self, caller: &NodeName) -> bool {
+        self.allow.iter().any(|c| match c {
+            Caller::Anyone => true,
+            Caller::Node(name) => name == caller,
+        })
+    }
+}
+
+/// How a service's redundancy works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Every endpoint serves; survivors absorb a loss.
+    HotHot,
+    /// N serve, M stand by and are activated one for one.
+    HotWarm,
+}
+
+/// A share in percent, 0 to 100.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Percent(pub u8);
+
+impl Percent {
+    /// This share of `n`, rounded up: 50 % of 3 are 2.
+    pub fn of(self, n: usize) -> usize {
+        (n * usize::from(self.0)).div_ceil(100)
+    }
+}
+
+/// How many endpoints must serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// So many.
+    Count(u32),
+    /// This share of the declared hot ones, rounded up.
+    Percent(Percent),
+}
+
+/// When an activated warm endpoint stands down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failback {
+    /// Only when an operator says so.
+    Never,
+    /// Once it has not been needed for so long.
+    After(Span),
+}
+
+/// When a safe request is tried a second time elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hedge {
+    /// After a delay learnt from the service's own latencies.
+    Auto,
+    /// Never.
+    Off,
+    /// After this delay.
+    After(Span),
+}
+
+/// Who may call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// Every node of the trust domain.
+    Anyone,
+    /// One node.
+    Node(NodeName),
+}
+
+/// A value that is written as a text (or, where `number` allows, as a whole number).
+trait Word: Sized {
+    const EXPECTED: &'static str;
+    fn parse(text: &str) -> Result<Self, String>;
+    fn print(&self) -> String;
+    fn number(n: u64) -> Result<Self, String> {
+        Err(format!("{n} is a number; expected {}", Self::EXPECTED))
+    }
+}
+
+fn percent(text: &str) -> Result<Percent, String> {
+    text.strip_suffix('%')
+        .and_then(|n| n.parse::<u8>().ok())
+        .filter(|n| *n <= 100)
+        .map(Percent)
+        .ok_or_else(|| format!("{text:?} is not a percentage from \"0%\" to \"100%\""))
+}
+
+impl Word for Percent {
+    const EXPECTED: &'static str = "a percentage such as \"50%\"";
+    fn parse(text: &str) -> Result<Self, String> {
+        percent(text)
+    }
+    fn print(&self) -> String {
+        format!("{}%", self.0)
+    }
+}
+
+impl Word for Need {
+    const EXPECTED: &'static str = "a count such as 2 or a percentage such as \"100%\"";
+    fn parse(text: &str) -> Result<Self, String> {
+        if let Ok(n) = text.parse::<u32>() {
+            return Ok(Self::Count(n));
+        }
+        percent(text)
+            .map(Self::Percent)
+            .map_err(|_| format!("{text:?} is neither a count nor a percentage such as \"100%\""))
+    }
+    fn print(&self) -> String {
+        match self {
+            Self::Count(n) => n.to_string(),
+            Self::Percent(p) => p.print(),
+        }
+    }
+    fn number(n: u64) -> Result<Self, String> {
+        u32::try_from(n).map(Self::Count).map_err(|_| format!("{n} endpoints is too many"))
+    }
+}
+
+impl Word for Failback {
+    const EXPECTED: &'static str = "\"never\" or a duration such as \"30s\"";
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "never" => Ok(Self::Never),
+            _ => Span::parse(text).map(Self::After).map_err(|e| format!("{e}, or \"never\"")),
+        }
+    }
+    fn print(&self) -> String {
+        match self {
+            Self::Never => "never".into(),
+            Self::After(span) => span.to_string(),
+        }
+    }
+}
+
+impl Word for Hedge {
+    const EXPECTED: &'static str = "\"auto\", \"off\" or a duration such as \"50ms\"";
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "off" => Ok(Self::Off),
+            _ => Span::parse(text)
+                .map(Self::After)
+                .map_err(|e| format!("{e}, or \"auto\" or \"off\"")),
+        }
+    }
+    fn print(&self) -> String {
+        match self {
+            Self::Auto => "auto".into(),
+            Self::Off => "off".into(),
+            Self::After(span) => span.to_string(),
+        }
+    }
+}
+
+impl Word for Caller {
+    const EXPECTED: &'static str = "a node name or \"*\"";
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "*" => Ok(Self::Anyone),
+            _ => NodeName::parse(text).map(Self::Node).map_err(|e| format!("{e}, or \"*\"")),
+        }
+    }
+    fn print(&self) -> String {
+        match self {
+            Self::Anyone => "*".into(),
+            Self::Node(name) => name.to_string(),
+        }
+    }
+}
+
+struct WordVisitor<T>(std::marker::PhantomData<T>);
+
+impl<T: Word> Visitor<'_> for WordVisitor<T> {
+    type Value = T;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(T::EXPECTED)
+    }
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        T::parse(text).map_err(E::custom)
+    }
+    fn visit_u64<E: de::Error>(self, n: u64) -> Result<T, E> {
+        T::number(n).map_err(E::custom)
+    }
+    fn visit_i64<E: de::Error>(self, n: i64) -> Result<T, E> {
+        let n = u64::try_from(n).map_err(|_| E::custom(format!("{n} is negative")))?;
+        T::number(n).map_err(E::custom)
+    }
+}
+
+macro_rules! word_serde {
+    ($($type:ty),+) => {$(
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+                s.serialize_str(&self.print())
+            }
+        }
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                let visitor = WordVisitor(std::marker::PhantomData);
+                if d.is_human_readable() { d.deserialize_any(visitor) } else { d.deserialize_str(visitor) }
+            }
+        }
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.print())
+            }
+        }
+    )+};
+}
+word_serde!(Percent, Need, Failback, Hedge, Caller);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_rounded_up_so_that_half_of_three_is_two() {
+        assert_eq!(Percent(50).of(3), 2);
+        assert_eq!(Percent(100).of(3), 3);
+        assert_eq!(Percent(0).of(3), 0);
+    }
+
+    #[test]
+    fn a_policy_reads_words_and_numbers_and_refuses_unknown_keys() {
+        let read = |t: &str| serde_json::from_str::<ServicePolicy>(t);
+        let p = read(r#"{"min_hot": 2, "failback": "never", "hedge": "20ms", "allow": ["web-1"]}"#)
+            .unwrap();
+        assert_eq!(p.min_hot, Need::Count(2));
+        assert_eq!(p.failback, Failback::Never);
+        assert!(p.allows(&NodeName::parse("web-1").unwrap()));
+        assert!(!p.allows(&NodeName::parse("web-2").unwrap()));
+        for bad in [
+            r#"{"min_hot": "101%"}"#,
+            r#"{"min_hot": -1}"#,
+            r#"{"failback": "5"}"#,
+            r#"{"mode": "cold"}"#,
+            r#"{"hedgehog": 1}"#,
+        ] {
+            assert!(read(bad).is_err(), "{bad} was taken");
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! What the agent's admin API says: one set of types for the agent that writes it and the command line
+//! that reads it. JSON, stable within a major version; fields are only added.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{NodeName, ServiceName};
+use crate::time::Wall;
+
+/// `GET /v1/status`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StatusView {
+    /// This node.
+    pub node: NodeName,
+    /// Version of the agent.
+    pub agent_version: String,
+    /// Its start.
+    pub generation: u64,
+    /// `joining`, `serving`, `draining` or `leaving`.
+    pub phase: String,
+    /// Since when the agent runs.
+    pub started: Wall,
+    /// Where others reach it.
+    pub address: String,
+    /// Members by state: alive, suspect, down.
+    pub alive: usize,
+    /// Suspected members.
+    pub suspect: usize,
+    /// Members held for down.
+    pub down: usize,
+    /// Records in the table.
+    pub records: usize,
+    /// Policy version in force; 0 where none was ever received.
+    pub policy_version: u64,
+    /// When that policy was signed.
+    pub policy_issued: Option<Wall>,
+    /// End of validity of our certificate.
+    pub certificate_expires: Option<Wall>,
+    /// Links that are up, and which of them are silent now.
+    pub links: Vec<LinkView>,
+    /// Incidents that are not stable yet.
+    pub open_incidents: usize,
+    /// Endpoints of this node.
+    pub endpoints: Vec<EndpointView>,
+}
+
+/// A link to a peer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LinkView {
+    /// The peer.
+    pub node: NodeName,
+    /// `up` or `silent`.
+    pub state: String,
+    /// Smoothed round-trip time in microseconds.
+    pub rtt_us: u64,
+}
+
+/// One of `GET /v1/members`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MemberView {
+    /// The node.
+    pub node: NodeName,
+    /// `alive`, `suspect`, `down`, `left` or `unheard` (known from disk or others, not yet heard).
+    pub state: String,
+    /// Since when, as seen here.
+    pub since: Wall,
+    /// Its start.
+    pub generation: u64,
+    /// Where it is reached.
+    pub address: String,
+    /// Zone.
+    pub zone: String,
+    /// Policy version in force there.
+    pub policy_version: u64,
+    /// Seconds since its record was last confirmed here.
+    pub record_age_s: f64,
+    /// Its endpoints.
+    pub endpoints: Vec<EndpointView>,
+}
+
+/// An endpoint as seen from the answering agent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EndpointView {
+    /// `service@node` or `service@node#instance`.
+    pub endpoint: String,
+    /// Its service.
+    pub service: ServiceName,
+    /// Its node.
+    pub node: NodeName,
+    /// `hot` or `warm`.
+    pub role: String,
+    /// `unready`, `standby`, `activating`, `serving` or `draining`.
+    pub condition: String,
+    /// Since when it is in that condition.
+    pub condition_since: Wall,
+    /// `ready`, `doubtful` or `out`, as seen from here.
+    pub standing: String,
+    /// Why, in words; empty when ready.
+    pub reason: String,
+    /// Since when it has that standing here.
+    pub standing_since: Wall,
+    /// The incident it was activated for.
+    pub activated_for: Option<String>,
+}
+
+/// One of `GET /v1/routes`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RouteView {
+    /// The service.
+    pub service: ServiceName,
+    /// `serve`, `panic`, `wake` or `none`.
+    pub decision: String,
+    /// Why, in words.
+    pub reason: String,
+    /// Whom requests may go to now.
+    pub picks: Vec<String>,
+    /// How many must serve.
+    pub needed: usize,
+    /// How many do.
+    pub serving: usize,
+    /// Warm endpoints called up now.
+    pub called: Vec<String>,
+}
+
+/// `GET /v1/explain/{service}`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExplainView {
+    /// The service.
+    pub service: ServiceName,
+    /// Seen from this node.
+    pub node: NodeName,
+    /// The policy version the answer rests on.
+    pub policy_version: u64,
+    /// The route.
+    pub route: RouteView,
+    /// Every endpoint with standing and reason.
+    pub endpoints: Vec<EndpointView>,
+    /// The answer in sentences: who serves, who stands by, who is out, since when and why.
+    pub sentences: Vec<String>,
+    /// The latest incidents of the service.
+    pub incidents: Vec<IncidentView>,
+}
+
+/// One of `GET /v1/incidents`; whole with `GET /v1/incidents/{id}`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct IncidentView {
+    /// Short id, the same on every agent.
+    pub id: String,
+    /// W3C trace id, 32 hex digits, the same on every agent.
+    pub trace_id: String,
+    /// The service.
+    pub service: ServiceName,
+    /// The endpoint that was lost.
+    pub lost: String,
+    /// The first evidence, in words.
+    pub reason: String,
+    /// When this agent first had evidence.
+    pub opened: Wall,
+    /// When the service was stable again as seen here.
+    pub stable: Option<Wall>,
+    /// When the lost endpoint was ready again.
+    pub recovered: Option<Wall>,
+    /// The warm endpoint called up for it, as far as known here.
+    pub activated: Option<String>,
+    /// Policy version the decisions rest on.
+    pub policy_version: u64,
+    /// What was seen and decided here, in order.
+    pub timeline: Vec<IncidentEntry>,
+}
+
+/// One line of an incident's record.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct IncidentEntry {
+    /// When.
+    pub at: Wall,
+    /// `evidence`, `decide`, `call-up`, `shift`, `stable`, `recovered`, …
+    pub event: String,
+    /// In words, with the numbers it rests on.
+    pub detail: String,
+}
+
+/// Body of `POST /v1/drain`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DrainRequest {
+    /// Start (`true`) or end draining.
+    pub on: bool,
+}
+
+/// Any failure of an API.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ErrorView {
+    /// What went wrong.
+    pub error: String,
+    /// What to do.
+    pub hint: String,
+}

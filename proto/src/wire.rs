@@ -1,0 +1,258 @@
+//! The bytes between agents. The only module that knows bincode.
+//!
+//! Every message is `[protocol version][kind][body]`. A kind or a protocol version this agent does not
+//! know is skipped, not an error, so that versions N and N−1 talk to each other. Decoding never panics
+//! and never allocates more than [`MAX_MESSAGE`] allows.
+
+use std::net::SocketAddr;
+
+use bincode::config::{Configuration, Limit, LittleEndian, Varint};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::advert::SignedAdvert;
+use crate::document::{DocumentKind, SignedDocument};
+use crate::ids::{EndpointId, Generation, NodeName, Version};
+use crate::incident::IncidentKey;
+use crate::member::MemberRecord;
+
+/// The protocol version this agent speaks.
+pub const PROTOCOL: u8 = 1;
+/// Largest message on a stream, in bytes.
+pub const MAX_MESSAGE: usize = 4 * 1024 * 1024;
+/// Largest SWIM packet handed to foca, in bytes. A QUIC datagram on a 1,200-byte path holds 1,162; two
+/// bytes are our envelope. Receivers refuse more than their own limit, so it is the same everywhere.
+pub const MAX_SWIM: usize = 1150;
+/// ALPN of mesh links.
+pub const ALPN_MESH: &[u8] = b"hearth-mesh/1";
+/// ALPN of data links.
+pub const ALPN_DATA: &[u8] = b"hearth-data/1";
+
+type Config = Configuration<LittleEndian, Varint, Limit<MAX_MESSAGE>>;
+
+fn config() -> Config {
+    bincode::config::standard().with_limit::<MAX_MESSAGE>()
+}
+
+/// Why bytes are not a message.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// The value could not be encoded.
+    #[error("cannot encode: {0}")]
+    Encode(String),
+    /// The bytes do not hold the expected value.
+    #[error("cannot decode: {0}")]
+    Decode(String),
+    /// Bytes are left over behind the value.
+    #[error("{0} bytes too many")]
+    Trailing(usize),
+    /// The message is empty or ends within its envelope.
+    #[error("the message ends within its envelope")]
+    Truncated,
+}
+
+/// Encodes a value without an envelope.
+pub fn encode_body<T: Serialize>(value: &T) -> Result<Vec<u8>, WireError> {
+    bincode::serde::encode_to_vec(value, config()).map_err(|e| WireError::Encode(e.to_string()))
+}
+
+/// Decodes a value that must fill `bytes` exactly.
+pub fn decode_body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
+    let (value, used) = decode_prefix(bytes)?;
+    match bytes.len() - used {
+        0 => Ok(value),
+        left => Err(WireError::Trailing(left)),
+    }
+}
+
+/// Decodes a value from the front of `bytes` and says how many bytes it took.
+pub fn decode_prefix<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), WireError> {
+    bincode::serde::decode_from_slice(bytes, config()).map_err(|e| WireError::Decode(e.to_string()))
+}
+
+/// What two agents, or the control plane and an agent, say to each other on streams.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// First on every link, both ways.
+    Hello(Hello),
+    /// Records, owed or pushed.
+    Adverts(Vec<SignedAdvert>),
+    /// What we hold, in hashes.
+    Digest(Digest),
+    /// The versions we hold in the buckets that differ.
+    Versions(Versions),
+    /// Send us these.
+    Want(Vec<NodeName>),
+    /// Our whole view of the membership; answered in kind when `reply` is set.
+    Members(Members),
+    /// Serve: a caller has nobody left.
+    Wake(Wake),
+    /// Somebody's link to a node went silent. Worth a look, not a verdict.
+    Hint(Hint),
+    /// Signed documents.
+    Documents(Vec<SignedDocument>),
+    /// Which versions are in force here, and who else could be told.
+    DocumentsAck(DocumentsAck),
+}
+
+/// First message on a link.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The sender's start.
+    pub generation: Generation,
+    /// Where it is reached.
+    pub address: SocketAddr,
+    /// Protocol versions it understands, lowest and highest.
+    pub protocol: (u8, u8),
+}
+
+/// A table in hashes: equal hashes mean equal buckets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Digest {
+    /// One hash per bucket.
+    pub buckets: Vec<u64>,
+    /// Versions of the documents held.
+    pub documents: Vec<(DocumentKind, u64)>,
+}
+
+/// The versions held in some buckets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Versions {
+    /// Which buckets.
+    pub buckets: Vec<u16>,
+    /// Every node in them.
+    pub entries: Vec<(NodeName, Version)>,
+}
+
+/// A view of the membership.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Members {
+    /// Whether the receiver shall answer with its own.
+    pub reply: bool,
+    /// Everybody known, also those down.
+    pub members: Vec<MemberRecord>,
+}
+
+/// A caller's word to a warm endpoint's owner.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wake {
+    /// Which endpoint shall serve.
+    pub endpoint: EndpointId,
+    /// For which loss.
+    pub incident: IncidentKey,
+    /// The caller's `failover` span, parent of the owner's `activate` span.
+    pub parent_span: u64,
+    /// The caller has no ready endpoint left. Otherwise the owner looks for itself first.
+    pub urgent: bool,
+}
+
+/// One link of the sender is silent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hint {
+    /// The node at the other end.
+    pub node: NodeName,
+    /// Its start.
+    pub generation: Generation,
+}
+
+/// The answer to documents.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DocumentsAck {
+    /// The versions in force here.
+    pub versions: Vec<(DocumentKind, u64)>,
+    /// Members alive as seen from here: name, address, policy version in force.
+    pub members: Vec<(NodeName, SocketAddr, u64)>,
+    /// Documents refused, in words.
+    pub refused: Vec<String>,
+}
+
+impl Message {
+    fn kind(&self) -> u8 {
+        match self {
+            Self::Hello(_) => 1,
+            Self::Adverts(_) => 2,
+            Self::Digest(_) => 3,
+            Self::Versions(_) => 4,
+            Self::Want(_) => 5,
+            Self::Members(_) => 6,
+            Self::Wake(_) => 7,
+            Self::Hint(_) => 8,
+            Self::Documents(_) => 9,
+            Self::DocumentsAck(_) => 10,
+        }
+    }
+
+    /// The message's name, for logs and metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Hello(_) => "hello",
+            Self::Adverts(_) => "adverts",
+            Self::Digest(_) => "digest",
+            Self::Versions(_) => "versions",
+            Self::Want(_) => "want",
+            Self::Members(_) => "members",
+            Self::Wake(_) => "wake",
+            Self::Hint(_) => "hint",
+            Self::Documents(_) => "documents",
+            Self::DocumentsAck(_) => "documents_ack",
+        }
+    }
+
+    /// The message with its envelope.
+    pub fn encode(&self) -> Result<Vec<u8>, WireError> {
+        let mut bytes = vec![PROTOCOL, self.kind()];
+        let body = match self {
+            Self::Hello(m) => encode_body(m),
+            Self::Adverts(m) => encode_body(m),
+            Self::Digest(m) => encode_body(m),
+            Self::Versions(m) => encode_body(m),
+            Self::Want(m) => encode_body(m),
+            Self::Members(m) => encode_body(m),
+            Self::Wake(m) => encode_body(m),
+            Self::Hint(m) => encode_body(m),
+            Self::Documents(m) => encode_body(m),
+            Self::DocumentsAck(m) => encode_body(m),
+        }?;
+        bytes.extend_from_slice(&body);
+        Ok(bytes)
+    }
+
+    /// Reads a message. `Ok(None)`: of a version or kind that is not known here, to be skipped.
+    pub fn decode(bytes: &[u8]) -> Result<Option<Self>, WireError> {
+        let [version, kind, body @ ..] = bytes else {
+            return Err(WireError::Truncated);
+        };
+        if *version != PROTOCOL {
+            return Ok(None);
+        }
+        Ok(Some(match kind {
+            1 => Self::Hello(decode_body(body)?),
+            2 => Self::Adverts(decode_body(body)?),
+            3 => Self::Digest(decode_body(body)?),
+            4 => Self::Versions(decode_body(body)?),
+            5 => Self::Want(decode_body(body)?),
+            6 => Self::Members(decode_body(body)?),
+            7 => Self::Wake(decode_body(body)?),
+            8 => Self::Hint(decode_body(body)?),
+            9 => Self::Documents(decode_body(body)?),
+            10 => Self::DocumentsAck(decode_body(body)?),
+            _ => return Ok(None),
+        }))
+    }
+}
+
+/// Wraps a SWIM packet for a datagram.
+pub fn encode_swim(packet: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(packet.len() + 2);
+    bytes.extend_from_slice(&[PROTOCOL, 0]);
+    bytes.extend_from_slice(packet);
+    bytes
+}
+
+/// The SWIM packet in a datagram; `None` if it is none of this protocol version.
+pub fn decode_swim(datagram: &[u8]) -> Option<&[u8]> {
+    match datagram {
+        [PROTOCOL, 0, packet @ ..] => Some(packet),
+        _ => None,
+    }
+}
