@@ -1,1 +1,11 @@
-//! placeholder
+//! Hearth's agent: the IO shell around the protocol core, and the traffic path.
+//!
+//! | module | does |
+//! |---|---|
+//! | [`identity`], [`enrol`] | who we are, whom we believe; joining and renewing |
+//! | [`config`], [`disk`], [`exit`] | what the operator wrote, what survives a restart, how we end |
+//! | [`check`], [`hook`] | what we know of our own endpoints, how warm ones are made to serve |
+//! | [`telemetry`], [`notify`] | logs, metrics, traces; what the service manager is told |
+
+pub mod disk;
+pub mod identity;
