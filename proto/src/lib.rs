@@ -15,11 +15,16 @@
 pub mod advert;
 pub mod api;
 pub mod document;
+pub mod evidence;
+pub mod failover;
 pub mod ids;
 pub mod incident;
+pub mod lifecycle;
 pub mod member;
 pub mod policy;
+pub mod route;
 pub mod settings;
+pub mod table;
 pub mod time;
 pub mod view;
 pub mod wire;

@@ -1,0 +1,203 @@
+//! The compiled answer for one service on this agent: who is picked from, in what order, and why.
+//!
+//! A [`Route`] is an immutable snapshot. The traffic path reads it without a lock and picks with
+//! [`Route::pick`], a pure function. Nothing here changes what anybody thinks of an endpoint.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::advert::{Condition, Protocol, Role};
+use crate::evidence::{Standing, Why};
+use crate::failover::Tally;
+use crate::ids::{EndpointId, Generation, NodeName, ServiceName};
+use crate::policy::ServicePolicy;
+
+/// All routes of an agent at one moment.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Grows with every change.
+    pub version: u64,
+    /// This node.
+    pub node: NodeName,
+    /// The policy version the routes rest on.
+    pub policy_version: u64,
+    /// By service.
+    pub services: BTreeMap<ServiceName, Arc<Route>>,
+    /// What this node's own endpoints are in, for the inbound side.
+    pub own: BTreeMap<EndpointId, Condition>,
+}
+
+impl Snapshot {
+    /// The snapshot before anything is known.
+    pub fn empty(node: NodeName) -> Self {
+        Self {
+            version: 0,
+            node,
+            policy_version: 0,
+            services: BTreeMap::new(),
+            own: BTreeMap::new(),
+        }
+    }
+}
+
+/// The route of one service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Route {
+    /// The service.
+    pub service: ServiceName,
+    /// Its policy.
+    pub policy: ServicePolicy,
+    /// Every endpoint known, ordered by id.
+    pub candidates: Vec<Candidate>,
+    /// Who is picked from now.
+    pub choice: Choice,
+    /// Why, in words.
+    pub reason: String,
+    /// How many must serve, do serve, are called up.
+    pub tally: Tally,
+    /// An incident is open: successes are evidence too and are to be reported.
+    pub watched: bool,
+}
+
+/// One endpoint as a route sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Candidate {
+    /// Which.
+    pub id: EndpointId,
+    /// The mesh address of its node.
+    pub address: SocketAddr,
+    /// The start of its node's agent.
+    pub generation: Generation,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// Declared role.
+    pub role: Role,
+    /// Its owner's word.
+    pub condition: Condition,
+    /// What we think of it.
+    pub standing: Standing,
+}
+
+/// Who is picked from. The numbers are indices into [`Route::candidates`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// The ready ones.
+    Serve(Vec<usize>),
+    /// Too few are ready: the doubtful ones as well, ready ones first.
+    Panic(Vec<usize>),
+    /// Nobody serves: these are called up; hold the request and wake them.
+    Wake(Vec<usize>),
+    /// Nobody is left.
+    Nobody,
+}
+
+impl Choice {
+    /// `serve`, `panic`, `wake` or `none`.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Serve(_) => "serve",
+            Self::Panic(_) => "panic",
+            Self::Wake(_) => "wake",
+            Self::Nobody => "none",
+        }
+    }
+
+    /// The candidates' indices.
+    pub fn indices(&self) -> &[usize] {
+        match self {
+            Self::Serve(v) | Self::Panic(v) | Self::Wake(v) => v,
+            Self::Nobody => &[],
+        }
+    }
+}
+
+/// Decides who is picked from, by the first rule that fits:
+///
+/// 1. enough are ready (more than the panic threshold's share of those that should serve): the ready;
+/// 2. somebody is ready or doubtful: panic, both, the ready ones first;
+/// 3. somebody is called up or on its way: wake;
+/// 4. nobody.
+pub fn choose(policy: &ServicePolicy, candidates: &[Candidate], tally: &Tally) -> (Choice, String) {
+    let of = |wanted: fn(&Standing) -> bool| -> Vec<usize> {
+        (0..candidates.len()).filter(|i| wanted(&candidates[*i].standing)).collect()
+    };
+    let ready = of(|s| matches!(s, Standing::Ready));
+    let doubtful = of(|s| matches!(s, Standing::Doubtful(_)));
+    let should = ready.len() + doubtful.len();
+    if !ready.is_empty() && ready.len() >= policy.panic.of(should) {
+        let reason = format!("{} ready of {} known", ready.len(), candidates.len());
+        return (Choice::Serve(ready), reason);
+    }
+    let waking: Vec<usize> = (0..candidates.len())
+        .filter(|i| tally.called.contains(&candidates[*i].id))
+        .filter(|i| {
+            matches!(
+                candidates[*i].standing,
+                Standing::Out(Why::Condition(Condition::Standby | Condition::Activating))
+            )
+        })
+        .collect();
+    if ready.is_empty() && !waking.is_empty() {
+        let reason = "nobody serves; warm endpoints are being called up".to_owned();
+        return (Choice::Wake(waking), reason);
+    }
+    if should > 0 {
+        let reason = format!(
+            "panic: only {} of {should} are ready, below {} of them; the doubtful are used as well",
+            ready.len(),
+            policy.panic
+        );
+        return (Choice::Panic(ready.into_iter().chain(doubtful).collect()), reason);
+    }
+    let reason = match candidates.len() {
+        0 => "no agent offers this service".to_owned(),
+        n => format!("none of {n} endpoints can serve, and no warm one is left to call"),
+    };
+    (Choice::Nobody, reason)
+}
+
+/// A pick and its reason.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decision<'a> {
+    /// The endpoint, if there is one.
+    pub pick: Option<&'a Candidate>,
+    /// Why this one, or why none.
+    pub reason: &'static str,
+}
+
+impl Route {
+    /// Picks an endpoint: of two drawn at random the one with less load (power of two choices,
+    /// Mitzenmacher 2001). `exclude` are those this request has met already; if only they are left,
+    /// nobody is picked.
+    pub fn pick(
+        &self,
+        random: u64,
+        exclude: &[EndpointId],
+        load: impl Fn(&EndpointId) -> u64,
+    ) -> Decision<'_> {
+        let (indices, reason) = match &self.choice {
+            Choice::Serve(v) => (v, "ready, less loaded of two"),
+            Choice::Panic(v) => (v, "panic: too few are ready"),
+            Choice::Wake(_) => return Decision { pick: None, reason: "being called up" },
+            Choice::Nobody => return Decision { pick: None, reason: "nobody is left" },
+        };
+        let fresh = |i: &&usize| !exclude.contains(&self.candidates[**i].id);
+        let n = indices.iter().filter(fresh).count();
+        let nth = |k: usize| indices.iter().filter(fresh).nth(k).map(|i| &self.candidates[*i]);
+        if n == 0 {
+            return Decision { pick: None, reason: "every candidate was tried" };
+        }
+        // Two distinct draws from one random number: its halves, the second skipping the first.
+        let a = (random >> 32) as usize % n;
+        let b = if n > 1 { (a + 1 + (random as u32 as usize) % (n - 1)) % n } else { a };
+        let pick = match (nth(a), nth(b)) {
+            (Some(x), Some(y)) if load(&y.id) < load(&x.id) => Some(y),
+            (x, _) => x,
+        };
+        Decision { pick, reason }
+    }
+}
+
+#[cfg(test)]
+mod tests;

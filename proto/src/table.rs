@@ -1,0 +1,209 @@
+//! The replicated table: the newest advert of every node, and how two tables become equal.
+//!
+//! Merge laws (property-tested): commutative, associative, idempotent, monotone in version; a record
+//! is changed only by a newer one that its owner signed. A record that does not verify changes nothing.
+//!
+//! Two tables compare by hashes of [`BUCKETS`] buckets; only the versions of buckets that differ are
+//! exchanged, and only the records that are missing travel. Departed nodes are forgotten after
+//! [`REMEMBER`], their version floor is kept as long again, so that no old record revives them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::advert::{Advert, AdvertRefused, Keyring, SignedAdvert};
+use crate::ids::{NodeName, Version};
+use crate::time::Time;
+
+/// Most nodes a table holds. Beyond, unknown ones are refused and counted.
+pub const MAX_NODES: usize = 20_000;
+/// Buckets of the digest: 512 bytes of hashes; at 2,000 nodes one changed record costs the versions of
+/// about 30.
+pub const BUCKETS: usize = 64;
+/// How long a departed or dead node's record is kept.
+pub const REMEMBER: Duration = Duration::from_secs(24 * 3600);
+
+/// A record and what we know of it.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// As signed, to be passed on.
+    pub signed: SignedAdvert,
+    /// As opened.
+    pub advert: Arc<Advert>,
+    /// When this version arrived.
+    pub received: Time,
+}
+
+/// What a merge did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Merged {
+    /// It is newer than what we held (or the first of its node).
+    Newer,
+    /// We held it already.
+    Same,
+    /// We hold a newer one.
+    Older,
+}
+
+/// Why a record was not merged. Nothing changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MergeRefused {
+    /// The record does not hold.
+    #[error(transparent)]
+    Advert(#[from] AdvertRefused),
+    /// The table is full.
+    #[error("the table holds {MAX_NODES} nodes already; {0} was not taken in")]
+    Full(NodeName),
+}
+
+impl MergeRefused {
+    /// One word for the counter's `reason` label.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Advert(a) => a.reason(),
+            Self::Full(_) => "table_full",
+        }
+    }
+}
+
+/// The replicated table.
+#[derive(Debug)]
+pub struct Table {
+    entries: BTreeMap<NodeName, Entry>,
+    floors: BTreeMap<NodeName, (Version, Time)>,
+    hashes: [u64; BUCKETS],
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self { entries: BTreeMap::new(), floors: BTreeMap::new(), hashes: [0; BUCKETS] }
+    }
+}
+
+fn bucket(node: &NodeName) -> usize {
+    (xxh3_64(node.as_str().as_bytes()) % BUCKETS as u64) as usize
+}
+
+fn record_hash(node: &NodeName, version: Version) -> u64 {
+    xxh3_64(format!("{node}|{version}").as_bytes())
+}
+
+impl Table {
+    /// The record of a node.
+    pub fn get(&self, node: &NodeName) -> Option<&Entry> {
+        self.entries.get(node)
+    }
+
+    /// All records, by node.
+    pub fn iter(&self) -> impl Iterator<Item = (&NodeName, &Entry)> {
+        self.entries.iter()
+    }
+
+    /// How many records there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is no record.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The version held of a node, or below which its records are refused.
+    pub fn version(&self, node: &NodeName) -> Option<Version> {
+        let held = self.entries.get(node).map(|e| e.signed.version);
+        held.max(self.floors.get(node).map(|(v, _)| *v))
+    }
+
+    /// Merges one record. The cheap comparison comes first: a record that is not newer is not verified.
+    pub fn merge(
+        &mut self,
+        signed: SignedAdvert,
+        keyring: &dyn Keyring,
+        lasting: bool,
+        now: Time,
+    ) -> Result<Merged, MergeRefused> {
+        if let Some(held) = self.version(&signed.node) {
+            match signed.version.cmp(&held) {
+                std::cmp::Ordering::Less => return Ok(Merged::Older),
+                std::cmp::Ordering::Equal => return Ok(Merged::Same),
+                std::cmp::Ordering::Greater => {}
+            }
+        } else if self.entries.len() >= MAX_NODES {
+            return Err(MergeRefused::Full(signed.node));
+        }
+        let advert = Arc::new(signed.open(keyring, lasting)?);
+        self.insert(signed, advert, now);
+        Ok(Merged::Newer)
+    }
+
+    /// Puts our own record in, unverified: we made it.
+    pub fn insert(&mut self, signed: SignedAdvert, advert: Arc<Advert>, now: Time) {
+        let node = signed.node.clone();
+        let b = bucket(&node);
+        if let Some(old) = self.entries.get(&node) {
+            self.hashes[b] ^= record_hash(&node, old.signed.version);
+        }
+        self.hashes[b] ^= record_hash(&node, signed.version);
+        self.floors.remove(&node);
+        self.entries.insert(node, Entry { signed, advert, received: now });
+    }
+
+    /// Forgets a node but for its version floor.
+    pub fn forget(&mut self, node: &NodeName, now: Time) {
+        if let Some(old) = self.entries.remove(node) {
+            self.hashes[bucket(node)] ^= record_hash(node, old.signed.version);
+            self.floors.insert(node.clone(), (old.signed.version, now));
+        }
+        self.floors.retain(|_, (_, since)| now.since(*since) < REMEMBER);
+    }
+
+    /// One hash per bucket: equal hashes, equal buckets.
+    pub fn digest(&self) -> Vec<u64> {
+        self.hashes.to_vec()
+    }
+
+    /// The buckets in which `theirs` differs from ours. A digest of another shape differs everywhere.
+    pub fn differing(&self, theirs: &[u64]) -> Vec<u16> {
+        (0..BUCKETS)
+            .filter(|b| theirs.len() != BUCKETS || theirs[*b] != self.hashes[*b])
+            .map(|b| b as u16)
+            .collect()
+    }
+
+    /// The versions of all records in `buckets`.
+    pub fn versions_in(&self, buckets: &[u16]) -> Vec<(NodeName, Version)> {
+        self.entries
+            .iter()
+            .filter(|(node, _)| buckets.contains(&(bucket(node) as u16)))
+            .map(|(node, e)| (node.clone(), e.signed.version))
+            .collect()
+    }
+
+    /// Compares versions of others with ours, within `buckets`: what they should send us, and what we
+    /// should send them.
+    pub fn compare(
+        &self,
+        buckets: &[u16],
+        theirs: &[(NodeName, Version)],
+    ) -> (Vec<NodeName>, Vec<SignedAdvert>) {
+        let newer = |(node, version): &&(NodeName, Version)| {
+            self.version(node).is_none_or(|ours| ours < *version)
+        };
+        let want = theirs.iter().filter(newer).map(|(node, _)| node.clone()).collect();
+        let theirs: BTreeMap<&NodeName, Version> = theirs.iter().map(|(n, v)| (n, *v)).collect();
+        let owed = self
+            .entries
+            .iter()
+            .filter(|(node, _)| buckets.contains(&(bucket(node) as u16)))
+            .filter(|(node, e)| theirs.get(node).is_none_or(|v| *v < e.signed.version))
+            .map(|(_, e)| e.signed.clone())
+            .collect();
+        (want, owed)
+    }
+}
+
+#[cfg(test)]
+mod proptests;
