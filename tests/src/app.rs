@@ -1,0 +1,164 @@
+//! A small HTTP service for the lab: the application behind an endpoint.
+//!
+//! Owns its own state only: whether it is activated, and which one-time ids it has executed (so
+//! that a request executed twice is seen). Every answer names the host in `x-served-by`.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /` (any other path too) | 200, host name and 1 KiB; 503 while not activated |
+//! | `GET /healthz` | 200, or 503 while not activated |
+//! | `POST /activate` | 200 once activated, after the set time |
+//! | `POST /deactivate` | 200 |
+//! | `POST /once?id=X` | 200 with the number of times X was executed |
+//! | `GET /executed` | JSON: how many ids, and those executed more than once |
+//! | `GET /slow?ms=N` | 200 after N ms |
+//!
+//! Runs until its task is dropped; connections end with it.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+
+/// Header in which every answer names its host.
+pub const SERVED_BY: &str = "x-served-by";
+
+/// Size of an ordinary answer.
+pub const BODY: usize = 1024;
+
+/// How to run one.
+#[derive(Debug, Clone)]
+pub struct AppSpec {
+    /// Name put into answers.
+    pub host: String,
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// Start not activated.
+    pub warm: bool,
+    /// How long activation takes.
+    pub activate: Duration,
+}
+
+/// A running service's state.
+#[derive(Debug)]
+struct App {
+    spec: AppSpec,
+    active: AtomicBool,
+    executed: Mutex<BTreeMap<String, u32>>,
+}
+
+/// Serves until the future is dropped.
+///
+/// # Errors
+/// When the address cannot be listened on.
+pub async fn serve(spec: AppSpec) -> std::io::Result<()> {
+    let listener = TcpListener::bind(spec.listen).await?;
+    let app =
+        Arc::new(App { active: AtomicBool::new(!spec.warm), executed: Mutex::default(), spec });
+    loop {
+        // Out of descriptors or an aborted handshake: this connection is lost, the next may not be.
+        let Ok((stream, _)) = listener.accept().await else {
+            continue;
+        };
+        let _ = stream.set_nodelay(true);
+        let app = Arc::clone(&app);
+        tokio::spawn(async move {
+            let service = service_fn(move |request| answer(Arc::clone(&app), request));
+            // A connection that ends badly is the other side's affair.
+            let _ = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+        });
+    }
+}
+
+async fn answer(
+    app: Arc<App>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (parts, body) = request.into_parts();
+    // Read to the end: what was sent counts as accepted only when all of it arrived.
+    if body.collect().await.is_err() {
+        return Ok(app.say(StatusCode::BAD_REQUEST, "the request body broke off"));
+    }
+    let query = parts.uri.query().unwrap_or("");
+    let active = app.active.load(Ordering::SeqCst);
+    Ok(match (&parts.method, parts.uri.path()) {
+        (&Method::POST, "/activate") => {
+            tokio::time::sleep(app.spec.activate).await;
+            app.active.store(true, Ordering::SeqCst);
+            app.say(StatusCode::OK, "activated\n")
+        }
+        (&Method::POST, "/deactivate") => {
+            app.active.store(false, Ordering::SeqCst);
+            app.say(StatusCode::OK, "deactivated\n")
+        }
+        (&Method::GET, "/executed") => app.say(StatusCode::OK, app.report()),
+        _ if !active => app.say(StatusCode::SERVICE_UNAVAILABLE, "not activated\n"),
+        (_, "/healthz") => app.say(StatusCode::OK, "ok\n"),
+        (&Method::POST, "/once") => {
+            let times = app.execute(parameter(query, "id").unwrap_or(""));
+            app.say(StatusCode::OK, format!("{times}\n"))
+        }
+        (_, "/slow") => {
+            let wait = parameter(query, "ms").and_then(|ms| ms.parse().ok());
+            tokio::time::sleep(Duration::from_millis(wait.unwrap_or(0))).await;
+            app.say(StatusCode::OK, "slow\n")
+        }
+        _ => app.say(StatusCode::OK, page(&app.spec.host)),
+    })
+}
+
+impl App {
+    fn say(&self, status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+        let mut response = Response::new(Full::new(body.into()));
+        *response.status_mut() = status;
+        if let Ok(host) = self.spec.host.parse() {
+            response.headers_mut().insert(SERVED_BY, host);
+        }
+        response
+    }
+
+    fn execute(&self, id: &str) -> u32 {
+        let mut executed = self.executed.lock().unwrap_or_else(PoisonError::into_inner);
+        let times = executed.entry(id.to_owned()).or_default();
+        *times += 1;
+        *times
+    }
+
+    fn report(&self) -> String {
+        let executed = self.executed.lock().unwrap_or_else(PoisonError::into_inner);
+        let twice: Vec<&String> =
+            executed.iter().filter(|&(_, &times)| times > 1).map(|(id, _)| id).collect();
+        serde_json::json!({ "executed": executed.len(), "twice": twice }).to_string()
+    }
+}
+
+/// An ordinary answer: the host's name on the first line, filled up to [`BODY`] bytes.
+#[must_use]
+pub fn page(host: &str) -> String {
+    let mut text = format!("{host}\n");
+    while text.len() < BODY {
+        text.push('.');
+    }
+    text
+}
+
+fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
+    query
+        .split('&')
+        .filter_map(|pair| pair.split_once('='))
+        .find(|(key, _)| *key == name)
+        .map(|(_, value)| value)
+}

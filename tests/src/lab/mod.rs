@@ -1,0 +1,143 @@
+//! The lab: hosts that are network namespaces, with real processes and real faults.
+//!
+//! Owns a switch and its hosts. Nothing here touches the machine's own network: hosts hang on a
+//! bridge in a namespace of its own, addresses are `10.77.x.y`, and all of it vanishes with the
+//! driver process, because namespaces are anonymous and every child asks to be killed with its
+//! parent. What a dead lab leaves is a directory of logs, which a later lab sweeps.
+//!
+//! ```text
+//!   switch namespace ── br0 ┬─ p1 ═══ eth0  host "caller"   10.77.x.1
+//!                           ├─ p2 ═══ eth0  host "hot-1"    10.77.x.2
+//!                           └─ …            rules in the bridge family drop silently
+//! ```
+//!
+//! Start with [`entry::in_lab`] in a test or [`Lab::new`] in a program that is already root (or in
+//! its own user namespace); then [`Lab::host`], [`agent`], [`control`], [`web`], or all of it with [`mesh`].
+
+pub mod agent;
+pub mod binaries;
+
+pub mod entry;
+pub mod error;
+pub mod host;
+pub mod http;
+pub mod process;
+pub mod relay;
+pub mod run;
+pub mod space;
+pub mod spec;
+mod sweep;
+mod switch;
+pub mod wait;
+pub mod web;
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+pub use error::LabError;
+pub use host::{Host, Link};
+pub use process::{Process, Program};
+pub use relay::Weather;
+pub use switch::Way;
+
+use host::Seat;
+use switch::Switch;
+
+/// One lab. Dropping it kills every process and removes every namespace; its directory stays when
+/// the thread is panicking or `HEARTH_LAB_KEEP` is set, so that the logs can be read.
+#[derive(Debug)]
+pub struct Lab {
+    id: String,
+    subnet: u8,
+    dir: PathBuf,
+    // Hosts first: their processes must be gone before the switch is.
+    hosts: Mutex<Vec<Arc<Host>>>,
+    switch: Arc<Switch>,
+}
+
+impl Lab {
+    /// Makes an empty lab, after sweeping what dead ones left.
+    ///
+    /// # Errors
+    /// [`LabError`] when namespaces, `ip` or `nft` are not to be had.
+    pub fn new() -> Result<Self, LabError> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let pid = std::process::id();
+        let id = format!("hl{pid}-{count}");
+        let root = binaries::target_dir().join("lab");
+        sweep::sweep(&root);
+        let dir = root.join(&id);
+        std::fs::create_dir_all(&dir).map_err(LabError::file("create", &dir))?;
+        let owner = format!("{pid} {}\n", sweep::born(pid.cast_signed()).unwrap_or(0));
+        let owner_file = dir.join(sweep::OWNER);
+        std::fs::write(&owner_file, owner).map_err(LabError::file("write", &owner_file))?;
+        Ok(Self {
+            switch: Arc::new(Switch::new(&id)?),
+            id,
+            // Any value serves: each lab's network is its own. Different ones read better in logs.
+            subnet: u8::try_from(count % 250).unwrap_or(0) + 1,
+            dir,
+            hosts: Mutex::default(),
+        })
+    }
+
+    /// Its id: `hl<pid>-<n>`.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Its directory under `target/lab`.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Adds a host on a cable.
+    ///
+    /// # Errors
+    /// [`LabError`] with the step that failed.
+    pub fn host(&self, name: &str) -> Result<Arc<Host>, LabError> {
+        self.host_on(name, Link::Cable)
+    }
+
+    /// Adds a host on the given kind of link.
+    ///
+    /// # Errors
+    /// [`LabError`] with the step that failed.
+    pub fn host_on(&self, name: &str, link: Link) -> Result<Arc<Host>, LabError> {
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = u8::try_from(hosts.len() + 1).map_err(|_| LabError::Unable {
+            host: name.to_owned(),
+            reason: "a lab has at most 250 hosts".to_owned(),
+        })?;
+        let seat = Seat {
+            name,
+            number,
+            ip: Ipv4Addr::new(10, 77, self.subnet, number),
+            root: &self.dir,
+            link,
+        };
+        let host = Arc::new(Host::new(seat, &self.switch, &hosts)?);
+        hosts.push(Arc::clone(&host));
+        Ok(host)
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        let hosts = std::mem::take(&mut *self.hosts.lock().unwrap_or_else(PoisonError::into_inner));
+        for host in &hosts {
+            let _ = host.kill_all();
+        }
+        let keep = std::thread::panicking() || std::env::var_os("HEARTH_LAB_KEEP").is_some();
+        if keep {
+            eprintln!("lab {}: logs stay in {}", self.id, self.dir.display());
+        } else {
+            let _ = std::fs::remove_dir_all(&self.dir);
+        }
+    }
+}

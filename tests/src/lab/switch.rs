@@ -1,0 +1,198 @@
+//! The wire between the hosts of one lab, and what can be wrong with it.
+//!
+//! Owns: a namespace of its own with one bridge, and one port (veth) per host. Faults are rules in
+//! nftables' *bridge* family, at the forward hook: the frame has already left its sender without an
+//! error and never arrives, so nobody hears a reset or an ICMP message. That is what a dead host, a
+//! full switch or a cut cable look like.
+//!
+//! Every change rewrites the whole rule set in one transaction from the state kept here, so faults
+//! can be combined and healed in any order.
+//!
+//! Never: a rule inside a host (that one's stack would notice), or anything in the machine's own
+//! network.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use super::error::LabError;
+use super::run::{Outcome, run_in};
+use super::space::Space;
+
+/// A way through a host's link, seen from the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Towards the host.
+    In,
+    /// From the host.
+    Out,
+}
+
+/// What is wrong with one host's link now.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct Trouble {
+    no_in: bool,
+    no_out: bool,
+    /// Share of frames lost each way, in thousandths.
+    loss: u16,
+}
+
+#[derive(Debug, Default)]
+struct Faults {
+    links: BTreeMap<u8, Trouble>,
+    cuts: BTreeSet<(u8, u8)>,
+}
+
+/// The bridge and its ports.
+#[derive(Debug)]
+pub(super) struct Switch {
+    space: Space,
+    faults: Mutex<Faults>,
+}
+
+/// Name of a host's port on the bridge.
+pub(super) fn port(number: u8) -> String {
+    format!("p{number}")
+}
+
+impl Switch {
+    pub(super) fn new(label: &str) -> Result<Self, LabError> {
+        let switch = Self { space: Space::new(label)?, faults: Mutex::default() };
+        switch.ip("link add br0 type bridge mcast_snooping 0\n\
+             link set br0 up\n\
+             link set lo up\n")?;
+        switch.apply(&Faults::default())?;
+        Ok(switch)
+    }
+
+    /// Runs a batch of `ip` commands in the switch's namespace.
+    pub(super) fn ip(&self, batch: &str) -> Result<(), LabError> {
+        ip_batch(&self.space, "switch", batch)
+    }
+
+    pub(super) fn space(&self) -> &Space {
+        &self.space
+    }
+
+    /// Connects a host: a veth whose far end appears in `netns` as `eth0`.
+    pub(super) fn connect(&self, number: u8, mac: &str, netns: &Path) -> Result<(), LabError> {
+        let (port, netns) = (port(number), netns.display());
+        self.ip(&format!(
+            "link add {port} type veth peer name eth0 address {mac} netns {netns}\n\
+             link set {port} master br0\n\
+             link set {port} up\n"
+        ))
+    }
+
+    /// Nothing passes this way from now on.
+    pub(super) fn block(&self, number: u8, way: Way) -> Result<(), LabError> {
+        self.change(|faults| {
+            let trouble = faults.links.entry(number).or_default();
+            match way {
+                Way::In => trouble.no_in = true,
+                Way::Out => trouble.no_out = true,
+            }
+        })
+    }
+
+    /// A share of the frames is lost, each way on its own.
+    pub(super) fn lose(&self, number: u8, thousandths: u16) -> Result<(), LabError> {
+        self.change(|faults| {
+            faults.links.entry(number).or_default().loss = thousandths.min(1000);
+        })
+    }
+
+    /// Two hosts no longer hear each other; all else goes on.
+    pub(super) fn cut(&self, a: u8, b: u8) -> Result<(), LabError> {
+        self.change(|faults| {
+            faults.cuts.insert((a, b));
+            faults.cuts.insert((b, a));
+        })
+    }
+
+    /// Ends every fault of this host's link.
+    pub(super) fn heal(&self, number: u8) -> Result<(), LabError> {
+        self.change(|faults| {
+            faults.links.remove(&number);
+            faults.cuts.retain(|&(a, b)| a != number && b != number);
+        })
+    }
+
+    fn change(&self, edit: impl FnOnce(&mut Faults)) -> Result<(), LabError> {
+        let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        edit(&mut faults);
+        self.apply(&faults)
+    }
+
+    fn apply(&self, faults: &Faults) -> Result<(), LabError> {
+        let rules = rules(faults);
+        let done = run_in(&self.space, "switch", "nft", &["-f", "-"], Some(rules))?;
+        Outcome::success(done).map(drop)
+    }
+}
+
+/// Whether this process may make what a lab is made of.
+pub(super) fn probe() -> Result<(), LabError> {
+    Switch::new("probe").map(drop)
+}
+
+/// The rule set for a state of faults, as one nftables transaction.
+fn rules(faults: &Faults) -> String {
+    let chain = "bridge lab faults";
+    let mut text = format!(
+        "add table bridge lab\n\
+         add chain {chain} {{ type filter hook forward priority 0; policy accept; }}\n\
+         flush chain {chain}\n"
+    );
+    // Writing to a String cannot fail.
+    let mut add = |rule: String| {
+        let _ = writeln!(text, "add rule {chain} {rule}");
+    };
+    for &(a, b) in &faults.cuts {
+        add(format!("iifname {} oifname {} drop", port(a), port(b)));
+    }
+    for (&number, trouble) in &faults.links {
+        let port = port(number);
+        if trouble.no_out {
+            add(format!("iifname {port} drop"));
+        }
+        if trouble.no_in {
+            add(format!("oifname {port} drop"));
+        }
+        if trouble.loss > 0 {
+            let lost = format!("numgen random mod 1000 < {} drop", trouble.loss);
+            add(format!("iifname {port} {lost}"));
+            add(format!("oifname {port} {lost}"));
+        }
+    }
+    text
+}
+
+/// Runs a batch of `ip` commands in a namespace.
+pub(super) fn ip_batch(space: &Space, host: &str, batch: &str) -> Result<(), LabError> {
+    let done = run_in(space, host, "ip", &["-batch", "-"], Some(batch.to_owned()))?;
+    Outcome::success(done).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Faults, Trouble, rules};
+
+    #[test]
+    fn a_healthy_switch_has_an_empty_chain() {
+        assert!(!rules(&Faults::default()).contains("add rule"));
+    }
+
+    #[test]
+    fn a_black_hole_is_two_rules_and_a_one_way_one_is_one() {
+        let mut faults = Faults::default();
+        let both = Trouble { no_in: true, no_out: true, loss: 0 };
+        faults.links.insert(3, both);
+        let text = rules(&faults);
+        assert!(text.contains("faults iifname p3 drop\n"), "{text}");
+        assert!(text.contains("faults oifname p3 drop\n"), "{text}");
+        faults.links.insert(3, Trouble { no_out: false, ..both });
+        assert_eq!(rules(&faults).matches("add rule").count(), 1);
+    }
+}

@@ -1,0 +1,10 @@
+//! Everything that proves Hearth outside its own crates: the namespace lab, load, receivers, and
+//! the demo built from them.
+//!
+//! Test support only: nothing here is linked into a shipped binary.
+
+pub mod app;
+pub mod demo;
+pub mod lab;
+pub mod load;
+pub mod otlp;
