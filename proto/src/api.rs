@@ -85,6 +85,9 @@ pub struct PolicyAnswer {
     pub version: u64,
     /// What changes, a line each; empty when nothing does.
     pub changes: Vec<String>,
+    /// What is allowed and will not do what was probably meant, a line each.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// Agents that acknowledged the push so far.
     pub acknowledged: Vec<NodeName>,
 }

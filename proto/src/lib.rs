@@ -10,6 +10,10 @@
 //! |---|---|
 //! | [`ids`], [`time`], [`policy`], [`settings`] | vocabulary: checked once, trusted afterwards |
 //! | [`advert`], [`document`], [`wire`] | what is said, under whose signature, in which bytes |
+//! | [`table`], [`member`] | what is known of the mesh: replicated records, SWIM membership |
+//! | [`evidence`], [`failover`], [`route`] | what this agent thinks of endpoints, who must serve, who is picked |
+//! | [`lifecycle`], [`incident`] | an own endpoint's life; a loss from first evidence to stable |
+//! | [`node`] | all of it composed: one agent's core |
 //! | [`view`], [`api`] | what the admin and control APIs say |
 
 pub mod advert;
@@ -21,6 +25,7 @@ pub mod ids;
 pub mod incident;
 pub mod lifecycle;
 pub mod member;
+pub mod node;
 pub mod policy;
 pub mod route;
 pub mod settings;

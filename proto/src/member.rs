@@ -277,6 +277,7 @@ struct Effects {
     timers: BinaryHeap<Due>,
     outbox: VecDeque<(MemberId, Bytes)>,
     idle: bool,
+    changed: bool,
     probe_failed: u64,
     rejoined: u64,
 }
@@ -284,6 +285,9 @@ struct Effects {
 impl foca::Runtime<MemberId> for &mut Effects {
     fn notify(&mut self, notification: Notification<'_, MemberId>) {
         match notification {
+            Notification::MemberUp(_) | Notification::MemberDown(_) | Notification::Rename(..) => {
+                self.changed = true;
+            }
             Notification::Idle => self.idle = true,
             Notification::Active => self.idle = false,
             Notification::ProbeFailed(..) => self.probe_failed += 1,
@@ -369,8 +373,13 @@ impl Member {
     ) -> Result<(), SwimRefused> {
         self.effects.now = now;
         let malformed = |e: String| SwimRefused::Malformed(from.clone(), e);
-        let header: Header<MemberId> =
-            wire::decode_prefix(packet).map_err(|e| malformed(e.to_string()))?.0;
+        let (header, used): (Header<MemberId>, usize) =
+            wire::decode_prefix(packet).map_err(|e| malformed(e.to_string()))?;
+        // Behind the header stands the number of membership updates. Only those can carry a suspicion,
+        // of which foca notifies nobody.
+        if packet.get(used..used + 2).is_some_and(|n| n != [0, 0]) {
+            self.effects.changed = true;
+        }
         if header.src.name != *from {
             return Err(SwimRefused::OtherSender { from: from.clone(), claimed: header.src.name });
         }
@@ -443,6 +452,17 @@ impl Member {
     /// Rumours heard since the last call, also those given to [`spread`](Self::spread).
     pub fn take_rumours(&mut self) -> Vec<Rumour> {
         self.rumours.try_iter().collect()
+    }
+
+    /// Whether the view may have changed since the last call.
+    pub fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.effects.changed)
+    }
+
+    /// Where membership heard a node is reached.
+    pub fn address(&self, name: &NodeName) -> Option<SocketAddr> {
+        let mut all = self.foca.iter_membership_state();
+        all.find(|m| m.id().name == *name).map(|m| m.id().address)
     }
 
     /// Everybody SWIM knows but ourselves, by name.

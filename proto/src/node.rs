@@ -1,0 +1,726 @@
+//! One agent's whole core: membership, table, evidence, routes, endpoints and incidents, composed.
+//!
+//! The surface has four kinds of method, as in quinn-proto:
+//!
+//! * inputs: [`Node::handle_datagram`], [`Node::handle_message`], [`Node::handle_link`],
+//!   [`Node::handle_outcome`], [`Node::handle_health`], [`Node::handle_hook`], [`Node::handle_timeout`];
+//! * commands: [`Node::drain`], [`Node::leave`], [`Node::apply`], [`Node::set_interest`];
+//! * outputs: [`Node::poll_transmit`], [`Node::poll_event`], [`Node::poll_timeout`];
+//! * getters: [`Node::snapshot`] and the views.
+//!
+//! Calling order: any input or command, then both polls until `None`, then publish the snapshot if its
+//! version moved, then arm the timeout. A timeout may be late; it must not be lost. No method waits,
+//! and nothing is kept outside the struct.
+
+mod documents;
+mod gossip;
+mod own;
+mod services;
+mod views;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::advert::{Keyring, Protocol, Role};
+use crate::document::{Document, DocumentKind, SignedDocument};
+use crate::evidence::{EndpointEvidence, LinkState, NodeEvidence, Outcome, Swim};
+use crate::ids::{EndpointId, Generation, Identity, NodeName, ServiceName};
+use crate::incident::{IncidentKey, Record, Span};
+use crate::lifecycle::{self, Lifecycle};
+use crate::member::{Member, MemberId, SwimConfig};
+use crate::policy::Policy;
+use crate::route::Snapshot;
+use crate::table::Table;
+use crate::time::{Clock, Time, Wall};
+use crate::wire::{self, Hello, Message};
+
+/// Incidents remembered by an agent; the oldest closed one goes first.
+pub const MAX_INCIDENTS: usize = 256;
+
+/// What a node is told when it starts.
+pub struct NodeConfig {
+    /// Its name.
+    pub name: NodeName,
+    /// Its start; on disk before the first packet.
+    pub generation: Generation,
+    /// Where others reach it.
+    pub address: SocketAddr,
+    /// Zone, may be empty.
+    pub zone: String,
+    /// Region, may be empty.
+    pub region: String,
+    /// How fast membership works.
+    pub swim: SwimConfig,
+    /// Seeds all randomness of the core.
+    pub seed: u64,
+    /// Maps the core's time to wall time.
+    pub clock: Clock,
+    /// What it offers.
+    pub endpoints: Vec<EndpointConfig>,
+    /// What its applications call.
+    pub interest: BTreeSet<ServiceName>,
+}
+
+/// One endpoint as configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointConfig {
+    /// Which.
+    pub id: EndpointId,
+    /// Declared role.
+    pub role: Role,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// Bound for hook and readiness together.
+    pub activation_deadline: Duration,
+}
+
+/// What a link tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkInput {
+    /// A mesh link is up and the peer has introduced itself.
+    Up(Hello),
+    /// Something was heard after a silence, or a look was answered.
+    Heard,
+    /// What was sent since `unanswered` ago is not acknowledged.
+    Silent {
+        /// How long ago the first unanswered packet left.
+        unanswered: Duration,
+    },
+    /// The last link to the peer is closed.
+    Closed {
+        /// The peer closed it in good order, or we did.
+        orderly: bool,
+    },
+}
+
+/// Something to send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Transmit {
+    /// An unreliable datagram on the mesh link.
+    Datagram {
+        /// To whom.
+        to: NodeName,
+        /// Where it is reached.
+        address: SocketAddr,
+        /// Enveloped.
+        bytes: Bytes,
+    },
+    /// A message on a stream of the mesh link.
+    Message {
+        /// To whom.
+        to: NodeName,
+        /// Where it is reached.
+        address: SocketAddr,
+        /// What.
+        message: Message,
+    },
+    /// Find out now whether the peer answers; `Heard` or `Silent` follows.
+    Look {
+        /// At whom.
+        node: NodeName,
+        /// Where it is reached.
+        address: SocketAddr,
+    },
+    /// Cut every link with the peer: it is trusted no longer.
+    Cut {
+        /// Whose.
+        node: NodeName,
+    },
+}
+
+/// Something the shell must do or may want to know.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// Run the endpoint's activation hook, then call [`Node::handle_hook`].
+    Activate {
+        /// Which endpoint.
+        endpoint: EndpointId,
+        /// For which loss.
+        incident: Option<IncidentKey>,
+    },
+    /// Run the endpoint's deactivation hook.
+    Deactivate {
+        /// Which endpoint.
+        endpoint: EndpointId,
+    },
+    /// Run the endpoint's health check now.
+    Check {
+        /// Which endpoint.
+        endpoint: EndpointId,
+    },
+    /// Nobody is known to be alive: dial the seeds.
+    Lonely,
+    /// Keep a link with exactly these and sense them.
+    Watch(Vec<(NodeName, SocketAddr)>),
+    /// The table changed in a way worth keeping.
+    SaveTable,
+    /// The documents changed: keep them.
+    SaveDocuments,
+    /// The trust bundle in force changed.
+    Trust(Vec<Vec<u8>>),
+    /// The revocations in force changed.
+    Revoked(BTreeMap<NodeName, Wall>),
+    /// Spans to export.
+    Spans(Vec<Span>),
+    /// Something was refused; nothing changed.
+    Refused {
+        /// `advert`, `document`, `swim` or `wake`.
+        what: &'static str,
+        /// One word.
+        reason: &'static str,
+        /// Who brought it.
+        from: Identity,
+        /// In words.
+        detail: String,
+    },
+    /// An endpoint of ours changed its condition.
+    Condition {
+        /// Which endpoint.
+        endpoint: EndpointId,
+        /// From.
+        from: &'static str,
+        /// To.
+        to: &'static str,
+        /// An activation's time, on reaching `serving` from `activating`.
+        activation: Option<Duration>,
+    },
+    /// An incident was opened.
+    IncidentOpened {
+        /// Which.
+        key: IncidentKey,
+        /// The evidence, one word.
+        reason: &'static str,
+        /// The decision, in words.
+        decision: String,
+    },
+    /// An incident is closed.
+    IncidentClosed {
+        /// Which.
+        key: IncidentKey,
+        /// From evidence to stable.
+        after: Duration,
+        /// It did become stable.
+        stable: bool,
+    },
+}
+
+/// An endpoint of our own.
+struct Own {
+    config: EndpointConfig,
+    life: Lifecycle,
+    activation: Option<Activation>,
+}
+
+/// An activation under way: when it began, for which loss, under whose span.
+struct Activation {
+    began: Time,
+    incident: Option<IncidentKey>,
+    parent: Option<u64>,
+}
+
+/// A caller's urgent word that one of our warm endpoints shall serve.
+struct Forced {
+    incident: IncidentKey,
+    until: Time,
+}
+
+/// What is kept per service.
+struct ServiceState {
+    route: Arc<crate::route::Route>,
+    since: BTreeMap<EndpointId, (crate::evidence::Standing, Time)>,
+    /// Endpoints that were ready, with the version of the advert that said so.
+    was_ready: BTreeMap<EndpointId, crate::ids::Version>,
+    woken: BTreeMap<EndpointId, Time>,
+    recheck: Option<Time>,
+}
+
+/// One agent's core. See the module's text for the calling order.
+pub struct Node {
+    config: NodeConfig,
+    keyring: Box<dyn Keyring>,
+    rng: StdRng,
+    member: Member,
+    table: Table,
+    nodes: BTreeMap<NodeName, NodeEvidence>,
+    outcomes: BTreeMap<EndpointId, EndpointEvidence>,
+    own: BTreeMap<EndpointId, Own>,
+    forced: BTreeMap<EndpointId, Forced>,
+    parents: BTreeMap<IncidentKey, u64>,
+    revision: u64,
+    left: bool,
+    draining: bool,
+    documents: BTreeMap<DocumentKind, (SignedDocument, Document)>,
+    policy: Policy,
+    policy_version: u64,
+    services: BTreeMap<ServiceName, ServiceState>,
+    incidents: VecDeque<Record>,
+    snapshot: Arc<Snapshot>,
+    watch: Vec<(NodeName, SocketAddr)>,
+    started: Time,
+    // What is to be done at the end of a step, and when.
+    stale_services: BTreeSet<ServiceName>,
+    stale_members: bool,
+    stale_advert: bool,
+    published: Option<Time>,
+    digest_at: Time,
+    sync_at: Time,
+    lonely_at: Time,
+    wanted: BTreeMap<NodeName, Time>,
+    outbox: VecDeque<Transmit>,
+    events: VecDeque<Event>,
+}
+
+impl Node {
+    /// A node that knows nobody yet. Its first advert is made in the first step.
+    pub fn new(config: NodeConfig, keyring: Box<dyn Keyring>, now: Time) -> Self {
+        let id = MemberId {
+            name: config.name.clone(),
+            generation: config.generation,
+            rejoin: 0,
+            address: config.address,
+            extension: 0,
+        };
+        let mut rng = StdRng::seed_from_u64(config.seed);
+        let member = Member::new(id, config.swim, rng.random());
+        let snapshot = Arc::new(Snapshot::empty(config.name.clone()));
+        let mut node = Self {
+            member,
+            rng,
+            keyring,
+            table: Table::default(),
+            nodes: BTreeMap::new(),
+            outcomes: BTreeMap::new(),
+            own: BTreeMap::new(),
+            forced: BTreeMap::new(),
+            parents: BTreeMap::new(),
+            revision: 0,
+            left: false,
+            draining: false,
+            documents: BTreeMap::new(),
+            policy: Policy::default(),
+            policy_version: 0,
+            services: BTreeMap::new(),
+            incidents: VecDeque::new(),
+            snapshot,
+            watch: Vec::new(),
+            started: now,
+            stale_services: config.interest.clone(),
+            stale_members: false,
+            stale_advert: true,
+            published: None,
+            digest_at: now,
+            sync_at: now,
+            lonely_at: now,
+            wanted: BTreeMap::new(),
+            outbox: VecDeque::new(),
+            events: VecDeque::new(),
+            config,
+        };
+        let endpoints = node.config.endpoints.clone();
+        node.set_endpoints(endpoints, now);
+        node.settle(now);
+        node
+    }
+
+    /// Takes in a SWIM datagram that came over the link of `from`.
+    pub fn handle_datagram(&mut self, now: Time, from: &NodeName, datagram: &[u8]) {
+        // Of another protocol version: skipped.
+        let Some(packet) = wire::decode_swim(datagram) else { return };
+        self.heard(now, from);
+        if let Err(e) = self.member.handle_packet(now, from, packet) {
+            self.refuse("swim", "malformed", Identity::Node(from.clone()), e.to_string());
+        }
+        self.settle(now);
+    }
+
+    /// Takes in a message that came over the link of `from`. The answer, if any, goes back on the same
+    /// stream where it has a way back (the control plane's), else it is sent like any other.
+    pub fn handle_message(
+        &mut self,
+        now: Time,
+        from: &Identity,
+        message: Message,
+    ) -> Option<Message> {
+        if let Identity::Node(node) = from {
+            self.heard(now, node);
+        }
+        let answer = self.dispatch(now, from, message);
+        self.settle(now);
+        answer
+    }
+
+    fn dispatch(&mut self, now: Time, from: &Identity, message: Message) -> Option<Message> {
+        match (from, message) {
+            (_, Message::Documents(documents)) => {
+                return Some(self.take_documents(now, from, documents));
+            }
+            (Identity::Node(_), Message::Hello(_) | Message::DocumentsAck(_)) => {}
+            (Identity::Node(node), Message::Adverts(adverts)) => {
+                self.take_adverts(now, node, adverts);
+            }
+            (Identity::Node(node), Message::Digest(d)) => self.take_digest(now, node, &d),
+            (Identity::Node(node), Message::Versions(v)) => self.take_versions(node, &v),
+            (Identity::Node(node), Message::Want(nodes)) => self.send_wanted(node, &nodes),
+            (Identity::Node(node), Message::Members(m)) => {
+                self.member.merge(now, m.members);
+                self.stale_members = true;
+                if m.reply {
+                    self.send_members(node, false);
+                }
+            }
+            (Identity::Node(node), Message::Wake(wake)) => self.take_wake(now, node, wake),
+            (Identity::Node(_), Message::Hint(hint)) => self.look(&hint.node),
+            (Identity::Control(_), other) => {
+                let detail = format!("the control plane may not send {}", other.name());
+                self.refuse("message", "role", from.clone(), detail);
+            }
+        }
+        None
+    }
+
+    /// Takes in what a link tells.
+    pub fn handle_link(&mut self, now: Time, peer: &NodeName, input: LinkInput) {
+        match input {
+            LinkInput::Up(hello) => self.link_up(now, peer, &hello),
+            LinkInput::Heard => self.heard(now, peer),
+            LinkInput::Silent { unanswered } => self.link_silent(now, peer, unanswered),
+            LinkInput::Closed { orderly } => {
+                let e = self.evidence(now, peer);
+                // A link that closed in good order says nothing; one that broke stays as silent as
+                // it was, and an unexplained end is a silence until the next link is up.
+                if orderly && e.link == LinkState::Up {
+                    e.link = LinkState::None;
+                    e.link_since = now;
+                } else if e.link == LinkState::Up {
+                    e.link = LinkState::Silent;
+                    e.link_since = now;
+                }
+                self.touch_node(peer);
+                self.look(peer);
+            }
+        }
+        self.settle(now);
+    }
+
+    /// Takes in how a request to an endpoint ended.
+    pub fn handle_outcome(&mut self, now: Time, endpoint: &EndpointId, outcome: Outcome) {
+        self.observe_outcome(now, endpoint, outcome);
+        self.settle(now);
+    }
+
+    /// The traffic path found nobody serving: whoever is called up is asked again.
+    pub fn handle_need(&mut self, now: Time, service: &ServiceName) {
+        self.set_interest(service);
+        self.stale_services.insert(service.clone());
+        self.settle(now);
+    }
+
+    /// Takes in the result of a health check of our own endpoint.
+    pub fn handle_health(&mut self, now: Time, endpoint: &EndpointId, healthy: bool) {
+        let event = if healthy { lifecycle::Event::Healthy } else { lifecycle::Event::Unhealthy };
+        self.drive(now, endpoint, &event);
+        self.settle(now);
+    }
+
+    /// Takes in the result of an activation hook.
+    pub fn handle_hook(&mut self, now: Time, endpoint: &EndpointId, result: Result<(), String>) {
+        let event = match &result {
+            Ok(()) => lifecycle::Event::HookDone,
+            Err(_) => lifecycle::Event::HookFailed,
+        };
+        self.drive(now, endpoint, &event);
+        if let (lifecycle::Event::HookFailed, Err(why)) = (&event, result) {
+            self.report_activation(now, endpoint, Some(why));
+        }
+        self.settle(now);
+    }
+
+    /// Does everything that is due.
+    pub fn handle_timeout(&mut self, now: Time) {
+        if self.member.poll_timeout().is_some_and(|t| t <= now) {
+            self.member.handle_timeout(now);
+            self.stale_members = true;
+        }
+        self.tick_gossip(now);
+        self.tick_own(now);
+        self.tick_services(now);
+        self.settle(now);
+    }
+
+    /// Starts or ends draining this node: its endpoints take nothing new.
+    pub fn drain(&mut self, now: Time, on: bool) {
+        self.draining = on;
+        let event = if on { lifecycle::Event::Drain } else { lifecycle::Event::Undrain };
+        for id in self.own.keys().cloned().collect::<Vec<_>>() {
+            self.drive(now, &id, &event);
+        }
+        self.settle(now);
+    }
+
+    /// Leaves the mesh in good order. May be called again: each call says so once more, since packets
+    /// get lost.
+    pub fn leave(&mut self, now: Time) {
+        if !self.left {
+            self.left = true;
+            self.stale_advert = true;
+            self.settle(now);
+        }
+        self.member.leave(now);
+        self.flush_member(now);
+    }
+
+    /// Takes in what was on disk: candidates, not truth. Nobody in it is taken for alive.
+    pub fn restore(
+        &mut self,
+        now: Time,
+        records: Vec<crate::advert::SignedAdvert>,
+        documents: Vec<SignedDocument>,
+    ) {
+        let me = Identity::Node(self.config.name.clone());
+        let _ = self.take_documents(now, &me, documents);
+        for record in records {
+            if record.node == self.config.name {
+                continue;
+            }
+            self.merge_advert(now, &self.config.name.clone(), record, true);
+        }
+        self.settle(now);
+    }
+
+    /// Changes what this node offers and calls, as after a reload.
+    pub fn apply(
+        &mut self,
+        now: Time,
+        endpoints: Vec<EndpointConfig>,
+        interest: BTreeSet<ServiceName>,
+    ) {
+        self.set_endpoints(endpoints, now);
+        self.stale_services.extend(interest.iter().cloned());
+        self.config.interest = interest;
+        self.settle(now);
+    }
+
+    /// Notes that this node's applications call `service`.
+    pub fn set_interest(&mut self, service: &ServiceName) {
+        if !self.config.interest.contains(service) && self.config.interest.len() < 1024 {
+            self.config.interest.insert(service.clone());
+            self.stale_services.insert(service.clone());
+        }
+    }
+
+    /// The next thing to send.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.outbox.pop_front()
+    }
+
+    /// The next thing to do or know.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) must be called, at the latest.
+    pub fn poll_timeout(&self) -> Time {
+        let own = self
+            .own
+            .values()
+            .filter_map(|o| o.life.deadline(self.policy.service(&o.config.id.service).failback));
+        let services = self.services.values().filter_map(|s| s.recheck);
+        let publish = self.publish_due();
+        [Some(self.digest_at), Some(self.sync_at), self.member.poll_timeout(), publish]
+            .into_iter()
+            .flatten()
+            .chain(self.member.is_idle().then_some(self.lonely_at))
+            .chain(self.wanted.values().copied())
+            .chain(self.forced.values().map(|f| f.until))
+            .chain(own)
+            .chain(services)
+            .min()
+            .unwrap_or(self.digest_at)
+    }
+
+    /// The routes at this moment.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.clone()
+    }
+
+    /// This node's name.
+    pub fn name(&self) -> &NodeName {
+        &self.config.name
+    }
+
+    /// What to say first on a link.
+    pub fn hello(&self) -> Hello {
+        Hello {
+            generation: self.config.generation,
+            address: self.config.address,
+            protocol: (wire::PROTOCOL, wire::PROTOCOL),
+        }
+    }
+
+    // ---- within a step -------------------------------------------------------------------------
+
+    /// Brings everything derived up to date. Order matters: members, own endpoints (which depend on
+    /// the numbers of services), services, advert, then packets.
+    fn settle(&mut self, now: Time) {
+        self.take_members(now);
+        // A refresh can call up an endpoint of ours, whose new advert makes its service stale again;
+        // each round moves an endpoint forward in its life, so that a few rounds settle it.
+        for _ in 0..8 {
+            if self.stale_services.is_empty() && self.publish_due().is_none_or(|at| at > now) {
+                break;
+            }
+            self.publish(now);
+            self.refresh_services(now);
+        }
+        self.flush_member(now);
+    }
+
+    fn evidence(&mut self, now: Time, node: &NodeName) -> &mut NodeEvidence {
+        self.nodes.entry(node.clone()).or_insert_with(|| NodeEvidence::unheard(now))
+    }
+
+    /// A peer proved to be alive.
+    fn heard(&mut self, now: Time, node: &NodeName) {
+        let e = self.evidence(now, node);
+        e.heard = Some(now);
+        if e.link != LinkState::Up {
+            e.link = LinkState::Up;
+            e.link_since = now;
+            self.touch_node(node);
+        } else if matches!(e.swim, Swim::Suspect | Swim::Down) {
+            self.touch_node(node);
+        }
+    }
+
+    fn link_up(&mut self, now: Time, peer: &NodeName, hello: &Hello) {
+        self.heard(now, peer);
+        let alive = self.nodes.get(peer).is_some_and(|e| e.swim == Swim::Alive);
+        if !alive {
+            self.member.announce(now, peer.clone(), hello.address);
+        }
+        self.send_members_to(peer, hello.address, true);
+        self.send_digest_to(peer, hello.address);
+    }
+
+    fn link_silent(&mut self, now: Time, peer: &NodeName, unanswered: Duration) {
+        let e = self.evidence(now, peer);
+        if e.link == LinkState::Silent {
+            return;
+        }
+        e.link = LinkState::Silent;
+        // The silence began when the first unanswered packet left, yet it is never backdated behind
+        // the last proof of life.
+        let began = now - unanswered;
+        e.link_since = e.heard.map_or(began, |h| began.max(h));
+        self.touch_node(peer);
+        self.hint(peer);
+    }
+
+    /// All services with endpoints on `node` are to be looked at again.
+    fn touch_node(&mut self, node: &NodeName) {
+        if let Some(entry) = self.table.get(node) {
+            let services = entry.advert.endpoints.iter().map(|e| e.service.clone());
+            self.stale_services.extend(services);
+        }
+    }
+
+    /// Where a node is reached: by its signed advert, else by what membership heard.
+    fn address(&self, node: &NodeName) -> Option<SocketAddr> {
+        match self.table.get(node) {
+            Some(entry) => Some(entry.advert.address),
+            None => self.member.address(node),
+        }
+    }
+
+    fn look(&mut self, node: &NodeName) {
+        if let Some(address) = self.address(node).filter(|_| *node != self.config.name) {
+            self.outbox.push_back(Transmit::Look { node: node.clone(), address });
+        }
+    }
+
+    fn send(&mut self, to: &NodeName, message: Message) {
+        if let Some(address) = self.address(to) {
+            self.outbox.push_back(Transmit::Message { to: to.clone(), address, message });
+        }
+    }
+
+    fn refuse(&mut self, what: &'static str, reason: &'static str, from: Identity, detail: String) {
+        self.events.push_back(Event::Refused { what, reason, from, detail });
+    }
+
+    /// Takes membership's view into the evidence.
+    fn take_members(&mut self, now: Time) {
+        if !std::mem::take(&mut self.stale_members) && !self.member.take_changed() {
+            return;
+        }
+        let view = self.member.view();
+        for (name, state) in view {
+            if name == self.config.name {
+                continue;
+            }
+            let e = self.nodes.entry(name.clone()).or_insert_with(|| NodeEvidence::unheard(now));
+            if e.swim == state.swim {
+                continue;
+            }
+            e.swim = state.swim;
+            e.swim_since = now;
+            let accused = matches!(state.swim, Swim::Suspect | Swim::Down);
+            if accused && e.link == LinkState::Up {
+                self.look(&name);
+            }
+            self.touch_node(&name);
+            if state.swim == Swim::Alive && self.table.get(&name).is_none() {
+                self.wanted.entry(name).or_insert(now);
+            }
+        }
+    }
+
+    fn flush_member(&mut self, now: Time) {
+        while let Some((to, packet)) = self.member.poll_transmit() {
+            let address = self.table.get(&to.name).map_or(to.address, |entry| entry.advert.address);
+            let bytes = Bytes::from(wire::encode_swim(&packet));
+            self.outbox.push_back(Transmit::Datagram { to: to.name, address, bytes });
+        }
+        for rumour in self.member.take_rumours() {
+            let known = self.table.version(&rumour.node).is_some_and(|v| v >= rumour.version);
+            if !known && rumour.node != self.config.name {
+                self.wanted.entry(rumour.node).or_insert(now + gossip::PULL_DELAY);
+            }
+        }
+    }
+
+    /// Members taken for alive by membership or by our own link, without ourselves.
+    fn alive(&self) -> Vec<NodeName> {
+        self.nodes
+            .iter()
+            .filter(|(_, e)| {
+                !e.revoked
+                    && e.link != LinkState::Silent
+                    && (e.swim == Swim::Alive || e.link == LinkState::Up)
+            })
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
+    /// Up to `n` of the living, at random.
+    fn some_alive(&mut self, n: usize, except: &NodeName) -> Vec<NodeName> {
+        let mut alive = self.alive();
+        alive.retain(|name| name != except);
+        let take = n.min(alive.len());
+        for i in 0..take {
+            let j = self.rng.random_range(i..alive.len());
+            alive.swap(i, j);
+        }
+        alive.truncate(take);
+        alive
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,250 @@
+//! A node's own endpoints: driven through their lives, put into the advert, reported when activated.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::advert::{Advert, Condition, EndpointAdvert, SignedAdvert};
+use crate::ids::{EndpointId, Identity, NodeName, Version};
+use crate::incident::Span;
+use crate::lifecycle::{Action, Event as Life, Lifecycle};
+use crate::member::Rumour;
+use crate::time::Time;
+use crate::wire::Wake;
+
+use super::{Activation, EndpointConfig, Event, Forced, Node, Own};
+
+/// Least time between two adverts of ours: a flapping check must not flood the mesh. The first
+/// change after a quiet while goes out at once.
+const PUBLISH_GAP: Duration = Duration::from_millis(20);
+/// How long an urgent wake holds without being renewed. The caller renews it every half second while it
+/// has nobody else.
+const FORCE: Duration = Duration::from_secs(3);
+/// Parents kept for activations that have not begun.
+const MAX_PARENTS: usize = 256;
+
+impl Node {
+    /// Our present version.
+    pub(super) fn version(&self) -> Version {
+        Version { generation: self.config.generation, revision: self.revision }
+    }
+
+    /// Replaces the set of own endpoints; those that stay keep their life.
+    pub(super) fn set_endpoints(&mut self, endpoints: Vec<EndpointConfig>, now: Time) {
+        let services = self.own.keys().map(|id| id.service.clone());
+        self.stale_services.extend(services);
+        self.own
+            .retain(|id, own| endpoints.iter().any(|e| e.id == *id && e.role == own.config.role));
+        for config in &endpoints {
+            self.stale_services.insert(config.id.service.clone());
+            match self.own.get_mut(&config.id) {
+                Some(own) => own.config = config.clone(),
+                None => {
+                    let mut life = Lifecycle::new(config.role, config.activation_deadline, now);
+                    if self.draining {
+                        life.handle(&Life::Drain, crate::policy::Failback::Never, now);
+                    }
+                    let own = Own { config: config.clone(), life, activation: None };
+                    self.own.insert(config.id.clone(), own);
+                }
+            }
+        }
+        self.config.endpoints = endpoints;
+        self.stale_advert = true;
+    }
+
+    /// Gives one of our endpoints an event and does what follows.
+    pub(super) fn drive(&mut self, now: Time, id: &EndpointId, event: &Life) {
+        let failback = self.policy.service(&id.service).failback;
+        let Some(own) = self.own.get_mut(id) else { return };
+        let before = own.life.condition();
+        let action = own.life.handle(event, failback, now);
+        let after = own.life.condition();
+        let incident = own.life.activated_for().cloned();
+        if before != Condition::Activating && after == Condition::Activating {
+            let parent = incident.as_ref().and_then(|key| self.parents.get(key)).copied();
+            own.activation = Some(Activation { began: now, incident: incident.clone(), parent });
+        }
+        match action {
+            Some(Action::Activate) => {
+                self.events.push_back(Event::Activate { endpoint: id.clone(), incident });
+            }
+            Some(Action::Deactivate) => {
+                self.events.push_back(Event::Deactivate { endpoint: id.clone() });
+            }
+            Some(Action::Check) => self.events.push_back(Event::Check { endpoint: id.clone() }),
+            None => {}
+        }
+        if before == after {
+            return;
+        }
+        self.stale_advert = true;
+        self.stale_services.insert(id.service.clone());
+        let activated = before == Condition::Activating && after == Condition::Serving;
+        let began = self.own.get(id).and_then(|own| own.activation.as_ref()).map(|a| a.began);
+        let activation = began.filter(|_| activated).map(|began| now.since(began));
+        self.events.push_back(Event::Condition {
+            endpoint: id.clone(),
+            from: before.word(),
+            to: after.word(),
+            activation,
+        });
+        if activated {
+            self.report_activation(now, id, None);
+        } else if before == Condition::Activating && matches!(event, Life::Tick) {
+            self.report_activation(now, id, Some("not ready before the deadline".to_owned()));
+        }
+    }
+
+    /// The `activate` span, under the trace of the loss it was for.
+    pub(super) fn report_activation(&mut self, now: Time, id: &EndpointId, error: Option<String>) {
+        let Some(own) = self.own.get_mut(id) else { return };
+        let Some(Activation { began, incident, parent }) = own.activation.take() else { return };
+        let Some(incident) = incident else { return };
+        let parent = parent.unwrap_or_else(|| {
+            // Nobody woke us: our own view of the loss is the trace's root here.
+            if let Some(record) = self.incidents.iter_mut().find(|r| r.key == incident) {
+                record.reports = true;
+            }
+            incident.span_id("failover", &self.config.name)
+        });
+        let clock = self.config.clock;
+        let mut events = vec![(clock.wall(began), "called", format!("{id} for {}", incident.lost))];
+        if error.is_none() {
+            events.push((clock.wall(now), "promote", format!("{id} serves")));
+        }
+        let span = Span {
+            trace_id: incident.trace_id(),
+            span_id: incident.span_id(&format!("activate {id}"), &self.config.name),
+            parent: Some(parent),
+            name: "activate",
+            start: clock.wall(began),
+            end: clock.wall(now),
+            attributes: vec![
+                ("hearth.service", id.service.to_string()),
+                ("hearth.incident", incident.to_string()),
+                ("hearth.lost", incident.lost.to_string()),
+                ("hearth.activated", id.to_string()),
+                ("hearth.node", self.config.name.to_string()),
+            ],
+            events,
+            error,
+        };
+        self.events.push_back(Event::Spans(vec![span]));
+    }
+
+    /// A caller's word that an endpoint of ours shall serve. Urgent: it has nobody left, so it is
+    /// believed for a while. Otherwise it is worth a look at the node it says is lost.
+    pub(super) fn take_wake(&mut self, now: Time, from: &NodeName, wake: Wake) {
+        let ours = self.own.contains_key(&wake.endpoint);
+        let allowed = self.policy.service(&wake.endpoint.service).allows(from);
+        if !ours || !allowed {
+            let detail = format!(
+                "wake of {} by {from}: {}",
+                wake.endpoint,
+                if ours { "the policy does not let it call" } else { "no endpoint of ours" }
+            );
+            self.refuse("wake", "not_allowed", Identity::Node(from.clone()), detail);
+            return;
+        }
+        if self.parents.len() < MAX_PARENTS {
+            self.parents.entry(wake.incident.clone()).or_insert(wake.parent_span);
+        }
+        self.stale_services.insert(wake.endpoint.service.clone());
+        if wake.urgent {
+            let forced = Forced { incident: wake.incident, until: now + FORCE };
+            self.forced.insert(wake.endpoint, forced);
+        } else {
+            self.look(&wake.incident.lost.node);
+        }
+    }
+
+    pub(super) fn tick_own(&mut self, now: Time) {
+        for id in self.own.keys().cloned().collect::<Vec<_>>() {
+            self.drive(now, &id, &Life::Tick);
+        }
+        let over: Vec<EndpointId> =
+            self.forced.iter().filter(|(_, f)| f.until <= now).map(|(id, _)| id.clone()).collect();
+        for id in over {
+            self.forced.remove(&id);
+            self.stale_services.insert(id.service);
+        }
+    }
+
+    /// Tells our own endpoints of `service` whether they are called: by the numbers, or by a caller that
+    /// has nobody left.
+    pub(super) fn call_up(&mut self, now: Time, service: &crate::ids::ServiceName) {
+        let Some(state) = self.services.get(service) else { return };
+        let called = state.route.tally.called.clone();
+        let ours: Vec<EndpointId> = self
+            .own
+            .iter()
+            .filter(|(id, own)| {
+                id.service == *service && own.config.role != crate::advert::Role::Hot
+            })
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in ours {
+            let forced = self.forced.get(&id).map(|f| f.incident.clone());
+            if !called.contains(&id) && forced.is_none() {
+                self.drive(now, &id, &Life::NotCalled);
+                continue;
+            }
+            let incident = forced.or_else(|| self.assignment(service, &id));
+            self.drive(now, &id, &Life::Called(incident));
+        }
+    }
+
+    /// When a changed advert may go out; `None` if there is none.
+    pub(super) fn publish_due(&self) -> Option<Time> {
+        self.stale_advert.then(|| self.published.map_or(Time(0), |t| t + PUBLISH_GAP))
+    }
+
+    /// Signs and spreads our advert, if it changed.
+    pub(super) fn publish(&mut self, now: Time) {
+        if self.publish_due().is_none_or(|due| due > now) {
+            return;
+        }
+        self.stale_advert = false;
+        self.revision += 1;
+        let advert = self.advert();
+        let signed = match SignedAdvert::sign(&advert, &*self.keyring) {
+            Ok(signed) => signed,
+            Err(e) => {
+                let me = Identity::Node(self.config.name.clone());
+                self.refuse("advert", e.reason(), me, e.to_string());
+                return;
+            }
+        };
+        self.published = Some(now);
+        let version = signed.version;
+        self.table.insert(signed.clone(), Arc::new(advert), now);
+        self.touch_node(&self.config.name.clone());
+        self.member.spread(&Rumour { node: self.config.name.clone(), version });
+        let me = self.config.name.clone();
+        self.push(&me, &signed);
+        self.events.push_back(Event::SaveTable);
+    }
+
+    fn advert(&self) -> Advert {
+        let endpoints = self.own.values().map(|own| EndpointAdvert {
+            service: own.config.id.service.clone(),
+            instance: own.config.id.instance,
+            role: own.config.role,
+            condition: own.life.condition(),
+            protocol: own.config.protocol,
+            since: self.config.clock.wall(own.life.since()),
+            activated_for: own.life.activated_for().cloned(),
+        });
+        Advert {
+            node: self.config.name.clone(),
+            version: self.version(),
+            address: self.config.address,
+            zone: self.config.zone.clone(),
+            region: self.config.region.clone(),
+            endpoints: endpoints.collect(),
+            policy_version: self.policy_version,
+            left: self.left,
+            extension: Vec::new(),
+        }
+    }
+}

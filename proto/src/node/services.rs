@@ -1,0 +1,477 @@
+//! Routes and incidents: what follows for a service when anything about its endpoints changed.
+//!
+//! A refresh is level-triggered: it rebuilds the route of a service from the table, the evidence and the
+//! policy, compares it with the one before, and opens, moves or closes incidents accordingly.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::RngExt;
+
+use crate::advert::{Condition, Role};
+use crate::evidence::{self, EndpointEvidence, NodeEvidence, Outcome, Standing, Swim, Why};
+use crate::failover::{self, Subject, Tally};
+use crate::ids::{EndpointId, NodeName, ServiceName, Version};
+use crate::incident::{GIVE_UP, IncidentKey, Record, STEADY};
+use crate::policy::ServicePolicy;
+use crate::route::{self, Candidate, Choice, Route, Snapshot};
+use crate::time::Time;
+use crate::wire::{Message, Wake};
+
+use super::{Event, MAX_INCIDENTS, Node, ServiceState};
+
+/// A wake that was not heeded is sent again after so long.
+const WAKE_AGAIN: Duration = Duration::from_millis(500);
+
+/// The endpoints of one service as a refresh found them.
+struct Survey {
+    candidates: Vec<Candidate>,
+    subjects: Vec<Subject>,
+    versions: BTreeMap<EndpointId, Version>,
+    recheck: Option<Time>,
+}
+
+impl Node {
+    /// Refreshes every service that something happened to, and publishes the snapshot.
+    pub(super) fn refresh_services(&mut self, now: Time) {
+        if self.stale_services.is_empty() {
+            return;
+        }
+        for service in std::mem::take(&mut self.stale_services) {
+            self.refresh(now, &service);
+            self.call_up(now, &service);
+        }
+        self.update_watch();
+        let services =
+            self.services.iter().map(|(name, s)| (name.clone(), s.route.clone())).collect();
+        let own = self.own.iter().map(|(id, o)| (id.clone(), o.life.condition())).collect();
+        self.snapshot = Arc::new(Snapshot {
+            version: self.snapshot.version + 1,
+            node: self.config.name.clone(),
+            policy_version: self.policy_version,
+            services,
+            own,
+        });
+    }
+
+    fn node_evidence(&self, node: &NodeName, now: Time) -> NodeEvidence {
+        if *node == self.config.name {
+            let mut me = NodeEvidence::unheard(self.started);
+            me.swim = Swim::Alive;
+            return me;
+        }
+        self.nodes.get(node).cloned().unwrap_or_else(|| NodeEvidence::unheard(now))
+    }
+
+    /// Looks at every endpoint of a service.
+    fn survey(&self, service: &ServiceName, now: Time) -> Survey {
+        let mut survey = Survey {
+            candidates: Vec::new(),
+            subjects: Vec::new(),
+            versions: BTreeMap::new(),
+            recheck: None,
+        };
+        for (name, entry) in self.table.iter() {
+            let advert = &entry.advert;
+            let offers = advert.endpoints.iter().filter(|e| e.service == *service);
+            for e in offers {
+                let id = advert.endpoint_id(e);
+                let node = self.node_evidence(name, now);
+                let outcome = self.outcomes.get(&id);
+                let standing = evidence::standing(&node, advert.left, e.condition, outcome, now);
+                let node_lost = node.lost(now).unwrap_or_else(|at| {
+                    survey.recheck = Some(survey.recheck.map_or(at, |r| r.min(at)));
+                    false
+                });
+                let ejected =
+                    outcome.and_then(EndpointEvidence::ejected_until).filter(|t| *t > now);
+                if let Some(until) = ejected {
+                    survey.recheck = Some(survey.recheck.map_or(until, |r| r.min(until)));
+                }
+                survey.subjects.push(Subject {
+                    id: id.clone(),
+                    role: e.role,
+                    condition: e.condition,
+                    lost: node_lost || ejected.is_some(),
+                    left: advert.left,
+                    activated_for: e.activated_for.clone(),
+                });
+                survey.versions.insert(id.clone(), advert.version);
+                survey.candidates.push(Candidate {
+                    id,
+                    address: advert.address,
+                    generation: advert.version.generation,
+                    protocol: e.protocol,
+                    role: e.role,
+                    condition: e.condition,
+                    standing,
+                });
+            }
+        }
+        survey.candidates.sort_by(|a, b| a.id.cmp(&b.id));
+        survey
+    }
+
+    fn refresh(&mut self, now: Time, service: &ServiceName) {
+        self.expire_ejections(now, service);
+        let survey = self.survey(service, now);
+        let policy = self.policy.service(service);
+        let tally = failover::tally(&policy, &survey.subjects);
+        let (choice, reason) = route::choose(&policy, &survey.candidates, &tally);
+        let Survey { candidates, versions, recheck, .. } = survey;
+        let route = Route {
+            service: service.clone(),
+            policy,
+            candidates,
+            choice,
+            reason,
+            tally,
+            watched: false,
+        };
+        let known = self.services.contains_key(service);
+        if route.candidates.is_empty() && !known && !self.config.interest.contains(service) {
+            return;
+        }
+        let state = self.services.entry(service.clone()).or_insert_with(|| ServiceState {
+            route: Arc::new(empty_route(service, route.policy.clone())),
+            since: BTreeMap::new(),
+            was_ready: BTreeMap::new(),
+            woken: BTreeMap::new(),
+            recheck: None,
+        });
+        state.recheck = recheck;
+        let moved = note_standings(state, &route, now);
+        let lost = lost_since(state, &route);
+        remember_ready(state, &route, &versions);
+        for (key, why) in lost {
+            self.open_incident(now, key, why, &route);
+        }
+        self.follow_incidents(now, service, &route, moved);
+        let watched = self
+            .incidents
+            .iter()
+            .any(|r| r.key.lost.service == *service && r.is_open() && r.shifted.is_none());
+        let route = Arc::new(Route { watched, ..route });
+        if let Some(state) = self.services.get_mut(service) {
+            state.route = route.clone();
+        }
+        self.wake_called(now, &route);
+    }
+
+    // ---- incidents -----------------------------------------------------------------------------
+
+    fn open_incident(&mut self, now: Time, key: IncidentKey, why: Why, route: &Route) {
+        if self.incidents.iter().any(|r| r.key == key) {
+            return;
+        }
+        let last_good = match &why {
+            Why::Silent { since } => *since,
+            _ => now,
+        };
+        let mut record = Record::open(key.clone(), why, last_good, now);
+        record.policy_version = self.policy_version;
+        record.decision = format!(
+            "{} ({}); {} of {} needed serve, called: {}",
+            route.choice.word(),
+            route.reason,
+            route.tally.serving,
+            route.tally.needed,
+            words(&route.tally.called),
+        );
+        record.reports = self.config.interest.contains(&key.lost.service);
+        record.note(now, "decide", record.decision.clone());
+        self.events.push_back(Event::IncidentOpened {
+            key,
+            reason: record.why.word(),
+            decision: record.decision.clone(),
+        });
+        if self.incidents.len() >= MAX_INCIDENTS {
+            let oldest = self.incidents.iter().position(|r| !r.is_open()).unwrap_or(0);
+            self.incidents.remove(oldest);
+        }
+        self.incidents.push_back(record);
+    }
+
+    /// Brings the service's incidents up to date with its new route.
+    fn follow_incidents(&mut self, now: Time, service: &ServiceName, route: &Route, moved: bool) {
+        let mut closed = Vec::new();
+        let activated = self.activations(service);
+        for record in self.incidents.iter_mut().filter(|r| r.key.lost.service == *service) {
+            let lost = route.candidates.iter().find(|c| c.id == record.key.lost);
+            let ready = lost.is_some_and(|c| c.standing == Standing::Ready);
+            if ready && record.recovered.is_none() {
+                record.recovered = Some(now);
+                record.note(now, "recovered", format!("{} is ready again", record.key.lost));
+            }
+            if let Some((warm, condition)) = activated.get(&record.key)
+                && record.activated.as_ref() != Some(warm)
+                && record.recovered.is_none()
+            {
+                record.activated = Some(warm.clone());
+                record.note(now, "call-up", format!("{warm} is {}", condition.word()));
+            }
+            if !record.is_open() {
+                continue;
+            }
+            if moved {
+                record.moved = now;
+            }
+            let settled = settled(route) && now >= record.moved + STEADY;
+            if settled {
+                record.stable = Some(now);
+                let detail = format!("{}: {}", route.choice.word(), route.reason);
+                record.note(now, "stable", detail);
+            } else if now >= record.opened + GIVE_UP {
+                record.gave_up = true;
+                record.note(now, "gave-up", format!("not stable: {}", route.reason));
+            } else {
+                continue;
+            }
+            closed.push(record.clone());
+        }
+        for record in closed {
+            self.events.push_back(Event::IncidentClosed {
+                key: record.key.clone(),
+                after: now.since(record.opened),
+                stable: record.stable.is_some(),
+            });
+            if record.reports {
+                let spans = record.spans(&self.config.name, self.config.clock, now);
+                self.events.push_back(Event::Spans(spans));
+            }
+        }
+    }
+
+    /// Which warm endpoint is up for which loss.
+    fn activations(&self, service: &ServiceName) -> BTreeMap<IncidentKey, (EndpointId, Condition)> {
+        let mut found = BTreeMap::new();
+        for (_, entry) in self.table.iter() {
+            for e in entry.advert.endpoints.iter().filter(|e| e.service == *service) {
+                if let Some(key) = &e.activated_for {
+                    found.insert(key.clone(), (entry.advert.endpoint_id(e), e.condition));
+                }
+            }
+        }
+        found
+    }
+
+    /// For which loss `endpoint` is called: losses without an activation, in order, are dealt out to the
+    /// called endpoints that are not up yet, in order. Everyone with the same table deals alike.
+    pub(super) fn assignment(
+        &self,
+        service: &ServiceName,
+        endpoint: &EndpointId,
+    ) -> Option<IncidentKey> {
+        let state = self.services.get(service)?;
+        let activated = self.activations(service);
+        let up = |id: &EndpointId| activated.values().any(|(warm, _)| warm == id);
+        if let Some((key, _)) = activated.iter().find(|(_, (warm, _))| warm == endpoint) {
+            return Some(key.clone());
+        }
+        let mut losses: Vec<&IncidentKey> = self
+            .incidents
+            .iter()
+            .filter(|r| r.key.lost.service == *service && r.recovered.is_none())
+            .map(|r| &r.key)
+            .filter(|key| !activated.contains_key(key))
+            .collect();
+        losses.sort();
+        let waiting = state.route.tally.called.iter().filter(|id| !up(id));
+        let nth = waiting.take_while(|id| *id != endpoint).count();
+        losses.get(nth).or(losses.first()).map(|key| (*key).clone())
+    }
+
+    // ---- waking --------------------------------------------------------------------------------
+
+    /// Tells the owners of called endpoints, if our own traffic is concerned.
+    fn wake_called(&mut self, now: Time, route: &Route) {
+        let service = &route.service;
+        if !self.config.interest.contains(service) {
+            return;
+        }
+        let urgent = !matches!(route.choice, Choice::Serve(_));
+        for id in &route.tally.called {
+            let standing_by = route.candidates.iter().any(|c| {
+                c.id == *id
+                    && c.condition == Condition::Standby
+                    && *id.node.as_str() != *self.config.name.as_str()
+            });
+            let Some(incident) = self.assignment(service, id).filter(|_| standing_by) else {
+                continue;
+            };
+            let Some(state) = self.services.get_mut(service) else { return };
+            let recheck = now + WAKE_AGAIN;
+            state.recheck = Some(state.recheck.map_or(recheck, |r| r.min(recheck)));
+            if state.woken.get(id).is_some_and(|at| now < *at + WAKE_AGAIN) {
+                continue;
+            }
+            state.woken.insert(id.clone(), now);
+            let parent_span = incident.span_id("failover", &self.config.name);
+            if let Some(record) = self.incidents.iter_mut().find(|r| r.key == incident) {
+                let how = if urgent { "nobody else is left" } else { "for its owner to look" };
+                record.note(now, "wake", format!("{id} asked to serve, {how}"));
+            }
+            let wake = Wake { endpoint: id.clone(), incident, parent_span, urgent };
+            self.send(&id.node, Message::Wake(wake));
+        }
+    }
+
+    // ---- evidence from requests ----------------------------------------------------------------
+
+    pub(super) fn observe_outcome(&mut self, now: Time, id: &EndpointId, outcome: Outcome) {
+        self.set_interest(&id.service);
+        if !self.table.get(&id.node).is_some_and(|e| {
+            e.advert.endpoints.iter().any(|x| x.service == id.service && x.instance == id.instance)
+        }) {
+            return;
+        }
+        if let Outcome::Answered { .. } = outcome {
+            for record in &mut self.incidents {
+                let same = record.key.lost.service == id.service && record.key.lost != *id;
+                if same && record.is_open() && record.shifted.is_none() {
+                    record.shifted = Some(now);
+                    record.note(now, "shift", format!("a request was answered by {id}"));
+                    self.stale_services.insert(id.service.clone());
+                }
+            }
+        }
+        let may_eject = self.services.get(&id.service).is_some_and(|s| {
+            let ready = |c: &&Candidate| c.standing == Standing::Ready;
+            let ready = s.route.candidates.iter().filter(ready).count();
+            let serving = s.route.candidates.iter().filter(|c| c.condition == Condition::Serving);
+            // Never more than half, and never the last: a capped share, as Envoy's
+            // max_ejection_percent.
+            ready > 1 && 2 * (serving.count() - ready + 1) <= s.route.candidates.len()
+        });
+        let jitter = self.rng.random::<f64>();
+        let e = self.outcomes.entry(id.clone()).or_default();
+        if e.observe(outcome, now, jitter, may_eject) {
+            self.stale_services.insert(id.service.clone());
+        }
+    }
+
+    fn expire_ejections(&mut self, now: Time, service: &ServiceName) {
+        for (id, e) in &mut self.outcomes {
+            if id.service == *service {
+                e.expire(now);
+            }
+        }
+    }
+
+    // ---- time ----------------------------------------------------------------------------------
+
+    pub(super) fn tick_services(&mut self, now: Time) {
+        let due = self.services.iter().filter(|(_, s)| s.recheck.is_some_and(|at| at <= now));
+        let due: Vec<ServiceName> = due.map(|(name, _)| name.clone()).collect();
+        self.stale_services.extend(due);
+    }
+
+    /// Which peers are to be sensed: those with endpoints of services we call, or stand by for.
+    fn update_watch(&mut self) {
+        let stand_by = self.own.values().filter(|o| o.config.role != Role::Hot);
+        let mut services: Vec<&ServiceName> = stand_by.map(|o| &o.config.id.service).collect();
+        services.extend(self.config.interest.iter());
+        let mut watch: Vec<_> = services
+            .iter()
+            .filter_map(|s| self.services.get(*s))
+            .flat_map(|s| s.route.candidates.iter())
+            .filter(|c| c.id.node != self.config.name)
+            .filter(|c| !matches!(c.standing.why(), Some(Why::Left | Why::Revoked)))
+            .map(|c| (c.id.node.clone(), c.address))
+            .collect();
+        watch.sort();
+        watch.dedup();
+        if watch != self.watch {
+            self.watch = watch.clone();
+            self.events.push_back(Event::Watch(watch));
+        }
+    }
+}
+
+fn empty_route(service: &ServiceName, policy: ServicePolicy) -> Route {
+    Route {
+        service: service.clone(),
+        policy,
+        candidates: Vec::new(),
+        choice: Choice::Nobody,
+        reason: String::new(),
+        tally: Tally::default(),
+        watched: false,
+    }
+}
+
+/// Nothing is left to be done: the numbers are met, or everything that could be called serves.
+fn settled(route: &Route) -> bool {
+    let called_serve = route.tally.called.iter().all(|id| {
+        route.candidates.iter().any(|c| c.id == *id && c.condition == Condition::Serving)
+    });
+    matches!(route.choice, Choice::Serve(_)) && called_serve
+}
+
+/// Records since when each endpoint has its standing. Returns whether any changed.
+fn note_standings(state: &mut ServiceState, route: &Route, now: Time) -> bool {
+    let mut moved = false;
+    for c in &route.candidates {
+        let kind = |s: &Standing| (s.word(), s.why().map(Why::word));
+        match state.since.get(&c.id) {
+            Some((before, _)) if kind(before) == kind(&c.standing) => {}
+            _ => {
+                moved = true;
+                state.since.insert(c.id.clone(), (c.standing.clone(), now));
+            }
+        }
+    }
+    state.since.retain(|id, _| route.candidates.iter().any(|c| c.id == *id));
+    moved
+}
+
+/// Endpoints that were ready and are not, by a loss rather than by plan.
+fn lost_since(state: &ServiceState, route: &Route) -> Vec<(IncidentKey, Why)> {
+    let mut lost = Vec::new();
+    for c in &route.candidates {
+        let Some(version) = state.was_ready.get(&c.id) else { continue };
+        let planned = |why: &Why| {
+            matches!(
+                why,
+                Why::Left
+                    | Why::Condition(
+                        Condition::Draining | Condition::Standby | Condition::Activating
+                    )
+            )
+        };
+        match c.standing.why() {
+            Some(why) if !planned(why) => {
+                let key = IncidentKey { lost: c.id.clone(), version: *version };
+                lost.push((key, why.clone()));
+            }
+            _ => {}
+        }
+    }
+    lost
+}
+
+fn remember_ready(
+    state: &mut ServiceState,
+    route: &Route,
+    versions: &BTreeMap<EndpointId, Version>,
+) {
+    for c in &route.candidates {
+        match (&c.standing, versions.get(&c.id)) {
+            (Standing::Ready, Some(version)) => {
+                state.was_ready.insert(c.id.clone(), *version);
+            }
+            _ => {
+                state.was_ready.remove(&c.id);
+            }
+        }
+    }
+    state.was_ready.retain(|id, _| versions.contains_key(id));
+}
+
+fn words(ids: &[EndpointId]) -> String {
+    match ids {
+        [] => "nobody".to_owned(),
+        _ => ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+    }
+}

@@ -1,0 +1,319 @@
+//! What a node says of itself and the mesh when asked: pure reading, nothing changes.
+
+use crate::advert::EndpointAdvert;
+use crate::document::DocumentKind;
+use crate::evidence::{LinkState, Swim};
+use crate::ids::{NodeName, ServiceName};
+use crate::incident::Record;
+use crate::route::{Candidate, Choice, Route};
+use crate::table::Entry;
+use crate::time::{Time, Wall};
+use crate::view::{
+    EndpointView, ExplainView, IncidentEntry, IncidentView, MemberView, RouteView, StatusView,
+};
+
+use super::Node;
+
+/// Incidents shown with an explanation.
+const EXPLAIN_INCIDENTS: usize = 5;
+
+impl Node {
+    /// `GET /v1/status`, without what only the shell knows (links, certificate).
+    pub fn status_view(&self, now: Time) -> StatusView {
+        let members = self.members_view(now);
+        let count = |state: &str| members.iter().filter(|m| m.state == state).count();
+        let phase = match (self.left, self.draining, self.member.is_idle()) {
+            (true, _, _) => "leaving",
+            (_, true, _) => "draining",
+            (_, _, true) => "joining",
+            _ => "serving",
+        };
+        let policy = self.documents.get(&DocumentKind::Policy);
+        StatusView {
+            node: self.config.name.clone(),
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            generation: self.config.generation.0,
+            phase: phase.to_owned(),
+            started: self.config.clock.wall(self.started),
+            address: self.config.address.to_string(),
+            alive: count("alive"),
+            suspect: count("suspect"),
+            down: count("down"),
+            records: self.table.len(),
+            policy_version: self.policy_version,
+            policy_issued: policy.map(|(_, d)| d.issued),
+            certificate_expires: None,
+            links: Vec::new(),
+            open_incidents: self.incidents.iter().filter(|r| r.is_open()).count(),
+            endpoints: self
+                .table
+                .get(&self.config.name)
+                .map(|e| self.endpoint_views(e))
+                .unwrap_or_default(),
+        }
+    }
+
+    /// `GET /v1/members`, ourselves included.
+    pub fn members_view(&self, now: Time) -> Vec<MemberView> {
+        let mut views: Vec<MemberView> =
+            self.table.iter().map(|(name, e)| self.member_view(name, e, now)).collect();
+        for (name, e) in &self.nodes {
+            if self.table.get(name).is_none() && e.swim != Swim::Unheard {
+                views.push(self.bare_member(name, now));
+            }
+        }
+        views.sort_by(|a, b| a.node.cmp(&b.node));
+        views
+    }
+
+    fn member_state(&self, name: &NodeName) -> (&'static str, Time) {
+        if *name == self.config.name {
+            return ("alive", self.started);
+        }
+        let Some(e) = self.nodes.get(name) else { return ("unheard", self.started) };
+        let state = match (e.swim, e.link) {
+            (Swim::Alive, _) | (Swim::Unheard, LinkState::Up) => "alive",
+            (Swim::Suspect, _) => "suspect",
+            (Swim::Down, _) => "down",
+            (Swim::Unheard, _) => "unheard",
+        };
+        (state, e.swim_since)
+    }
+
+    fn member_view(&self, name: &NodeName, entry: &Entry, now: Time) -> MemberView {
+        let (state, since) = self.member_state(name);
+        let advert = &entry.advert;
+        MemberView {
+            node: name.clone(),
+            state: if advert.left { "left" } else { state }.to_owned(),
+            since: self.config.clock.wall(since),
+            generation: advert.version.generation.0,
+            address: advert.address.to_string(),
+            zone: advert.zone.clone(),
+            policy_version: advert.policy_version,
+            record_age_s: now.since(entry.received).as_secs_f64(),
+            endpoints: self.endpoint_views(entry),
+        }
+    }
+
+    /// A member whose record has not arrived yet.
+    fn bare_member(&self, name: &NodeName, _now: Time) -> MemberView {
+        let (state, since) = self.member_state(name);
+        MemberView {
+            node: name.clone(),
+            state: state.to_owned(),
+            since: self.config.clock.wall(since),
+            generation: 0,
+            address: self.member.address(name).map(|a| a.to_string()).unwrap_or_default(),
+            zone: String::new(),
+            policy_version: 0,
+            record_age_s: 0.0,
+            endpoints: Vec::new(),
+        }
+    }
+
+    fn endpoint_views(&self, entry: &Entry) -> Vec<EndpointView> {
+        let advert = &entry.advert;
+        let views = advert.endpoints.iter().filter_map(|e| {
+            let id = advert.endpoint_id(e);
+            let state = self.services.get(&e.service)?;
+            let candidate = state.route.candidates.iter().find(|c| c.id == id)?;
+            Some(self.endpoint_view(e, candidate, state.since.get(&id).map(|(_, t)| *t)))
+        });
+        views.collect()
+    }
+
+    fn endpoint_view(
+        &self,
+        e: &EndpointAdvert,
+        candidate: &Candidate,
+        since: Option<Time>,
+    ) -> EndpointView {
+        EndpointView {
+            endpoint: candidate.id.to_string(),
+            service: e.service.clone(),
+            node: candidate.id.node.clone(),
+            role: e.role.word().to_owned(),
+            condition: e.condition.word().to_owned(),
+            condition_since: e.since,
+            standing: candidate.standing.word().to_owned(),
+            reason: candidate.standing.why().map(ToString::to_string).unwrap_or_default(),
+            standing_since: self.config.clock.wall(since.unwrap_or(self.started)),
+            activated_for: e.activated_for.as_ref().map(ToString::to_string),
+        }
+    }
+
+    /// `GET /v1/routes`
+    pub fn routes_view(&self) -> Vec<RouteView> {
+        self.services.values().map(|s| route_view(&s.route)).collect()
+    }
+
+    /// `GET /v1/explain/{service}`; `None` if nobody offers or calls the service.
+    pub fn explain_view(&self, service: &ServiceName, now: Time) -> Option<ExplainView> {
+        let state = self.services.get(service)?;
+        let endpoints: Vec<EndpointView> = self
+            .table
+            .iter()
+            .flat_map(|(_, e)| self.endpoint_views(e))
+            .filter(|v| v.service == *service)
+            .collect();
+        let incidents: Vec<IncidentView> = self
+            .incidents
+            .iter()
+            .rev()
+            .filter(|r| r.key.lost.service == *service)
+            .take(EXPLAIN_INCIDENTS)
+            .map(|r| self.incident_view(r))
+            .collect();
+        let route = route_view(&state.route);
+        let wall = self.config.clock.wall(now);
+        let sentences = sentences(&state.route, &endpoints, self.policy_version, wall);
+        Some(ExplainView {
+            service: service.clone(),
+            node: self.config.name.clone(),
+            policy_version: self.policy_version,
+            route,
+            endpoints,
+            sentences,
+            incidents,
+        })
+    }
+
+    /// `GET /v1/incidents`, newest first.
+    pub fn incidents_view(&self) -> Vec<IncidentView> {
+        self.incidents.iter().rev().map(|r| self.incident_view(r)).collect()
+    }
+
+    fn incident_view(&self, r: &Record) -> IncidentView {
+        let wall = |t: Time| self.config.clock.wall(t);
+        IncidentView {
+            id: r.key.to_string(),
+            trace_id: format!("{:032x}", r.key.trace_id()),
+            service: r.key.lost.service.clone(),
+            lost: r.key.lost.to_string(),
+            reason: r.why.to_string(),
+            opened: wall(r.opened),
+            stable: r.stable.map(wall),
+            recovered: r.recovered.map(wall),
+            activated: r.activated.as_ref().map(ToString::to_string),
+            policy_version: r.policy_version,
+            timeline: r
+                .timeline
+                .iter()
+                .map(|(at, event, detail)| IncidentEntry {
+                    at: wall(*at),
+                    event: (*event).to_owned(),
+                    detail: detail.clone(),
+                })
+                .collect(),
+        }
+    }
+}
+
+fn route_view(route: &Route) -> RouteView {
+    RouteView {
+        service: route.service.clone(),
+        decision: route.choice.word().to_owned(),
+        reason: route.reason.clone(),
+        picks: route.choice.indices().iter().map(|i| route.candidates[*i].id.to_string()).collect(),
+        needed: route.tally.needed,
+        serving: route.tally.serving,
+        called: route.tally.called.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// The explanation in sentences: first the answer, then everyone who serves, stands by, is out.
+fn sentences(
+    route: &Route,
+    endpoints: &[EndpointView],
+    policy_version: u64,
+    now: Wall,
+) -> Vec<String> {
+    let t = &route.tally;
+    let mut said = vec![match &route.choice {
+        Choice::Serve(v) => format!(
+            "Requests for {} go to {} endpoint(s), the less loaded of two drawn at random: {}.",
+            route.service,
+            v.len(),
+            route.reason
+        ),
+        Choice::Panic(_) => {
+            format!("Requests for {} go wherever they may: {}.", route.service, route.reason)
+        }
+        Choice::Wake(_) => format!("Requests for {} are held: {}.", route.service, route.reason),
+        Choice::Nobody => format!("Requests for {} fail: {}.", route.service, route.reason),
+    }];
+    let policy = match policy_version {
+        0 => "by default (no policy was received)".to_owned(),
+        v => format!("by policy version {v}"),
+    };
+    said.push(format!(
+        "{} must serve {policy} (min_hot {} of {} hot); {} do.",
+        t.needed, route.policy.min_hot, t.declared, t.serving
+    ));
+    if t.short > 0 {
+        said.push(format!(
+            "The bench is too small: {} more would be called if there were any.",
+            t.short
+        ));
+    }
+    for e in endpoints {
+        said.push(endpoint_sentence(
+            e,
+            t.called.iter().any(|id| id.to_string() == e.endpoint),
+            now,
+        ));
+    }
+    said
+}
+
+fn endpoint_sentence(e: &EndpointView, called: bool, now: Wall) -> String {
+    let ago = |since: Wall| ago(now, since);
+    let role = &e.role;
+    match (e.standing.as_str(), e.condition.as_str()) {
+        ("ready", _) if role == "warm" => format!(
+            "{} (warm) serves since {}{}.",
+            e.endpoint,
+            ago(e.condition_since),
+            e.activated_for.as_ref().map(|i| format!(", activated for {i}")).unwrap_or_default()
+        ),
+        ("ready", _) => {
+            format!("{} ({role}) serves, ready since {}.", e.endpoint, ago(e.standing_since))
+        }
+        ("out", "standby") if called => {
+            format!("{} ({role}) stands by and is called up.", e.endpoint)
+        }
+        ("out", "standby") if !e.reason.starts_with("it stands by") => {
+            format!(
+                "{} ({role}) stood by; out since {}: {}.",
+                e.endpoint,
+                ago(e.standing_since),
+                e.reason
+            )
+        }
+        ("out", "standby") => {
+            format!("{} ({role}) stands by since {}.", e.endpoint, ago(e.condition_since))
+        }
+        ("out", "activating") => {
+            format!("{} ({role}) is being activated since {}.", e.endpoint, ago(e.condition_since))
+        }
+        (standing, _) => {
+            format!(
+                "{} ({role}) is {standing} since {}: {}.",
+                e.endpoint,
+                ago(e.standing_since),
+                e.reason
+            )
+        }
+    }
+}
+
+fn ago(now: Wall, then: Wall) -> String {
+    let s = now.0.saturating_sub(then.0) / 1_000_000;
+    match s {
+        0..=119 => format!("{s} s ago"),
+        120..=7199 => format!("{} min ago", s / 60),
+        7200..=172_799 => format!("{} h ago", s / 3600),
+        _ => format!("{} days ago", s / 86_400),
+    }
+}
