@@ -1,0 +1,136 @@
+use std::net::SocketAddr;
+
+use hearth_proto::ids::NodeName;
+
+use super::*;
+
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("hearth-dir-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        DirBuilder::new().mode(0o700).create(&path).unwrap();
+        Self(path)
+    }
+
+    /// What the program would print, with the scratch path replaced by `/D`.
+    fn told(&self, e: DirectoryError) -> String {
+        Failure::from(e).to_string().replace(&self.0.display().to_string(), "/D")
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn config() -> Config {
+    let listen: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let name = NodeName::parse("control-1").unwrap();
+    Config::new(name, TrustDomain::parse("mesh.example").unwrap(), listen)
+}
+
+fn init(path: &Path) -> Result<Made, DirectoryError> {
+    Directory::init(path, &config())
+}
+
+#[test]
+fn init_makes_a_directory_for_its_owner_only_that_opens_again() {
+    let scratch = Scratch::new("init");
+    let path = scratch.0.join("c");
+    let made = init(&path).unwrap();
+    for entry in fs::read_dir(&path).unwrap() {
+        let entry = entry.unwrap();
+        let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{}", entry.path().display());
+    }
+    let directory = Directory::find(&path).unwrap();
+    let opened = directory.open().unwrap();
+    assert_eq!(opened.config, config());
+    assert_eq!(opened.own.name().as_str(), "control-1");
+    assert_eq!(directory.operator_token().unwrap(), made.operator_token);
+    let stored = directory.open_store().unwrap().operators().unwrap();
+    assert!(!stored[0].hash.contains(&made.operator_token), "the token itself was stored");
+}
+
+#[test]
+fn a_lost_control_certificate_is_made_anew_and_a_kept_one_is_kept() {
+    let scratch = Scratch::new("renew");
+    let path = scratch.0.join("c");
+    init(&path).unwrap();
+    let directory = Directory::find(&path).unwrap();
+    let before = fs::read(directory.file("control.pem")).unwrap();
+    directory.open().unwrap();
+    assert_eq!(fs::read(directory.file("control.pem")).unwrap(), before);
+    fs::remove_file(directory.file("control.pem")).unwrap();
+    directory.open().unwrap();
+    assert_ne!(fs::read(directory.file("control.pem")).unwrap(), before);
+}
+
+#[test]
+fn each_wrong_directory_says_what_where_and_what_to_do() {
+    let scratch = Scratch::new("wrong");
+    let path = scratch.0.join("c");
+    let absent = Directory::find(&path).map(drop).unwrap_err();
+    assert_eq!(
+        scratch.told(absent),
+        "error: /D/c holds no control plane (there is no control.toml)\n  hint: make one with: \
+         hearth-control init --dir /D/c --trust-domain NAME"
+    );
+    init(&path).map(drop).unwrap();
+    assert_eq!(
+        scratch.told(init(&path).map(drop).unwrap_err()),
+        "error: /D/c holds a control plane already (trust domain mesh.example)\n  hint: start it with: \
+         hearth-control serve --dir /D/c; a new mesh needs another directory"
+    );
+    let other = scratch.0.join("other");
+    DirBuilder::new().mode(0o700).create(&other).unwrap();
+    fs::write(other.join("x"), "").unwrap();
+    assert_eq!(
+        scratch.told(init(&other).map(drop).unwrap_err()),
+        "error: /D/other is not empty\n  hint: give a new or empty directory; if an earlier init was \
+         interrupted there, remove its files first"
+    );
+    assert_eq!(
+        scratch.told(init(&scratch.0.join("no/such")).map(drop).unwrap_err()),
+        "error: cannot make /D/no/such: No such file or directory (os error 2)\n  hint: make /D/no \
+         first, or check the path"
+    );
+    fs::set_permissions(path.join("root.key"), fs::Permissions::from_mode(0o644)).unwrap();
+    let directory = Directory::find(&path).unwrap();
+    assert_eq!(
+        scratch.told(directory.open().map(drop).unwrap_err()),
+        "error: /D/c/root.key is open to others (mode 0644)\n  hint: its keys may have been read: check \
+         who had access, then chmod go-rwx /D/c/root.key"
+    );
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(
+        scratch.told(Directory::find(&path).map(drop).unwrap_err()),
+        "error: /D/c is open to others (mode 0755)\n  hint: its keys may have been read: check who had \
+         access, then chmod go-rwx /D/c"
+    );
+}
+
+#[test]
+fn a_store_that_a_daemon_holds_and_a_changed_trust_domain_are_named() {
+    let scratch = Scratch::new("held");
+    let path = scratch.0.join("c");
+    init(&path).map(drop).unwrap();
+    let directory = Directory::find(&path).unwrap();
+    let _held = directory.open_store().unwrap();
+    let locked = directory.open_store().map(drop).unwrap_err();
+    assert_eq!(
+        scratch.told(locked.into()),
+        "error: the store /D/c/store.redb is in use by another process\n  hint: hearth-control serve is \
+         running on it; use the API (hearth token create NODE), or stop it first"
+    );
+    let text = directory.read("control.toml").unwrap().replace("mesh.example", "other.example");
+    directory.write("control.toml", text.as_bytes()).unwrap();
+    assert_eq!(
+        scratch.told(directory.open().map(drop).unwrap_err()),
+        "error: control.toml says trust domain other.example, root.pem is of mesh.example\n  hint: set \
+         trust_domain = \"mesh.example\"; a new trust domain is a new init elsewhere"
+    );
+}

@@ -1,0 +1,182 @@
+//! Policy texts: what one means, what changes between two, what can obviously never work.
+//!
+//! Pure. Changes and warnings are lines for people; the policy itself is proto's.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use hearth_proto::ids::ServiceName;
+use hearth_proto::policy::{Caller, Hedge, Mode, Need, Percent, Policy, ServicePolicy};
+use hearth_proto::settings::{self, SettingsError};
+
+/// Largest policy text taken.
+pub const MAX_TEXT: usize = 256 * 1024;
+
+/// Reads a policy text that stands in `file`.
+pub fn compile(file: &str, text: &str) -> Result<Policy, SettingsError> {
+    if text.len() > MAX_TEXT {
+        return Err(SettingsError {
+            file: file.to_owned(),
+            place: None,
+            what: format!("the policy has {} bytes, at most {MAX_TEXT} are allowed", text.len()),
+            hint: None,
+        });
+    }
+    settings::parse(file, text)
+}
+
+/// The keys of a service's policy with their values as written, in the order of the documentation.
+fn values(p: &ServicePolicy) -> [(&'static str, String); 8] {
+    let mode = match p.mode {
+        Mode::HotHot => "hot-hot",
+        Mode::HotWarm => "hot-warm",
+    };
+    let allow: Vec<String> = p.allow.iter().map(ToString::to_string).collect();
+    [
+        ("mode", mode.to_owned()),
+        ("min_hot", p.min_hot.to_string()),
+        ("failback", p.failback.to_string()),
+        ("timeout", p.timeout.to_string()),
+        ("hedge", p.hedge.to_string()),
+        ("retries", p.retries.to_string()),
+        ("panic", p.panic.to_string()),
+        ("allow", allow.join(", ")),
+    ]
+}
+
+/// What changes from `old` to `new`, a line each: `services.ledger.min_hot: 100% -> 2`. A service
+/// that appears or goes away is compared with the defaults, because that is what it had or will have.
+pub fn changes(old: &Policy, new: &Policy) -> Vec<String> {
+    let names: BTreeSet<&ServiceName> = old.services.keys().chain(new.services.keys()).collect();
+    let mut lines = Vec::new();
+    for name in names {
+        match (old.services.contains_key(name), new.services.contains_key(name)) {
+            (false, _) => lines.push(format!("services.{name}: defaults -> named")),
+            (_, false) => lines.push(format!("services.{name}: named -> defaults")),
+            _ => {}
+        }
+        let (before, after) = (old.service(name), new.service(name));
+        for ((key, was), (_, is)) in values(&before).into_iter().zip(values(&after)) {
+            if was != is {
+                lines.push(format!("services.{name}.{key}: {was} -> {is}"));
+            }
+        }
+    }
+    lines
+}
+
+/// What is allowed, and will not do what was probably meant. Only what is certain from the policy
+/// alone: how many endpoints a service has is not known here.
+pub fn warnings(policy: &Policy) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (name, p) in &policy.services {
+        let mut warn = |text: String| lines.push(format!("services.{name}: {text}"));
+        if p.allow.is_empty() {
+            warn("allow is empty: nobody may call it".into());
+        }
+        if p.allow.len() > 1 && p.allow.contains(&Caller::Anyone) {
+            warn("allow has \"*\" beside names: everyone may call, the names change nothing".into());
+        }
+        if p.timeout.0 == Duration::ZERO {
+            warn("timeout is 0: every request fails before it starts".into());
+        }
+        if p.mode == Mode::HotWarm && matches!(p.min_hot, Need::Count(0) | Need::Percent(Percent(0)))
+        {
+            warn(format!(
+                "min_hot is {}: no warm endpoint is ever called up before all hot ones are lost",
+                p.min_hot
+            ));
+        }
+        if p.mode == Mode::HotHot && p.min_hot != ServicePolicy::default().min_hot {
+            warn("min_hot has no effect in mode hot-hot: nobody is called up".into());
+        }
+        if p.retries == 0 {
+            warn(
+                "retries is 0: the requests under way to an endpoint when it is lost fail, later \
+                 ones go elsewhere"
+                    .into(),
+            );
+        }
+        if let Hedge::After(span) = p.hedge
+            && span >= p.timeout
+        {
+            warn(format!("hedge {span} is not before timeout {}: it never happens", p.timeout));
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(text: &str) -> Policy {
+        compile("p.toml", text).unwrap()
+    }
+
+    #[test]
+    fn changes_name_each_key_with_its_old_and_new_value() {
+        let old = policy("[services.ledger]\n[services.mail]\nretries = 1\n");
+        let new = policy(
+            "[services.ledger]\nmin_hot = 2\nfailback = \"never\"\nallow = [\"web-1\", \"web-2\"]\n\
+             [services.shop]\nmode = \"hot-hot\"\n",
+        );
+        assert_eq!(
+            changes(&old, &new),
+            [
+                "services.ledger.min_hot: 100% -> 2",
+                "services.ledger.failback: 30s -> never",
+                "services.ledger.allow: * -> web-1, web-2",
+                "services.mail: named -> defaults",
+                "services.mail.retries: 1 -> 3",
+                "services.shop: defaults -> named",
+                "services.shop.mode: hot-warm -> hot-hot",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_same_policy_in_other_words_changes_nothing() {
+        let a = policy("[services.ledger]\ntimeout = \"15s\" # as always\n");
+        let b = policy("services = { ledger = { timeout = \"15000ms\", retries = 3 } }\n");
+        assert_eq!(changes(&a, &b), [""; 0]);
+    }
+
+    #[test]
+    fn a_mistake_is_placed_and_the_nearest_key_is_offered() {
+        let e = compile("mesh.toml", "[services.ledger]\nmin_hto = 2\n").unwrap_err();
+        assert_eq!(
+            e.to_string(),
+            "mesh.toml:2:1: unknown field `min_hto`, expected one of `mode`, `min_hot`, \
+             `failback`, `timeout`, `hedge`, `retries`, `panic`, `allow`\n  hint: did you mean \
+             `min_hot`?"
+        );
+        let e = compile("mesh.toml", "[services.ledger]\ntimeout = \"5\"\n").unwrap_err();
+        assert_eq!(
+            e.to_string(),
+            "mesh.toml:2:11: \"5\" has no unit; write for example \"5s\" or \"5ms\" (units: us, \
+             ms, s, m, h, d)"
+        );
+    }
+
+    #[test]
+    fn what_can_never_work_is_warned_of_and_the_defaults_are_not() {
+        assert_eq!(warnings(&policy("[services.ledger]\n")), [""; 0]);
+        let bad = policy(
+            "[services.a]\nallow = []\nretries = 0\n[services.b]\nmin_hot = 0\n\
+             [services.c]\nmode = \"hot-hot\"\nmin_hot = 2\ntimeout = \"1s\"\nhedge = \"2s\"\n",
+        );
+        assert_eq!(
+            warnings(&bad),
+            [
+                "services.a: allow is empty: nobody may call it",
+                "services.a: retries is 0: the requests under way to an endpoint when it \
+                 is lost fail, later ones go elsewhere",
+                "services.b: min_hot is 0: no warm endpoint is ever called up before all \
+                 hot ones are lost",
+                "services.c: min_hot has no effect in mode hot-hot: nobody is called up",
+                "services.c: hedge 2s is not before timeout 1s: it never happens",
+            ]
+        );
+    }
+}
