@@ -6,7 +6,7 @@
 //! a stalled request never holds another back.
 //!
 //! Owns one thread with its own runtime inside a host's namespace, and the record. Each request is
-//! one GET, sent once: a client that retried would hide what is measured. (A kept-alive connection
+//! sent once: a client that retried would hide what is measured. (A kept-alive connection
 //! found closed *before* anything was written is replaced; nothing was sent.)
 //!
 //! Dropping the load stops the schedule and waits for the requests in flight.
@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::{Request, StatusCode};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
@@ -36,7 +36,9 @@ use crate::lab::{Host, LabError};
 pub struct LoadSpec {
     /// Where to.
     pub target: SocketAddr,
-    /// Path to GET.
+    /// Method of every request.
+    pub method: Method,
+    /// Path of every request; `{n}` in it becomes the request's number.
     pub path: String,
     /// `Host` header.
     pub host: String,
@@ -52,6 +54,7 @@ impl LoadSpec {
     pub fn new(target: SocketAddr) -> Self {
         Self {
             target,
+            method: Method::GET,
             path: "/".to_owned(),
             host: "ledger".to_owned(),
             rate: 500,
@@ -114,7 +117,22 @@ impl Load {
     #[must_use]
     pub fn between(&self, mark: Duration, until: Duration) -> PhaseReport {
         self.settle(until);
-        report(&self.samples(), mark, until)
+        let of_phase = |s: &&Sample| s.ended() >= mark && s.scheduled < until;
+        let samples: Vec<Sample> =
+            lock(&self.shared.samples).iter().filter(of_phase).cloned().collect();
+        report(&samples, mark, until)
+    }
+
+    /// The last `window`, without waiting for anything: for showing that it goes on.
+    #[must_use]
+    pub fn lately(&self, window: Duration) -> PhaseReport {
+        let until = self.mark();
+        let mark = until.saturating_sub(window);
+        let samples = lock(&self.shared.samples);
+        let recent: Vec<Sample> =
+            samples.iter().rev().take_while(|s| s.ended() >= mark).cloned().collect();
+        drop(samples);
+        report(&recent, mark, until)
     }
 
     /// A copy of the whole record.
@@ -173,7 +191,7 @@ async fn schedule(shared: Arc<Shared>) {
         let scheduled = gap * number;
         tokio::time::sleep_until((shared.start + scheduled).into()).await;
         shared.flying.fetch_add(1, Ordering::SeqCst);
-        tokio::spawn(one(Arc::clone(&shared), scheduled));
+        tokio::spawn(one(Arc::clone(&shared), number, scheduled));
         number += 1;
     }
     let limit = Instant::now() + shared.spec.deadline * 2;
@@ -183,10 +201,10 @@ async fn schedule(shared: Arc<Shared>) {
 }
 
 /// One request from its scheduled time to its place on record.
-async fn one(shared: Arc<Shared>, scheduled: Duration) {
+async fn one(shared: Arc<Shared>, number: u32, scheduled: Duration) {
     let late = shared.start.elapsed().saturating_sub(scheduled);
     let left = shared.spec.deadline.saturating_sub(late);
-    let answer = tokio::time::timeout(left, get(&shared)).await;
+    let answer = tokio::time::timeout(left, ask(&shared, number)).await;
     let latency = shared.start.elapsed().saturating_sub(scheduled);
     let mut sample =
         Sample { scheduled, latency, status: 0, served_by: String::new(), error: None };
@@ -204,7 +222,7 @@ async fn one(shared: Arc<Shared>, scheduled: Duration) {
 }
 
 /// Sends the request and reads the whole answer.
-async fn get(shared: &Shared) -> Result<(StatusCode, String), String> {
+async fn ask(shared: &Shared, number: u32) -> Result<(StatusCode, String), String> {
     loop {
         let idle = lock(&shared.idle).pop();
         let reused = idle.is_some();
@@ -215,7 +233,10 @@ async fn get(shared: &Shared) -> Result<(StatusCode, String), String> {
         if sender.ready().await.is_err() {
             continue; // Closed while idle; nothing of the request was written.
         }
-        let request = Request::get(&shared.spec.path)
+        let path = shared.spec.path.replace("{n}", &number.to_string());
+        let request = Request::builder()
+            .method(&shared.spec.method)
+            .uri(path)
             .header("host", &shared.spec.host)
             .body(Empty::new())
             .map_err(|e| format!("cannot make the request: {e}"))?;

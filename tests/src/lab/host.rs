@@ -286,6 +286,7 @@ impl Drop for Host {
 }
 
 /// Where a new host goes.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Seat<'a> {
     pub(super) name: &'a str,
     pub(super) number: u8,

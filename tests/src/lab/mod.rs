@@ -16,11 +16,13 @@
 
 pub mod agent;
 pub mod binaries;
+pub mod control;
 
 pub mod entry;
 pub mod error;
 pub mod host;
 pub mod http;
+pub mod mesh;
 pub mod process;
 pub mod relay;
 pub mod run;
@@ -33,7 +35,7 @@ pub mod web;
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use error::LabError;
@@ -52,6 +54,7 @@ pub struct Lab {
     id: String,
     subnet: u8,
     dir: PathBuf,
+    keep: AtomicBool,
     // Hosts first: their processes must be gone before the switch is.
     hosts: Mutex<Vec<Arc<Host>>>,
     switch: Arc<Switch>,
@@ -80,6 +83,7 @@ impl Lab {
             // Any value serves: each lab's network is its own. Different ones read better in logs.
             subnet: u8::try_from(count % 250).unwrap_or(0) + 1,
             dir,
+            keep: AtomicBool::new(std::env::var_os("HEARTH_LAB_KEEP").is_some()),
             hosts: Mutex::default(),
         })
     }
@@ -94,6 +98,11 @@ impl Lab {
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Leaves its directory when it ends: something went wrong and the logs are to be read.
+    pub fn keep_files(&self) {
+        self.keep.store(true, Ordering::Relaxed);
     }
 
     /// Adds a host on a cable.
@@ -133,7 +142,7 @@ impl Drop for Lab {
         for host in &hosts {
             let _ = host.kill_all();
         }
-        let keep = std::thread::panicking() || std::env::var_os("HEARTH_LAB_KEEP").is_some();
+        let keep = std::thread::panicking() || self.keep.load(Ordering::Relaxed);
         if keep {
             eprintln!("lab {}: logs stay in {}", self.id, self.dir.display());
         } else {

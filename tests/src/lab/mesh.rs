@@ -1,0 +1,306 @@
+//! A whole mesh in a lab: control plane, trace receiver, one caller, hot and warm hosts.
+//!
+//! Knows how a mesh is put together the way an operator would do it: tokens, joins, seeds, policy.
+//! Waits on what agents *say*, with deadlines. Faults are the hosts' affair, judgements the tests'.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_proto::view::{ExplainView, IncidentView};
+
+use super::agent::Agent;
+use super::control::Control;
+use super::error::LabError;
+use super::host::Host;
+use super::spec::{AgentSpec, MESH};
+use super::wait::wait_for;
+use super::web::{Kind, PORT, Web};
+use super::{Lab, process::tail};
+use crate::load::{Load, LoadSpec};
+use crate::otlp::Receiver;
+
+/// The service of every lab mesh.
+pub const SERVICE: &str = "ledger";
+/// The caller's port for it.
+pub const UPSTREAM: u16 = 8001;
+
+/// Policy of a lab mesh: the defaults, but a failback one can wait for.
+pub const POLICY: &str = "[services.ledger]\nmode = \"hot-warm\"\nfailback = \"3s\"\n";
+
+/// How large a mesh.
+#[derive(Debug, Clone)]
+pub struct MeshSpec {
+    /// Hosts that serve.
+    pub hot: usize,
+    /// Hosts that stand by.
+    pub warm: usize,
+    /// Application of the hot ones.
+    pub kind: Kind,
+    /// How long a warm one's activation hook takes.
+    pub activate: Duration,
+    /// Policy applied at start.
+    pub policy: String,
+}
+
+impl Default for MeshSpec {
+    fn default() -> Self {
+        Self {
+            hot: 3,
+            warm: 2,
+            kind: Kind::best(),
+            activate: Duration::from_millis(200),
+            policy: POLICY.to_owned(),
+        }
+    }
+}
+
+/// A host with an agent, and an application if it offers the service.
+#[derive(Debug)]
+pub struct Node {
+    /// The host.
+    pub host: Arc<Host>,
+    /// Its agent.
+    pub agent: Agent,
+    /// Its application.
+    pub web: Option<Web>,
+}
+
+impl Node {
+    /// Its endpoint of the service, as agents write it.
+    #[must_use]
+    pub fn endpoint(&self) -> String {
+        format!("{SERVICE}@{}", self.host.name())
+    }
+
+    /// Its application's process.
+    ///
+    /// # Panics
+    /// On the caller, which has none.
+    #[must_use]
+    pub fn app(&self) -> &Web {
+        self.web.as_ref().unwrap_or_else(|| panic!("{} offers nothing", self.host.name()))
+    }
+}
+
+/// The mesh.
+#[derive(Debug)]
+pub struct Mesh {
+    /// The control plane.
+    pub control: Control,
+    /// Where traces arrive.
+    pub otlp: Receiver,
+    /// The host whose agent is called through.
+    pub caller: Node,
+    /// Hosts that serve.
+    pub hot: Vec<Node>,
+    /// Hosts that stand by.
+    pub warm: Vec<Node>,
+}
+
+impl Mesh {
+    /// Starts everything and waits until it is [steady](Mesh::steady) under the policy.
+    ///
+    /// # Errors
+    /// [`LabError`] with the step that failed and what was seen.
+    pub fn start(lab: &Lab, spec: &MeshSpec) -> Result<Self, LabError> {
+        let control = Control::init(&lab.host("control")?)?;
+        let otlp = Receiver::start(&*lab.host("otlp")?)?;
+        let caller = lab.host("caller")?;
+        let names = |what: &str, count: usize| -> Vec<String> {
+            (1..=count).map(|n| format!("{what}-{n}")).collect()
+        };
+        let make = |names: Vec<String>| -> Result<Vec<Arc<Host>>, LabError> {
+            names.iter().map(|name| lab.host(name)).collect()
+        };
+        let (hot, warm) = (make(names("hot", spec.hot))?, make(names("warm", spec.warm))?);
+        let seeds: Vec<SocketAddr> =
+            [&caller].into_iter().chain(hot.iter().take(2)).map(|h| h.at(MESH)).collect();
+        let plan = |host: &Arc<Host>| -> Result<AgentSpec, LabError> {
+            let token = control.token(host.name())?;
+            let spec = AgentSpec::new(host).seeds(&seeds).otlp(&otlp.url());
+            Ok(spec.join(control.address(), &token))
+        };
+        // All tokens first: they are made while the control plane does not serve.
+        let caller_spec = plan(&caller)?.upstream(SERVICE, UPSTREAM);
+        let hot_specs = hot
+            .iter()
+            .map(|host| Ok(plan(host)?.hot(SERVICE, PORT)))
+            .collect::<Result<Vec<_>, LabError>>()?;
+        let warm_specs = (0..)
+            .zip(&warm)
+            .map(|(n, host)| Ok(plan(host)?.warm(SERVICE, PORT, n)))
+            .collect::<Result<Vec<_>, LabError>>()?;
+        control.serve()?;
+        let start = |host: Arc<Host>, agent: AgentSpec, kind: Option<Kind>| {
+            let web = kind.map(|kind| Web::start(&host, kind)).transpose()?;
+            let agent = Agent::start(&host, agent)?;
+            Ok::<Node, LabError>(Node { host, agent, web })
+        };
+        let awake = Some(spec.kind);
+        let asleep = Some(Kind::Warm { activate: spec.activate });
+        let mesh = Self {
+            caller: start(caller, caller_spec, None)?,
+            hot: hot
+                .into_iter()
+                .zip(hot_specs)
+                .map(|(h, s)| start(h, s, awake))
+                .collect::<Result<_, _>>()?,
+            warm: warm
+                .into_iter()
+                .zip(warm_specs)
+                .map(|(h, s)| start(h, s, asleep))
+                .collect::<Result<_, _>>()?,
+            control,
+            otlp,
+        };
+        mesh.wait_members(Duration::from_secs(30))?;
+        mesh.apply(&spec.policy)?;
+        mesh.steady(Duration::from_secs(30))?;
+        Ok(mesh)
+    }
+
+    /// Every node that runs an agent, the caller first.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        std::iter::once(&self.caller).chain(&self.hot).chain(&self.warm)
+    }
+
+    /// Load from the caller's application, through its agent.
+    ///
+    /// # Errors
+    /// [`LabError::Space`].
+    pub fn load(&self) -> Result<Load, LabError> {
+        let target = SocketAddr::from(([127, 0, 0, 1], UPSTREAM));
+        Load::start(&self.caller.host, LoadSpec::new(target))
+    }
+
+    /// The caller's view of the service.
+    ///
+    /// # Errors
+    /// [`LabError::Admin`].
+    pub fn explain(&self) -> Result<ExplainView, LabError> {
+        self.caller.agent.explain(SERVICE)
+    }
+
+    /// Applies a policy and waits until every agent has it in force. Returns its version.
+    ///
+    /// # Errors
+    /// [`LabError`] when it is refused or does not arrive.
+    pub fn apply(&self, policy: &str) -> Result<u64, LabError> {
+        let before = self.caller.agent.status()?.policy_version;
+        self.control.apply(policy)?;
+        wait_for("the policy to be in force on every agent", Duration::from_secs(20), || {
+            let mut versions = Vec::new();
+            for node in self.nodes() {
+                let status = node.agent.status().map_err(|e| e.to_string())?;
+                versions.push((node.host.name(), status.policy_version));
+            }
+            let newest = versions[0].1;
+            if newest > before && versions.iter().all(|&(_, version)| version == newest) {
+                return Ok(newest);
+            }
+            Err(format!("{versions:?}"))
+        })
+    }
+
+    /// Waits until every agent sees every other alive.
+    ///
+    /// # Errors
+    /// [`LabError::Deadline`] with who sees how many.
+    pub fn wait_members(&self, within: Duration) -> Result<(), LabError> {
+        let all = self.nodes().count();
+        wait_for("every agent to see all others alive", within, || {
+            let mut short = Vec::new();
+            for node in self.nodes() {
+                let members = node.agent.members().map_err(|e| e.to_string())?;
+                let alive = members.iter().filter(|m| m.state == "alive").count();
+                if alive < all {
+                    let log = tail(&node.agent.process().stderr(), 1);
+                    short.push(format!("{}: {alive} of {all}, log: {log}", node.host.name()));
+                }
+            }
+            if short.is_empty() { Ok(()) } else { Err(short.join("; ")) }
+        })
+    }
+
+    /// Waits until the caller's view of the service satisfies `holds`.
+    ///
+    /// # Errors
+    /// [`LabError::Deadline`] with the view in sentences.
+    pub fn wait_view(
+        &self,
+        what: &str,
+        within: Duration,
+        mut holds: impl FnMut(&ExplainView) -> bool,
+    ) -> Result<ExplainView, LabError> {
+        wait_for(what, within, || {
+            let view = self.explain().map_err(|e| e.to_string())?;
+            if holds(&view) {
+                return Ok(view);
+            }
+            Err(format!("{} ({})", view.route.reason, sketch(&view)))
+        })
+    }
+
+    /// Waits until exactly the hot endpoints serve and every warm one stands by.
+    ///
+    /// # Errors
+    /// [`LabError::Deadline`] with the view in sentences.
+    pub fn steady(&self, within: Duration) -> Result<ExplainView, LabError> {
+        let mut hot: Vec<String> = self.hot.iter().map(Node::endpoint).collect();
+        hot.sort();
+        self.wait_view("all hot to serve and all warm to stand by", within, |view| {
+            let mut picks = view.route.picks.clone();
+            picks.sort();
+            let warm = view.endpoints.iter().filter(|e| e.role == "warm");
+            let standby = warm.filter(|e| e.condition == "standby").count();
+            picks == hot && standby == self.warm.len()
+        })
+    }
+
+    /// Waits until this many warm endpoints serve, and requests may go to them.
+    ///
+    /// # Errors
+    /// [`LabError::Deadline`] with the view in sentences.
+    pub fn wait_warm(&self, count: usize, within: Duration) -> Result<ExplainView, LabError> {
+        let what = format!("{count} warm endpoints to serve");
+        self.wait_view(&what, within, |view| active_warm(view).len() == count)
+    }
+
+    /// The caller's incident about the loss of `node`'s endpoint, the newest one.
+    ///
+    /// # Errors
+    /// [`LabError::Deadline`] with the incidents it has.
+    pub fn incident(&self, node: &Node, within: Duration) -> Result<IncidentView, LabError> {
+        let lost = node.endpoint();
+        wait_for(&format!("an incident about {lost}"), within, || {
+            let incidents = self.caller.agent.incidents().map_err(|e| e.to_string())?;
+            let known: Vec<String> = incidents.iter().map(|i| i.lost.clone()).collect();
+            incidents
+                .into_iter()
+                .filter(|i| i.lost == lost)
+                .max_by_key(|i| i.opened)
+                .ok_or_else(|| format!("{known:?}"))
+        })
+    }
+}
+
+/// The warm endpoints that serve and are picked from.
+#[must_use]
+pub fn active_warm(view: &ExplainView) -> Vec<String> {
+    view.endpoints
+        .iter()
+        .filter(|e| e.role == "warm" && e.condition == "serving")
+        .filter(|e| view.route.picks.contains(&e.endpoint))
+        .map(|e| e.endpoint.clone())
+        .collect()
+}
+
+/// All endpoints in one line: `hot-1 serving/ready, …`.
+#[must_use]
+pub fn sketch(view: &ExplainView) -> String {
+    let one = |e: &hearth_proto::view::EndpointView| {
+        format!("{} {}/{}", e.node.as_str(), e.condition, e.standing)
+    };
+    view.endpoints.iter().map(one).collect::<Vec<_>>().join(", ")
+}
