@@ -7,5 +7,8 @@
 //! | [`check`], [`hook`] | what we know of our own endpoints, how warm ones are made to serve |
 //! | [`telemetry`], [`notify`] | logs, metrics, traces; what the service manager is told |
 
+pub mod config;
 pub mod disk;
+pub mod enrol;
 pub mod identity;
+pub mod link;

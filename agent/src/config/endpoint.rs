@@ -1,0 +1,193 @@
+//! `[[endpoint]]`: role, check and hooks, and which of them go together.
+
+use std::time::Duration;
+
+use hearth_proto::advert::{MAX_ENDPOINTS, Protocol, Role};
+
+use super::raw::{self, Given, Place, Table};
+use super::validate::{Mistakes, service_name};
+use super::value::{number, plain_http, span, target, word};
+use super::{Action, Check, CheckKind, Endpoint, Hook};
+
+/// Longest time between two checks, and longest time one may take.
+const LONGEST: Duration = Duration::from_secs(3_600);
+/// What an activation may take by default, and at most: a caller waits seconds, an operator minutes.
+const DEADLINE: Duration = Duration::from_secs(10);
+const LONGEST_DEADLINE: Duration = Duration::from_secs(600);
+
+pub(super) fn endpoints(tables: &[Table<raw::Endpoint>], m: &mut Mistakes<'_>) -> Vec<Endpoint> {
+    let mut found: Vec<(Endpoint, &Place)> = Vec::new();
+    for table in tables {
+        let Some(mut endpoint) = endpoint(table, m) else { continue };
+        let same = |(e, _): &&(Endpoint, &Place)| e.service == endpoint.service;
+        if let Some((_, first)) =
+            found.iter().filter(same).find(|(e, _)| e.address == endpoint.address)
+        {
+            let what = format!(
+                "{} at {} is an endpoint already ({})",
+                endpoint.service,
+                endpoint.address,
+                m.words(first)
+            );
+            let hint = "delete one of the two, or correct its address";
+            m.add(&table.place, what, Some(hint.into()));
+            continue;
+        }
+        let instance = found.iter().filter(same).count();
+        if found.len() == MAX_ENDPOINTS {
+            let what = format!("there are more than {MAX_ENDPOINTS} endpoints on this node");
+            m.add(&table.place, what, Some("spread them over more nodes".into()));
+            break;
+        }
+        endpoint.instance = u16::try_from(instance).unwrap_or(u16::MAX);
+        found.push((endpoint, &table.place));
+    }
+    let mut endpoints: Vec<_> = found.into_iter().map(|(endpoint, _)| endpoint).collect();
+    endpoints.sort_by(|a, b| (&a.service, a.instance).cmp(&(&b.service, b.instance)));
+    endpoints
+}
+
+fn endpoint(table: &Table<raw::Endpoint>, m: &mut Mistakes<'_>) -> Option<Endpoint> {
+    let keys = &table.keys;
+    let service = service_name(keys.service.as_ref(), &table.place, "[[endpoint]]", m);
+    let address = match &keys.address {
+        Some(given) => target(given, m),
+        None => {
+            let hint = "write address = \"127.0.0.1:PORT\", where the application listens";
+            let what = "this [[endpoint]] lacks the key `address`".to_owned();
+            m.add(&table.place, what, Some(hint.into()));
+            None
+        }
+    };
+    let role = role(keys, m);
+    let check = check(keys.check.as_ref(), m);
+    let activate = keys.activate.as_ref().and_then(|t| hook("endpoint.activate", t, m));
+    let deactivate = keys.deactivate.as_ref().and_then(|t| hook("endpoint.deactivate", t, m));
+    let protocol = protocol(keys.protocol.as_ref(), m);
+    Some(Endpoint {
+        service: service?,
+        instance: 0,
+        address: address?,
+        role,
+        protocol,
+        check,
+        activate,
+        deactivate,
+    })
+}
+
+fn role(keys: &raw::Endpoint, m: &mut Mistakes<'_>) -> Role {
+    let word = keys.role.as_ref().and_then(|given| word(given, "role", &["hot", "warm"], m));
+    let priority = keys.priority.as_ref().and_then(|given| number(given, 0, u16::MAX.into(), m));
+    if word == Some("warm") {
+        return Role::Warm { priority: priority.and_then(|p| u16::try_from(p).ok()).unwrap_or(0) };
+    }
+    // An unknown role is one mistake, not three.
+    let is_hot = word == Some("hot") || keys.role.is_none();
+    let warm_only = [
+        ("priority", keys.priority.as_ref().map(|g| &g.place)),
+        ("[endpoint.activate]", keys.activate.as_ref().map(|t| &t.place)),
+        ("[endpoint.deactivate]", keys.deactivate.as_ref().map(|t| &t.place)),
+    ];
+    for (name, place) in warm_only {
+        if let (true, Some(place)) = (is_hot, place) {
+            let hint = "write role = \"warm\", or delete it; a hot endpoint always serves";
+            m.add(
+                place,
+                format!("{name} is for warm endpoints, this one is hot"),
+                Some(hint.into()),
+            );
+        }
+    }
+    Role::Hot
+}
+
+/// `grpc` and `tcp` are reserved words: they are in the wire format, and not carried yet.
+fn protocol(given: Option<&Given>, m: &mut Mistakes<'_>) -> Protocol {
+    let Some(given) = given else { return Protocol::Http };
+    if matches!(given.text.as_str(), "grpc" | "tcp") {
+        let what = format!("protocol {:?} is not carried by this version", given.text);
+        m.add(&given.place, what, Some("the only one so far is \"http\"".into()));
+    } else {
+        word(given, "protocol", &["http"], m);
+    }
+    Protocol::Http
+}
+
+fn check(table: Option<&Table<raw::Check>>, m: &mut Mistakes<'_>) -> Check {
+    let default = Check::default();
+    let Some(Table { keys, .. }) = table else { return default };
+    let word = keys.kind.as_ref().map(|given| word(given, "kind", &["http", "tcp"], m));
+    let kind = match (word, &keys.path) {
+        // `path` alone says which kind is meant.
+        (Some(Some("http")) | None, Some(given)) => {
+            let path = given.text.clone();
+            if !path.starts_with('/') || path.parse::<http::uri::PathAndQuery>().is_err() {
+                let what = format!("{path:?} is not a path; it must begin with '/'");
+                m.add(&given.place, what, Some("for example \"/healthz\"".into()));
+            }
+            CheckKind::Http { path }
+        }
+        (Some(Some("http")), None) => CheckKind::Http { path: "/".into() },
+        (Some(Some(_)), Some(given)) => {
+            let hint = "write kind = \"http\", or delete it";
+            m.add(
+                &given.place,
+                "path is for http checks, this one is tcp".into(),
+                Some(hint.into()),
+            );
+            CheckKind::Tcp
+        }
+        _ => CheckKind::Tcp,
+    };
+    let times = |given: &Option<Given>, default, m: &mut Mistakes<'_>| {
+        given.as_ref().and_then(|given| number(given, 1, 100, m)).unwrap_or(default)
+    };
+    Check {
+        kind,
+        interval: span(keys.interval.as_ref(), default.interval, LONGEST, m),
+        timeout: span(keys.timeout.as_ref(), default.timeout, LONGEST, m),
+        fall: times(&keys.fall, default.fall, m),
+        rise: times(&keys.rise, default.rise, m),
+    }
+}
+
+fn hook(name: &str, table: &Table<raw::Hook>, m: &mut Mistakes<'_>) -> Option<Hook> {
+    let keys = &table.keys;
+    let deadline = span(keys.deadline.as_ref(), DEADLINE, LONGEST_DEADLINE, m);
+    let Some(kind) = &keys.kind else {
+        let hint = "write kind = \"http\" and url, or kind = \"exec\" and command";
+        m.add(&table.place, format!("[{name}] lacks the key `kind`"), Some(hint.into()));
+        return None;
+    };
+    let kind = word(kind, "kind", &["http", "exec"], m)?;
+    let command_place = keys
+        .command
+        .as_ref()
+        .map(|list| list.first().map_or_else(|| table.place.clone(), |first| first.place.clone()));
+    let url_place = keys.url.as_ref().map(|given| given.place.clone());
+    let (stranger, key) = match kind {
+        "http" => (command_place, "command"),
+        _ => (url_place, "url"),
+    };
+    if let Some(place) = stranger {
+        m.add(&place, format!("{key} is of no use to a hook of kind {kind:?}"), None);
+    }
+    let action = if kind == "http" {
+        let Some(url) = &keys.url else {
+            let hint = "write url = \"http://127.0.0.1:PORT/PATH\"; it is sent a POST";
+            m.add(&table.place, format!("[{name}] lacks the key `url`"), Some(hint.into()));
+            return None;
+        };
+        Action::Http(m.take(url, plain_http(&url.text, "http://127.0.0.1:9000/activate"))?)
+    } else {
+        let words = keys.command.as_deref().unwrap_or_default();
+        if words.first().is_none_or(|program| program.text.is_empty()) {
+            let hint = "write command = [\"/path/to/program\", \"argument\"]; no shell is used";
+            m.add(&table.place, format!("[{name}] lacks the key `command`"), Some(hint.into()));
+            return None;
+        }
+        Action::Exec(words.iter().map(|word| word.text.clone()).collect())
+    };
+    Some(Hook { action, deadline })
+}
