@@ -367,6 +367,34 @@ fn pods_keep_to_the_restricted_standard_and_sidecars_are_native() {
 }
 
 #[test]
+fn the_agent_accepts_every_configuration_we_ship() {
+    let env = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
+        pairs.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect()
+    };
+    let skeleton = std::fs::read_to_string(deploy().join("agent.example.toml")).expect("skeleton");
+    let skeleton = skeleton.replace("@NAME@", "web-1");
+    let mut configs = vec![("agent.example.toml".to_owned(), skeleton)];
+    for document in
+        yaml(&kubernetes_files(), "agent configurations in the manifests").unwrap_or_default()
+    {
+        if let Some(config) = document["data"]["agent.toml"].as_str() {
+            configs
+                .push((format!("kubernetes, {}", document["metadata"]["name"]), config.to_owned()));
+        }
+    }
+    // What is a placeholder in the file is always set by the host or the pod.
+    let address = env(&[("HEARTH_MESH_ADVERTISE", "192.0.2.1:7940")]);
+    for (name, config) in configs {
+        let parsed = hearth_agent::config::Config::parse(&name, &config, address.clone());
+        assert!(
+            parsed.is_ok(),
+            "{}",
+            parsed.err().map(|error| error.to_string()).unwrap_or_default()
+        );
+    }
+}
+
+#[test]
 fn the_collector_pipelines_name_only_what_is_configured() {
     let Some(documents) =
         yaml(&[deploy().join("otel/collector.yaml")], "OpenTelemetry Collector config")
