@@ -1,0 +1,64 @@
+# Hearth. `make demo` shows what it does, `make test` is everything that gates a commit.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test lint purity deny advisories unit sim sim-soak lab docs release clean
+
+PROFILE ?= lab
+CARGO   := cargo
+TOOLS   := $(CURDIR)/target/tools
+DENY    := $(shell command -v cargo-deny || echo $(TOOLS)/bin/cargo-deny)
+SEEDS   ?= 0..200
+NODES   ?= 20
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+
+setup: ## install what demo and tests use beyond Rust (Debian packages; names what it could not)
+	@tests/setup
+
+build: ## build the binaries (target/$(PROFILE)/)
+	$(CARGO) build --profile $(PROFILE) --workspace --bins
+
+demo: setup build ## a real mesh on this machine, real traffic, hosts lost, traffic moved, traces shown (KEEP=1 leaves it up)
+	target/$(PROFILE)/demo
+
+test: setup lint purity deny unit sim lab ## everything that gates a commit
+
+lint: ## formatting and clippy, warnings denied
+	$(CARGO) fmt --all -- --check
+	$(CARGO) clippy --workspace --all-targets --profile $(PROFILE) -- -D warnings
+
+purity: ## proto stays free of IO; agent and control never import each other
+	tests/purity
+
+deny: $(DENY) ## bans, licences, sources of all dependencies
+	$(DENY) check bans licenses sources
+
+advisories: $(DENY) ## known vulnerabilities (needs the advisory database)
+	$(DENY) check advisories
+
+$(TOOLS)/bin/cargo-deny:
+	$(CARGO) install cargo-deny --locked --root $(TOOLS)
+
+unit: ## unit tests and property laws
+	$(CARGO) test --profile $(PROFILE) -p hearth-proto -p hearth-agent -p hearth-control
+	$(CARGO) test --profile $(PROFILE) -p hearth-tests --lib --bins --test sim --test deploy
+
+sim: ## seeded simulator slice; `make sim SEED=n` replays one run, SEEDS=a..b NODES=n another slice
+	$(CARGO) run --profile $(PROFILE) -q -p hearth-tests --bin sim -- $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) --nodes $(NODES)
+
+sim-soak: ## simulator over many seeds (SEEDS=0..20000 for a night)
+	$(MAKE) sim SEEDS=$(if $(filter 0..200,$(SEEDS)),0..2000,$(SEEDS)) NODES=50
+
+lab: build ## real processes in network namespaces: every fault of the demo
+	$(CARGO) test --profile $(PROFILE) -p hearth-tests --test lab --test failover --test trust --test errors --test rollout -- --test-threads=1
+
+docs: ## API documentation, warnings denied
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
+
+release: ## static release binaries (target/x86_64-unknown-linux-gnu/release/)
+	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --release --bins --target x86_64-unknown-linux-gnu -p hearth-agent -p hearth-control
+
+clean: ## remove what was built
+	$(CARGO) clean

@@ -1,0 +1,295 @@
+//! The admin API: what operators, scripts and probes ask of one agent.
+//!
+//! Everything on the Unix socket, whose permissions (0660) say who may; reading only on the loopback
+//! port, for metrics, probes and browsers. Answers are `hearth_proto::view` types as JSON. It reads the
+//! core through the driver's queue and works with the control plane dead. `/live` never depends on
+//! peers: it says that the driver answers.
+
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Path as UrlPath, State};
+use axum::http::{HeaderValue, Method, Request, StatusCode, Uri, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use hearth_proto::ids::ServiceName;
+use hearth_proto::view::{DrainRequest, ErrorView, IncidentView};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Notify;
+
+use crate::driver::{Command, Gone, Handle};
+use crate::identity::Credentials;
+use crate::link::Links;
+
+/// How long the driver may take to answer before `/live` says that it does not.
+const LIVE_LIMIT: Duration = Duration::from_secs(2);
+/// Largest request body.
+const BODY_LIMIT: usize = 64 * 1024;
+
+/// What the API needs.
+pub struct Admin {
+    /// The core.
+    pub handle: Handle,
+    /// The links, for their state.
+    pub links: Links,
+    /// Our identity, for its expiry.
+    pub credentials: Credentials,
+    /// Renders the metrics.
+    pub metrics: Box<dyn Fn() -> String + Send + Sync>,
+    /// Rung to reload the configuration; the outcome comes back as text.
+    pub reload: Box<dyn Fn() -> tokio::sync::oneshot::Receiver<Result<String, String>> + Send + Sync>,
+    /// Rung to leave and stop.
+    pub leave: Arc<Notify>,
+}
+
+/// Why the admin API cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// The socket could not be made.
+    #[error(
+        "cannot listen on the admin socket {path}: {source}\n  hint: its directory must exist and be \
+         writable for this user; set admin.socket to another path if it is not"
+    )]
+    Socket {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Another agent answers on the socket.
+    #[error(
+        "another agent already answers on the admin socket {0}\n  hint: stop it, or give this one an \
+         admin.socket of its own"
+    )]
+    Taken(PathBuf),
+    /// The port could not be bound.
+    #[error(
+        "cannot listen on admin.http {address}: {source}\n  hint: `ss -ltnp 'sport = :{}'` names who \
+         holds the port; set admin.http to another, or to \"off\"", address.port()
+    )]
+    Port {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// Opens the socket. One left behind by a dead agent is replaced.
+pub async fn bind_socket(path: &Path) -> Result<UnixListener, AdminError> {
+    let failed = |source| AdminError::Socket { path: path.to_owned(), source };
+    if tokio::net::UnixStream::connect(path).await.is_ok() {
+        return Err(AdminError::Taken(path.to_owned()));
+    }
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(e)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    let permissions = std::fs::Permissions::from_mode(0o660);
+    std::fs::set_permissions(path, permissions).map_err(failed)?;
+    Ok(listener)
+}
+
+/// Opens the loopback port.
+pub async fn bind_port(address: SocketAddr) -> Result<TcpListener, AdminError> {
+    TcpListener::bind(address).await.map_err(|source| AdminError::Port { address, source })
+}
+
+/// Serves until the task is aborted.
+pub async fn serve(admin: Arc<Admin>, socket: UnixListener, port: Option<TcpListener>) {
+    let read_only = router(admin.clone()).layer(middleware::from_fn(only_reading));
+    let whole = router(admin);
+    let port = async {
+        match port {
+            Some(port) => axum::serve(port, read_only).await,
+            None => std::future::pending().await,
+        }
+    };
+    // Both end only with the task; an accept that fails is tried again within axum.
+    let _ = tokio::join!(axum::serve(socket, whole), port);
+}
+
+fn router(admin: Arc<Admin>) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/members", get(members))
+        .route("/v1/routes", get(routes))
+        .route("/v1/explain/{service}", get(explain))
+        .route("/v1/incidents", get(incidents))
+        .route("/v1/incidents/{id}", get(incident))
+        .route("/v1/drain", post(drain))
+        .route("/v1/reload", post(reload))
+        .route("/v1/leave", post(leave))
+        .route("/metrics", get(metrics))
+        .route("/live", get(live))
+        .route("/livez", get(live))
+        .route("/ready", get(ready))
+        .route("/readyz", get(ready))
+        .route("/healthz", get(ready))
+        .fallback(unknown)
+        .layer(axum::extract::DefaultBodyLimit::max(BODY_LIMIT))
+        .with_state(admin)
+}
+
+async fn only_reading(request: Request<axum::body::Body>, next: Next) -> Response {
+    match *request.method() {
+        Method::GET | Method::HEAD => next.run(request).await,
+        _ => problem(
+            StatusCode::FORBIDDEN,
+            "the loopback port is for reading only",
+            "use the admin socket: hearth --socket PATH, or curl --unix-socket PATH",
+        ),
+    }
+}
+
+fn problem(status: StatusCode, error: &str, hint: &str) -> Response {
+    let body = ErrorView { error: error.to_owned(), hint: hint.to_owned() };
+    (status, Json(body)).into_response()
+}
+
+struct Failure(Response);
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        self.0
+    }
+}
+
+impl From<Gone> for Failure {
+    fn from(gone: Gone) -> Self {
+        let hint = "ask another agent of the mesh";
+        Self(problem(StatusCode::SERVICE_UNAVAILABLE, &gone.to_string(), hint))
+    }
+}
+
+type Answer = Result<Response, Failure>;
+
+async fn status(State(admin): State<Arc<Admin>>) -> Answer {
+    let mut view = admin.handle.read(|node, now| node.status_view(now)).await?;
+    view.links = admin.links.views();
+    view.certificate_expires = Some(admin.credentials.expires());
+    Ok(Json(view).into_response())
+}
+
+async fn members(State(admin): State<Arc<Admin>>) -> Answer {
+    Ok(Json(admin.handle.read(|node, now| node.members_view(now)).await?).into_response())
+}
+
+async fn routes(State(admin): State<Arc<Admin>>) -> Answer {
+    Ok(Json(admin.handle.read(|node, _| node.routes_view()).await?).into_response())
+}
+
+async fn explain(State(admin): State<Arc<Admin>>, UrlPath(service): UrlPath<String>) -> Answer {
+    let name = match ServiceName::parse(&service) {
+        Ok(name) => name,
+        Err(e) => {
+            let hint = "`hearth routes` lists the services known here";
+            return Ok(problem(StatusCode::BAD_REQUEST, &e.to_string(), hint));
+        }
+    };
+    let view = admin.handle.read(move |node, now| node.explain_view(&name, now)).await?;
+    Ok(match view {
+        Some(view) => Json(view).into_response(),
+        None => problem(
+            StatusCode::NOT_FOUND,
+            &format!("nobody offers or calls the service {service:?} as seen from here"),
+            "`hearth routes` lists the services known here",
+        ),
+    })
+}
+
+async fn incidents(State(admin): State<Arc<Admin>>) -> Answer {
+    Ok(Json(admin.handle.read(|node, _| node.incidents_view()).await?).into_response())
+}
+
+async fn incident(State(admin): State<Arc<Admin>>, UrlPath(id): UrlPath<String>) -> Answer {
+    let all = admin.handle.read(|node, _| node.incidents_view()).await?;
+    let found: Option<IncidentView> =
+        all.into_iter().find(|i| i.id == id || i.trace_id == id);
+    Ok(match found {
+        Some(view) => Json(view).into_response(),
+        None => problem(
+            StatusCode::NOT_FOUND,
+            &format!("no incident {id:?} is remembered here"),
+            "`hearth incidents` lists those that are",
+        ),
+    })
+}
+
+async fn drain(State(admin): State<Arc<Admin>>, body: String) -> Answer {
+    let request: DrainRequest = match serde_json::from_str(&body) {
+        Ok(request) => request,
+        Err(e) => {
+            let error = format!("the body is not a drain request: {e}");
+            return Ok(problem(StatusCode::BAD_REQUEST, &error, "send {\"on\": true}"));
+        }
+    };
+    tracing::info!(on = request.on, "drain asked for");
+    admin.handle.command(Command::Drain(request.on)).await?;
+    status(State(admin)).await
+}
+
+async fn reload(State(admin): State<Arc<Admin>>) -> Answer {
+    Ok(match (admin.reload)().await {
+        Ok(Ok(done)) => Json(serde_json::json!({ "reloaded": done })).into_response(),
+        Ok(Err(why)) => {
+            problem(StatusCode::BAD_REQUEST, &why, "mend the file; the old configuration is kept")
+        }
+        Err(_) => return Err(Gone.into()),
+    })
+}
+
+async fn leave(State(admin): State<Arc<Admin>>) -> Answer {
+    admin.leave.notify_one();
+    Ok((StatusCode::ACCEPTED, Json(serde_json::json!({ "leaving": true }))).into_response())
+}
+
+async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
+    // Read through the driver so that gauges taken from the core are of this moment.
+    let content = HeaderValue::from_static(
+        "application/openmetrics-text; version=1.0.0; charset=utf-8",
+    );
+    let mut response = (admin.metrics)().into_response();
+    response.headers_mut().insert(header::CONTENT_TYPE, content);
+    response
+}
+
+async fn live(State(admin): State<Arc<Admin>>) -> Response {
+    match tokio::time::timeout(LIVE_LIMIT, admin.handle.read(|_, _| ())).await {
+        Ok(Ok(())) => "live\n".into_response(),
+        _ => problem(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the driver does not answer",
+            "restart the agent; its logs say what it did last",
+        ),
+    }
+}
+
+/// Ready: the core runs and this node is not draining or leaving. Peers are not asked for: an agent that
+/// is alone serves with what it knows.
+async fn ready(State(admin): State<Arc<Admin>>) -> Answer {
+    let phase = admin.handle.read(|node, now| node.status_view(now).phase).await?;
+    Ok(match phase.as_str() {
+        "draining" | "leaving" => problem(
+            StatusCode::SERVICE_UNAVAILABLE,
+            &format!("this node is {phase}"),
+            "`hearth drain --off` ends draining",
+        ),
+        _ => "ready\n".into_response(),
+    })
+}
+
+async fn unknown(uri: Uri) -> Response {
+    problem(
+        StatusCode::NOT_FOUND,
+        &format!("there is no {}", uri.path()),
+        "there are /v1/status, /v1/members, /v1/routes, /v1/explain/SERVICE, /v1/incidents, /metrics, \
+         /live and /ready",
+    )
+}
