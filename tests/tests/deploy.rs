@@ -283,6 +283,31 @@ fn the_dashboard_shows_every_metric() {
     assert_eq!(ids.len(), panels.len(), "panel ids repeat");
 }
 
+#[test]
+fn every_query_of_the_dashboard_is_valid() {
+    let Some(promtool) = tool_or_say("promtool", "queries of the dashboard") else { return };
+    let content = std::fs::read_to_string(deploy().join("grafana/hearth.json")).expect("dashboard");
+    let dashboard: Value = serde_json::from_str(&content).expect("the dashboard is JSON");
+    let panels = dashboard["panels"].as_array().expect("panels").iter();
+    let targets = panels.flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
+    let annotations = dashboard["annotations"]["list"].as_array().expect("annotations").iter();
+    // promtool parses queries only inside rules; JSON is YAML too.
+    let rules: Vec<Value> = targets
+        .chain(annotations)
+        .enumerate()
+        .map(|(number, target)| {
+            let expr = target["expr"].as_str().expect("a query").replace("$__rate_interval", "1m");
+            serde_json::json!({ "record": format!("dashboard:{number}"), "expr": expr })
+        })
+        .collect();
+    assert!(rules.len() > 20, "only {} queries", rules.len());
+    let rules = serde_json::json!({ "groups": [{ "name": "dashboard", "rules": rules }] });
+    let scratch = Scratch::new("queries");
+    let file = scratch.path().join("queries.yml");
+    std::fs::write(&file, rules.to_string()).expect("write rules");
+    assert_clean(Command::new(promtool).args(["check", "rules"]).arg(&file));
+}
+
 /// Words that look like one of our metrics. Recorded series (`hearth:…`) are not metrics.
 fn metric_names(content: &str) -> BTreeSet<String> {
     content
