@@ -4,6 +4,7 @@
 //! certificate, a new root or a revocation works in the next handshake without anything being rebuilt.
 //! Resumption is off: it would let a revoked peer back in without showing its certificate.
 
+use std::fmt;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -32,9 +33,28 @@ pub(crate) fn algorithms() -> WebPkiSupportedAlgorithms {
     rustls::crypto::ring::default_provider().signature_verification_algorithms
 }
 
-/// A refusal as rustls carries it; its text is kept and can be printed by whoever gets the error.
+/// A refusal as rustls carries it. rustls prints what it carries by `Debug`; here that is the text for
+/// people, so that it is whole in every error that ends in a log.
+struct Told(Box<dyn std::error::Error + Send + Sync>);
+
+impl fmt::Debug for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Display for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl std::error::Error for Told {}
+
+/// `refusal` as the error of a rustls verifier.
 pub(crate) fn refused(refusal: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(refusal))))
+    let told = Told(Box::new(refusal));
+    Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(told))))
 }
 
 pub(super) fn client_config(
