@@ -94,7 +94,7 @@ pub enum LinkInput {
     },
     /// The last link to the peer is closed.
     Closed {
-        /// The peer closed it in good order, or we did.
+        /// It ended by somebody's word. Otherwise it broke, or could not be made.
         orderly: bool,
     },
 }
@@ -228,6 +228,7 @@ struct Activation {
 struct Forced {
     incident: IncidentKey,
     until: Time,
+    by: NodeName,
 }
 
 /// What is kept per service.
@@ -390,20 +391,7 @@ impl Node {
             LinkInput::Up(hello) => self.link_up(now, peer, &hello),
             LinkInput::Heard => self.heard(now, peer),
             LinkInput::Silent { unanswered } => self.link_silent(now, peer, unanswered),
-            LinkInput::Closed { orderly } => {
-                let e = self.evidence(now, peer);
-                // A link that closed in good order says nothing; one that broke stays as silent as
-                // it was, and an unexplained end is a silence until the next link is up.
-                if orderly && e.link == LinkState::Up {
-                    e.link = LinkState::None;
-                    e.link_since = now;
-                } else if e.link == LinkState::Up {
-                    e.link = LinkState::Silent;
-                    e.link_since = now;
-                }
-                self.touch_node(peer);
-                self.look(peer);
-            }
+            LinkInput::Closed { orderly } => self.link_closed(now, peer, orderly),
         }
         self.settle(now);
     }
@@ -620,6 +608,19 @@ impl Node {
         e.link_since = e.heard.map_or(began, |h| began.max(h));
         self.touch_node(peer);
         self.hint(peer);
+    }
+
+    /// A link that closed in good order says nothing of its peer. One that broke, or could not be
+    /// made when it was wanted, is silent until the next is up.
+    fn link_closed(&mut self, now: Time, peer: &NodeName, orderly: bool) {
+        let e = self.evidence(now, peer);
+        let next = if orderly { LinkState::None } else { LinkState::Silent };
+        if e.link == next || e.link == LinkState::Silent {
+            return;
+        }
+        e.link = next;
+        e.link_since = now;
+        self.touch_node(peer);
     }
 
     /// All services with endpoints on `node` are to be looked at again.

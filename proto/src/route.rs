@@ -84,7 +84,7 @@ pub struct Candidate {
 pub enum Choice {
     /// The ready ones.
     Serve(Vec<usize>),
-    /// Too few are ready: the doubtful ones as well, ready ones first.
+    /// Too few are ready: doubtful ones as well, ready ones first.
     Panic(Vec<usize>),
     /// Nobody serves: these are called up; hold the request and wake them.
     Wake(Vec<usize>),
@@ -114,41 +114,54 @@ impl Choice {
 
 /// Decides who is picked from, by the first rule that fits:
 ///
-/// 1. enough are ready (more than the panic threshold's share of those that should serve): the ready;
-/// 2. somebody is ready or doubtful: panic, both, the ready ones first;
+/// 1. enough are ready (the panic threshold's share of the ready and those accused by hearsay): the
+///    ready;
+/// 2. somebody is ready or accused by hearsay only: panic, both, the ready ones first;
 /// 3. somebody is called up or on its way: wake;
-/// 4. nobody.
+/// 4. somebody is silent on our own link: panic, those, since when everyone is silent the fault is
+///    likely ours and ends without notice;
+/// 5. nobody.
+///
+/// A silent link is proof of our own, so a silent endpoint never dilutes those that answer.
 pub fn choose(policy: &ServicePolicy, candidates: &[Candidate], tally: &Tally) -> (Choice, String) {
-    let of = |wanted: fn(&Standing) -> bool| -> Vec<usize> {
-        (0..candidates.len()).filter(|i| wanted(&candidates[*i].standing)).collect()
+    let of = |wanted: &dyn Fn(&Candidate) -> bool| -> Vec<usize> {
+        (0..candidates.len()).filter(|i| wanted(&candidates[*i])).collect()
     };
-    let ready = of(|s| matches!(s, Standing::Ready));
-    let doubtful = of(|s| matches!(s, Standing::Doubtful(_)));
-    let should = ready.len() + doubtful.len();
+    let is_silent = |s: &Standing| matches!(s, Standing::Doubtful(Why::Silent { .. }));
+    let ready = of(&|c| c.standing == Standing::Ready);
+    let silent = of(&|c| is_silent(&c.standing));
+    let accused = of(&|c| matches!(c.standing, Standing::Doubtful(_)) && !is_silent(&c.standing));
+    let waking = of(&|c| {
+        tally.called.contains(&c.id)
+            && matches!(
+                c.standing,
+                Standing::Out(Why::Condition(Condition::Standby | Condition::Activating))
+            )
+    });
+    let should = ready.len() + accused.len();
     if !ready.is_empty() && ready.len() >= policy.panic.of(should) {
         let reason = format!("{} ready of {} known", ready.len(), candidates.len());
         return (Choice::Serve(ready), reason);
     }
-    let waking: Vec<usize> = (0..candidates.len())
-        .filter(|i| tally.called.contains(&candidates[*i].id))
-        .filter(|i| {
-            matches!(
-                candidates[*i].standing,
-                Standing::Out(Why::Condition(Condition::Standby | Condition::Activating))
-            )
-        })
-        .collect();
-    if ready.is_empty() && !waking.is_empty() {
-        let reason = "nobody serves; warm endpoints are being called up".to_owned();
-        return (Choice::Wake(waking), reason);
-    }
     if should > 0 {
         let reason = format!(
-            "panic: only {} of {should} are ready, below {} of them; the doubtful are used as well",
+            "panic: only {} of {should} are ready, below {} of them; those accused by others are used \
+             as well",
             ready.len(),
             policy.panic
         );
-        return (Choice::Panic(ready.into_iter().chain(doubtful).collect()), reason);
+        return (Choice::Panic(ready.into_iter().chain(accused).collect()), reason);
+    }
+    if !waking.is_empty() {
+        let reason = "nobody serves; warm endpoints are being called up".to_owned();
+        return (Choice::Wake(waking), reason);
+    }
+    if !silent.is_empty() {
+        let reason = format!(
+            "panic: all {} endpoints that should serve are silent; perhaps it is this host's network",
+            silent.len()
+        );
+        return (Choice::Panic(silent), reason);
     }
     let reason = match candidates.len() {
         0 => "no agent offers this service".to_owned(),

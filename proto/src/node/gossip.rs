@@ -6,9 +6,10 @@ use std::time::Duration;
 use rand::RngExt;
 
 use crate::advert::SignedAdvert;
+use crate::evidence::Swim;
 use crate::ids::{Identity, NodeName};
 use crate::member::Rumour;
-use crate::table::Merged;
+use crate::table::{Merged, REMEMBER};
 use crate::time::Time;
 use crate::wire::{Digest, Hint, Members, Message, Versions};
 
@@ -68,6 +69,23 @@ impl Node {
             }
         }
         self.pull(now);
+        self.forget(now);
+    }
+
+    /// Forgets nodes that left or are down for longer than anybody's old record lives.
+    fn forget(&mut self, now: Time) {
+        let gone: Vec<NodeName> = self
+            .nodes
+            .iter()
+            .filter(|(_, e)| e.swim == Swim::Down && now.since(e.swim_since) >= REMEMBER)
+            .map(|(name, _)| name.clone())
+            .collect();
+        for node in gone {
+            self.touch_node(&node);
+            self.table.forget(&node, now);
+            self.nodes.remove(&node);
+            self.outcomes.retain(|id, _| id.node != node);
+        }
     }
 
     /// Asks for records that rumours announced and that did not come by themselves: their owner if it

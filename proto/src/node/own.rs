@@ -9,7 +9,7 @@ use crate::incident::Span;
 use crate::lifecycle::{Action, Event as Life, Lifecycle};
 use crate::member::Rumour;
 use crate::time::Time;
-use crate::wire::Wake;
+use crate::wire::{Message, Wake};
 
 use super::{Activation, EndpointConfig, Event, Forced, Node, Own};
 
@@ -151,7 +151,7 @@ impl Node {
         }
         self.stale_services.insert(wake.endpoint.service.clone());
         if wake.urgent {
-            let forced = Forced { incident: wake.incident, until: now + FORCE };
+            let forced = Forced { incident: wake.incident, until: now + FORCE, by: from.clone() };
             self.forced.insert(wake.endpoint, forced);
         } else {
             self.look(&wake.incident.lost.node);
@@ -222,6 +222,12 @@ impl Node {
         self.member.spread(&Rumour { node: self.config.name.clone(), version });
         let me = self.config.name.clone();
         self.push(&me, &signed);
+        // Callers that hold requests for us hear it first hand.
+        let waiting: std::collections::BTreeSet<NodeName> =
+            self.forced.values().map(|f| f.by.clone()).collect();
+        for caller in waiting {
+            self.send(&caller, Message::Adverts(vec![signed.clone()]));
+        }
         self.events.push_back(Event::SaveTable);
     }
 

@@ -1,0 +1,283 @@
+//! Data connections: dialled by the caller when it first needs one, a bi stream per request.
+//!
+//! Waiting for a dial is shared by all requests that need it, and bounded. After a failed dial the next
+//! one waits out its backoff; requests meanwhile fail at once, so that they go elsewhere.
+
+use std::net::SocketAddr;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use hearth_proto::ids::NodeName;
+use quinn::{Connection, RecvStream, SendStream, VarInt};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::backoff::Backoff;
+use super::dial::{self, DIAL_LIMIT, connect, explain};
+use super::peer::Peer;
+use super::{CloseCode, Kind, LinkError, Shared, lock, mesh};
+use crate::identity::Expected;
+
+/// Requests that wait for one dial.
+const MAX_WAITERS: usize = 1024;
+/// A stream that was dropped before its end.
+const ABANDONED: VarInt = VarInt::from_u32(1);
+
+/// A data connection of ours and what is under way on it.
+pub(crate) struct DataConnection {
+    pub(crate) connection: Connection,
+    streams: AtomicUsize,
+    retired: AtomicBool,
+}
+
+impl DataConnection {
+    /// No new streams; it closes with the last one.
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Ordering::SeqCst);
+        self.close_if_done();
+    }
+
+    fn close_if_done(&self) {
+        if self.retired.load(Ordering::SeqCst) && self.streams.load(Ordering::SeqCst) == 0 {
+            self.connection.close(CloseCode::Retired.code(), b"another connection took over");
+        }
+    }
+}
+
+type Outcome = Option<Result<Arc<DataConnection>, LinkError>>;
+
+/// Where dialling a data connection stands.
+#[derive(Default)]
+pub(crate) struct DataDial {
+    under_way: Option<watch::Receiver<Outcome>>,
+    failed: Option<(Instant, LinkError)>,
+    backoff: Backoff,
+}
+
+/// The sending half of a stream. Dropped before [`Sender::finish`] it resets the stream, so that nothing
+/// cut short is ever taken for whole.
+#[derive(Debug)]
+pub struct Sender {
+    stream: SendStream,
+    finished: bool,
+}
+
+impl Sender {
+    fn new(stream: SendStream) -> Self {
+        Self { stream, finished: false }
+    }
+
+    /// The end of what is sent.
+    pub fn finish(&mut self) {
+        self.finished = true;
+        // Refused only when the peer stopped reading, or it was finished before: no more to do then.
+        let _ = self.stream.finish();
+    }
+
+    /// Gives the stream up with a reason.
+    pub fn abandon(&mut self, code: VarInt) {
+        self.finished = true;
+        let _ = self.stream.reset(code);
+    }
+}
+
+impl Deref for Sender {
+    type Target = SendStream;
+    fn deref(&self) -> &SendStream {
+        &self.stream
+    }
+}
+
+impl DerefMut for Sender {
+    fn deref_mut(&mut self) -> &mut SendStream {
+        &mut self.stream
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        if !self.finished {
+            let _ = self.stream.reset(ABANDONED);
+        }
+    }
+}
+
+/// A stream between two agents.
+#[derive(Debug)]
+pub struct DataStream {
+    /// Our half.
+    pub send: Sender,
+    /// The peer's half.
+    pub recv: RecvStream,
+    /// Counts the stream among those under way; dropped when nothing more is awaited on it.
+    pub guard: Option<InFlight>,
+}
+
+/// A request of ours that is under way: while there is one, its peer is watched closely.
+pub struct InFlight {
+    peer: Arc<Peer>,
+    connection: Arc<DataConnection>,
+}
+
+impl std::fmt::Debug for InFlight {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "InFlight({})", self.peer.name)
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.peer.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.connection.streams.fetch_sub(1, Ordering::SeqCst);
+        self.connection.close_if_done();
+    }
+}
+
+/// Opens a stream, dialling when needed.
+pub(crate) async fn open(
+    shared: &Arc<Shared>,
+    peer: &Arc<Peer>,
+    address: SocketAddr,
+) -> Result<DataStream, LinkError> {
+    let connection = match usable(peer) {
+        Some(connection) => connection,
+        None => dialled(shared, peer, address).await?,
+    };
+    connection.streams.fetch_add(1, Ordering::SeqCst);
+    peer.in_flight.fetch_add(1, Ordering::Relaxed);
+    let guard = InFlight { peer: peer.clone(), connection: connection.clone() };
+    shared.monitor.look(peer);
+    let lost = |e: quinn::ConnectionError| LinkError::Lost {
+        peer: peer.name.clone(),
+        why: explain(&e),
+    };
+    let (send, recv) = timeout(DIAL_LIMIT, connection.connection.open_bi())
+        .await
+        .map_err(|_| LinkError::Busy { peer: peer.name.clone(), why: "too many open requests" })?
+        .map_err(lost)?;
+    Ok(DataStream { send: Sender::new(send), recv, guard: Some(guard) })
+}
+
+fn usable(peer: &Peer) -> Option<Arc<DataConnection>> {
+    let state = lock(&peer.state);
+    state.data.as_ref().filter(|d| d.connection.close_reason().is_none()).cloned()
+}
+
+/// Waits for the dial that is under way, or starts one.
+async fn dialled(
+    shared: &Arc<Shared>,
+    peer: &Arc<Peer>,
+    address: SocketAddr,
+) -> Result<Arc<DataConnection>, LinkError> {
+    let mut waiter = {
+        let mut state = lock(&peer.state);
+        state.address = address;
+        if let Some(data) = state.data.as_ref().filter(|d| d.connection.close_reason().is_none()) {
+            return Ok(data.clone());
+        }
+        if shared.is_closed() {
+            return Err(LinkError::Closed);
+        }
+        let dial = &mut state.data_dial;
+        match &dial.under_way {
+            Some(waiter) if waiter.has_changed().is_ok() => {
+                let waiter = waiter.clone();
+                drop(state);
+                waiter
+            }
+            _ => {
+                if let Some((until, error)) = &dial.failed
+                    && Instant::now() < *until
+                {
+                    return Err(error.clone());
+                }
+                let (outcome, waiter) = watch::channel(None);
+                dial.under_way = Some(waiter.clone());
+                drop(state);
+                let task = run_dial(shared.clone(), peer.clone(), address, outcome);
+                shared.runtimes.data.spawn(task);
+                // The mesh link is what senses the peer.
+                dial::want_mesh(shared, peer);
+                waiter
+            }
+        }
+    };
+    if peer.requests() > MAX_WAITERS {
+        return Err(LinkError::Busy { peer: peer.name.clone(), why: "too many wait for a dial" });
+    }
+    let outcome = waiter.wait_for(Option::is_some).await.map_err(|_| LinkError::Closed)?;
+    // Proof: `wait_for` returned a value for which `is_some` held.
+    outcome.clone().unwrap_or(Err(LinkError::Closed))
+}
+
+async fn run_dial(
+    shared: Arc<Shared>,
+    peer: Arc<Peer>,
+    address: SocketAddr,
+    outcome: watch::Sender<Outcome>,
+) {
+    let result = async {
+        let _turn = shared.data_dials.acquire().await.map_err(|_| LinkError::Closed)?;
+        let expected = Expected::Node(peer.name.clone());
+        connect(&shared, expected, address, Kind::Data, peer.name.as_str()).await
+    }
+    .await;
+    let result = result.map(|connection| {
+        Arc::new(DataConnection {
+            connection,
+            streams: AtomicUsize::new(0),
+            retired: AtomicBool::new(false),
+        })
+    });
+    {
+        let mut state = lock(&peer.state);
+        state.data_dial.under_way = None;
+        match &result {
+            Ok(data) => {
+                state.data = Some(data.clone());
+                state.data_dial.failed = None;
+                state.data_dial.backoff = Backoff::default();
+            }
+            Err(error) => {
+                let wait = state.data_dial.backoff.failed(rand::random(), true);
+                state.data_dial.failed = Some((Instant::now() + wait, error.clone()));
+            }
+        }
+    }
+    if let Ok(data) = &result {
+        attend(&shared, &peer, &data.connection);
+    }
+    // Without receivers nobody waits any more.
+    let _ = outcome.send(Some(result));
+}
+
+/// Senses a data connection and forgets it at its end.
+fn attend(shared: &Arc<Shared>, peer: &Arc<Peer>, connection: &Connection) {
+    peer.track(connection, Kind::Data);
+    tokio::spawn(mesh::read_datagrams(shared.clone(), connection.clone(), peer.clone()));
+    let (peer, connection) = (peer.clone(), connection.clone());
+    tokio::spawn(async move {
+        connection.closed().await;
+        peer.unregister(&connection);
+    });
+}
+
+/// Serves a data connection that a peer dialled: hands each stream to the handler.
+pub(crate) async fn serve(
+    shared: &Arc<Shared>,
+    connection: &Connection,
+    name: &NodeName,
+    remote: SocketAddr,
+) {
+    let peer = shared.peer(name, remote);
+    attend(shared, &peer, connection);
+    while let Ok((send, recv)) = connection.accept_bi().await {
+        let stream = DataStream { send: Sender::new(send), recv, guard: None };
+        match shared.handler.get() {
+            Some(handler) => handler(name.clone(), stream),
+            None => drop(stream),
+        }
+    }
+}

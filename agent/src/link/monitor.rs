@@ -1,0 +1,289 @@
+//! Watches for silence: samples what connections sent and heard, and pings where nothing else would.
+//!
+//! Looks every [`TICK`] at the peers something is outstanding with, and at nobody when nothing is.
+//! Peers come onto the list by [`Monitor::look`] (something was sent to them) and leave it when all is
+//! answered. Watched peers that are idle get a ping now and then, so that their loss is noticed before a
+//! request runs into it.
+//!
+//! The monitor never waits for anyone: events go out with `try_send` and are tried again at the next
+//! tick, as long as they are still true. It measures its own lateness and, when late, judges nobody for
+//! what was not read meanwhile. If it is aborted, silence is no longer sensed; connections then end by
+//! their idle timeout.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, mpsc};
+
+use super::peer::{Peer, STALE_AFTER, Silence, State};
+use super::silence::{LATE, Sign};
+use super::{CloseCode, LinkEvent, Shared, dial, lock};
+
+/// How often what is outstanding is looked at.
+const TICK: Duration = Duration::from_millis(5);
+/// A watched, idle peer is pinged so often.
+const PING_WATCHED: Duration = Duration::from_millis(250);
+/// A peer that has requests of ours and hears nothing from us is pinged so often: the application may be
+/// slow, but is the host still there?
+const PING_BUSY: Duration = Duration::from_millis(25);
+/// A silent peer is pinged so often, so that its return is noticed soon.
+const PING_SILENT: Duration = Duration::from_millis(100);
+/// A peer stays on the list so long after the last send, since frames leave a moment after they were
+/// handed over.
+const LINGER: Duration = Duration::from_millis(15);
+/// One connection that hears nothing while the peer answers on others belongs to a process that is
+/// gone. Far above the threshold for the peer, since closing it cannot be taken back.
+const DEAD: Duration = Duration::from_millis(300);
+const DEAD_FACTOR: u32 = 5;
+
+/// The list of peers to look at, as others see it.
+#[derive(Default)]
+pub(crate) struct Monitor {
+    fresh: Mutex<Vec<Arc<Peer>>>,
+    watched: Mutex<Vec<Arc<Peer>>>,
+    bell: Notify,
+}
+
+impl Monitor {
+    /// Something is or will be outstanding with `peer`.
+    pub(crate) fn look(&self, peer: &Arc<Peer>) {
+        peer.looks.fetch_add(1, Ordering::AcqRel);
+        if !peer.looked_at.swap(true, Ordering::AcqRel) {
+            lock(&self.fresh).push(peer.clone());
+            self.bell.notify_one();
+        }
+    }
+
+    /// Replaces the list of peers to ping when idle.
+    pub(crate) fn watch(&self, peers: Vec<Arc<Peer>>) {
+        *lock(&self.watched) = peers;
+        self.bell.notify_one();
+    }
+
+    pub(crate) fn wake(&self) {
+        self.bell.notify_one();
+    }
+}
+
+/// A peer on the list.
+struct Entry {
+    peer: Arc<Peer>,
+    /// It stays at least so long.
+    until: Instant,
+    /// The asks taken note of.
+    looks: usize,
+}
+
+/// What is to be done for one peer after looking at it.
+#[derive(Default)]
+struct Look {
+    /// It stays on the list.
+    stay: bool,
+    /// Look again no later.
+    due: Option<Instant>,
+    /// A silence was declared just now.
+    declared: bool,
+    /// It has been silent for long: dial beside.
+    redial: bool,
+}
+
+pub(crate) async fn run(shared: Arc<Shared>) {
+    let mut hot: Vec<Entry> = Vec::new();
+    let mut next = Instant::now();
+    while !shared.is_closed() {
+        let idle = hot.is_empty() && lock(&shared.monitor.watched).is_empty();
+        let rung = tokio::select! {
+            biased;
+            () = tokio::time::sleep_until(next.into()), if !idle => false,
+            () = shared.monitor.bell.notified() => true,
+        };
+        let now = Instant::now();
+        for peer in lock(&shared.monitor.fresh).drain(..) {
+            hot.push(Entry { peer, until: now + LINGER, looks: 0 });
+        }
+        if rung {
+            // Those new on the list are looked at within a tick.
+            next = next.min(now + TICK).max(now);
+            continue;
+        }
+        let lag = now.saturating_duration_since(next);
+        shared.metrics.lag.set(lag.as_secs_f64());
+        let late = lag > LATE;
+        let pinged = ping_idle(&shared, now);
+        let mut due = now + if hot.is_empty() { pinged } else { TICK };
+        hot.retain_mut(|entry| {
+            let look = look(&shared, entry, now, late);
+            due = due.min(look.due.unwrap_or(due)).max(now + Duration::from_millis(1));
+            if !look.stay {
+                entry.peer.looked_at.store(false, Ordering::Release);
+                // Whoever asked between the look and the store found the flag set.
+                if entry.peer.looks.load(Ordering::Acquire) != entry.looks {
+                    shared.monitor.look(&entry.peer);
+                }
+            }
+            look.stay
+        });
+        next = due;
+    }
+}
+
+/// Pings the watched peers that heard nothing from us for a while, and says when to come again.
+fn ping_idle(shared: &Arc<Shared>, now: Instant) -> Duration {
+    let watched = lock(&shared.monitor.watched).clone();
+    let mut soonest = PING_WATCHED;
+    for peer in watched {
+        let mut state = lock(&peer.state);
+        let last = state.sense.last_sent.max(state.sense.last_ping);
+        let age = last.map_or(PING_WATCHED, |t| now.saturating_duration_since(t));
+        if age < PING_WATCHED {
+            soonest = soonest.min(PING_WATCHED - age);
+            continue;
+        }
+        let linked = state.ping(now, false);
+        drop(state);
+        if linked {
+            shared.monitor.look(&peer);
+        } else {
+            dial::want_mesh(shared, &peer);
+        }
+    }
+    soonest
+}
+
+fn look(shared: &Arc<Shared>, entry: &mut Entry, now: Instant, late: bool) -> Look {
+    let peer = &entry.peer;
+    let looks = peer.looks.load(Ordering::Acquire);
+    if looks != entry.looks {
+        (entry.looks, entry.until) = (looks, now + LINGER);
+    }
+    let busy = peer.requests() > 0;
+    let mut state = lock(&peer.state);
+    let mut look = Look::default();
+    let sampled = sample(&mut state, now, late);
+    if sampled.sent {
+        state.sense.last_sent = Some(now);
+        entry.until = now + LINGER;
+    }
+    match sampled.sign {
+        Sign::Doubt => {
+            state.ping(now, false);
+        }
+        Sign::Silent if state.sense.silence.is_none() => {
+            let opened = now - state.sense.window.age(now).unwrap_or_default();
+            let floor = state.sense.next_ping;
+            state.sense.silence = Some(Silence { opened, floor });
+            state.ping(now, true);
+            look.declared = true;
+        }
+        Sign::Fine | Sign::Silent => {}
+    }
+    ping_if_due(&mut state, now, busy);
+    if let Some(silence) = state.sense.silence
+        && now.saturating_duration_since(silence.opened) >= STALE_AFTER
+    {
+        look.redial = !state.dialling;
+        if let Some(data) = state.data.take() {
+            data.retire();
+        }
+    }
+    tell(shared, peer, &mut state, now);
+    look.due = state.sense.window.due(sampled.threshold).filter(|t| *t > now);
+    let waiting = state.sense.window.age(now).is_some()
+        || state.sense.silence.is_some()
+        || state.sense.told
+        || state.sense.answered;
+    look.stay = !state.connections.is_empty() && (busy || waiting || now < entry.until);
+    peer.publish(&state);
+    drop(state);
+    if look.declared {
+        shared.metrics.silences.inc();
+        tracing::debug!(peer = %peer.name, "link silent");
+    }
+    if look.redial {
+        dial::want_mesh(shared, peer);
+    }
+    look
+}
+
+struct Sampled {
+    sign: Sign,
+    sent: bool,
+    threshold: Duration,
+}
+
+/// Looks at all connections of a peer: a datagram heard on any of them answers for all.
+fn sample(state: &mut State, now: Instant, late: bool) -> Sampled {
+    let (mut sent, mut heard, mut threshold) = (false, false, Duration::ZERO);
+    if late {
+        state.sense.window.excuse(now);
+    }
+    for tracked in &mut state.connections {
+        let (s, h, t) = tracked.moved();
+        (sent, heard, threshold) = (sent | s, heard | h, threshold.max(t));
+        if late {
+            tracked.window.excuse(now);
+        }
+        let dead = DEAD.max(t * DEAD_FACTOR);
+        let sign = tracked.window.sample(now, s, h, dead);
+        if sign == Sign::Silent && state.sense.silence.is_none() {
+            tracked.connection.close(CloseCode::Stale.code(), b"nothing is acknowledged here");
+        }
+    }
+    let sign = state.sense.window.sample(now, sent, heard, threshold);
+    Sampled { sign, sent, threshold }
+}
+
+fn ping_if_due(state: &mut State, now: Instant, busy: bool) {
+    let silent = state.sense.silence.is_some();
+    let every = match (silent, busy) {
+        (true, _) => PING_SILENT,
+        (false, true) => PING_BUSY,
+        (false, false) => return,
+    };
+    let last = if silent {
+        state.sense.last_ping
+    } else {
+        state.sense.last_sent.max(state.sense.last_ping)
+    };
+    if last.is_none_or(|t| now.saturating_duration_since(t) >= every) {
+        // While requests are under way their own connection is asked as well.
+        state.ping(now, true);
+    }
+}
+
+/// Tells the driver what it does not know yet. A full queue is tried again at the next tick.
+fn tell(shared: &Shared, peer: &Peer, state: &mut State, now: Instant) {
+    let send = |event| match shared.events.try_send(event) {
+        Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => true,
+        Err(mpsc::error::TrySendError::Full(_)) => {
+            shared.metrics.drop("link_events_delayed");
+            false
+        }
+    };
+    let name = || peer.name.clone();
+    match state.sense.silence {
+        Some(silence) if !state.sense.told => {
+            let since = now.saturating_duration_since(silence.opened);
+            if send(LinkEvent::Silent { peer: name(), since }) {
+                state.sense.told = true;
+                state.sense.answered = false;
+            }
+        }
+        None if state.sense.told || state.sense.answered => {
+            if send(LinkEvent::Heard { peer: name() }) {
+                state.sense.told = false;
+                state.sense.answered = false;
+            }
+        }
+        _ => {}
+    }
+}
+
+/// A pong came in: what follows from it is told at once, not at the next tick.
+pub(crate) fn pong(shared: &Arc<Shared>, peer: &Arc<Peer>, number: u64) {
+    if peer.pong(number) {
+        tell(shared, peer, &mut lock(&peer.state), Instant::now());
+        shared.monitor.look(peer);
+    }
+}

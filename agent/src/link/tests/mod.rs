@@ -1,0 +1,139 @@
+//! Links between agents on loopback, with a relay in between that can go deaf in either direction.
+
+mod handshakes;
+mod messages;
+mod relay;
+mod silences;
+
+use std::fmt::Debug;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use hearth_proto::ids::{Generation, NodeName};
+use hearth_proto::wire::{self, Message};
+use tokio::sync::mpsc;
+
+use super::{LinkEvent, LinkHealth, LinkMetrics, Links, Runtimes};
+use crate::identity::Credentials;
+use crate::identity::authority::Authority;
+
+pub(crate) use relay::Relay;
+
+/// Far beyond what anything here takes; a test that needs it has failed.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(crate) fn name(name: &str) -> NodeName {
+    NodeName::parse(name).unwrap()
+}
+
+pub(crate) fn loopback(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
+/// A port that was free a moment ago.
+pub(crate) fn free_port() -> u16 {
+    std::net::UdpSocket::bind(loopback(0)).unwrap().local_addr().unwrap().port()
+}
+
+/// An agent's links and what they told.
+pub(crate) struct Agent {
+    pub(crate) links: Links,
+    pub(crate) name: NodeName,
+    pub(crate) address: SocketAddr,
+    pub(crate) metrics: LinkMetrics,
+    events: mpsc::Receiver<LinkEvent>,
+    seen: Vec<String>,
+}
+
+impl Agent {
+    pub(crate) fn start(authority: &Authority, node: &str) -> Self {
+        Self::with(authority.node(node), 1, None)
+    }
+
+    /// `advertised`: where others are told to reach it, if not at its socket.
+    pub(crate) fn with(
+        credentials: Credentials,
+        generation: u64,
+        advertised: Option<SocketAddr>,
+    ) -> Self {
+        let listen = loopback(free_port());
+        let (sender, events) = mpsc::channel(256);
+        let name = credentials.node().clone();
+        let metrics = LinkMetrics::default();
+        let hello = wire::Hello {
+            generation: Generation(generation),
+            address: advertised.unwrap_or(listen),
+            protocol: (wire::PROTOCOL, wire::PROTOCOL),
+        };
+        let links =
+            Links::bind(listen, credentials, hello, sender, metrics.clone(), Runtimes::current())
+                .unwrap();
+        Self { links, name, address: listen, metrics, events, seen: Vec::new() }
+    }
+
+    /// The first event that `pick` takes; what came before it is skipped.
+    pub(crate) async fn expect<T>(
+        &mut self,
+        what: &str,
+        mut pick: impl FnMut(LinkEvent) -> Option<T>,
+    ) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let next = tokio::time::timeout_at(deadline.into(), self.events.recv()).await;
+            let Ok(Some(event)) = next else {
+                panic!("{} waited for {what}, saw {:#?}", self.name, self.seen);
+            };
+            self.seen.push(format!("{event:?}"));
+            if let Some(found) = pick(event) {
+                return found;
+            }
+        }
+    }
+
+    pub(crate) async fn up(&mut self, with: &NodeName) -> wire::Hello {
+        self.expect(&format!("Up of {with}"), |e| match e {
+            LinkEvent::Up { peer, hello, .. } if &peer == with => Some(hello),
+            _ => None,
+        })
+        .await
+    }
+
+    pub(crate) async fn down(&mut self, with: &NodeName) -> String {
+        self.expect(&format!("Down of {with}"), |e| match e {
+            LinkEvent::Down { peer, reason, .. } if &peer == with => Some(reason),
+            _ => None,
+        })
+        .await
+    }
+
+    pub(crate) async fn message(&mut self) -> Message {
+        self.expect("a message", |e| match e {
+            LinkEvent::Message { message, .. } => Some(message),
+            _ => None,
+        })
+        .await
+    }
+
+    pub(crate) fn refusals(&self, reason: &'static str) -> u64 {
+        self.metrics.handshakes_refused.get_or_create(&[("reason", reason)]).get()
+    }
+}
+
+/// Waits until `probe` returns something.
+pub(crate) async fn until<T, S: Debug>(what: &str, mut probe: impl FnMut() -> Result<T, S>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match probe() {
+            Ok(found) => return found,
+            Err(seen) if Instant::now() > deadline => panic!("waited for {what}, saw {seen:?}"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(2)).await,
+        }
+    }
+}
+
+/// Waits for a state of health.
+pub(crate) async fn healthy(agent: &Agent, peer: &NodeName, wanted: LinkHealth) {
+    let mut health = agent.links.health(peer);
+    let waited = tokio::time::timeout(PATIENCE, health.wait_for(|h| *h == wanted)).await;
+    assert!(waited.is_ok(), "{} waited for {peer} to be {wanted:?}", agent.name);
+}

@@ -1,0 +1,114 @@
+//! Silence and return, over a relay that goes deaf.
+
+use std::sync::atomic::Ordering;
+
+use super::*;
+
+/// `a` with a link to `b` over a relay.
+async fn pair(authority: &Authority) -> (Agent, Agent, Relay) {
+    let mut a = Agent::start(authority, "a");
+    let target = std::sync::Arc::new(std::sync::OnceLock::new());
+    let known = target.clone();
+    let relay = Relay::start(move || *known.get().unwrap()).await;
+    let mut b = Agent::with(authority.node("b"), 1, Some(relay.address));
+    target.set(b.address).unwrap();
+    a.links.watch(vec![(b.name.clone(), relay.address)]);
+    a.up(&b.name).await;
+    b.up(&a.name).await;
+    (a, b, relay)
+}
+
+async fn silent(agent: &mut Agent, of: &NodeName) -> Duration {
+    agent
+        .expect("Silent", |e| match e {
+            LinkEvent::Silent { peer, since } if &peer == of => Some(since),
+            _ => None,
+        })
+        .await
+}
+
+async fn heard(agent: &mut Agent, of: &NodeName) {
+    agent
+        .expect("Heard", |e| matches!(&e, LinkEvent::Heard { peer } if peer == of).then_some(()))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watched_peer_that_goes_quiet_is_silent_and_heard_again_after_healing() {
+    let authority = Authority::new("mesh.example");
+    let (mut a, b, relay) = pair(&authority).await;
+    healthy(&a, &b.name, LinkHealth::Up).await;
+    relay.cut();
+    let cut = Instant::now();
+    let since = silent(&mut a, &b.name).await;
+    let took = cut.elapsed();
+    assert!(since >= super::super::silence::FLOOR, "accused after {since:?}");
+    // Idle: the wait for the next ping (250 ms) counts, and this machine may be busy.
+    assert!(took < Duration::from_secs(2), "took {took:?}");
+    healthy(&a, &b.name, LinkHealth::Silent).await;
+    assert_eq!(a.links.views()[0].state, "silent");
+    relay.heal();
+    let healed = Instant::now();
+    heard(&mut a, &b.name).await;
+    assert!(healed.elapsed() < Duration::from_secs(2), "took {:?}", healed.elapsed());
+    healthy(&a, &b.name, LinkHealth::Up).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_probe_of_a_lively_peer_is_answered_by_heard() {
+    let authority = Authority::new("mesh.example");
+    let (mut a, b, relay) = pair(&authority).await;
+    let started = Instant::now();
+    a.links.probe(&b.name, relay.address);
+    heard(&mut a, &b.name).await;
+    assert!(started.elapsed() < Duration::from_secs(1), "took {:?}", started.elapsed());
+    assert_eq!(a.metrics.silences.get(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_path_that_works_only_towards_us_does_not_end_a_silence() {
+    let authority = Authority::new("mesh.example");
+    let (mut a, b, relay) = pair(&authority).await;
+    relay.forth.store(false, Ordering::SeqCst);
+    silent(&mut a, &b.name).await;
+    // `b` speaks, and is heard, but what we say does not arrive.
+    let health = a.links.health(&b.name);
+    let deadline = Instant::now() + Duration::from_millis(700);
+    while Instant::now() < deadline {
+        let swim = wire::encode_swim(b"ping").into();
+        b.links.send_datagram(&a.name, a.address, swim);
+        assert_eq!(*health.borrow(), LinkHealth::Silent);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    relay.heal();
+    heard(&mut a, &b.name).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_restarts_unheard_is_linked_again_by_a_dial_beside_the_silent_link() {
+    let authority = Authority::new("mesh.example");
+    let mut a = Agent::start(&authority, "a");
+    let target = std::sync::Arc::new(std::sync::Mutex::new(loopback(9)));
+    let known = target.clone();
+    let relay = Relay::start(move || *known.lock().unwrap()).await;
+    let first = Agent::with(authority.node("b"), 1, Some(relay.address));
+    *target.lock().unwrap() = first.address;
+    a.links.watch(vec![(first.name.clone(), relay.address)]);
+    a.up(&first.name).await;
+    // The path now leads to a later start of `b`, which knows nothing of the connection.
+    let second = Agent::with(authority.node("b"), 2, Some(relay.address));
+    *target.lock().unwrap() = second.address;
+    let started = Instant::now();
+    assert_eq!(a.up(&first.name).await.generation.0, 2);
+    assert!(started.elapsed() < Duration::from_secs(5), "took {:?}", started.elapsed());
+    healthy(&a, &first.name, LinkHealth::Up).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_link_that_is_watched_is_never_called_silent() {
+    let authority = Authority::new("mesh.example");
+    let (a, b, _relay) = pair(&authority).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(a.metrics.silences.get(), 0);
+    healthy(&a, &b.name, LinkHealth::Up).await;
+}
