@@ -75,7 +75,7 @@ impl Summary {
     /// The table.
     pub(super) fn table(&self) -> String {
         let mut text = format!(
-            "\n{:<36}{:>6}{:>8}{:>9}{:>9}{:>12}  {}\n",
+            "\n{:<36}{:>6}{:>8}{:>11}{:>11}{:>14}  {}\n",
             "fault", "sent", "failed", "p99", "slowest", "normal after", "serves now"
         );
         for row in &self.rows {
@@ -85,7 +85,7 @@ impl Summary {
             // Writing to a String cannot fail.
             let _ = writeln!(
                 text,
-                "{:<36}{:>6}{:>8}{:>6.1} ms{:>6.1} ms{:>9.0} ms  {}",
+                "{:<36}{:>6}{:>8}{:>8.1} ms{:>8.1} ms{:>11.0} ms  {}",
                 row.name,
                 r.sent,
                 r.failed,

@@ -4,7 +4,7 @@
 //! below it, and where a warm endpoint was called up also `activate`, sent by *that* node's agent.
 
 use std::fmt::Write as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hearth_proto::view::IncidentView;
 
@@ -14,7 +14,7 @@ use crate::otlp::{Span, tree};
 
 /// Spans every incident has.
 const ALWAYS: [&str; 5] = ["failover", "detect", "decide", "shift", "stabilise"];
-/// Agents export in batches every few seconds.
+/// For all of them together; agents export in batches every few seconds.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What was found.
@@ -31,12 +31,13 @@ pub(super) struct Traces {
 /// Waits for the traces of these incidents, as the caller's agent knows them by now.
 pub(super) fn collect(mesh: &Mesh, incidents: &[IncidentView]) -> Traces {
     let mut traces = Traces::default();
+    let start = Instant::now();
     for early in incidents {
         // Whom it called up may have become known after the step had ended.
         let path = format!("/v1/incidents/{}", early.id);
         let incident = mesh.caller.agent.get(&path).unwrap_or_else(|_| early.clone());
         traces.activated += usize::from(incident.activated.is_some());
-        let whole = wait_for("its trace", PATIENCE, || {
+        let whole = wait_for("its trace", PATIENCE.saturating_sub(start.elapsed()), || {
             check(&incident, &mesh.otlp.trace(&incident.trace_id))
         });
         if let Err(error) = whole {
