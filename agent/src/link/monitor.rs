@@ -187,6 +187,8 @@ fn look(shared: &Arc<Shared>, entry: &mut Entry, now: Instant, late: bool) -> Lo
             data.retire();
         }
     }
+    // Requests under way first; the driver may ask for the health it is told of.
+    peer.publish(&state);
     tell(shared, peer, &mut state, now);
     look.due = state.sense.window.due(sampled.threshold).filter(|t| *t > now);
     let waiting = state.sense.window.age(now).is_some()
@@ -194,7 +196,6 @@ fn look(shared: &Arc<Shared>, entry: &mut Entry, now: Instant, late: bool) -> Lo
         || state.sense.told
         || state.sense.answered;
     look.stay = !state.connections.is_empty() && (busy || waiting || now < entry.until);
-    peer.publish(&state);
     drop(state);
     if look.declared {
         shared.metrics.silences.inc();

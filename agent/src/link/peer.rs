@@ -469,8 +469,10 @@ impl State {
         let number = self.sense.next_ping;
         let link = self.mesh.as_ref().map(|m| m.connection.stable_id());
         let mut sent = false;
-        for tracked in &self.connections {
+        for tracked in &mut self.connections {
             if everywhere || link.is_none_or(|id| id == tracked.connection.stable_id()) {
+                // What was heard before this ping is no answer to it.
+                tracked.heard = tracked.connection.stats().udp_rx.datagrams;
                 sent |= tracked.connection.send_datagram(ping(PING, number)).is_ok();
             }
         }
