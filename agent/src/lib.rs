@@ -14,4 +14,5 @@ pub mod disk;
 pub mod driver;
 pub mod enrol;
 pub mod identity;
+pub mod jitter;
 pub mod link;

@@ -42,9 +42,10 @@ pub(crate) use clock::roughly;
 pub(crate) use key::{certificates, generate, signing_request};
 pub(crate) use store::IdentityStore;
 pub(crate) use tls::{algorithms, provider, refused};
+pub(crate) use trust::{Trust, Usage};
 
 use key::Current;
-use trust::{Moment, Trust, Usage};
+use trust::Moment;
 
 /// Why there is no usable identity, or a new one was not taken. The one in use stays in use.
 #[derive(Debug, thiserror::Error)]
