@@ -6,7 +6,10 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
+use hearth_agent::config::Config;
+use hearth_tests::lab::control::Control;
 use hearth_tests::lab::entry::{Access, access, in_lab};
+use hearth_tests::lab::spec::AgentSpec;
 use hearth_tests::lab::wait::wait_for;
 use hearth_tests::lab::web::{Kind, Web};
 use hearth_tests::lab::{Host, Lab, Link, Way, Weather};
@@ -354,6 +357,38 @@ fn the_receiver_decodes_spans_sent_from_another_host() {
         let names: Vec<_> = spans.iter().map(|s| (s.name.as_str(), s.parent.as_str())).collect();
         assert_eq!(names, [("failover", ""), ("detect", "0101010101010101")]);
         assert_eq!(tree::draw(&spans).lines().count(), 2);
+    });
+}
+
+#[test]
+fn the_agents_own_parser_reads_what_the_lab_writes() {
+    in_lab(|lab| {
+        let host = lab.host("hot-1").unwrap();
+        let nothing = "A".repeat(43); // 32 zero bytes
+        let token = format!("hearth1.{nothing}.{nothing}");
+        let spec = AgentSpec::new(&host)
+            .seeds(&[host.at(7940)])
+            .join(host.at(7945), &token)
+            .upstream("books", 8001)
+            .hot("ledger", 9000)
+            .warm("stocks", 9001, 3)
+            .otlp("http://10.77.1.9:4317");
+        let parsed = Config::parse("agent.toml", &spec.text(), []);
+        assert!(parsed.is_ok(), "{}\n{}", parsed.err().unwrap(), spec.text());
+    });
+}
+
+#[test]
+fn a_control_plane_is_made_killed_and_started_again() {
+    in_lab(|lab| {
+        let control = Control::init(&lab.host("control").unwrap()).unwrap();
+        let (one, two) = (control.token("web-1").unwrap(), control.token("web-2").unwrap());
+        assert!(one.starts_with("hearth1.") && one != two);
+        assert!(control.ca().unwrap().is_file());
+        control.serve().unwrap();
+        control.kill().unwrap();
+        assert!(!control.process().unwrap().running());
+        control.serve().unwrap();
     });
 }
 

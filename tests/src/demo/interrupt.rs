@@ -23,6 +23,11 @@ pub(super) struct Interrupt {
 
 impl Interrupt {
     /// Starts to watch; `dir` is removed when the program is ended early.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the story runs on another thread and may be in the middle of a wait; nothing it \
+                  owns outlives the process but the directory, which is removed first"
+    )]
     pub(super) fn watch(dir: &Path) -> Self {
         let (waiting, dir) = (Arc::new(AtomicBool::new(false)), dir.to_path_buf());
         let (tell, told) = channel();

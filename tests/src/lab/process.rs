@@ -65,6 +65,7 @@ impl Program {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]);
         command.arg(&self.path).args(&self.args);
+        own_settings_only(&mut command);
         command.envs(self.env.iter().map(|(k, v)| (k, v)));
         command.stdin(Stdio::null()).process_group(0);
         command
@@ -244,6 +245,16 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.kill();
+    }
+}
+
+/// Takes the driver's `HEARTH_*` variables out of a child's environment: agents read settings from
+/// them, and those of the lab or of whoever started it are not meant for its hosts.
+pub(super) fn own_settings_only(command: &mut Command) {
+    for (key, _) in std::env::vars_os() {
+        if key.to_string_lossy().starts_with("HEARTH_") {
+            command.env_remove(key);
+        }
     }
 }
 

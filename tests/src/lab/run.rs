@@ -9,6 +9,7 @@ use std::process::{Command, Output, Stdio};
 
 use super::binaries::tool;
 use super::error::LabError;
+use super::process::own_settings_only;
 use super::space::Space;
 
 /// A program that ran to its end.
@@ -64,6 +65,7 @@ pub(super) fn run_in(
     let start = |source| LabError::Start { program: line.clone(), host: host.to_owned(), source };
     let mut command = Command::new(&program);
     command.args(args);
+    own_settings_only(&mut command);
     command.stdin(match stdin {
         Some(_) => Stdio::piped(),
         None => Stdio::null(),

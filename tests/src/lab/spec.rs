@@ -95,7 +95,8 @@ pub struct Endpoint {
     /// `hot` or `warm`.
     pub role: String,
     /// Order among the warm.
-    pub priority: u8,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority: Option<u8>,
     /// Health check.
     pub check: Check,
     /// How a warm one is woken.
@@ -237,7 +238,7 @@ impl AgentSpec {
     /// Serves `service` from this loopback port, checked at `/healthz`.
     #[must_use]
     pub fn hot(mut self, service: &str, port: u16) -> Self {
-        self.endpoint.push(endpoint(service, port, "hot", 0));
+        self.endpoint.push(endpoint(service, port, "hot"));
         self
     }
 
@@ -248,7 +249,8 @@ impl AgentSpec {
         self.endpoint.push(Endpoint {
             activate: hook("activate"),
             deactivate: hook("deactivate"),
-            ..endpoint(service, port, "warm", priority)
+            priority: Some(priority),
+            ..endpoint(service, port, "warm")
         });
         self
     }
@@ -272,12 +274,12 @@ impl AgentSpec {
     }
 }
 
-fn endpoint(service: &str, port: u16, role: &str, priority: u8) -> Endpoint {
+fn endpoint(service: &str, port: u16, role: &str) -> Endpoint {
     Endpoint {
         service: service.to_owned(),
         address: SocketAddr::from(([127, 0, 0, 1], port)),
         role: role.to_owned(),
-        priority,
+        priority: None,
         check: Check::http("/healthz"),
         activate: None,
         deactivate: None,
