@@ -139,29 +139,40 @@ impl Config {
             let quoted: Vec<String> = items.iter().map(|i| format!("{i:?}")).collect();
             format!("[{}]", quoted.join(", "))
         };
-        format!(
-            "# Hearth control plane. After a change: systemctl restart hearth-control (traffic does \
-             not notice).\n\n\
-             name = \"{}\"\n\
-             trust_domain = \"{}\"             # fixed by root.pem; a new one is a new mesh\n\
-             listen = \"{}\"\n\
-             addresses = {}                    # IPs and DNS names this host is reached under\n\
-             agents = {}                       # mesh addresses to push policy to; joined agents are \
-             known anyway\n\
-             metrics = \"{}\"                  # /metrics, /live, /ready in plain HTTP; \"\" = off\n\
-             log = \"{}\"\n\
-             fanout = {}                       # agents told directly; gossip tells the rest\n\
-             certificate_life = \"{}\"         # of node certificates\n",
-            self.name,
-            self.trust_domain,
-            self.listen,
-            list(self.addresses.clone()),
-            list(self.agents.iter().map(ToString::to_string).collect()),
-            self.metrics,
-            self.log,
-            self.fanout,
-            self.certificate_life,
-        )
+        let agents = self.agents.iter().map(ToString::to_string).collect();
+        let lines = [
+            (format!("name = \"{}\"", self.name), "this control plane"),
+            (
+                format!("trust_domain = \"{}\"", self.trust_domain),
+                "fixed by root.pem; another one is a new mesh",
+            ),
+            (format!("listen = \"{}\"", self.listen), "the API (HTTPS)"),
+            (
+                format!("addresses = {}", list(self.addresses.clone())),
+                "IPs and DNS names this host is reached under",
+            ),
+            (
+                format!("agents = {}", list(agents)),
+                "mesh addresses to push policy to; joined agents are known anyway",
+            ),
+            (
+                format!("metrics = \"{}\"", self.metrics),
+                "/metrics, /live, /ready in plain HTTP; \"\" = off",
+            ),
+            (format!("log = \"{}\"", self.log), "error, warn, info, debug"),
+            (format!("fanout = {}", self.fanout), "agents told directly; gossip tells the rest"),
+            (
+                format!("certificate_life = \"{}\"", self.certificate_life),
+                "of nodes; they renew from half of it",
+            ),
+        ];
+        let mut text = "# Hearth control plane. After a change: systemctl restart hearth-control\n\
+                        # (traffic does not notice).\n\n"
+            .to_owned();
+        for (setting, comment) in lines {
+            text.push_str(&format!("{setting:<38} # {comment}\n"));
+        }
+        text
     }
 }
 

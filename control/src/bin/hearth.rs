@@ -1,2 +1,17 @@
-//! placeholder
-fn main() {}
+//! `hearth`: the operator's command line.
+
+use std::process::ExitCode;
+
+use hearth_control::cli::{self, CommandLine};
+use hearth_control::failure::command_line;
+
+fn main() -> ExitCode {
+    let line: CommandLine = match command_line() {
+        Ok(line) => line,
+        Err(code) => return code,
+    };
+    match cli::run(&line) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}

@@ -1,1 +1,337 @@
-//! x
+//! `hearth`: the operator's command line.
+//!
+//! Asks the agent on this host (unix socket) what it sees, or the control plane (HTTPS) to change
+//! something, and lays the answer out for people, or prints the API's JSON untouched. Decides nothing:
+//! what is shown is what was answered.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use ::http::Method;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use hearth_proto::api::{
+    ControlStatus, PolicyAnswer, PolicyRequest, PolicyVersion, TokenAnswer, TokenRequest,
+};
+use hearth_proto::ids::{NodeName, ServiceName};
+use hearth_proto::time::Span;
+use hearth_proto::view::{
+    DrainRequest, ExplainView, IncidentView, MemberView, RouteView, StatusView,
+};
+use hyper::body::Bytes;
+
+use crate::failure::{Exit, Failure};
+use crate::moment;
+
+mod agent;
+mod control;
+mod http;
+pub mod show;
+pub mod show_control;
+pub mod table;
+
+use agent::Agent;
+use control::{Control, Given};
+use http::{Ask, read};
+use show::Page;
+use table::Style;
+
+/// Look at a Hearth mesh from this host, and steer it.
+#[derive(Parser)]
+#[command(
+    name = "hearth",
+    version,
+    after_help = "The agent on this host answers for the whole mesh, control plane alive or not:\n  \
+        hearth status | members | routes | explain ledger | incidents\n\
+        The control plane is asked for changes:\n  \
+        export HEARTH_CONTROL=https://192.0.2.2:7945 HEARTH_CA=root.pem HEARTH_TOKEN=…\n  \
+        hearth policy apply mesh.toml --dry-run; hearth token create web-1\n\
+        On the control plane's own host, --dir stands for all three:\n  \
+        hearth --dir /var/lib/hearth-control policy history\n\n\
+        Exit codes: 0 done, 64 command line, 65 refused input, 66 missing file, 69 nobody answers,\n\
+        75 try again later, 77 not allowed."
+)]
+pub struct CommandLine {
+    #[command(flatten)]
+    to: To,
+    /// Output for people (table) or programs (json: the API's answer, times in microseconds)
+    #[arg(short, long, global = true, value_enum, default_value = "table")]
+    output: Output,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Args)]
+struct To {
+    /// The agent's admin socket
+    #[arg(
+        long,
+        global = true,
+        env = "HEARTH_SOCKET",
+        value_name = "PATH",
+        default_value = "/run/hearth/agent.sock"
+    )]
+    socket: PathBuf,
+    /// The control plane, https://HOST:PORT
+    #[arg(long, global = true, env = "HEARTH_CONTROL", value_name = "URL")]
+    control: Option<String>,
+    /// Operator token
+    #[arg(long, global = true, env = "HEARTH_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// Root certificates by which the control plane is known (its root.pem)
+    #[arg(long, global = true, env = "HEARTH_CA", value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// Directory of hearth-control on this host: gives address, token and root
+    #[arg(long, global = true, env = "HEARTH_CONTROL_DIR", value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Table,
+    Json,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// This node: phase, members, links, policy, certificate, own endpoints
+    Status,
+    /// All nodes, as this one sees them
+    Members,
+    /// Where requests for each service go now, and why
+    Routes,
+    /// Who serves, who stands by, who is out, since when and why
+    Explain {
+        /// The service
+        service: ServiceName,
+    },
+    /// Failovers: all, or the timeline of one
+    Incidents {
+        /// An incident's id, such as ledger-4f1d09ab
+        id: Option<String>,
+    },
+    /// Take this node's endpoints out of service, requests under way finish
+    Drain {
+        /// End draining
+        #[arg(long)]
+        off: bool,
+    },
+    /// The mesh's policy (control plane)
+    #[command(subcommand)]
+    Policy(Policy),
+    /// Join tokens (control plane)
+    #[command(subcommand)]
+    Token(Token),
+}
+
+#[derive(Subcommand)]
+enum Policy {
+    /// Put a policy file into force on all nodes
+    Apply {
+        /// The file (TOML); - is standard input
+        file: PathBuf,
+        /// Only check it and show what would change
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Print the policy in force, or an older version
+    Show {
+        /// The version
+        version: Option<u64>,
+    },
+    /// All versions: when, and by whom
+    History,
+    /// Which node has which version
+    Status,
+}
+
+#[derive(Subcommand)]
+enum Token {
+    /// Make a one-time token by which NODE joins
+    Create {
+        /// The node's name
+        node: NodeName,
+        /// How long it is good, from 1s to 7d
+        #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = Span::parse)]
+        ttl: Span,
+    },
+}
+
+/// Runs a command line; what is printed is the answer.
+pub fn run(line: &CommandLine) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::new(Exit::Temporary, format!("cannot start: {e}"), ""))?;
+    runtime.block_on(dispatch(line))
+}
+
+async fn dispatch(line: &CommandLine) -> Result<(), Failure> {
+    let out = Out { json: line.output == Output::Json };
+    let agent = Agent::new(&line.to.socket);
+    match &line.command {
+        Command::Status => {
+            let body = agent.ask(Ask::get("/v1/status")).await?;
+            out.agent::<StatusView>(&body, show::status)
+        }
+        Command::Members => {
+            let body = agent.ask(Ask::get("/v1/members")).await?;
+            out.agent::<Vec<MemberView>>(&body, |view, page| show::members(view, page))
+        }
+        Command::Routes => {
+            let body = agent.ask(Ask::get("/v1/routes")).await?;
+            out.agent::<Vec<RouteView>>(&body, |view, page| show::routes(view, page))
+        }
+        Command::Explain { service } => {
+            let body = agent.ask(Ask::get(format!("/v1/explain/{service}"))).await?;
+            out.agent::<ExplainView>(&body, show::explain)
+        }
+        Command::Incidents { id: None } => {
+            let body = agent.ask(Ask::get("/v1/incidents")).await?;
+            out.agent::<Vec<IncidentView>>(&body, |view, page| show::incidents(view, page))
+        }
+        Command::Incidents { id: Some(id) } => {
+            let body = agent.ask(Ask::get(format!("/v1/incidents/{}", checked(id)?))).await?;
+            out.agent::<IncidentView>(&body, show::incident)
+        }
+        Command::Drain { off } => {
+            let ask = Ask::send(Method::POST, "/v1/drain", &DrainRequest { on: !off })?;
+            let body = agent.ask(ask).await?;
+            out.drained(&body, *off);
+            Ok(())
+        }
+        Command::Policy(command) => policy(command, &control(&line.to)?, out).await,
+        Command::Token(command) => token(command, &control(&line.to)?, out).await,
+    }
+}
+
+fn control(to: &To) -> Result<Control, Failure> {
+    Control::new(&Given {
+        url: to.control.as_deref(),
+        token: to.token.as_deref(),
+        ca: to.ca.as_deref(),
+        dir: to.dir.as_deref(),
+    })
+}
+
+/// An incident's id as it may stand in a path.
+fn checked(id: &str) -> Result<&str, Failure> {
+    match !id.is_empty() && id.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
+        true => Ok(id),
+        false => Err(Failure::new(
+            Exit::Usage,
+            format!("{id:?} is no incident's id"),
+            "ids read like ledger-4f1d09ab: see hearth incidents",
+        )),
+    }
+}
+
+async fn policy(command: &Policy, control: &Control, out: Out) -> Result<(), Failure> {
+    match command {
+        Policy::Apply { file, dry_run } => {
+            let text = read_policy(file)?;
+            let name = file.display().to_string();
+            let request = PolicyRequest { text, file: name, dry_run: *dry_run };
+            let body = control.ask(Ask::send(Method::PUT, "/v1/policy", &request)?).await?;
+            out.control::<PolicyAnswer>(&body, |a, _| show_control::applied(a, *dry_run))
+        }
+        Policy::Show { version } => {
+            let path = match version {
+                Some(version) => format!("/v1/policy/{version}"),
+                None => "/v1/policy".to_owned(),
+            };
+            let body = control.ask(Ask::get(path)).await?;
+            out.control::<PolicyVersion>(&body, show_control::policy)
+        }
+        Policy::History => {
+            let body = control.ask(Ask::get("/v1/policy/history")).await?;
+            out.control::<Vec<PolicyVersion>>(&body, |v, page| show_control::history(v, page))
+        }
+        Policy::Status => {
+            let body = control.ask(Ask::get("/v1/status")).await?;
+            out.control::<ControlStatus>(&body, show_control::status)
+        }
+    }
+}
+
+async fn token(command: &Token, control: &Control, out: Out) -> Result<(), Failure> {
+    let Token::Create { node, ttl } = command;
+    let request = TokenRequest { name: node.clone(), ttl_seconds: ttl.0.as_secs() };
+    let body = control.ask(Ask::send(Method::POST, "/v1/tokens", &request)?).await?;
+    if out.json {
+        return out.control::<TokenAnswer>(&body, |_, _| String::new());
+    }
+    let answer: TokenAnswer = read("the control plane", &body)?;
+    // The token alone on standard output, for TOKEN=$(hearth token create …).
+    println!("{}", answer.token);
+    eprint!("{}", show_control::token(&answer, node.as_str(), out.page()));
+    Ok(())
+}
+
+fn read_policy(file: &Path) -> Result<String, Failure> {
+    let failed = |e: std::io::Error| {
+        Failure::new(
+            Exit::NoInput,
+            format!("cannot read the policy {}: {e}", file.display()),
+            "check the path; - reads standard input",
+        )
+    };
+    if file == Path::new("-") {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).map_err(failed)?;
+        return Ok(text);
+    }
+    std::fs::read_to_string(file).map_err(failed)
+}
+
+/// How answers are printed.
+#[derive(Clone, Copy)]
+struct Out {
+    json: bool,
+}
+
+impl Out {
+    fn page(self) -> Page {
+        Page { style: Style::from_environment(), now: moment::now() }
+    }
+
+    fn print<T: serde::de::DeserializeOwned>(
+        self,
+        who: &str,
+        body: &Bytes,
+        render: impl Fn(&T, Page) -> String,
+    ) -> Result<(), Failure> {
+        if self.json {
+            println!("{}", String::from_utf8_lossy(body).trim_end());
+            return Ok(());
+        }
+        print!("{}", render(&read(who, body)?, self.page()));
+        Ok(())
+    }
+
+    fn agent<T: serde::de::DeserializeOwned>(
+        self,
+        body: &Bytes,
+        render: impl Fn(&T, Page) -> String,
+    ) -> Result<(), Failure> {
+        self.print("the agent", body, render)
+    }
+
+    fn control<T: serde::de::DeserializeOwned>(
+        self,
+        body: &Bytes,
+        render: impl Fn(&T, Page) -> String,
+    ) -> Result<(), Failure> {
+        self.print("the control plane", body, render)
+    }
+
+    fn drained(self, body: &Bytes, off: bool) {
+        match (self.json, off) {
+            (true, _) => println!("{}", String::from_utf8_lossy(body).trim_end()),
+            (false, false) => {
+                println!("draining: no new work comes here, what is under way finishes");
+                println!("watch it with hearth status, end it with hearth drain --off");
+            }
+            (false, true) => println!("no longer draining: endpoints return as their checks allow"),
+        }
+    }
+}

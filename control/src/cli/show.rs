@@ -1,0 +1,231 @@
+//! What the agent says, for people: tables, sentences, timelines. Pure: values in, text out.
+
+use hearth_proto::time::Wall;
+use hearth_proto::view::{
+    EndpointView, ExplainView, IncidentView, MemberView, RouteView, StatusView,
+};
+
+use super::table::{Style, Table, pairs, wrap};
+use crate::moment::{ago, between, length, utc};
+
+/// How to lay out, and what time it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Page {
+    /// Layout.
+    pub style: Style,
+    /// Now.
+    pub now: Wall,
+}
+
+impl Page {
+    fn ago(self, then: Wall) -> String {
+        ago(then, self.now)
+    }
+}
+
+fn policy(status: &StatusView, page: Page) -> String {
+    match (status.policy_version, status.policy_issued) {
+        (0, _) => "none yet: every service has the defaults".to_owned(),
+        (version, Some(issued)) => format!("version {version}, signed {}", page.ago(issued)),
+        (version, None) => format!("version {version}"),
+    }
+}
+
+fn certificate(expires: Option<Wall>, page: Page) -> String {
+    match expires {
+        None => "none".to_owned(),
+        Some(at) if at <= page.now => {
+            format!("EXPIRED {} ({}): join again with a new token", page.ago(at), utc(at))
+        }
+        Some(at) => format!("valid for {} (until {})", length(between(page.now, at)), utc(at)),
+    }
+}
+
+/// `hearth status`
+pub fn status(view: &StatusView, page: Page) -> String {
+    let silent = view.links.iter().filter(|l| l.state == "silent").count();
+    let incidents = match view.open_incidents {
+        0 => "none open".to_owned(),
+        n => format!("{n} open: see hearth incidents"),
+    };
+    let mut text = pairs(
+        page.style,
+        &[
+            ("node", format!("{} (start {}, {})", view.node, view.generation, view.agent_version)),
+            ("phase", format!("{}, started {}", view.phase, page.ago(view.started))),
+            ("address", view.address.clone()),
+            (
+                "members",
+                format!(
+                    "{} alive, {} suspect, {} down; {} records",
+                    view.alive, view.suspect, view.down, view.records
+                ),
+            ),
+            ("links", format!("{} up, {silent} silent", view.links.len() - silent)),
+            ("policy", policy(view, page)),
+            ("certificate", certificate(view.certificate_expires, page)),
+            ("incidents", incidents),
+        ],
+    );
+    if !view.endpoints.is_empty() {
+        text.push('\n');
+        text.push_str(&endpoints(&view.endpoints, page));
+    }
+    text
+}
+
+/// Endpoints, one a line.
+fn endpoints(list: &[EndpointView], page: Page) -> String {
+    let mut table = Table::new(&["ENDPOINT", "ROLE", "CONDITION", "SINCE", "STANDING", "WHY"]);
+    for e in list {
+        let why = match (&e.activated_for, e.reason.as_str()) {
+            (Some(incident), "") => format!("activated for {incident}"),
+            (Some(incident), reason) => format!("{reason}; activated for {incident}"),
+            (None, reason) => reason.to_owned(),
+        };
+        table.row([
+            e.endpoint.clone(),
+            e.role.clone(),
+            e.condition.clone(),
+            page.ago(e.condition_since),
+            e.standing.clone(),
+            why,
+        ]);
+    }
+    table.render(page.style)
+}
+
+/// `hearth members`
+pub fn members(list: &[MemberView], page: Page) -> String {
+    let mut table =
+        Table::new(&["NODE", "STATE", "SINCE", "ADDRESS", "ZONE", "POLICY", "ENDPOINTS"]);
+    for m in list {
+        let offers: Vec<String> = m
+            .endpoints
+            .iter()
+            .map(|e| format!("{} {} {}", e.service, e.role, e.condition))
+            .collect();
+        table.row([
+            m.node.to_string(),
+            m.state.clone(),
+            page.ago(m.since),
+            m.address.clone(),
+            m.zone.clone(),
+            m.policy_version.to_string(),
+            offers.join(", "),
+        ]);
+    }
+    table.render(page.style)
+}
+
+/// `hearth routes`
+pub fn routes(list: &[RouteView], page: Page) -> String {
+    if list.is_empty() {
+        return "no service is known here yet\n".to_owned();
+    }
+    let mut table = Table::new(&["SERVICE", "DECISION", "SERVING", "GOES TO", "WHY"]);
+    for r in list {
+        let picks = match r.picks.as_slice() {
+            [] => "nobody".to_owned(),
+            picks => picks.iter().map(|p| short(p, r.service.as_str())).collect::<Vec<_>>().join(" "),
+        };
+        table.row([
+            r.service.to_string(),
+            r.decision.clone(),
+            format!("{}/{}", r.serving, r.needed),
+            picks,
+            r.reason.clone(),
+        ]);
+    }
+    table.render(page.style)
+}
+
+/// `node` instead of `service@node` where the service stands beside it.
+fn short(endpoint: &str, service: &str) -> String {
+    let rest = endpoint.strip_prefix(service).and_then(|rest| rest.strip_prefix('@'));
+    rest.unwrap_or(endpoint).to_owned()
+}
+
+/// `hearth explain SERVICE`
+pub fn explain(view: &ExplainView, page: Page) -> String {
+    let mut text = String::new();
+    for sentence in &view.sentences {
+        text.push_str(&wrap(sentence, page.style.width).join("\n  "));
+        text.push('\n');
+    }
+    if !view.endpoints.is_empty() {
+        text.push('\n');
+        text.push_str(&endpoints(&view.endpoints, page));
+    }
+    if !view.incidents.is_empty() {
+        text.push('\n');
+        text.push_str(&incidents(&view.incidents, page));
+    }
+    text.push_str(&format!(
+        "\nas seen from {}, under policy version {}\n",
+        view.node, view.policy_version
+    ));
+    text
+}
+
+/// `hearth incidents`
+pub fn incidents(list: &[IncidentView], page: Page) -> String {
+    if list.is_empty() {
+        return "no incidents\n".to_owned();
+    }
+    let mut table = Table::new(&["INCIDENT", "OPENED", "LOST", "STABLE AFTER", "CALLED UP", "REASON"]);
+    for i in list {
+        let stable = i.stable.map_or_else(|| "open".to_owned(), |at| length(between(i.opened, at)));
+        table.row([
+            i.id.clone(),
+            page.ago(i.opened),
+            i.lost.clone(),
+            stable,
+            i.activated.clone().unwrap_or_default(),
+            i.reason.clone(),
+        ]);
+    }
+    table.render(page.style)
+}
+
+/// `hearth incidents ID`
+pub fn incident(view: &IncidentView, page: Page) -> String {
+    let after = |at: Option<Wall>, not: &str| match at {
+        Some(at) => format!("after {}", length(between(view.opened, at))),
+        None => not.to_owned(),
+    };
+    let mut text = pairs(
+        page.style,
+        &[
+            ("incident", view.id.clone()),
+            ("lost", view.lost.clone()),
+            ("reason", view.reason.clone()),
+            ("opened", format!("{} ({})", utc(view.opened), page.ago(view.opened))),
+            ("stable", after(view.stable, "not yet")),
+            ("recovered", after(view.recovered, "not yet")),
+            ("called up", view.activated.clone().unwrap_or_else(|| "nobody".to_owned())),
+            ("policy", format!("version {}", view.policy_version)),
+            ("trace", view.trace_id.clone()),
+        ],
+    );
+    text.push('\n');
+    let mut table = Table::new(&["AFTER", "EVENT", "DETAIL"]);
+    for entry in &view.timeline {
+        let before = entry.at < view.opened;
+        let distance = match before {
+            true => between(entry.at, view.opened),
+            false => between(view.opened, entry.at),
+        };
+        let sign = if before { "-" } else { "+" };
+        table.row([
+            format!("{sign}{:.3} s", distance.as_secs_f64()),
+            entry.event.clone(),
+            entry.detail.clone(),
+        ]);
+    }
+    text.push_str(&table.render(page.style));
+    text
+}
+
+#[cfg(test)]
+mod tests;

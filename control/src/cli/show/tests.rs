@@ -1,0 +1,190 @@
+use hearth_proto::ids::{NodeName, ServiceName};
+use hearth_proto::view::{IncidentEntry, LinkView};
+
+use super::*;
+
+const PAGE: Page =
+    Page { style: Style { width: 100, colour: false }, now: Wall(1_000_000_000_000) };
+
+fn node(name: &str) -> NodeName {
+    NodeName::parse(name).unwrap()
+}
+
+fn service() -> ServiceName {
+    ServiceName::parse("ledger").unwrap()
+}
+
+fn before(seconds: u64) -> Wall {
+    Wall(PAGE.now.0 - seconds * 1_000_000)
+}
+
+fn endpoint(name: &str, role: &str, condition: &str, standing: &str, reason: &str) -> EndpointView {
+    EndpointView {
+        endpoint: format!("ledger@{name}"),
+        service: service(),
+        node: node(name),
+        role: role.into(),
+        condition: condition.into(),
+        condition_since: before(200),
+        standing: standing.into(),
+        reason: reason.into(),
+        standing_since: before(12),
+        activated_for: None,
+    }
+}
+
+fn route() -> RouteView {
+    RouteView {
+        service: service(),
+        decision: "serve".into(),
+        reason: "2 of 3 needed serve; 1 warm called up".into(),
+        picks: vec!["ledger@web-1".into(), "ledger@web-2".into()],
+        needed: 3,
+        serving: 2,
+        called: vec!["ledger@spare-1".into()],
+    }
+}
+
+fn an_incident() -> IncidentView {
+    let entry = |ms: u64, event: &str, detail: &str| IncidentEntry {
+        at: Wall(before(12).0 + ms * 1_000),
+        event: event.into(),
+        detail: detail.into(),
+    };
+    IncidentView {
+        id: "ledger-4f1d09ab".into(),
+        trace_id: "4f1d09ab00000000000000000000aaaa".into(),
+        service: service(),
+        lost: "ledger@web-3".into(),
+        reason: "link silent for 21 ms".into(),
+        opened: before(12),
+        stable: Some(Wall(before(12).0 + 340_000)),
+        recovered: None,
+        activated: Some("ledger@spare-1".into()),
+        policy_version: 7,
+        timeline: vec![
+            entry(0, "evidence", "link to web-3 silent for 21 ms, bound 20 ms"),
+            entry(2, "decide", "1 of 3 needed is missing: call up spare-1"),
+            entry(340, "stable", "3 of 3 serve"),
+        ],
+    }
+}
+
+#[test]
+fn status_fits_a_screen() {
+    let view = StatusView {
+        node: node("web-1"),
+        agent_version: "0.1.0".into(),
+        generation: 4,
+        phase: "serving".into(),
+        started: before(7_320),
+        address: "10.77.0.11:7940".into(),
+        alive: 5,
+        suspect: 0,
+        down: 1,
+        records: 6,
+        policy_version: 7,
+        policy_issued: Some(before(3_600)),
+        certificate_expires: Some(Wall(PAGE.now.0 + 43_200_000_000)),
+        links: vec![
+            LinkView { node: node("web-2"), state: "up".into(), rtt_us: 400 },
+            LinkView { node: node("web-3"), state: "silent".into(), rtt_us: 400 },
+        ],
+        open_incidents: 1,
+        endpoints: vec![endpoint("web-1", "hot", "serving", "ready", "")],
+    };
+    assert_eq!(
+        status(&view, PAGE),
+        "node         web-1 (start 4, 0.1.0)\n\
+         phase        serving, started 2 h 2 min ago\n\
+         address      10.77.0.11:7940\n\
+         members      5 alive, 0 suspect, 1 down; 6 records\n\
+         links        1 up, 1 silent\n\
+         policy       version 7, signed 1 h ago\n\
+         certificate  valid for 12 h (until 1970-01-13 01:46:40Z)\n\
+         incidents    1 open: see hearth incidents\n\
+         \n\
+         ENDPOINT      ROLE  CONDITION  SINCE           STANDING  WHY\n\
+         ledger@web-1  hot   serving    3 min 20 s ago  ready     -\n"
+    );
+}
+
+#[test]
+fn members_and_routes_are_one_line_each() {
+    let view = MemberView {
+        node: node("web-3"),
+        state: "suspect".into(),
+        since: before(12),
+        generation: 2,
+        address: "10.77.0.13:7940".into(),
+        zone: String::new(),
+        policy_version: 7,
+        record_age_s: 1.5,
+        endpoints: vec![endpoint("web-3", "hot", "serving", "doubtful", "link silent")],
+    };
+    assert_eq!(
+        members(&[view], PAGE),
+        "NODE   STATE    SINCE     ADDRESS          ZONE  POLICY  ENDPOINTS\n\
+         web-3  suspect  12 s ago  10.77.0.13:7940  -     7       ledger hot serving\n"
+    );
+    assert_eq!(
+        routes(&[route()], PAGE),
+        "SERVICE  DECISION  SERVING  GOES TO      WHY\n\
+         ledger   serve     2/3      web-1 web-2  2 of 3 needed serve; 1 warm called up\n"
+    );
+    assert_eq!(routes(&[], PAGE), "no service is known here yet\n");
+}
+
+#[test]
+fn explain_prints_the_sentences_first() {
+    let view = ExplainView {
+        service: service(),
+        node: node("caller"),
+        policy_version: 7,
+        route: route(),
+        endpoints: vec![endpoint("web-3", "hot", "serving", "out", "link silent since 12 s")],
+        sentences: vec![
+            "web-1 and web-2 serve ledger.".into(),
+            "web-3 is out since 12 s: its link is silent and two others cannot reach it either; spare-1 \
+             was called up for it."
+                .into(),
+        ],
+        incidents: vec![an_incident()],
+    };
+    assert_eq!(
+        explain(&view, PAGE),
+        "web-1 and web-2 serve ledger.\n\
+         web-3 is out since 12 s: its link is silent and two others cannot reach it either; spare-1 was\n  \
+         called up for it.\n\
+         \n\
+         ENDPOINT      ROLE  CONDITION  SINCE           STANDING  WHY\n\
+         ledger@web-3  hot   serving    3 min 20 s ago  out       link silent since 12 s\n\
+         \n\
+         INCIDENT         OPENED    LOST          STABLE AFTER  CALLED UP       REASON\n\
+         ledger-4f1d09ab  12 s ago  ledger@web-3  340 ms        ledger@spare-1  link silent for 21 ms\n\
+         \n\
+         as seen from caller, under policy version 7\n"
+    );
+}
+
+#[test]
+fn an_incident_is_a_timeline_from_its_first_evidence() {
+    assert_eq!(
+        incident(&an_incident(), PAGE),
+        "incident   ledger-4f1d09ab\n\
+         lost       ledger@web-3\n\
+         reason     link silent for 21 ms\n\
+         opened     1970-01-12 13:46:28Z (12 s ago)\n\
+         stable     after 340 ms\n\
+         recovered  not yet\n\
+         called up  ledger@spare-1\n\
+         policy     version 7\n\
+         trace      4f1d09ab00000000000000000000aaaa\n\
+         \n\
+         AFTER     EVENT     DETAIL\n\
+         +0.000 s  evidence  link to web-3 silent for 21 ms, bound 20 ms\n\
+         +0.002 s  decide    1 of 3 needed is missing: call up spare-1\n\
+         +0.340 s  stable    3 of 3 serve\n"
+    );
+    assert_eq!(incidents(&[], PAGE), "no incidents\n");
+}
