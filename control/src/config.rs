@@ -201,14 +201,21 @@ mod tests {
         let names: Vec<String> = c.addresses().unwrap().iter().map(|a| format!("{a:?}")).collect();
         assert_eq!(
             names,
-            ["Ip(10.77.0.2)", "Dns(\"control.example\")", "Dns(\"localhost\")", "Ip(127.0.0.1)", "Ip(::1)"]
+            [
+                "Ip(10.77.0.2)",
+                "Dns(\"control.example\")",
+                "Dns(\"localhost\")",
+                "Ip(127.0.0.1)",
+                "Ip(::1)"
+            ]
         );
     }
 
     #[test]
     fn each_wrong_setting_says_which_and_what_to_write() {
         let told = |change: &str| {
-            let base = "name = \"control-1\"\ntrust_domain = \"mesh.example\"\nlisten = \"127.0.0.1:0\"\n";
+            let base =
+                "name = \"control-1\"\ntrust_domain = \"mesh.example\"\nlisten = \"127.0.0.1:0\"\n";
             Config::parse("control.toml", &format!("{base}{change}\n")).unwrap_err().to_string()
         };
         assert_eq!(

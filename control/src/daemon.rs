@@ -109,9 +109,9 @@ async fn run(directory: Directory) -> Result<(), Failure> {
 }
 
 fn local(listener: &TcpListener) -> Result<SocketAddr, Failure> {
-    listener
-        .local_addr()
-        .map_err(|e| Failure::new(Exit::Software, format!("cannot read the bound address: {e}"), ""))
+    listener.local_addr().map_err(|e| {
+        Failure::new(Exit::Software, format!("cannot read the bound address: {e}"), "")
+    })
 }
 
 async fn bind(address: SocketAddr, key: &str) -> Result<TcpListener, Failure> {

@@ -163,7 +163,9 @@ fn io_failure(e: &DirectoryError, path: &Path, error: &io::Error) -> Failure {
         io::ErrorKind::PermissionDenied => Failure::new(
             Exit::NoPermission,
             e,
-            format!("run as the user that owns {parent} (installed: runuser -u hearth-control -- …)"),
+            format!(
+                "run as the user that owns {parent} (installed: runuser -u hearth-control -- …)"
+            ),
         ),
         io::ErrorKind::NotFound => {
             Failure::new(Exit::CannotCreate, e, format!("make {parent} first, or check the path"))
@@ -287,7 +289,9 @@ impl Directory {
             return Err(DirectoryError::OtherOwner { path: path.to_owned(), owner, us });
         }
         match metadata.permissions().mode() & 0o7777 {
-            mode if mode & 0o077 != 0 => Err(DirectoryError::OpenToOthers { path: path.to_owned(), mode }),
+            mode if mode & 0o077 != 0 => {
+                Err(DirectoryError::OpenToOthers { path: path.to_owned(), mode })
+            }
             _ => Ok(()),
         }
     }

@@ -65,9 +65,8 @@ pub fn of(der: &[u8], domain: &TrustDomain) -> Result<Identity, NamelessCertific
 pub fn domain_of(der: &[u8]) -> Result<TrustDomain, NamelessCertificate> {
     let certificate = read(der)?;
     let uri = only_uri(&certificate)?;
-    let rest = uri
-        .strip_prefix("spiffe://")
-        .ok_or_else(|| IdentityError::NotSpiffe(uri.to_owned()))?;
+    let rest =
+        uri.strip_prefix("spiffe://").ok_or_else(|| IdentityError::NotSpiffe(uri.to_owned()))?;
     let domain = rest.split('/').next().unwrap_or_default();
     TrustDomain::parse(domain).map_err(|_| IdentityError::Path(uri.to_owned()).into())
 }

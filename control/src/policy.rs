@@ -75,12 +75,15 @@ pub fn warnings(policy: &Policy) -> Vec<String> {
             warn("allow is empty: nobody may call it".into());
         }
         if p.allow.len() > 1 && p.allow.contains(&Caller::Anyone) {
-            warn("allow has \"*\" beside names: everyone may call, the names change nothing".into());
+            warn(
+                "allow has \"*\" beside names: everyone may call, the names change nothing".into(),
+            );
         }
         if p.timeout.0 == Duration::ZERO {
             warn("timeout is 0: every request fails before it starts".into());
         }
-        if p.mode == Mode::HotWarm && matches!(p.min_hot, Need::Count(0) | Need::Percent(Percent(0)))
+        if p.mode == Mode::HotWarm
+            && matches!(p.min_hot, Need::Count(0) | Need::Percent(Percent(0)))
         {
             warn(format!(
                 "min_hot is {}: no warm endpoint is ever called up before all hot ones are lost",

@@ -126,11 +126,7 @@ pub struct Push {
 
 impl Push {
     /// Binds the socket to push from.
-    pub fn new(
-        plane: Arc<Plane>,
-        agents: Vec<SocketAddr>,
-        fanout: usize,
-    ) -> std::io::Result<Self> {
+    pub fn new(plane: Arc<Plane>, agents: Vec<SocketAddr>, fanout: usize) -> std::io::Result<Self> {
         // Both families where the host has both.
         let endpoint = Endpoint::client(SocketAddr::from(([0u16; 8], 0)))
             .or_else(|_| Endpoint::client(SocketAddr::from(([0u8; 4], 0))))?;
@@ -375,10 +371,7 @@ mod tests {
         let found = targets(&configured, &known);
         assert_eq!(
             found.iter().map(|t| (t.expected.clone(), t.address.port())).collect::<Vec<_>>(),
-            [
-                (Expected::AnyNode, 7940),
-                (Expected::Node(NodeName::parse("b").unwrap()), 7940)
-            ]
+            [(Expected::AnyNode, 7940), (Expected::Node(NodeName::parse("b").unwrap()), 7940)]
         );
     }
 
@@ -386,7 +379,10 @@ mod tests {
     fn a_pause_is_at_least_half_and_at_most_whole() {
         for _ in 0..100 {
             let pause = jittered(Duration::from_secs(2));
-            assert!((Duration::from_secs(1)..=Duration::from_secs(2)).contains(&pause), "{pause:?}");
+            assert!(
+                (Duration::from_secs(1)..=Duration::from_secs(2)).contains(&pause),
+                "{pause:?}"
+            );
         }
     }
 }

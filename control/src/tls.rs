@@ -93,11 +93,13 @@ pub fn server(
     holder: Arc<Holder>,
     root: &CertificateDer<'static>,
 ) -> Result<ServerConfig, TlsError> {
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots(&[root.clone()])?), provider())
-            .allow_unauthenticated()
-            .build()
-            .map_err(broken)?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(
+        Arc::new(roots(std::slice::from_ref(root))?),
+        provider(),
+    )
+    .allow_unauthenticated()
+    .build()
+    .map_err(broken)?;
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(broken)?
@@ -118,7 +120,7 @@ pub fn to_agent(
     alpn: &[u8],
 ) -> Result<ClientConfig, TlsError> {
     let verifier =
-        PeerVerifier::new(roots(&[root.clone()])?, Some(domain.clone()), expected);
+        PeerVerifier::new(roots(std::slice::from_ref(root))?, Some(domain.clone()), expected);
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(broken)?

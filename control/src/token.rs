@@ -70,8 +70,11 @@ fn secret() -> Result<[u8; 32], NoRandom> {
 /// A new join token: its text, which is shown once, and the hash to be stored.
 pub fn new_join_token(root_hash: &[u8; 32]) -> Result<(String, SecretHash), NoRandom> {
     let secret = secret()?;
-    let text =
-        format!("{SCHEME}.{}.{}", URL_SAFE_NO_PAD.encode(root_hash), URL_SAFE_NO_PAD.encode(secret));
+    let text = format!(
+        "{SCHEME}.{}.{}",
+        URL_SAFE_NO_PAD.encode(root_hash),
+        URL_SAFE_NO_PAD.encode(secret)
+    );
     Ok((text, SecretHash::of(&secret)))
 }
 
@@ -196,7 +199,9 @@ impl TokenRefused {
             Self::Unknown | Self::Expired { .. } => fresh,
             Self::OtherName { .. } => format!("a token is bound to one name; {fresh}"),
             Self::Replayed { .. } => {
-                format!("a token is good for one join; if that was not you, look into it, then {fresh}")
+                format!(
+                    "a token is good for one join; if that was not you, look into it, then {fresh}"
+                )
             }
         }
     }

@@ -95,27 +95,18 @@ fn the_root_is_an_authority_of_its_domain_and_nobodys_identity() {
     assert_eq!(root.basic_constraints().unwrap().unwrap().value.path_len_constraint, Some(0));
     assert_eq!(names(authority.root()), ["uri spiffe://mesh.example"]);
     assert_eq!(identity::domain_of(authority.root()), Ok(domain()));
-    assert_eq!(
-        identity::of(authority.root(), &domain()),
-        Err(NamelessCertificate::Authority)
-    );
+    assert_eq!(identity::of(authority.root(), &domain()), Err(NamelessCertificate::Authority));
 }
 
 #[test]
 fn the_control_certificate_has_one_uri_and_the_addresses() {
-    let addresses = [
-        Address::Ip(Ipv4Addr::LOCALHOST.into()),
-        Address::parse("control.example").unwrap(),
-    ];
+    let addresses =
+        [Address::Ip(Ipv4Addr::LOCALHOST.into()), Address::parse("control.example").unwrap()];
     let name = NodeName::parse("control-1").unwrap();
     let made = authority().issue_control(&name, &addresses, NOW).unwrap();
     assert_eq!(
         names(&made.certificate.der),
-        [
-            "uri spiffe://mesh.example/control/control-1",
-            "ip [127, 0, 0, 1]",
-            "dns control.example"
-        ]
+        ["uri spiffe://mesh.example/control/control-1", "ip [127, 0, 0, 1]", "dns control.example"]
     );
     let found = identity::of(&made.certificate.der, &domain());
     assert_eq!(found, Ok(Identity::Control(name)));
@@ -165,10 +156,7 @@ fn a_request_for_somebody_elses_key_is_refused() {
         "-----BEGIN CERTIFICATE REQUEST-----\n{}\n-----END CERTIFICATE REQUEST-----\n",
         base64::engine::general_purpose::STANDARD.encode(&forged)
     );
-    assert_eq!(
-        authority.issue_node(&pem, &web_1(), NOW).unwrap_err(),
-        AuthorityError::NotItsKey
-    );
+    assert_eq!(authority.issue_node(&pem, &web_1(), NOW).unwrap_err(), AuthorityError::NotItsKey);
 }
 
 #[test]

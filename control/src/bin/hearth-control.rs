@@ -107,7 +107,11 @@ fn main() -> ExitCode {
 fn init(args: Init) -> Result<(), Failure> {
     for address in &args.address {
         Address::parse(address).map_err(|e| {
-            Failure::new(Exit::Usage, format!("--address: {e}"), "write for example --address 192.0.2.2")
+            Failure::new(
+                Exit::Usage,
+                format!("--address: {e}"),
+                "write for example --address 192.0.2.2",
+            )
         })?;
     }
     let mut config = Config::new(args.name, args.trust_domain, args.listen);
@@ -115,7 +119,11 @@ fn init(args: Init) -> Result<(), Failure> {
     config.agents = args.agent;
     config.metrics = args.metrics;
     config.metrics().map_err(|e| {
-        Failure::new(Exit::Usage, e, "write for example --metrics 127.0.0.1:7946, or --metrics \"\"")
+        Failure::new(
+            Exit::Usage,
+            e,
+            "write for example --metrics 127.0.0.1:7946, or --metrics \"\"",
+        )
     })?;
     let made = Directory::init(&args.dir, &config)?;
     let dir = made.directory.path().display().to_string();
@@ -128,7 +136,10 @@ fn init(args: Init) -> Result<(), Failure> {
     println!("next:");
     println!("  hearth-control serve --dir {dir}");
     println!("  hearth --dir {dir} token create NODE     # for each node that joins");
-    println!("elsewhere: hearth --control https://HOST:{} --ca root.pem --token TOKEN …", config.listen.port());
+    println!(
+        "elsewhere: hearth --control https://HOST:{} --ca root.pem --token TOKEN …",
+        config.listen.port()
+    );
     println!("back up {dir}/root.key: whoever has it is the mesh, without it no node can join");
     Ok(())
 }
@@ -139,12 +150,12 @@ fn token(args: &Token) -> Result<(), Failure> {
     let store = directory.open_store().map_err(|e| store_failure(&e))?;
     let made = create_token(&store, &authority, &args.node, args.ttl.0, "offline", moment::now())
         .map_err(|e| match &e {
-            CreateTokenError::Ttl(_) => {
-                Failure::new(Exit::Usage, format!("--ttl: {e}"), "an hour is the default")
-            }
-            CreateTokenError::Random(_) => Failure::new(Exit::Temporary, &e, "try again"),
-            CreateTokenError::Store(e) => store_failure(e),
-        })?;
+        CreateTokenError::Ttl(_) => {
+            Failure::new(Exit::Usage, format!("--ttl: {e}"), "an hour is the default")
+        }
+        CreateTokenError::Random(_) => Failure::new(Exit::Temporary, &e, "try again"),
+        CreateTokenError::Store(e) => store_failure(e),
+    })?;
     println!("{}", made.token);
     eprintln!("good once, for node {}, until {}", args.node, moment::utc(made.expires));
     Ok(())

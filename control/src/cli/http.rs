@@ -37,8 +37,9 @@ impl Ask {
         path: &str,
         body: &impl serde::Serialize,
     ) -> Result<Self, Failure> {
-        let body = serde_json::to_vec(body)
-            .map_err(|e| Failure::new(Exit::Software, format!("cannot write the request: {e}"), ""))?;
+        let body = serde_json::to_vec(body).map_err(|e| {
+            Failure::new(Exit::Software, format!("cannot write the request: {e}"), "")
+        })?;
         Ok(Self { method, path: path.to_owned(), body: Some(body) })
     }
 }

@@ -127,7 +127,9 @@ pub fn routes(list: &[RouteView], page: Page) -> String {
     for r in list {
         let picks = match r.picks.as_slice() {
             [] => "nobody".to_owned(),
-            picks => picks.iter().map(|p| short(p, r.service.as_str())).collect::<Vec<_>>().join(" "),
+            picks => {
+                picks.iter().map(|p| short(p, r.service.as_str())).collect::<Vec<_>>().join(" ")
+            }
         };
         table.row([
             r.service.to_string(),
@@ -173,7 +175,8 @@ pub fn incidents(list: &[IncidentView], page: Page) -> String {
     if list.is_empty() {
         return "no incidents\n".to_owned();
     }
-    let mut table = Table::new(&["INCIDENT", "OPENED", "LOST", "STABLE AFTER", "CALLED UP", "REASON"]);
+    let mut table =
+        Table::new(&["INCIDENT", "OPENED", "LOST", "STABLE AFTER", "CALLED UP", "REASON"]);
     for i in list {
         let stable = i.stable.map_or_else(|| "open".to_owned(), |at| length(between(i.opened, at)));
         table.row([

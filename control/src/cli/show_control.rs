@@ -2,9 +2,11 @@
 
 use hearth_proto::api::{ControlStatus, PolicyAnswer, PolicyVersion, TokenAnswer};
 
+use hearth_proto::ids::NodeName;
+
 use super::show::Page;
 use super::table::{Table, pairs};
-use crate::moment::{ago, length, between, utc};
+use crate::moment::{ago, between, length, utc};
 
 /// `hearth policy apply`
 pub fn applied(answer: &PolicyAnswer, dry_run: bool) -> String {
@@ -15,7 +17,7 @@ pub fn applied(answer: &PolicyAnswer, dry_run: bool) -> String {
     for change in &answer.changes {
         text.push_str(&format!("  {change}\n"));
     }
-    let acknowledged: Vec<&str> = answer.acknowledged.iter().map(|n| n.as_str()).collect();
+    let acknowledged: Vec<&str> = answer.acknowledged.iter().map(NodeName::as_str).collect();
     let verdict = match (answer.changes.is_empty(), dry_run) {
         (true, _) => format!("nothing changes; version {} stays in force", answer.version),
         (false, true) => format!("dry run: this would become version {}", answer.version),

@@ -42,8 +42,7 @@ impl Plane {
             let version = if changes.is_empty() { version } else { next };
             return Ok(PolicyAnswer { version, changes, warnings, acknowledged: Vec::new() });
         }
-        let document =
-            self.sign(next, now, request.text.clone(), Content::Policy(new))?;
+        let document = self.sign(next, now, request.text.clone(), Content::Policy(new))?;
         let entry = PolicyVersion {
             version: next,
             issued: now,

@@ -246,8 +246,8 @@ impl Plane {
         let refused = |why| EnrolRefused::Token(why, request.name.clone());
         let failed = |e: StoreError| EnrolRefused::Failed(e.to_string());
         // The token first: who has none does not get to have requests parsed and signed.
-        let hash = token::read_join_token(&request.token, &self.authority.root_hash())
-            .map_err(refused)?;
+        let hash =
+            token::read_join_token(&request.token, &self.authority.root_hash()).map_err(refused)?;
         let record = self.store.token(&hash).map_err(failed)?;
         let record = record.ok_or_else(|| refused(TokenRefused::Unknown))?;
         record.check(&request.name, now).map_err(refused)?;

@@ -155,8 +155,7 @@ fn a_guesser_is_not_listened_to_any_more_not_even_with_a_good_token() {
 #[test]
 fn a_renewal_is_for_a_node_that_shows_its_certificate_and_keeps_its_name() {
     let bench = Bench::new("renew");
-    let ask =
-        || RenewRequest { csr_pem: csr(), mesh_address: "10.77.0.11:7940".into() };
+    let ask = || RenewRequest { csr_pem: csr(), mesh_address: "10.77.0.11:7940".into() };
     assert_eq!(reason(bench.plane.renew(&ask(), None, FROM, NOW)), "no_certificate");
     let control = Identity::Control(name("control-1"));
     assert_eq!(reason(bench.plane.renew(&ask(), Some(&control), FROM, NOW)), "not_a_node");
@@ -171,11 +170,8 @@ fn a_renewal_is_for_a_node_that_shows_its_certificate_and_keeps_its_name() {
 fn an_operator_is_known_by_the_token_alone() {
     let bench = Bench::new("operator");
     let (text, hash) = token::new_operator_token().unwrap();
-    let record = crate::store::OperatorRecord {
-        name: "admin".into(),
-        hash: hash.hex(),
-        created: NOW,
-    };
+    let record =
+        crate::store::OperatorRecord { name: "admin".into(), hash: hash.hex(), created: NOW };
     bench.plane.store().add_operator(&record).unwrap();
     assert_eq!(bench.plane.operator(Some(&text), FROM, NOW).unwrap(), "admin");
     for wrong in [None, Some(""), Some("hearthop1.x"), Some(hash.hex().as_str())] {

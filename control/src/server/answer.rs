@@ -21,18 +21,22 @@ pub(super) struct Refusal {
 
 impl Refusal {
     /// A refusal with its advice.
-    pub(super) fn new(status: StatusCode, error: impl ToString, hint: impl Into<String>) -> Self {
-        let view = ErrorView { error: error.to_string(), hint: hint.into() };
+    pub(super) fn new(
+        status: StatusCode,
+        error: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Self {
+        let view = ErrorView { error: error.into(), hint: hint.into() };
         Self { status, view, retry_after: None }
     }
 
     /// Our own fault.
-    pub(super) fn internal(error: impl ToString) -> Self {
+    pub(super) fn internal(error: impl Into<String>) -> Self {
         let hint = "nothing was changed; see the log of hearth-control on its host";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, error, hint)
     }
 
-    fn limited(error: impl ToString, after: Duration) -> Self {
+    fn limited(error: impl Into<String>, after: Duration) -> Self {
         let hint = format!("wait {} s and try again with what is right", after.as_secs());
         let mut refusal = Self::new(StatusCode::TOO_MANY_REQUESTS, error, hint);
         refusal.retry_after = Some(after);
@@ -58,86 +62,90 @@ impl IntoResponse for Refusal {
 impl From<EnrolRefused> for Refusal {
     fn from(e: EnrolRefused) -> Self {
         use EnrolRefused as E;
+        let text = e.to_string();
         match &e {
-            E::Limited(after) => Self::limited(&e, *after),
-            E::Token(why, node) => Self::new(StatusCode::FORBIDDEN, why, why.hint(node)),
+            E::Limited(after) => Self::limited(text, *after),
+            E::Token(why, node) => Self::new(StatusCode::FORBIDDEN, text, why.hint(node)),
             E::NoCertificate => Self::new(
                 StatusCode::UNAUTHORIZED,
-                &e,
+                text,
                 "an agent whose certificate has expired joins again, with a new token",
             ),
             E::NotANode(_) => {
-                Self::new(StatusCode::FORBIDDEN, &e, "show the certificate the node joined with")
+                Self::new(StatusCode::FORBIDDEN, text, "show the certificate the node joined with")
             }
             E::Request(AuthorityError::KeyKind) => {
-                Self::new(StatusCode::BAD_REQUEST, &e, "make the request with a P-256 key")
+                Self::new(StatusCode::BAD_REQUEST, text, "make the request with a P-256 key")
             }
             E::Request(_) => Self::new(
                 StatusCode::BAD_REQUEST,
-                &e,
+                text,
                 "send PKCS #10 as PEM, signed with its own key; the token is still good",
             ),
             E::Address(_) => Self::new(
                 StatusCode::BAD_REQUEST,
-                &e,
+                text,
                 "send the address of the mesh port, such as 192.0.2.11:7940; the token is still good",
             ),
-            E::Failed(_) => Self::internal(&e),
+            E::Failed(_) => Self::internal(text),
         }
     }
 }
 
 impl From<OperatorRefused> for Refusal {
     fn from(e: OperatorRefused) -> Self {
+        let text = e.to_string();
         match &e {
-            OperatorRefused::Limited(after) => Self::limited(&e, *after),
+            OperatorRefused::Limited(after) => Self::limited(text, *after),
             OperatorRefused::Missing => Self::new(
                 StatusCode::UNAUTHORIZED,
-                &e,
+                text,
                 "send Authorization: Bearer TOKEN (hearth: --token or HEARTH_TOKEN)",
             ),
             OperatorRefused::Unknown => Self::new(
                 StatusCode::UNAUTHORIZED,
-                &e,
+                text,
                 "use the token hearth-control init printed for this mesh",
             ),
-            OperatorRefused::Store(_) => Self::internal(&e),
+            OperatorRefused::Store(_) => Self::internal(text),
         }
     }
 }
 
 impl From<CreateTokenError> for Refusal {
     fn from(e: CreateTokenError) -> Self {
+        let text = e.to_string();
         match &e {
             CreateTokenError::Ttl(_) => {
-                Self::new(StatusCode::BAD_REQUEST, &e, "an hour is the default")
+                Self::new(StatusCode::BAD_REQUEST, text, "an hour is the default")
             }
-            _ => Self::internal(&e),
+            _ => Self::internal(text),
         }
     }
 }
 
 impl From<ApplyError> for Refusal {
     fn from(e: ApplyError) -> Self {
+        let text = e.to_string();
         match &e {
             ApplyError::Settings(settings) => {
                 let hint = settings.hint.clone();
                 let mut bare = settings.clone();
                 bare.hint = None;
                 let hint = hint.unwrap_or_else(|| "nothing was changed".to_owned());
-                Self::new(StatusCode::BAD_REQUEST, bare, hint)
+                Self::new(StatusCode::BAD_REQUEST, bare.to_string(), hint)
             }
             ApplyError::Store(StoreError::NotNewer { .. }) => {
-                Self::new(StatusCode::CONFLICT, &e, "somebody else was faster; apply again")
+                Self::new(StatusCode::CONFLICT, text, "somebody else was faster; apply again")
             }
-            ApplyError::Document(_) | ApplyError::Store(_) => Self::internal(&e),
+            ApplyError::Document(_) | ApplyError::Store(_) => Self::internal(text),
         }
     }
 }
 
 impl From<StoreError> for Refusal {
     fn from(e: StoreError) -> Self {
-        Self::internal(e)
+        Self::internal(e.to_string())
     }
 }
 
@@ -146,4 +154,3 @@ pub(super) fn no_such_version(version: u64) -> Refusal {
     let error = format!("there is no policy version {version}");
     Refusal::new(StatusCode::NOT_FOUND, error, "see hearth policy history")
 }
-

@@ -61,11 +61,7 @@ pub struct Server {
 
 impl Server {
     /// Serves `router` on `listener`.
-    pub fn new(
-        listener: TcpListener,
-        plane: Arc<Plane>,
-        router: Router,
-    ) -> Result<Self, TlsError> {
+    pub fn new(listener: TcpListener, plane: Arc<Plane>, router: Router) -> Result<Self, TlsError> {
         let config = tls::server(plane.holder().clone(), plane.authority().root())?;
         Ok(Self { listener, acceptor: TlsAcceptor::from(Arc::new(config)), router, plane })
     }
@@ -161,7 +157,9 @@ fn refusal(error: &std::io::Error) -> &'static str {
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<E>());
     match tls {
         Some(E::InvalidCertificate(C::Expired | C::ExpiredContext { .. })) => "expired",
-        Some(E::InvalidCertificate(C::NotValidYet | C::NotValidYetContext { .. })) => "not_yet_valid",
+        Some(E::InvalidCertificate(C::NotValidYet | C::NotValidYetContext { .. })) => {
+            "not_yet_valid"
+        }
         Some(E::InvalidCertificate(_)) => "certificate",
         Some(E::AlertReceived(_)) => "refused_by_client",
         Some(_) => "tls",

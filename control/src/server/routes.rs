@@ -100,7 +100,7 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<Json<T>, Refusal> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result.map(Json),
-        Err(error) => Err(Refusal::internal(error)),
+        Err(error) => Err(Refusal::internal(error.to_string())),
     }
 }
 

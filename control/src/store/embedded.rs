@@ -17,9 +17,7 @@ use redb::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{
-    AgentRecord, CertificateRecord, OperatorRecord, SpendError, Store, StoreError,
-};
+use super::{AgentRecord, CertificateRecord, OperatorRecord, SpendError, Store, StoreError};
 use crate::moment;
 use crate::token::{SecretHash, TokenRecord, TokenRefused, Use};
 
@@ -75,7 +73,10 @@ pub struct Embedded {
 impl Embedded {
     /// Opens the store, makes it if there is none. Only one process at a time may have it open.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let bad = |e: &dyn std::fmt::Display| StoreError::Open { path: path.to_owned(), why: e.to_string() };
+        let bad = |e: &dyn std::fmt::Display| StoreError::Open {
+            path: path.to_owned(),
+            why: e.to_string(),
+        };
         // Made here, so that it is never readable for others, not even for a moment.
         OpenOptions::new()
             .create(true)
@@ -85,13 +86,12 @@ impl Embedded {
             .mode(0o600)
             .open(path)
             .map_err(|e| bad(&e))?;
-        let database = Database::builder()
-            .set_check_integrity_on_open(true)
-            .create(path)
-            .map_err(|e| match e {
+        let database = Database::builder().set_check_integrity_on_open(true).create(path).map_err(
+            |e| match e {
                 DatabaseError::DatabaseAlreadyOpen => StoreError::Locked(path.to_owned()),
                 e => bad(&e),
-            })?;
+            },
+        )?;
         let txn = database.begin_write().map_err(failed)?;
         for table in [TOKENS, OPERATORS, CERTIFICATES, DOCUMENTS, AGENTS] {
             txn.open_table(table).map_err(failed)?;
@@ -311,4 +311,3 @@ impl Store for Embedded {
 fn decode_document(bytes: &[u8]) -> Result<SignedDocument, StoreError> {
     wire::decode_body(bytes).map_err(|e| StoreError::Unreadable("a document", e.to_string()))
 }
-

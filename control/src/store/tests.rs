@@ -81,7 +81,10 @@ fn a_token_is_spent_once_and_a_refusal_leaves_no_trace() {
         other => panic!("{other:?}"),
     };
 
-    assert_eq!(reason(store.spend(&hash, &certificate("01", "web-2", 1), None)), "token_other_name");
+    assert_eq!(
+        reason(store.spend(&hash, &certificate("01", "web-2", 1), None)),
+        "token_other_name"
+    );
     assert_eq!(reason(store.spend(&hash, &certificate("02", "web-1", 100), None)), "token_expired");
     assert!(store.certificates().unwrap().is_empty(), "a refused join left a certificate");
     assert_eq!(store.token(&hash).unwrap().unwrap().used, None, "a refusal spent the token");
@@ -92,7 +95,10 @@ fn a_token_is_spent_once_and_a_refusal_leaves_no_trace() {
     assert_eq!(serials, ["03"]);
 
     let (_, unknown) = token::new_join_token(&[1; 32]).unwrap();
-    assert_eq!(reason(store.spend(&unknown, &certificate("05", "web-1", 3), None)), "token_unknown");
+    assert_eq!(
+        reason(store.spend(&unknown, &certificate("05", "web-1", 3), None)),
+        "token_unknown"
+    );
 }
 
 #[test]
