@@ -9,10 +9,13 @@
 //! | [`telemetry`], [`notify`] | logs, metrics, traces; what the service manager is told |
 
 pub mod admin;
+pub mod check;
 pub mod config;
 pub mod disk;
 pub mod driver;
 pub mod enrol;
+pub mod hook;
 pub mod identity;
 pub mod jitter;
 pub mod link;
+mod loopback;

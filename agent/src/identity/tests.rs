@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use hearth_proto::advert::{Keyring, Untrusted};
+use hearth_proto::advert::Untrusted;
 use hearth_proto::ids::Identity;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -1,0 +1,380 @@
+//! What we know of our own endpoints: http and tcp checks, by their owner only.
+//!
+//! [`CheckState`] decides (pure); a task per endpoint asks the application and tells the driver of
+//! changes. The first check is made at once. A task owns nothing but its counters: dropping its
+//! [`Checker`] ends it, and a new one starts from nothing.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hearth_proto::ids::ServiceName;
+use hearth_proto::time::Span;
+use http::Request;
+use http_body_util::Full;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::config::{Check, CheckKind, Endpoint};
+use crate::{jitter, loopback};
+
+/// What the checks of an endpoint found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckEvent {
+    /// The service.
+    pub service: ServiceName,
+    /// Its instance on this node.
+    pub instance: u16,
+    /// Whether it may serve.
+    pub healthy: bool,
+    /// What the last check saw, in words.
+    pub detail: String,
+}
+
+/// A verdict that differs from the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// From now on it may serve.
+    Healthy,
+    /// From now on it may not.
+    Unhealthy,
+}
+
+/// The verdict on one endpoint, from its checks' results.
+///
+/// Before the first verdict one failure suffices for "unhealthy": nothing is taken away from anyone.
+/// After that `fall` failures in a row make it unhealthy, `rise` successes in a row healthy.
+#[derive(Clone, Debug)]
+pub struct CheckState {
+    fall: u32,
+    rise: u32,
+    verdict: Option<Change>,
+    /// Results in a row that speak against the verdict.
+    against: u32,
+}
+
+impl CheckState {
+    /// No verdict yet.
+    pub fn new(fall: u32, rise: u32) -> Self {
+        Self { fall: fall.max(1), rise: rise.max(1), verdict: None, against: 0 }
+    }
+
+    /// Takes one result; says so if it changes the verdict.
+    pub fn observe(&mut self, ok: bool) -> Option<Change> {
+        let (found, needed) = match (ok, self.verdict) {
+            (true, Some(Change::Healthy)) | (false, Some(Change::Unhealthy)) => {
+                self.against = 0;
+                return None;
+            }
+            (true, _) => (Change::Healthy, self.rise),
+            (false, Some(_)) => (Change::Unhealthy, self.fall),
+            (false, None) => (Change::Unhealthy, 1),
+        };
+        self.against += 1;
+        if self.against < needed {
+            return None;
+        }
+        self.against = 0;
+        self.verdict = Some(found);
+        self.verdict
+    }
+
+    /// Somebody saw the application refuse: unhealthy at once, until `rise` successes follow.
+    pub fn refused(&mut self) {
+        self.verdict = Some(Change::Unhealthy);
+        self.against = 0;
+    }
+
+    /// Whether the verdict is "healthy".
+    pub fn is_healthy(&self) -> bool {
+        self.verdict == Some(Change::Healthy)
+    }
+}
+
+/// What can be asked of a running check.
+#[derive(Clone, Copy, Debug)]
+enum Command {
+    /// Check now, and tell the verdict whether or not it changed.
+    Now,
+    /// A request found the application refusing.
+    Refused,
+}
+
+/// A running check. Dropping it ends the task.
+#[derive(Debug)]
+pub struct Checker {
+    commands: mpsc::Sender<Command>,
+    task: JoinHandle<()>,
+}
+
+impl Checker {
+    /// Starts checking `endpoint`. Events are changes of the verdict, and answers to
+    /// [`Self::check_now`]; the task waits when the channel is full, so none is lost.
+    pub fn start(endpoint: &Endpoint, events: mpsc::Sender<CheckEvent>) -> Self {
+        // One command waits at most: more of them mean the same.
+        let (commands, inbox) = mpsc::channel(1);
+        let task = Task {
+            service: endpoint.service.clone(),
+            instance: endpoint.instance,
+            address: endpoint.address,
+            state: CheckState::new(endpoint.check.fall, endpoint.check.rise),
+            check: endpoint.check.clone(),
+            events,
+        };
+        Self { commands, task: tokio::spawn(task.run(inbox)) }
+    }
+
+    /// Checks at once; an event with the verdict follows, changed or not.
+    pub fn check_now(&self) {
+        // Full: a check is about to be made anyway.
+        let _ = self.commands.try_send(Command::Now);
+    }
+
+    /// Says that the application just refused a request: the verdict is "unhealthy" from here on, without
+    /// an event (the caller knows), and `rise` successes bring a "healthy" one.
+    pub fn refused(&self) {
+        let _ = self.commands.try_send(Command::Refused);
+    }
+}
+
+impl Drop for Checker {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Task {
+    service: ServiceName,
+    instance: u16,
+    address: SocketAddr,
+    check: Check,
+    state: CheckState,
+    events: mpsc::Sender<CheckEvent>,
+}
+
+impl Task {
+    async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let mut asked = false;
+        loop {
+            let started = Instant::now();
+            let result = probe(self.address, &self.check).await;
+            let change = self.state.observe(result.is_ok());
+            let detail = result.unwrap_or_else(|why| why);
+            if let Some(change) = change {
+                tracing::info!(
+                    service = %self.service,
+                    instance = self.instance,
+                    verdict = ?change,
+                    detail,
+                    "health check verdict changed"
+                );
+            }
+            if (asked || change.is_some()) && !self.tell(detail).await {
+                return;
+            }
+            asked = false;
+            tokio::select! {
+                () = tokio::time::sleep_until(started + jitter::about(self.check.interval)) => {}
+                command = commands.recv() => match command {
+                    Some(Command::Now) => asked = true,
+                    Some(Command::Refused) => self.state.refused(),
+                    None => return,
+                },
+            }
+        }
+    }
+
+    async fn tell(&self, detail: String) -> bool {
+        let event = CheckEvent {
+            service: self.service.clone(),
+            instance: self.instance,
+            healthy: self.state.is_healthy(),
+            detail,
+        };
+        self.events.send(event).await.is_ok()
+    }
+}
+
+/// One check: what was seen, in words, as success or failure.
+async fn probe(address: SocketAddr, check: &Check) -> Result<String, String> {
+    let started = Instant::now();
+    let seen = async {
+        match &check.kind {
+            CheckKind::Tcp => tcp(address).await,
+            CheckKind::Http { path } => http(address, path).await,
+        }
+    };
+    match tokio::time::timeout(check.timeout, seen).await {
+        Ok(Ok(what)) => Ok(format!("{what} in {}", brief(started.elapsed()))),
+        Ok(Err(why)) => Err(format!("{address}: {why}")),
+        Err(_) => Err(format!("{address}: no answer within {}", Span(check.timeout))),
+    }
+}
+
+fn brief(d: Duration) -> String {
+    format!("{:.1} ms", d.as_secs_f64() * 1_000.0)
+}
+
+async fn tcp(address: SocketAddr) -> Result<String, String> {
+    let connected = TcpStream::connect(address).await;
+    connected.map(|_| "connected".to_owned()).map_err(|e| format!("cannot connect: {e}"))
+}
+
+async fn http(address: SocketAddr, path: &str) -> Result<String, String> {
+    let request = Request::get(path)
+        .header(http::header::HOST, address.to_string())
+        .header(http::header::USER_AGENT, "hearth-check")
+        .header(http::header::CONNECTION, "close")
+        .body(Full::new(Bytes::new()))
+        .map_err(|e| format!("{path:?} cannot be asked for: {e}"))?;
+    let (status, _) = loopback::ask(address, request, 0).await.map_err(|e| e.to_string())?;
+    let said = format!("GET {path} answered {}", status.as_u16());
+    if status.is_success() || status.is_redirection() { Ok(said) } else { Err(said) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn verdicts(fall: u32, rise: u32, results: &str) -> String {
+        let mut state = CheckState::new(fall, rise);
+        results
+            .chars()
+            .map(|c| match state.observe(c == '+') {
+                Some(Change::Healthy) => 'H',
+                Some(Change::Unhealthy) => 'U',
+                None => '.',
+            })
+            .collect()
+    }
+
+    #[test]
+    fn fall_failures_in_a_row_make_unhealthy_and_rise_successes_healthy() {
+        for (fall, rise, results, expected) in [
+            (2, 1, "+-+--+", "H...UH"),
+            (1, 1, "+-+-", "HUHU"),
+            (3, 2, "++--+---+-++", ".H.....U...H"),
+            (2, 1, "-", "U"),
+            (2, 3, "++-++-+++", "..U.....H"),
+            (0, 0, "+-", "HU"),
+        ] {
+            assert_eq!(verdicts(fall, rise, results), expected, "{fall} {rise} {results}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_unhealthy_at_once_and_successes_bring_it_back() {
+        let mut state = CheckState::new(2, 2);
+        state.observe(true);
+        assert_eq!(state.observe(true), Some(Change::Healthy));
+        state.refused();
+        assert!(!state.is_healthy());
+        assert_eq!(state.observe(true), None);
+        assert_eq!(state.observe(true), Some(Change::Healthy));
+    }
+
+    /// An application whose status code can be set; 0 is silence.
+    async fn application(status: Arc<AtomicU16>, asked: Arc<AtomicUsize>) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            loop {
+                let (mut tcp, _) = listener.accept().await.unwrap();
+                let (status, asked) = (status.clone(), asked.clone());
+                tokio::spawn(async move {
+                    let mut buffer = [0; 1024];
+                    let n = tcp.read(&mut buffer).await.unwrap_or(0);
+                    assert!(buffer[..n].starts_with(b"GET /up HTTP/1.1\r\n"));
+                    asked.fetch_add(1, Ordering::SeqCst);
+                    match status.load(Ordering::SeqCst) {
+                        0 => tokio::time::sleep(Duration::from_secs(60)).await,
+                        code => {
+                            let head = format!("HTTP/1.1 {code} X\r\ncontent-length: 2\r\n\r\nhi");
+                            tcp.write_all(head.as_bytes()).await.unwrap();
+                        }
+                    }
+                });
+            }
+        });
+        address
+    }
+
+    fn endpoint(address: SocketAddr, kind: CheckKind, fall: u32) -> Endpoint {
+        let interval = Duration::from_millis(10);
+        Endpoint {
+            service: ServiceName::parse("ledger").unwrap(),
+            instance: 2,
+            address,
+            role: hearth_proto::advert::Role::Hot,
+            protocol: hearth_proto::advert::Protocol::Http,
+            check: Check { kind, interval, timeout: Duration::from_millis(50), fall, rise: 1 },
+            activate: None,
+            deactivate: None,
+        }
+    }
+
+    async fn next(events: &mut mpsc::Receiver<CheckEvent>) -> CheckEvent {
+        let event = tokio::time::timeout(Duration::from_secs(10), events.recv()).await;
+        event.expect("no event within 10 s").expect("the check ended")
+    }
+
+    #[tokio::test]
+    async fn an_http_check_follows_the_application() {
+        let (status, asked) = (Arc::new(AtomicU16::new(204)), Arc::default());
+        let address = application(status.clone(), asked).await;
+        let (events, mut inbox) = mpsc::channel(4);
+        let kind = CheckKind::Http { path: "/up".into() };
+        let checker = Checker::start(&endpoint(address, kind, 2), events);
+        let up = next(&mut inbox).await;
+        assert!(up.healthy && up.instance == 2, "{up:?}");
+        assert!(up.detail.starts_with("GET /up answered 204 in "), "{up:?}");
+        status.store(503, Ordering::SeqCst);
+        let down = next(&mut inbox).await;
+        assert_eq!(
+            (down.healthy, down.detail),
+            (false, format!("{address}: GET /up answered 503"))
+        );
+        checker.check_now();
+        assert!(!next(&mut inbox).await.healthy, "an answer, though nothing changed");
+        status.store(302, Ordering::SeqCst);
+        assert!(next(&mut inbox).await.healthy);
+        status.store(0, Ordering::SeqCst);
+        assert_eq!(next(&mut inbox).await.detail, format!("{address}: no answer within 50ms"));
+    }
+
+    #[tokio::test]
+    async fn a_refusal_seen_elsewhere_is_followed_by_a_healthy_event() {
+        let (status, asked) = (Arc::new(AtomicU16::new(200)), Arc::default());
+        let address = application(status, asked).await;
+        let (events, mut inbox) = mpsc::channel(4);
+        let kind = CheckKind::Http { path: "/up".into() };
+        let checker = Checker::start(&endpoint(address, kind, 2), events);
+        assert!(next(&mut inbox).await.healthy);
+        checker.refused();
+        assert!(next(&mut inbox).await.healthy);
+    }
+
+    #[tokio::test]
+    async fn a_tcp_check_sees_a_closed_port_and_ends_with_its_checker() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (events, mut inbox) = mpsc::channel(4);
+        let checker = Checker::start(&endpoint(address, CheckKind::Tcp, 1), events);
+        assert!(next(&mut inbox).await.detail.starts_with("connected in "));
+        drop(listener);
+        let down = next(&mut inbox).await;
+        let expected = format!("{address}: cannot connect: Connection refused (os error 111)");
+        assert_eq!(down.detail, expected);
+        drop(checker);
+        let end = tokio::time::timeout(Duration::from_secs(10), inbox.recv()).await;
+        assert_eq!(end.expect("the task outlives its checker"), None);
+    }
+}
