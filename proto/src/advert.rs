@@ -16,6 +16,11 @@ use crate::wire;
 
 /// Largest encoded advert, in bytes. Larger ones are refused where they are made and where they arrive.
 pub const MAX_ADVERT: usize = 16 * 1024;
+/// Largest certificate and largest signature that travel with an advert, in bytes: they are not under the
+/// signature's protection, so they need a bound of their own.
+pub const MAX_CERTIFICATE: usize = 16 * 1024;
+/// See [`MAX_CERTIFICATE`].
+pub const MAX_SIGNATURE: usize = 1024;
 /// Most endpoints one node may offer.
 pub const MAX_ENDPOINTS: usize = 64;
 
@@ -250,8 +255,12 @@ impl SignedAdvert {
     /// Checks everything that can be checked and opens the advert. `lasting` as in
     /// [`Keyring::verify`].
     pub fn open(&self, keyring: &dyn Keyring, lasting: bool) -> Result<Advert, AdvertRefused> {
-        if self.body.len() > MAX_ADVERT {
-            return Err(AdvertRefused::TooLarge(self.node.clone(), self.body.len()));
+        if self.body.len() > MAX_ADVERT
+            || self.certificate.len() > MAX_CERTIFICATE
+            || self.signature.len() > MAX_SIGNATURE
+        {
+            let size = self.body.len() + self.certificate.len() + self.signature.len();
+            return Err(AdvertRefused::TooLarge(self.node.clone(), size));
         }
         let signer = Identity::Node(self.node.clone());
         keyring

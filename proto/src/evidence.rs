@@ -23,6 +23,10 @@ pub const EJECT_MAX: Duration = Duration::from_secs(60);
 /// load was 9.8 ms).
 pub const CONFIRM_SILENCE: Duration = Duration::from_millis(50);
 
+/// A node known from disk or from others that nobody has heard of for so long is lost: twice the longest
+/// period (push-pull, 5 s) in which membership would have told of it.
+pub const UNHEARD_LOST: Duration = Duration::from_secs(10);
+
 /// What this agent thinks of an endpoint now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
@@ -206,16 +210,15 @@ impl NodeEvidence {
         }
     }
 
-    /// Whether the node is lost as far as calling up warm endpoints goes: confirmed silent, or down
-    /// and not provably alive. `Err` says when to ask again.
+    /// Whether the node is lost as far as calling up warm endpoints goes: confirmed silent, down and not
+    /// provably alive, or unheard of for [`UNHEARD_LOST`]. `Err` says when to ask again.
     pub fn lost(&self, now: Time) -> Result<bool, Time> {
+        let after = |moment: Time| if now >= moment { Ok(true) } else { Err(moment) };
         match self.standing() {
             Standing::Ready => Ok(false),
             Standing::Out(_) => Ok(true),
-            Standing::Doubtful(Why::Silent { since }) => {
-                let confirmed = since + CONFIRM_SILENCE;
-                if now >= confirmed { Ok(true) } else { Err(confirmed) }
-            }
+            Standing::Doubtful(Why::Silent { since }) => after(since + CONFIRM_SILENCE),
+            Standing::Doubtful(Why::Unheard) => after(self.swim_since + UNHEARD_LOST),
             Standing::Doubtful(_) => Ok(false),
         }
     }
@@ -339,6 +342,9 @@ pub fn standing(
     }
     of_node
 }
+
+#[cfg(test)]
+mod exhaustive;
 
 #[cfg(test)]
 mod tests {

@@ -21,8 +21,10 @@ pub struct Subject {
     pub role: Role,
     /// Its owner's word.
     pub condition: Condition,
-    /// Its node is lost, or it is ejected, revoked, left.
+    /// Its node is lost, or revoked. Not: ejected, which is one caller's luck with requests.
     pub lost: bool,
+    /// Its node started a moment ago and has not served yet: it calls nobody up who is not up already.
+    pub starting: bool,
     /// Its node left in good order: it is not declared any longer.
     pub left: bool,
     /// The loss it was activated for.
@@ -53,7 +55,9 @@ pub struct Tally {
 /// 3. `deficit` = `needed − hot`; in mode hot-hot nobody is called;
 /// 4. available warm ones (not lost, standing by, activating or serving) in the agreed order: those
 ///    already up first (so that a second loss moves nobody), then declared priority, then
-///    rendezvous hash; the first `deficit` are called. One lost, one called: never the whole bench.
+///    rendezvous hash; the first `deficit` are called. One lost, one called: never the whole bench;
+/// 5. a hot endpoint that is only just starting keeps whoever is up for it, but calls nobody new: a
+///    mesh that starts does not begin by activating its bench, nor does a host that restarts.
 pub fn tally(policy: &ServicePolicy, subjects: &[Subject]) -> Tally {
     let hot = |s: &&Subject| s.role == Role::Hot && !s.left;
     let declared = subjects.iter().filter(hot).count();
@@ -81,13 +85,25 @@ pub fn tally(policy: &ServicePolicy, subjects: &[Subject]) -> Tally {
     bench.sort_by_key(|(s, priority)| {
         (s.condition == Condition::Standby, *priority, !rendezvous(&s.id), s.id.clone())
     });
-    let called: Vec<&Subject> = bench.iter().take(deficit).map(|(s, _)| *s).collect();
+    let starting = subjects
+        .iter()
+        .filter(|s| s.role == Role::Hot && s.starting && !serves(s) && !s.lost && !s.left)
+        .count();
+    let called: Vec<&Subject> = bench
+        .iter()
+        .take(deficit)
+        .enumerate()
+        .filter(|(i, (s, _))| {
+            *i < deficit.saturating_sub(starting) || s.condition != Condition::Standby
+        })
+        .map(|(_, (s, _))| *s)
+        .collect();
     Tally {
         declared,
         needed,
         hot,
         serving: hot + called.iter().filter(|s| serves(s)).count(),
-        short: deficit - called.len(),
+        short: deficit.saturating_sub(bench.len()),
         called: called.into_iter().map(|s| s.id.clone()).collect(),
     }
 }

@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::evidence::Swim;
 use crate::ids::{Generation, NodeName, Version};
+use crate::table;
 use crate::time::Time;
 use crate::wire::{self, WireError};
 
@@ -119,6 +120,10 @@ const ONE: NonZeroUsize = NonZeroUsize::new(1).expect("1 is not 0");
 const SWIM_PACKET: NonZeroUsize = NonZeroUsize::new(wire::MAX_SWIM).expect("1150 is not 0");
 /// Gossip rounds: memberlist's LAN value.
 const GOSSIP_PERIOD: Duration = Duration::from_millis(200);
+/// A timer so much later than due says that *we* did not run (stopped, swapped, starved): answers may lie
+/// unread. The time lost is then added to every timer, so that no peer is accused of our own absence.
+/// Half of the default probe time-out.
+const LATE: Duration = Duration::from_millis(100);
 /// How long the dead are remembered (memberlist and foca: 24 h): an old record must not revive them.
 pub const REMEMBER_DOWN: Duration = Duration::from_secs(24 * 3600);
 
@@ -186,7 +191,7 @@ impl BroadcastHandler<MemberId> for Rumours {
         if self.newest.get(&rumour.node).is_some_and(|v| *v >= rumour.version) {
             return Ok(None);
         }
-        if self.newest.len() >= crate::table::MAX_NODES && !self.newest.contains_key(&rumour.node) {
+        if self.newest.len() >= table::MAX_NODES && !self.newest.contains_key(&rumour.node) {
             return Ok(None);
         }
         self.newest.insert(rumour.node.clone(), rumour.version);
@@ -322,6 +327,16 @@ pub enum SwimRefused {
     Malformed(NodeName, String),
 }
 
+impl SwimRefused {
+    /// One word for the counter's `reason` label.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::OtherSender { .. } => "other_sender",
+            Self::Malformed(..) => "malformed",
+        }
+    }
+}
+
 /// What SWIM says of one node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberState {
@@ -364,6 +379,16 @@ impl Member {
         self.foca.identity()
     }
 
+    /// Every input starts here: time in which we did not run does not count.
+    fn begin(&mut self, now: Time) {
+        self.effects.now = now;
+        let Some(late) = self.effects.timers.peek().map(|due| now.since(due.at)) else { return };
+        if late > LATE {
+            let timers = std::mem::take(&mut self.effects.timers).into_iter();
+            self.effects.timers = timers.map(|due| Due { at: due.at + late, ..due }).collect();
+        }
+    }
+
     /// Takes in a packet that came over the link of `from`.
     pub fn handle_packet(
         &mut self,
@@ -371,7 +396,7 @@ impl Member {
         from: &NodeName,
         packet: &[u8],
     ) -> Result<(), SwimRefused> {
-        self.effects.now = now;
+        self.begin(now);
         let malformed = |e: String| SwimRefused::Malformed(from.clone(), e);
         let (header, used): (Header<MemberId>, usize) =
             wire::decode_prefix(packet).map_err(|e| malformed(e.to_string()))?;
@@ -390,7 +415,7 @@ impl Member {
 
     /// Fires every timer that is due.
     pub fn handle_timeout(&mut self, now: Time) {
-        self.effects.now = now;
+        self.begin(now);
         while self.effects.timers.peek().is_some_and(|due| due.at <= now) {
             let Some(due) = self.effects.timers.pop() else { break };
             // The only error is an unfinished probe cycle, which says that we are late: foca has
@@ -405,7 +430,7 @@ impl Member {
         if self.left {
             return;
         }
-        self.effects.now = now;
+        self.begin(now);
         let to = MemberId { name, generation: Generation(0), rejoin: 0, address, extension: 0 };
         // Fails only if the packet cannot be encoded, which its fixed size excludes.
         let _ = self.foca.announce(to, &mut self.effects);
@@ -416,8 +441,13 @@ impl Member {
         if self.left {
             return;
         }
-        self.effects.now = now;
-        let members = members.into_iter().map(MemberRecord::member);
+        self.begin(now);
+        // A peer may not fill our memory with members it made up.
+        let known = self.view();
+        let room = table::MAX_NODES.saturating_sub(known.len());
+        let (old, new): (Vec<_>, Vec<_>) =
+            members.into_iter().partition(|m| known.contains_key(&m.id.name));
+        let members = old.into_iter().chain(new.into_iter().take(room)).map(MemberRecord::member);
         let _ = self.foca.apply_many(members, true, &mut self.effects);
         self.resize();
     }
@@ -431,7 +461,7 @@ impl Member {
 
     /// Leaves in good order: says so, several times, since foca says it once and packets get lost.
     pub fn leave(&mut self, now: Time) {
-        self.effects.now = now;
+        self.begin(now);
         if !self.left {
             self.left = true;
             let _ = self.foca.leave_cluster(&mut self.effects);

@@ -231,6 +231,12 @@ struct Forced {
     by: NodeName,
 }
 
+/// A record that is to be asked for: when, and how often it was asked for already.
+struct Wanted {
+    at: Time,
+    tries: u8,
+}
+
 /// What is kept per service.
 struct ServiceState {
     route: Arc<crate::route::Route>,
@@ -238,6 +244,8 @@ struct ServiceState {
     /// Endpoints that were ready, with the version of the advert that said so.
     was_ready: BTreeMap<EndpointId, crate::ids::Version>,
     woken: BTreeMap<EndpointId, Time>,
+    /// Endpoints that have not served yet in this generation, with when they were first seen.
+    starting: BTreeMap<EndpointId, (Generation, Option<Time>)>,
     recheck: Option<Time>,
 }
 
@@ -259,6 +267,7 @@ pub struct Node {
     documents: BTreeMap<DocumentKind, (SignedDocument, Document)>,
     policy: Policy,
     policy_version: u64,
+    revoked: BTreeMap<NodeName, Wall>,
     services: BTreeMap<ServiceName, ServiceState>,
     incidents: VecDeque<Record>,
     snapshot: Arc<Snapshot>,
@@ -272,7 +281,7 @@ pub struct Node {
     digest_at: Time,
     sync_at: Time,
     lonely_at: Time,
-    wanted: BTreeMap<NodeName, Time>,
+    wanted: BTreeMap<NodeName, Wanted>,
     outbox: VecDeque<Transmit>,
     events: VecDeque<Event>,
 }
@@ -306,6 +315,7 @@ impl Node {
             documents: BTreeMap::new(),
             policy: Policy::default(),
             policy_version: 0,
+            revoked: BTreeMap::new(),
             services: BTreeMap::new(),
             incidents: VecDeque::new(),
             snapshot,
@@ -335,7 +345,7 @@ impl Node {
         let Some(packet) = wire::decode_swim(datagram) else { return };
         self.heard(now, from);
         if let Err(e) = self.member.handle_packet(now, from, packet) {
-            self.refuse("swim", "malformed", Identity::Node(from.clone()), e.to_string());
+            self.refuse("swim", e.reason(), Identity::Node(from.clone()), e.to_string());
         }
         self.settle(now);
     }
@@ -376,6 +386,9 @@ impl Node {
                 }
             }
             (Identity::Node(node), Message::Wake(wake)) => self.take_wake(now, node, wake),
+            (Identity::Node(_), Message::Hint(hint)) if hint.node == self.config.name => {
+                self.renew_advert(now);
+            }
             (Identity::Node(_), Message::Hint(hint)) => self.look(&hint.node),
             (Identity::Control(_), other) => {
                 let detail = format!("the control plane may not send {}", other.name());
@@ -523,8 +536,8 @@ impl Node {
         [Some(self.digest_at), Some(self.sync_at), self.member.poll_timeout(), publish]
             .into_iter()
             .flatten()
-            .chain(self.member.is_idle().then_some(self.lonely_at))
-            .chain(self.wanted.values().copied())
+            .chain((self.member.is_idle() && !self.left).then_some(self.lonely_at))
+            .chain(self.wanted.values().map(|w| w.at))
             .chain(self.forced.values().map(|f| f.until))
             .chain(own)
             .chain(services)
@@ -570,7 +583,18 @@ impl Node {
     }
 
     fn evidence(&mut self, now: Time, node: &NodeName) -> &mut NodeEvidence {
-        self.nodes.entry(node.clone()).or_insert_with(|| NodeEvidence::unheard(now))
+        let revoked = &self.revoked;
+        self.nodes.entry(node.clone()).or_insert_with(|| {
+            let revoked = revoked.contains_key(node);
+            NodeEvidence { revoked, ..NodeEvidence::unheard(now) }
+        })
+    }
+
+    /// Notes that the record of `node` is to be asked for at `at`, unless it comes by itself.
+    fn want(&mut self, node: NodeName, at: Time) {
+        if node != self.config.name {
+            self.wanted.entry(node).or_insert(Wanted { at, tries: 0 });
+        }
     }
 
     /// A peer proved to be alive.
@@ -665,7 +689,13 @@ impl Node {
             if name == self.config.name {
                 continue;
             }
-            let e = self.nodes.entry(name.clone()).or_insert_with(|| NodeEvidence::unheard(now));
+            let alive = matches!(state.swim, Swim::Alive | Swim::Suspect);
+            let start = self.table.get(&name).map(|entry| entry.signed.version.generation);
+            if alive && start.is_none_or(|g| g < state.id.generation) {
+                // It lives, in a start whose advert has not come yet.
+                self.want(name.clone(), now);
+            }
+            let e = self.evidence(now, &name);
             if e.swim == state.swim {
                 continue;
             }
@@ -676,9 +706,6 @@ impl Node {
                 self.look(&name);
             }
             self.touch_node(&name);
-            if state.swim == Swim::Alive && self.table.get(&name).is_none() {
-                self.wanted.entry(name).or_insert(now);
-            }
         }
     }
 
@@ -690,8 +717,8 @@ impl Node {
         }
         for rumour in self.member.take_rumours() {
             let known = self.table.version(&rumour.node).is_some_and(|v| v >= rumour.version);
-            if !known && rumour.node != self.config.name {
-                self.wanted.entry(rumour.node).or_insert(now + gossip::PULL_DELAY);
+            if !known {
+                self.want(rumour.node, now + gossip::PULL_DELAY);
             }
         }
     }
@@ -707,6 +734,17 @@ impl Node {
             })
             .map(|(name, _)| name.clone())
             .collect()
+    }
+
+    /// Every peer we had a link with is silent: it is we who are cut off, until one answers.
+    fn is_isolated(&self) -> bool {
+        let mut links = self.nodes.values().filter(|e| e.link != LinkState::None);
+        let (mut any, mut all_silent) = (0, true);
+        for e in &mut links {
+            any += 1;
+            all_silent &= e.link == LinkState::Silent;
+        }
+        any >= 2 && all_silent
     }
 
     /// Up to `n` of the living, at random.

@@ -86,6 +86,17 @@ fn bucket(node: &NodeName) -> usize {
     (xxh3_64(node.as_str().as_bytes()) % BUCKETS as u64) as usize
 }
 
+/// The buckets somebody named, as flags: a hostile list may be long, this is not.
+fn bucket_set(buckets: &[u16]) -> [bool; BUCKETS] {
+    let mut set = [false; BUCKETS];
+    for b in buckets {
+        if let Some(flag) = set.get_mut(usize::from(*b)) {
+            *flag = true;
+        }
+    }
+    set
+}
+
 fn record_hash(node: &NodeName, version: Version) -> u64 {
     xxh3_64(format!("{node}|{version}").as_bytes())
 }
@@ -175,9 +186,10 @@ impl Table {
 
     /// The versions of all records in `buckets`.
     pub fn versions_in(&self, buckets: &[u16]) -> Vec<(NodeName, Version)> {
+        let asked = bucket_set(buckets);
         self.entries
             .iter()
-            .filter(|(node, _)| buckets.contains(&(bucket(node) as u16)))
+            .filter(|(node, _)| asked[bucket(node)])
             .map(|(node, e)| (node.clone(), e.signed.version))
             .collect()
     }
@@ -194,10 +206,11 @@ impl Table {
         };
         let want = theirs.iter().filter(newer).map(|(node, _)| node.clone()).collect();
         let theirs: BTreeMap<&NodeName, Version> = theirs.iter().map(|(n, v)| (n, *v)).collect();
+        let asked = bucket_set(buckets);
         let owed = self
             .entries
             .iter()
-            .filter(|(node, _)| buckets.contains(&(bucket(node) as u16)))
+            .filter(|(node, _)| asked[bucket(node)])
             .filter(|(node, e)| theirs.get(node).is_none_or(|v| *v < e.signed.version))
             .map(|(_, e)| e.signed.clone())
             .collect();

@@ -1,6 +1,8 @@
 //! What the agent's admin API says: one set of types for the agent that writes it and the command line
 //! that reads it. JSON, stable within a major version; fields are only added.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{NodeName, ServiceName};
@@ -176,6 +178,33 @@ pub struct IncidentEntry {
     pub event: String,
     /// In words, with the numbers it rests on.
     pub detail: String,
+}
+
+/// What is counted of a node at one moment, for its metrics. Not an answer of the API: it exists because
+/// counting the views above would make all of them at each scrape, within the core's only task.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Census {
+    /// Members alive, ourselves included.
+    pub alive: usize,
+    /// Suspected members.
+    pub suspect: usize,
+    /// Members held for down; those that left in good order are not.
+    pub down: usize,
+    /// Records in the table.
+    pub records: usize,
+    /// The longest time since a living member's record was confirmed here: by its arrival, or by its owner
+    /// being heard over our link.
+    pub oldest_record: Duration,
+    /// Policy version in force; 0 where none was ever received.
+    pub policy_version: u64,
+    /// Version of the trust bundle in force; 0 where none was ever received.
+    pub trust_version: u64,
+    /// Incidents that are not stable yet.
+    pub open_incidents: usize,
+    /// Suspicions that this node raised: its probes that failed.
+    pub suspicions: u64,
+    /// Times this node refuted its own death.
+    pub refutations: u64,
 }
 
 /// Body of `POST /v1/drain`

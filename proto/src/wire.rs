@@ -256,3 +256,6 @@ pub fn decode_swim(datagram: &[u8]) -> Option<&[u8]> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

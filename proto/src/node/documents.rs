@@ -69,15 +69,24 @@ impl Node {
             }
             Content::Trust(roots) => self.events.push_back(Event::Trust(roots.clone())),
             Content::Revocations(revoked) => {
-                let revoked = revoked.clone();
+                let before = std::mem::replace(&mut self.revoked, revoked.clone());
                 for (name, e) in &mut self.nodes {
-                    e.revoked = revoked.contains_key(name);
+                    // A node that came back with a newer certificate stays back, until it is revoked anew.
+                    if self.revoked.get(name) != before.get(name) {
+                        e.revoked = self.revoked.contains_key(name);
+                    }
                 }
-                for node in revoked.keys() {
+                for node in self.revoked.clone().into_keys() {
+                    self.touch_node(&node);
+                    let fresh = self.revoked.get(&node) != before.get(&node);
+                    if fresh {
+                        self.outbox.push_back(super::Transmit::Cut { node });
+                    }
+                }
+                for node in before.keys() {
                     self.touch_node(node);
-                    self.outbox.push_back(super::Transmit::Cut { node: node.clone() });
                 }
-                self.events.push_back(Event::Revoked(revoked));
+                self.events.push_back(Event::Revoked(self.revoked.clone()));
             }
         }
     }

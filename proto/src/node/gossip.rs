@@ -1,19 +1,20 @@
 //! How a node's table becomes equal to the others': eager push of what is new, rumours and pulls for
 //! what a push missed, digests for what both missed; and push-pull for the membership itself.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rand::RngExt;
 
 use crate::advert::SignedAdvert;
-use crate::evidence::Swim;
+use crate::evidence::{LinkState, Swim};
 use crate::ids::{Identity, NodeName};
 use crate::member::Rumour;
 use crate::table::{Merged, REMEMBER};
 use crate::time::Time;
 use crate::wire::{Digest, Hint, Members, Message, Versions};
 
-use super::{Event, Node, Transmit};
+use super::{Event, Node, Transmit, Wanted};
 
 /// Peers to which a record is pushed that is new to us. Infect and forward with fanout 4 reaches 98 % of
 /// the mesh in a few hops (knowledge: 1 − e^(−f·x)); rumours and digests reach the rest.
@@ -29,6 +30,9 @@ const SYNC_PERIOD: Duration = Duration::from_secs(5);
 const LONELY_PERIOD: Duration = Duration::from_secs(1);
 /// A record that was asked for and did not come is asked for again.
 const WANT_AGAIN: Duration = Duration::from_secs(1);
+/// How often a record that a rumour announced is asked for: whoever made the rumour up must not keep us
+/// asking for ever, and digests find what exists.
+const WANT_TRIES: u8 = 5;
 /// Records in one message; 64 of the largest fill a quarter of it.
 const BATCH: usize = 64;
 
@@ -48,6 +52,7 @@ impl Node {
         }
         if now >= self.sync_at {
             self.sync_at = now + self.jittered(SYNC_PERIOD);
+            self.seek_unheard(now);
             let me = self.config.name.clone();
             for peer in self.some_alive(1, &me) {
                 self.send_members(&peer, true);
@@ -77,7 +82,8 @@ impl Node {
         let gone: Vec<NodeName> = self
             .nodes
             .iter()
-            .filter(|(_, e)| e.swim == Swim::Down && now.since(e.swim_since) >= REMEMBER)
+            .filter(|(_, e)| matches!(e.swim, Swim::Down | Swim::Unheard))
+            .filter(|(_, e)| e.link != LinkState::Up && now.since(e.swim_since) >= REMEMBER)
             .map(|(name, _)| name.clone())
             .collect();
         for node in gone {
@@ -88,18 +94,37 @@ impl Node {
         }
     }
 
+    /// Asks one node that is known from disk or from records only, whether it lives: two halves of a mesh
+    /// that were restarted apart find each other again.
+    fn seek_unheard(&mut self, now: Time) {
+        let unheard: Vec<_> = self
+            .table
+            .iter()
+            .filter(|(name, e)| **name != self.config.name && !e.advert.left)
+            .filter(|(name, _)| self.nodes.get(name).is_none_or(|e| e.swim == Swim::Unheard))
+            .map(|(name, e)| (name.clone(), e.advert.address))
+            .collect();
+        if !unheard.is_empty() && !self.left {
+            let (name, address) = unheard[self.rng.random_range(0..unheard.len())].clone();
+            self.member.announce(now, name, address);
+        }
+    }
+
     /// Asks for records that rumours announced and that did not come by themselves: their owner if it
     /// lives, else anybody.
     fn pull(&mut self, now: Time) {
+        self.wanted.retain(|_, w| w.tries < WANT_TRIES || w.at > now);
         let due: Vec<NodeName> =
-            self.wanted.iter().filter(|(_, at)| **at <= now).map(|(n, _)| n.clone()).collect();
+            self.wanted.iter().filter(|(_, w)| w.at <= now).map(|(n, _)| n.clone()).collect();
         for node in due {
             let owner_lives = self.alive().contains(&node);
             let me = self.config.name.clone();
             let whom = if owner_lives { Some(node.clone()) } else { self.some_alive(1, &me).pop() };
             match whom {
                 Some(peer) => {
-                    self.wanted.insert(node.clone(), now + WANT_AGAIN);
+                    if let Some(w) = self.wanted.get_mut(&node) {
+                        *w = Wanted { at: now + WANT_AGAIN, tries: w.tries + 1 };
+                    }
                     self.send(&peer, Message::Want(vec![node]));
                 }
                 None => {
@@ -156,7 +181,9 @@ impl Node {
     }
 
     pub(super) fn send_wanted(&mut self, to: &NodeName, nodes: &[NodeName]) {
-        let owed = nodes.iter().filter_map(|n| self.table.get(n)).map(|e| e.signed.clone());
+        // Each once, however often it was named.
+        let nodes: BTreeSet<&NodeName> = nodes.iter().collect();
+        let owed = nodes.into_iter().filter_map(|n| self.table.get(n)).map(|e| e.signed.clone());
         let owed = owed.collect();
         self.send_adverts(to, owed);
     }
@@ -208,7 +235,11 @@ impl Node {
             }
         }
         self.wanted.remove(&node);
-        self.evidence(now, &node);
+        let e = self.evidence(now, &node);
+        if !from_disk {
+            // It verified under the revocations in force: its certificate is younger than they are.
+            e.revoked = false;
+        }
         let generation_changed =
             before.as_ref().is_none_or(|b| b.version.generation != version.generation);
         if generation_changed {

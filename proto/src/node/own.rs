@@ -16,6 +16,8 @@ use super::{Activation, EndpointConfig, Event, Forced, Node, Own};
 /// Least time between two adverts of ours: a flapping check must not flood the mesh. The first
 /// change after a quiet while goes out at once.
 const PUBLISH_GAP: Duration = Duration::from_millis(20);
+/// Least time between an advert and one that only renews it: all who lost us say so at once.
+const RENEW_GAP: Duration = Duration::from_millis(250);
 /// How long an urgent wake holds without being renewed. The caller renews it every half second while it
 /// has nobody else.
 const FORCE: Duration = Duration::from_secs(3);
@@ -175,6 +177,7 @@ impl Node {
     pub(super) fn call_up(&mut self, now: Time, service: &crate::ids::ServiceName) {
         let Some(state) = self.services.get(service) else { return };
         let called = state.route.tally.called.clone();
+        let isolated = self.is_isolated();
         let ours: Vec<EndpointId> = self
             .own
             .iter()
@@ -185,12 +188,24 @@ impl Node {
             .collect();
         for id in ours {
             let forced = self.forced.get(&id).map(|f| f.incident.clone());
+            if forced.is_none() && isolated {
+                // Cut off ourselves, we can neither judge the others nor serve anybody.
+                continue;
+            }
             if !called.contains(&id) && forced.is_none() {
                 self.drive(now, &id, &Life::NotCalled);
                 continue;
             }
-            let incident = forced.or_else(|| self.assignment(service, &id));
+            let incident = forced.or_else(|| self.assignment(service, &id, now));
             self.drive(now, &id, &Life::Called(incident));
+        }
+    }
+
+    /// Somebody had lost us and has found us again: a new revision tells the next loss from this one, since
+    /// an incident's name is the lost endpoint and its advert's version.
+    pub(super) fn renew_advert(&mut self, now: Time) {
+        if self.published.is_none_or(|t| now.since(t) >= RENEW_GAP) {
+            self.stale_advert = true;
         }
     }
 

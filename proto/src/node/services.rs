@@ -17,10 +17,12 @@ use crate::incident::{GIVE_UP, IncidentKey, Record, STEADY};
 use crate::policy::ServicePolicy;
 use crate::route::{self, Candidate, Choice, Route, Snapshot};
 use crate::time::Time;
-use crate::wire::{Message, Wake};
+use crate::wire::{Hint, Message, Wake};
 
 use super::{Event, MAX_INCIDENTS, Node, ServiceState};
 
+/// How long a hot endpoint that has not served yet counts as only starting: nobody is called up for it.
+const START_GRACE: Duration = Duration::from_secs(10);
 /// A wake that was not heeded is sent again after so long.
 const WAKE_AGAIN: Duration = Duration::from_millis(500);
 
@@ -89,11 +91,16 @@ impl Node {
                 if let Some(until) = ejected {
                     survey.recheck = Some(survey.recheck.map_or(until, |r| r.min(until)));
                 }
+                let starting = self.starting_until(&id, advert.version, e.condition, now);
+                if let Some(until) = starting {
+                    survey.recheck = Some(survey.recheck.map_or(until, |r| r.min(until)));
+                }
                 survey.subjects.push(Subject {
                     id: id.clone(),
                     role: e.role,
                     condition: e.condition,
-                    lost: node_lost || ejected.is_some(),
+                    lost: node_lost,
+                    starting: starting.is_some(),
                     left: advert.left,
                     activated_for: e.activated_for.clone(),
                 });
@@ -111,6 +118,26 @@ impl Node {
         }
         survey.candidates.sort_by(|a, b| a.id.cmp(&b.id));
         survey
+    }
+
+    /// Until when an endpoint that does not serve yet counts as one that is only starting.
+    fn starting_until(
+        &self,
+        id: &EndpointId,
+        version: Version,
+        condition: Condition,
+        now: Time,
+    ) -> Option<Time> {
+        if condition != Condition::Unready {
+            return None;
+        }
+        let seen = self.services.get(&id.service).and_then(|s| s.starting.get(id));
+        let since = match seen {
+            Some((generation, since)) if *generation == version.generation => (*since)?,
+            _ => now,
+        };
+        let until = since + START_GRACE;
+        (now < until).then_some(until)
     }
 
     fn refresh(&mut self, now: Time, service: &ServiceName) {
@@ -138,10 +165,12 @@ impl Node {
             since: BTreeMap::new(),
             was_ready: BTreeMap::new(),
             woken: BTreeMap::new(),
+            starting: BTreeMap::new(),
             recheck: None,
         });
         state.recheck = recheck;
         let moved = note_standings(state, &route, now);
+        note_starting(state, &route, now);
         let lost = lost_since(state, &route);
         remember_ready(state, &route, &versions);
         for (key, why) in lost {
@@ -156,14 +185,18 @@ impl Node {
         if let Some(state) = self.services.get_mut(service) {
             state.route = route.clone();
         }
+        self.schedule_incidents(now, service);
         self.wake_called(now, &route);
     }
 
     // ---- incidents -----------------------------------------------------------------------------
 
     fn open_incident(&mut self, now: Time, key: IncidentKey, why: Why, route: &Route) {
-        if self.incidents.iter().any(|r| r.key == key) {
-            return;
+        match self.incidents.iter().position(|r| r.key == key) {
+            Some(known) if self.incidents[known].is_open() => return,
+            // Lost again before its owner could renew its advert: one name, the later loss is kept.
+            Some(known) => drop(self.incidents.remove(known)),
+            None => {}
         }
         let last_good = match &why {
             Why::Silent { since } => *since,
@@ -193,16 +226,29 @@ impl Node {
         self.incidents.push_back(record);
     }
 
+    /// The service is looked at again when an open incident may have become stable.
+    fn schedule_incidents(&mut self, now: Time, service: &ServiceName) {
+        let open = self.incidents.iter().filter(|r| r.key.lost.service == *service && r.is_open());
+        let next = open
+            .map(|r| if r.moved + STEADY > now { r.moved + STEADY } else { r.opened + GIVE_UP })
+            .min();
+        if let (Some(next), Some(state)) = (next, self.services.get_mut(service)) {
+            state.recheck = Some(state.recheck.map_or(next, |r| r.min(next)));
+        }
+    }
+
     /// Brings the service's incidents up to date with its new route.
     fn follow_incidents(&mut self, now: Time, service: &ServiceName, route: &Route, moved: bool) {
         let mut closed = Vec::new();
-        let activated = self.activations(service);
+        let mut found = Vec::new();
+        let activated = self.activations(service, now);
         for record in self.incidents.iter_mut().filter(|r| r.key.lost.service == *service) {
             let lost = route.candidates.iter().find(|c| c.id == record.key.lost);
             let ready = lost.is_some_and(|c| c.standing == Standing::Ready);
             if ready && record.recovered.is_none() {
                 record.recovered = Some(now);
                 record.note(now, "recovered", format!("{} is ready again", record.key.lost));
+                found.push(record.key.clone());
             }
             if let Some((warm, condition)) = activated.get(&record.key)
                 && record.activated.as_ref() != Some(warm)
@@ -230,6 +276,11 @@ impl Node {
             }
             closed.push(record.clone());
         }
+        for key in found {
+            let generation = key.version.generation;
+            let hint = Hint { node: key.lost.node.clone(), generation };
+            self.send(&key.lost.node, Message::Hint(hint));
+        }
         for record in closed {
             self.events.push_back(Event::IncidentClosed {
                 key: record.key.clone(),
@@ -243,10 +294,17 @@ impl Node {
         }
     }
 
-    /// Which warm endpoint is up for which loss.
-    fn activations(&self, service: &ServiceName) -> BTreeMap<IncidentKey, (EndpointId, Condition)> {
+    /// Which warm endpoint is up for which loss. One whose node is lost is up for nothing.
+    fn activations(
+        &self,
+        service: &ServiceName,
+        now: Time,
+    ) -> BTreeMap<IncidentKey, (EndpointId, Condition)> {
         let mut found = BTreeMap::new();
-        for (_, entry) in self.table.iter() {
+        for (name, entry) in self.table.iter() {
+            if self.node_evidence(name, now).lost(now).unwrap_or(false) {
+                continue;
+            }
             for e in entry.advert.endpoints.iter().filter(|e| e.service == *service) {
                 if let Some(key) = &e.activated_for {
                     found.insert(key.clone(), (entry.advert.endpoint_id(e), e.condition));
@@ -262,9 +320,10 @@ impl Node {
         &self,
         service: &ServiceName,
         endpoint: &EndpointId,
+        now: Time,
     ) -> Option<IncidentKey> {
         let state = self.services.get(service)?;
-        let activated = self.activations(service);
+        let activated = self.activations(service, now);
         let up = |id: &EndpointId| activated.values().any(|(warm, _)| warm == id);
         if let Some((key, _)) = activated.iter().find(|(_, (warm, _))| warm == endpoint) {
             return Some(key.clone());
@@ -297,7 +356,7 @@ impl Node {
                     && c.condition == Condition::Standby
                     && *id.node.as_str() != *self.config.name.as_str()
             });
-            let Some(incident) = self.assignment(service, id).filter(|_| standing_by) else {
+            let Some(incident) = self.assignment(service, id, now).filter(|_| standing_by) else {
                 continue;
             };
             let Some(state) = self.services.get_mut(service) else { return };
@@ -346,7 +405,9 @@ impl Node {
         });
         let jitter = self.rng.random::<f64>();
         let e = self.outcomes.entry(id.clone()).or_default();
-        if e.observe(outcome, now, jitter, may_eject) {
+        let before = e.is_ejected(now);
+        e.observe(outcome, now, jitter, may_eject);
+        if e.is_ejected(now) != before {
             self.stale_services.insert(id.service.clone());
         }
     }
@@ -424,6 +485,20 @@ fn note_standings(state: &mut ServiceState, route: &Route, now: Time) -> bool {
     }
     state.since.retain(|id, _| route.candidates.iter().any(|c| c.id == *id));
     moved
+}
+
+/// Keeps for each endpoint whether it has served in its present generation, and since when it is known.
+fn note_starting(state: &mut ServiceState, route: &Route, now: Time) {
+    for c in &route.candidates {
+        let entry = state.starting.entry(c.id.clone()).or_insert((c.generation, Some(now)));
+        if entry.0 != c.generation {
+            *entry = (c.generation, Some(now));
+        }
+        if c.condition == Condition::Serving {
+            entry.1 = None;
+        }
+    }
+    state.starting.retain(|id, _| route.candidates.iter().any(|c| c.id == *id));
 }
 
 /// Endpoints that were ready and are not, by a loss rather than by plan.

@@ -9,7 +9,8 @@ use crate::route::{Candidate, Choice, Route};
 use crate::table::Entry;
 use crate::time::{Time, Wall};
 use crate::view::{
-    EndpointView, ExplainView, IncidentEntry, IncidentView, MemberView, RouteView, StatusView,
+    Census, EndpointView, ExplainView, IncidentEntry, IncidentView, MemberView, RouteView,
+    StatusView,
 };
 
 use super::Node;
@@ -64,6 +65,39 @@ impl Node {
         }
         views.sort_by(|a, b| a.node.cmp(&b.node));
         views
+    }
+
+    /// What metrics count: one pass over members and table, no text is made.
+    pub fn census(&self, now: Time) -> Census {
+        let trust = self.documents.get(&DocumentKind::Trust);
+        let mut census = Census {
+            records: self.table.len(),
+            policy_version: self.policy_version,
+            trust_version: trust.map_or(0, |(signed, _)| signed.version),
+            open_incidents: self.incidents.iter().filter(|r| r.is_open()).count(),
+            suspicions: self.member.probes_failed(),
+            refutations: self.member.rejoins(),
+            ..Census::default()
+        };
+        let mut count = |state| match state {
+            "alive" => census.alive += 1,
+            "suspect" => census.suspect += 1,
+            "down" => census.down += 1,
+            _ => {}
+        };
+        for (name, _) in self.table.iter().filter(|(_, entry)| !entry.advert.left) {
+            count(self.member_state(name).0);
+        }
+        for name in self.nodes.keys().filter(|name| self.table.get(name).is_none()) {
+            count(self.member_state(name).0);
+        }
+        let ages = self.table.iter().filter_map(|(name, entry)| {
+            let e = self.nodes.get(name).filter(|e| e.swim == Swim::Alive && !entry.advert.left)?;
+            let confirmed = e.heard.map_or(entry.received, |heard| heard.max(entry.received));
+            Some(now.since(confirmed))
+        });
+        census.oldest_record = ages.max().unwrap_or_default();
+        census
     }
 
     fn member_state(&self, name: &NodeName) -> (&'static str, Time) {

@@ -1,0 +1,206 @@
+//! Every message survives its bytes; no bytes survive being no message.
+
+use super::*;
+use crate::ids::ServiceName;
+use crate::member::MemberId;
+use proptest::prelude::*;
+
+fn name(i: u32) -> NodeName {
+    NodeName::parse(&format!("n{i}")).unwrap()
+}
+
+fn any_name() -> impl Strategy<Value = NodeName> {
+    (0u32..10_000).prop_map(name)
+}
+
+fn any_version() -> impl Strategy<Value = Version> {
+    any::<(u64, u64)>().prop_map(|(g, revision)| Version { generation: Generation(g), revision })
+}
+
+fn any_bytes() -> impl Strategy<Value = std::sync::Arc<[u8]>> {
+    prop::collection::vec(any::<u8>(), 0..64).prop_map(Into::into)
+}
+
+fn any_address() -> impl Strategy<Value = SocketAddr> {
+    any::<SocketAddr>().prop_map(|a| match a {
+        // Flow label and scope are local to a host and not carried.
+        SocketAddr::V6(v6) => SocketAddr::from((*v6.ip(), v6.port())),
+        v4 => v4,
+    })
+}
+
+fn any_endpoint() -> impl Strategy<Value = EndpointId> {
+    (0u8..9, any_name(), any::<u16>()).prop_map(|(s, node, instance)| EndpointId {
+        service: ServiceName::parse(&format!("s{s}")).unwrap(),
+        node,
+        instance,
+    })
+}
+
+fn any_advert() -> impl Strategy<Value = SignedAdvert> {
+    (any_name(), any_version(), any_bytes(), any_bytes(), any_bytes()).prop_map(
+        |(node, version, body, certificate, signature)| SignedAdvert {
+            node,
+            version,
+            body,
+            certificate,
+            signature,
+        },
+    )
+}
+
+fn any_kind() -> impl Strategy<Value = DocumentKind> {
+    prop_oneof![
+        Just(DocumentKind::Policy),
+        Just(DocumentKind::Trust),
+        Just(DocumentKind::Revocations)
+    ]
+}
+
+fn any_document() -> impl Strategy<Value = SignedDocument> {
+    (any_name(), any_kind(), any::<u64>(), any_bytes(), any_bytes()).prop_map(
+        |(signer, kind, version, body, signature)| SignedDocument {
+            signer,
+            kind,
+            version,
+            certificate: body.clone(),
+            body,
+            signature,
+        },
+    )
+}
+
+fn any_member() -> impl Strategy<Value = MemberRecord> {
+    (any_name(), any::<(u64, u32, u16)>(), any_address(), 0u8..4).prop_map(
+        |(name, (g, rejoin, incarnation), address, state)| MemberRecord {
+            id: MemberId { name, generation: Generation(g), rejoin, address, extension: 0 },
+            incarnation,
+            state,
+        },
+    )
+}
+
+fn any_message() -> BoxedStrategy<Message> {
+    let list = |of: BoxedStrategy<SignedAdvert>| prop::collection::vec(of, 0..5);
+    let incident =
+        (any_endpoint(), any_version()).prop_map(|(lost, version)| IncidentKey { lost, version });
+    prop_oneof![
+        (any::<u64>(), any_address(), any::<(u8, u8)>()).prop_map(|(g, address, protocol)| {
+            Message::Hello(Hello { generation: Generation(g), address, protocol })
+        }),
+        list(any_advert().boxed()).prop_map(Message::Adverts),
+        (
+            prop::collection::vec(any::<u64>(), 0..70),
+            prop::collection::vec((any_kind(), any::<u64>()), 0..4)
+        )
+            .prop_map(|(buckets, documents)| Message::Digest(Digest { buckets, documents })),
+        (
+            prop::collection::vec(any::<u16>(), 0..70),
+            prop::collection::vec((any_name(), any_version()), 0..9)
+        )
+            .prop_map(|(buckets, entries)| Message::Versions(Versions { buckets, entries })),
+        prop::collection::vec(any_name(), 0..9).prop_map(Message::Want),
+        (any::<bool>(), prop::collection::vec(any_member(), 0..9))
+            .prop_map(|(reply, members)| Message::Members(Members { reply, members })),
+        (any_endpoint(), incident, any::<u64>(), any::<bool>()).prop_map(
+            |(endpoint, incident, parent_span, urgent)| {
+                Message::Wake(Wake { endpoint, incident, parent_span, urgent })
+            }
+        ),
+        (any_name(), any::<u64>())
+            .prop_map(|(node, g)| { Message::Hint(Hint { node, generation: Generation(g) }) }),
+        prop::collection::vec(any_document(), 0..4).prop_map(Message::Documents),
+        (
+            prop::collection::vec((any_kind(), any::<u64>()), 0..4),
+            prop::collection::vec((any_name(), any_address(), any::<u64>()), 0..4),
+            prop::collection::vec(".{0,20}", 0..3)
+        )
+            .prop_map(|(versions, members, refused)| {
+                Message::DocumentsAck(DocumentsAck { versions, members, refused })
+            }),
+    ]
+    .boxed()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1024))]
+
+    #[test]
+    fn every_message_survives_its_bytes(message in any_message()) {
+        let bytes = message.encode().unwrap();
+        prop_assert_eq!(Message::decode(&bytes), Ok(Some(message)));
+    }
+
+    #[test]
+    fn no_bytes_make_decoding_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = Message::decode(&bytes);
+        let _ = decode_swim(&bytes);
+    }
+
+    /// With a known envelope, so that every body decoder is reached.
+    #[test]
+    fn no_body_makes_decoding_panic(
+        kind in 0u8..14, body in prop::collection::vec(any::<u8>(), 0..200),
+    ) {
+        let _ = Message::decode(&[&[PROTOCOL, kind], body.as_slice()].concat());
+        let _ = decode_body::<crate::advert::Advert>(&body);
+        let _ = decode_body::<crate::document::Document>(&body);
+    }
+
+    #[test]
+    fn a_message_cut_or_bent_anywhere_is_an_error_or_another_message_never_a_panic(
+        message in any_message(), at in any::<prop::sample::Index>(), bit in 0u8..8,
+    ) {
+        let bytes = message.encode().unwrap();
+        let at = at.index(bytes.len());
+        prop_assert!(Message::decode(&bytes[..at]).is_err(), "cut at {}", at);
+        let mut bent = bytes.clone();
+        bent[at] ^= 1 << bit;
+        let _ = Message::decode(&bent);
+        let mut long = bytes;
+        long.push(0);
+        prop_assert_eq!(Message::decode(&long), Err(WireError::Trailing(1)));
+    }
+
+    #[test]
+    fn another_version_or_an_unknown_kind_is_skipped(
+        version in any::<u8>(), kind in any::<u8>(), body in prop::collection::vec(any::<u8>(), 0..40),
+    ) {
+        prop_assume!(version != PROTOCOL || !(1..=10).contains(&kind));
+        let bytes = [&[version, kind], body.as_slice()].concat();
+        prop_assert_eq!(Message::decode(&bytes), Ok(None));
+        prop_assume!(version != PROTOCOL || kind != 0);
+        prop_assert_eq!(decode_swim(&bytes), None);
+    }
+}
+
+/// A length field that promises 2^60 elements in a dozen bytes: the promise is refused by the limit, or
+/// found out at the first missing element; either way nothing like it is allocated. The test's memory
+/// would not hold it.
+#[test]
+fn a_lie_about_a_length_does_not_allocate() {
+    let huge: &[u8] = &[253, 0, 0, 0, 0, 0, 0, 0, 16];
+    for kind in 1..=10u8 {
+        for skip in 0..4 {
+            let bytes = [&[PROTOCOL, kind], &vec![0; skip][..], huge, &[1, 2, 3]].concat();
+            assert!(Message::decode(&bytes).is_err(), "kind {kind}, {skip} bytes in");
+        }
+    }
+    let million: &[u8] = &[252, 0, 0, 64, 0];
+    assert!(Message::decode(&[&[PROTOCOL, 2], million].concat()).is_err());
+}
+
+#[test]
+fn an_empty_or_one_byte_message_is_truncated() {
+    assert_eq!(Message::decode(&[]), Err(WireError::Truncated));
+    assert_eq!(Message::decode(&[PROTOCOL]), Err(WireError::Truncated));
+}
+
+#[test]
+fn a_swim_datagram_is_its_packet_with_two_bytes_in_front() {
+    let packet = vec![7u8; MAX_SWIM];
+    let datagram = encode_swim(&packet);
+    assert_eq!(datagram.len(), MAX_SWIM + 2);
+    assert!(datagram.len() <= 1162, "fits a QUIC datagram on a 1,200-byte path");
+    assert_eq!(decode_swim(&datagram), Some(&packet[..]));
+}
