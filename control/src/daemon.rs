@@ -65,7 +65,11 @@ async fn run(directory: Directory) -> Result<(), Failure> {
     };
     let push = Push::new(plane.clone(), config.agents.clone(), config.fanout)
         .map_err(|e| Failure::new(Exit::Temporary, format!("cannot open a UDP socket: {e}"), ""))?;
-    let shared = Shared { plane: plane.clone(), acknowledged: push.acknowledged() };
+    let shared = Shared {
+        plane: plane.clone(),
+        acknowledged: push.acknowledged(),
+        agents_configured: !config.agents.is_empty(),
+    };
     let mut signals = Signals::new()?;
 
     let address = local(&listener)?;

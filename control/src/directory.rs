@@ -240,6 +240,7 @@ impl Directory {
             hash: hash.hex(),
             created: now,
         })?;
+        directory.give_to_owner(&directory.file("store.redb"))?;
         directory.write("operator.token", format!("{operator_token}\n").as_bytes())?;
         directory.write("control.toml", config.render().as_bytes())?;
         Ok(Made { directory, operator_token })
@@ -274,7 +275,7 @@ impl Directory {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 return Err(DirectoryError::NotInitialised(path.to_owned()));
             }
-            Err(e) => return Err(io("read", path)(e)),
+            Err(e) => return Err(io("read", &directory.file("control.toml"))(e)),
         }
         directory.check_private(path)?;
         Ok(directory)
@@ -306,6 +307,18 @@ impl Directory {
         &self.path
     }
 
+    /// What root makes in the directory of the service's user is that user's: an init or a token made
+    /// with sudo must not lock the daemon out.
+    fn give_to_owner(&self, path: &Path) -> Result<(), DirectoryError> {
+        let directory = fs::metadata(&self.path).map_err(io("read", &self.path))?;
+        let file = fs::metadata(path).map_err(io("read", path))?;
+        if file.uid() == directory.uid() {
+            return Ok(());
+        }
+        let (uid, gid) = (Some(directory.uid()), Some(directory.gid()));
+        std::os::unix::fs::chown(path, uid, gid).map_err(io("give to its owner", path))
+    }
+
     fn read(&self, name: &str) -> Result<String, DirectoryError> {
         let path = self.file(name);
         fs::read_to_string(&path).map_err(io("read", &path))
@@ -326,6 +339,7 @@ impl Directory {
             .mode(0o600)
             .open(&temporary)
             .map_err(io("write", &temporary))?;
+        self.give_to_owner(&temporary)?;
         file.write_all(bytes).map_err(io("write", &temporary))?;
         file.sync_all().map_err(io("write", &temporary))?;
         fs::rename(&temporary, &path).map_err(io("write", &path))?;

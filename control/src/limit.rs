@@ -25,6 +25,17 @@ const MAX_SOURCES: usize = 4_096;
 struct Account {
     spent: u32,
     since: Wall,
+    /// That it has none left was said.
+    told: bool,
+}
+
+/// A source that is not listened to now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Denied {
+    /// When to come again.
+    pub after: Duration,
+    /// The first time since it had points: worth an audit line, the flood behind it is not.
+    pub first: bool,
 }
 
 impl Account {
@@ -34,7 +45,7 @@ impl Account {
         match regained {
             0 => self,
             // A wall clock set back makes a point last longer, never for ever: `since` is set anew.
-            _ => Self { spent: self.spent.saturating_sub(regained), since: now },
+            _ => Self { spent: self.spent.saturating_sub(regained), since: now, told: false },
         }
     }
 }
@@ -61,12 +72,14 @@ fn source(address: IpAddr) -> IpAddr {
 }
 
 impl Limiter {
-    /// Whether `address` is listened to at `now`; if not, when to come again.
-    pub fn admit(&mut self, address: IpAddr, now: Wall) -> Result<(), Duration> {
-        match self.accounts.get(&source(address)).map(|a| a.at(now)) {
-            Some(account) if account.spent >= POINTS => Err(RECOVERY),
-            _ => Ok(()),
+    /// Whether `address` is listened to at `now`.
+    pub fn admit(&mut self, address: IpAddr, now: Wall) -> Result<(), Denied> {
+        let Some(account) = self.accounts.get_mut(&source(address)) else { return Ok(()) };
+        if account.at(now).spent < POINTS {
+            return Ok(());
         }
+        let first = !std::mem::replace(&mut account.told, true);
+        Err(Denied { after: RECOVERY, first })
     }
 
     /// Notes that `address` was refused.
@@ -75,7 +88,8 @@ impl Limiter {
         if !self.accounts.contains_key(&key) && self.accounts.len() >= MAX_SOURCES {
             self.make_room(now);
         }
-        let account = self.accounts.entry(key).or_insert(Account { spent: 0, since: now });
+        let account =
+            self.accounts.entry(key).or_insert(Account { spent: 0, since: now, told: false });
         *account = account.at(now);
         if account.spent == 0 || account.since > now {
             account.since = now;
@@ -109,7 +123,9 @@ mod tests {
             assert!(limiter.admit(guesser, at(100)).is_ok());
             limiter.refused(guesser, at(100));
         }
-        assert_eq!(limiter.admit(guesser, at(100)), Err(RECOVERY));
+        let denied = |first| Err(Denied { after: RECOVERY, first });
+        assert_eq!(limiter.admit(guesser, at(100)), denied(true));
+        assert_eq!(limiter.admit(guesser, at(100)), denied(false), "each denial is news");
         assert!(limiter.admit(other, at(100)).is_ok(), "another source pays for it");
         assert!(limiter.admit(guesser, at(107)).is_ok(), "points never come back");
     }

@@ -17,6 +17,11 @@ pub fn after(wall: Wall, d: Duration) -> Wall {
     Wall(wall.0.saturating_add(u64::try_from(d.as_micros()).unwrap_or(u64::MAX)))
 }
 
+/// `d` earlier than `wall`.
+pub fn before(wall: Wall, d: Duration) -> Wall {
+    Wall(wall.0.saturating_sub(u64::try_from(d.as_micros()).unwrap_or(u64::MAX)))
+}
+
 /// The time between two moments; zero when `later` is not later.
 pub fn between(earlier: Wall, later: Wall) -> Duration {
     Duration::from_micros(later.0.saturating_sub(earlier.0))

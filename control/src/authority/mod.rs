@@ -245,7 +245,8 @@ impl Authority {
             pem: certificate.pem(),
             serial: serial.iter().map(|b| format!("{b:02x}")).collect(),
             identity,
-            expires: moment::after(now, life),
+            // Certificates count whole seconds.
+            expires: moment::after(Wall(now.0 - now.0 % 1_000_000), life),
         })
     }
 }

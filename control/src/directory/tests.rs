@@ -1,4 +1,5 @@
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use hearth_proto::ids::NodeName;
 
@@ -67,6 +68,40 @@ fn a_lost_control_certificate_is_made_anew_and_a_kept_one_is_kept() {
     fs::remove_file(directory.file("control.pem")).unwrap();
     directory.open().unwrap();
     assert_ne!(fs::read(directory.file("control.pem")).unwrap(), before);
+}
+
+#[test]
+fn a_control_certificate_past_half_of_its_life_is_renewed_at_the_start() {
+    let scratch = Scratch::new("due");
+    let path = scratch.0.join("c");
+    init(&path).unwrap();
+    let directory = Directory::find(&path).unwrap();
+    let (config, authority) = directory.authority().unwrap();
+    let days_ago = |days: u64| moment::before(moment::now(), Duration::from_secs(days * 86_400));
+    for (age, renewed) in [(3, false), (4, true), (8, true)] {
+        let old = authority.issue_control(&config.name, &[], days_ago(age)).unwrap();
+        let pem = old.key_pem + &old.certificate.pem;
+        directory.write("control.pem", pem.as_bytes()).unwrap();
+        let expires = directory.open().unwrap().own.expires();
+        assert_eq!(expires != old.certificate.expires, renewed, "{age} days old");
+    }
+}
+
+#[test]
+fn what_root_makes_belongs_to_the_directorys_owner() {
+    let scratch = Scratch::new("owner");
+    if fs::metadata(&scratch.0).unwrap().uid() != 0 {
+        eprintln!("not run: only root can give files away");
+        return;
+    }
+    let path = scratch.0.join("c");
+    DirBuilder::new().mode(0o700).create(&path).unwrap();
+    std::os::unix::fs::chown(&path, Some(12_345), Some(12_345)).unwrap();
+    init(&path).unwrap();
+    for entry in fs::read_dir(&path).unwrap() {
+        let entry = entry.unwrap();
+        assert_eq!(entry.metadata().unwrap().uid(), 12_345, "{}", entry.path().display());
+    }
 }
 
 #[test]

@@ -19,7 +19,7 @@ use tracing::{info, warn};
 
 use crate::authority::{Authority, AuthorityError, Issued};
 use crate::keyring::{Holder, Own};
-use crate::limit::Limiter;
+use crate::limit::{Denied, Limiter};
 use crate::metrics::Metrics;
 use crate::moment;
 use crate::store::{AgentRecord, CertificateRecord, SpendError, Store, StoreError};
@@ -42,7 +42,7 @@ const CREDIBLE_LEAD: u64 = 10_000;
 pub enum EnrolRefused {
     /// Too many refusals from there.
     #[error("too many refused attempts from this address")]
-    Limited(Duration),
+    Limited(Denied),
     /// The token is not good for this name.
     #[error("{0}")]
     Token(TokenRefused, NodeName),
@@ -83,7 +83,7 @@ impl EnrolRefused {
 pub enum OperatorRefused {
     /// Too many refusals from there.
     #[error("too many refused attempts from this address")]
-    Limited(Duration),
+    Limited(Denied),
     /// No token was sent.
     #[error("this needs an operator token")]
     Missing,
@@ -222,7 +222,9 @@ impl Plane {
             }
             Err(refused) => {
                 self.metrics.join(refused.reason());
-                self.charge(refused, from, now);
+                if self.charge(refused, from, now) {
+                    return outcome.map(|(_, enrolment)| enrolment);
+                }
                 warn!(
                     audit = true,
                     node = %request.name,
@@ -279,7 +281,9 @@ impl Plane {
             }
             Err(refused) => {
                 self.metrics.renewal(refused.reason());
-                self.charge(refused, from, now);
+                if self.charge(refused, from, now) {
+                    return outcome.map(|(_, enrolment)| enrolment);
+                }
                 warn!(
                     audit = true,
                     client = name,
@@ -315,10 +319,16 @@ impl Plane {
         Ok((issued, enrolment))
     }
 
-    /// A refusal costs its source a point, unless it is our own fault or already the limit.
-    fn charge(&self, refused: &EnrolRefused, from: IpAddr, now: Wall) {
-        if !matches!(refused, EnrolRefused::Failed(_) | EnrolRefused::Limited(_)) {
-            lock(&self.limiter).refused(from, now);
+    /// A refusal costs its source a point, unless it is our own fault or already the limit. True: part
+    /// of a flood, not worth a line of its own.
+    fn charge(&self, refused: &EnrolRefused, from: IpAddr, now: Wall) -> bool {
+        match refused {
+            EnrolRefused::Failed(_) => false,
+            EnrolRefused::Limited(denied) => !denied.first,
+            _ => {
+                lock(&self.limiter).refused(from, now);
+                false
+            }
         }
     }
 
@@ -349,8 +359,11 @@ impl Plane {
         let outcome = self.try_operator(token, from, now);
         if let Err(refused) = &outcome {
             self.metrics.operator_refused();
-            if !matches!(refused, OperatorRefused::Limited(_) | OperatorRefused::Store(_)) {
-                lock(&self.limiter).refused(from, now);
+            match refused {
+                OperatorRefused::Store(_) => {}
+                OperatorRefused::Limited(denied) if !denied.first => return outcome,
+                OperatorRefused::Limited(_) => {}
+                _ => lock(&self.limiter).refused(from, now),
             }
             warn!(audit = true, remote = %from, reason = %refused, "operator_refused");
         }

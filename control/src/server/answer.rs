@@ -64,7 +64,7 @@ impl From<EnrolRefused> for Refusal {
         use EnrolRefused as E;
         let text = e.to_string();
         match &e {
-            E::Limited(after) => Self::limited(text, *after),
+            E::Limited(denied) => Self::limited(text, denied.after),
             E::Token(why, node) => Self::new(StatusCode::FORBIDDEN, text, why.hint(node)),
             E::NoCertificate => Self::new(
                 StatusCode::UNAUTHORIZED,
@@ -96,7 +96,7 @@ impl From<OperatorRefused> for Refusal {
     fn from(e: OperatorRefused) -> Self {
         let text = e.to_string();
         match &e {
-            OperatorRefused::Limited(after) => Self::limited(text, *after),
+            OperatorRefused::Limited(denied) => Self::limited(text, denied.after),
             OperatorRefused::Missing => Self::new(
                 StatusCode::UNAUTHORIZED,
                 text,

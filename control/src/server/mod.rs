@@ -122,6 +122,9 @@ impl Connection {
         let accepted = tokio::time::timeout(HANDSHAKE, self.acceptor.accept(stream)).await;
         let stream = match accepted {
             Ok(Ok(stream)) => stream,
+            Ok(Err(error)) if is_probe(&error) => {
+                return debug!(remote = %self.address, error = %error, "connection_without_tls");
+            }
             Ok(Err(error)) => return self.refused(refusal(&error), &error.to_string()),
             Err(_) => return self.refused("timeout", "the handshake took too long"),
         };
@@ -149,6 +152,13 @@ impl Connection {
         self.plane.metrics().handshake_refused(reason);
         warn!(audit = true, remote = %self.address, reason, detail, "handshake_refused");
     }
+}
+
+/// Whether the other side went away before it said anything wrong: a port check, not an attempt.
+fn is_probe(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind as K;
+    error.get_ref().is_none_or(|inner| !inner.is::<rustls::Error>())
+        && matches!(error.kind(), K::UnexpectedEof | K::ConnectionReset | K::BrokenPipe)
 }
 
 /// One word for why a handshake failed.

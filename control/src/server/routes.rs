@@ -39,6 +39,8 @@ pub struct Shared {
     pub plane: Arc<Plane>,
     /// Which policy version was acknowledged by whom.
     pub acknowledged: watch::Receiver<(u64, Vec<NodeName>)>,
+    /// Agents are configured, whether or not any has joined yet.
+    pub agents_configured: bool,
 }
 
 /// The API.
@@ -239,7 +241,10 @@ async fn apply(
         })
         .await?
     };
-    if !dry_run && !answer.changes.is_empty() {
+    let plane = shared.plane.clone();
+    let Json(anybody) = blocking(move || Ok(!plane.store().agents()?.is_empty())).await?;
+    let anybody = anybody || shared.agents_configured;
+    if anybody && !dry_run && !answer.changes.is_empty() {
         answer.acknowledged = first_acknowledgement(shared.acknowledged, answer.version).await;
     }
     Ok(Json(answer))
