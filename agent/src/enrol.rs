@@ -163,6 +163,15 @@ pub async fn renew(
     Ok(Arc::try_unwrap(answer).map_or_else(|shared| shared.documents.clone(), |a| a.documents))
 }
 
+/// An identity found on disk must be the one the configuration names: a copied disk is no second node.
+pub fn same_name(credentials: &Credentials, expected: &NodeName) -> Result<(), EnrolError> {
+    if credentials.node() == expected {
+        return Ok(());
+    }
+    let (found, expected) = (credentials.node().clone(), expected.clone());
+    Err(EnrolError::OtherName { found, expected })
+}
+
 fn compare_clocks(control: &HostPort, ours: Wall, theirs: Wall) -> Result<(), EnrolError> {
     let off = Duration::from_micros(ours.0.abs_diff(theirs.0));
     if off > CLOCK_WRONG {

@@ -386,3 +386,14 @@ async fn renewal_goes_on_after_failures_and_publishes() {
     let ended = tokio::time::timeout(Duration::from_secs(10), task).await;
     ended.expect("the task outlives its listener").unwrap();
 }
+
+#[test]
+fn an_identity_of_another_name_is_told_with_both_ways_out() {
+    let credentials = Authority::new("mesh.example").node("web-1");
+    assert!(same_name(&credentials, &name("web-1")).is_ok());
+    assert_eq!(
+        same_name(&credentials, &name("web-2")).unwrap_err().to_string(),
+        "this node is web-1, the configuration says web-2\n  hint: correct `name`, or move the identity \
+         directory away and join with a token for web-2 (hearth token create web-2)"
+    );
+}
