@@ -391,3 +391,17 @@ fn the_example_that_is_installed_is_a_valid_configuration() {
     let c = read_with(&text, &[("HEARTH_MESH_ADVERTISE", "192.0.2.11:7940")]).unwrap();
     assert_eq!(c.name.as_str(), "web-1");
 }
+
+#[test]
+fn the_configurations_within_the_kubernetes_manifests_are_valid() {
+    let environment = [("HEARTH_NAME", "ledger-0"), ("HEARTH_MESH_ADVERTISE", "10.1.2.3:7940")];
+    for manifest in [
+        include_str!("../../../deploy/kubernetes/sidecar.yaml"),
+        include_str!("../../../deploy/kubernetes/daemonset.yaml"),
+    ] {
+        let (_, block) = manifest.split_once("agent.toml: |\n").unwrap();
+        let lines = block.lines().take_while(|line| line.is_empty() || line.starts_with("    "));
+        let text: Vec<_> = lines.map(|line| line.trim_start_matches("    ")).collect();
+        read_with(&text.join("\n"), &environment).unwrap();
+    }
+}

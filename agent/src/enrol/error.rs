@@ -143,9 +143,15 @@ fn clock_text(control: &HostPort, ours: Wall, theirs: Wall) -> String {
     )
 }
 
+/// How a refusal of our own certificate is told.
+pub(super) const OUR_CERTIFICATE: &str = "it refused this node's certificate";
+
 fn tls_hint(why: &str) -> &'static str {
     if why.contains("clock may be off") {
         "compare this host's clock with the control plane's and set the wrong one right"
+    } else if why.starts_with(OUR_CERTIFICATE) {
+        "it may have expired or been withdrawn (the control plane's log says which); then move the \
+         identity directory away and join with a new token (hearth token create NODE)"
     } else {
         "is this the control API's port (HTTPS, 7945 by default)?"
     }

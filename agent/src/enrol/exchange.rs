@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::error::EnrolError;
+use super::error::{EnrolError, OUR_CERTIFICATE};
 use super::pinned::NO_SUCH_ROOT;
 use crate::config::HostPort;
 
@@ -138,7 +138,7 @@ fn closed(control: &HostPort, error: &hyper::Error) -> EnrolError {
         source = inner.source();
     }
     if why.contains("alert") {
-        let why = format!("it refused this node's certificate ({why})");
+        let why = format!("{OUR_CERTIFICATE} ({why})");
         return EnrolError::Tls { control: control.clone(), why };
     }
     EnrolError::Unreachable { control: control.clone(), why: format!("connection lost: {why}") }

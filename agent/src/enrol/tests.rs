@@ -387,6 +387,22 @@ async fn renewal_goes_on_after_failures_and_publishes() {
     ended.expect("the task outlives its listener").unwrap();
 }
 
+#[tokio::test]
+async fn a_renewal_after_the_certificate_ran_out_says_that_it_takes_a_new_token() {
+    let authority = Arc::new(Authority::new("mesh.example"));
+    let control = control(&authority, signing(&authority, "web-1", 0)).await;
+    let mut leaf = Leaf::of(&Identity::Node(name("web-1")), &authority.domain);
+    leaf.to = std::time::SystemTime::now() - Duration::from_secs(60);
+    let (key, certificate) = authority.issue(&leaf);
+    let credentials =
+        Credentials::from_pem(&key, &certificate, &authority.bundle_pem(), WallClock::system())
+            .unwrap();
+    let result = renew(&credentials, &control.at, "127.0.0.1:7940".parse().unwrap()).await;
+    let told = result.unwrap_err().to_string();
+    assert!(told.contains("it refused this node's certificate (received fatal alert: "), "{told}");
+    assert!(told.ends_with("join with a new token (hearth token create NODE)"), "{told}");
+}
+
 #[test]
 fn an_identity_of_another_name_is_told_with_both_ways_out() {
     let credentials = Authority::new("mesh.example").node("web-1");

@@ -24,6 +24,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use hearth_proto::advert::Keyring;
@@ -85,10 +86,21 @@ pub(crate) struct Shared {
     memory: keyring::Memory,
     clock: WallClock,
     observer: ArcSwapOption<Observer>,
+    logged: Mutex<Logged>,
     /// Where it is kept; `None` for one that lives in memory only.
     store: Option<IdentityStore>,
     /// Writers take turns, so that none undoes another's change. Readers never take it.
     writing: Mutex<()>,
+}
+
+/// Refused handshakes that are logged in one second; all are counted.
+const LOGGED_PER_SECOND: u32 = 10;
+
+/// What was logged of the present second.
+#[derive(Default)]
+struct Logged {
+    begun: Option<Instant>,
+    refusals: u32,
 }
 
 struct Observer(Box<dyn Fn(&Refusal) + Send + Sync>);
@@ -103,9 +115,21 @@ impl fmt::Debug for Shared {
 }
 
 impl Shared {
-    /// Logs and counts a refused handshake.
+    /// Counts a refused handshake, and logs it unless a flood of them would fill the log.
     fn refused(&self, refusal: &Refusal) {
-        tracing::warn!(reason = refusal.reason(), detail = %refusal, "handshake refused");
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        if logged.begun.is_none_or(|begun| begun.elapsed() >= Duration::from_secs(1)) {
+            let suppressed = logged.refusals.saturating_sub(LOGGED_PER_SECOND);
+            if suppressed > 0 {
+                tracing::warn!(suppressed, "more handshakes were refused than logged");
+            }
+            *logged = Logged { begun: Some(Instant::now()), refusals: 0 };
+        }
+        logged.refusals += 1;
+        if logged.refusals <= LOGGED_PER_SECOND {
+            tracing::warn!(reason = refusal.reason(), detail = %refusal, "handshake refused");
+        }
+        drop(logged);
         if let Some(observer) = &*self.observer.load() {
             (observer.0)(refusal);
         }
@@ -160,6 +184,7 @@ impl Credentials {
             memory: keyring::Memory::default(),
             clock,
             observer: ArcSwapOption::empty(),
+            logged: Mutex::default(),
             store,
             writing: Mutex::new(()),
         })))

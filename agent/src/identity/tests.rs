@@ -35,12 +35,6 @@ fn clock_off_by(seconds: i64) -> WallClock {
     })
 }
 
-fn credentials(authority: &Authority, leaf: &Leaf) -> Result<Credentials, IdentityError> {
-    let (key, certificate) = authority.issue(leaf);
-    let clock = WallClock::system();
-    Credentials::from_pem(&key, &certificate, &authority.bundle_pem(), clock)
-}
-
 /// What each side of a connection knows of the other, or its error.
 type Sides = (Result<Identity, String>, Result<Identity, String>);
 
