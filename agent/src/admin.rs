@@ -20,11 +20,14 @@ use axum::{Json, Router};
 use hearth_proto::ids::ServiceName;
 use hearth_proto::view::{DrainRequest, ErrorView, IncidentView};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::driver::{Command, Gone, Handle};
+use crate::exit::Exit;
 use crate::identity::Credentials;
 use crate::link::Links;
+use crate::run::ReloadRequest;
+use crate::telemetry::{self, Metrics};
 
 /// How long the driver may take to answer before `/live` says that it does not.
 const LIVE_LIMIT: Duration = Duration::from_secs(2);
@@ -39,10 +42,10 @@ pub struct Admin {
     pub links: Links,
     /// Our identity, for its expiry.
     pub credentials: Credentials,
-    /// Renders the metrics.
-    pub metrics: Box<dyn Fn() -> String + Send + Sync>,
-    /// Rung to reload the configuration; the outcome comes back as text.
-    pub reload: Box<dyn Fn() -> tokio::sync::oneshot::Receiver<Result<String, String>> + Send + Sync>,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Where a reload is asked for.
+    pub reload: mpsc::Sender<ReloadRequest>,
     /// Rung to leave and stop.
     pub leave: Arc<Notify>,
 }
@@ -78,6 +81,17 @@ pub enum AdminError {
         /// Why.
         source: std::io::Error,
     },
+}
+
+impl From<&AdminError> for Exit {
+    fn from(error: &AdminError) -> Self {
+        match error {
+            AdminError::Socket { source, .. } | AdminError::Port { source, .. } => {
+                Self::of_io(source)
+            }
+            AdminError::Taken(_) => Self::Unavailable,
+        }
+    }
 }
 
 /// Opens the socket. One left behind by a dead agent is replaced.
@@ -210,8 +224,7 @@ async fn incidents(State(admin): State<Arc<Admin>>) -> Answer {
 
 async fn incident(State(admin): State<Arc<Admin>>, UrlPath(id): UrlPath<String>) -> Answer {
     let all = admin.handle.read(|node, _| node.incidents_view()).await?;
-    let found: Option<IncidentView> =
-        all.into_iter().find(|i| i.id == id || i.trace_id == id);
+    let found: Option<IncidentView> = all.into_iter().find(|i| i.id == id || i.trace_id == id);
     Ok(match found {
         Some(view) => Json(view).into_response(),
         None => problem(
@@ -236,7 +249,11 @@ async fn drain(State(admin): State<Arc<Admin>>, body: String) -> Answer {
 }
 
 async fn reload(State(admin): State<Arc<Admin>>) -> Answer {
-    Ok(match (admin.reload)().await {
+    let (asked, outcome) = oneshot::channel();
+    if admin.reload.send(asked).await.is_err() {
+        return Err(Gone.into());
+    }
+    Ok(match outcome.await {
         Ok(Ok(done)) => Json(serde_json::json!({ "reloaded": done })).into_response(),
         Ok(Err(why)) => {
             problem(StatusCode::BAD_REQUEST, &why, "mend the file; the old configuration is kept")
@@ -250,14 +267,15 @@ async fn leave(State(admin): State<Arc<Admin>>) -> Answer {
     Ok((StatusCode::ACCEPTED, Json(serde_json::json!({ "leaving": true }))).into_response())
 }
 
-async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
-    // Read through the driver so that gauges taken from the core are of this moment.
-    let content = HeaderValue::from_static(
-        "application/openmetrics-text; version=1.0.0; charset=utf-8",
-    );
-    let mut response = (admin.metrics)().into_response();
+async fn metrics(State(admin): State<Arc<Admin>>) -> Answer {
+    // Gauges of the core are read through the driver, so that they are of this moment.
+    let (core, expires) = (admin.metrics.clone(), admin.credentials.expires());
+    admin.handle.read(move |node, now| core.observe_core(node, now)).await?;
+    admin.metrics.cert_expiry(expires);
+    let content = HeaderValue::from_static(telemetry::CONTENT_TYPE);
+    let mut response = admin.metrics.render().into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, content);
-    response
+    Ok(response)
 }
 
 async fn live(State(admin): State<Arc<Admin>>) -> Response {

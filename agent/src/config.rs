@@ -310,4 +310,21 @@ impl Config {
             )),
         })
     }
+
+    /// For a node without an identity whose `[join]` names no token.
+    pub fn token_required(&self) -> SettingsError {
+        SettingsError {
+            file: self.file.clone(),
+            place: None,
+            what: format!(
+                "join.token is missing, and {} holds no identity of an earlier join",
+                self.state_dir.display()
+            ),
+            hint: Some(format!(
+                "make one on the control host (hearth token create {}) and write join.token or \
+                 join.token_file",
+                self.name
+            )),
+        }
+    }
 }

@@ -9,6 +9,8 @@ use crate::config::{ConfigError, NeedsRestart};
 use crate::disk::{DiskError, OpenError, Unsaved};
 use crate::enrol::EnrolError;
 use crate::identity::{IdentityError, StoreError};
+use crate::link::LinkError;
+use crate::proxy::ProxyError;
 
 /// A sysexits code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,6 +131,25 @@ impl From<&IdentityError> for Exit {
             IdentityError::Unusable { .. } => Self::Config,
             IdentityError::NotTaken(_) | IdentityError::Bundle(_) => Self::Temporary,
         }
+    }
+}
+
+impl From<&LinkError> for Exit {
+    fn from(error: &LinkError) -> Self {
+        match error {
+            LinkError::Bind { .. } => Self::Unavailable,
+            LinkError::Unreachable { .. }
+            | LinkError::Busy { .. }
+            | LinkError::Lost { .. }
+            | LinkError::Closed => Self::Temporary,
+        }
+    }
+}
+
+impl From<&ProxyError> for Exit {
+    fn from(error: &ProxyError) -> Self {
+        let ProxyError::Listen { source, .. } = error;
+        Self::of_io(source)
     }
 }
 

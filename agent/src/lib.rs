@@ -2,10 +2,13 @@
 //!
 //! | module | does |
 //! |---|---|
-//! | [`driver`], [`admin`] | the only owner of the core; what operators ask of it |
+//! | [`run`] | the agent's life: puts the parts together |
+//! | [`driver`], [`outside`], [`admin`] | the only owner of the core; what it wants done; what operators ask of it |
+//! | [`link`] | QUIC connections to peers, and whether they still answer |
+//! | [`proxy`] | the traffic path |
 //! | [`identity`], [`enrol`] | who we are, whom we believe; joining and renewing |
 //! | [`config`], [`disk`], [`exit`] | what the operator wrote, what survives a restart, how we end |
-//! | [`check`], [`hook`] | what we know of our own endpoints, how warm ones are made to serve |
+//! | [`local`], [`check`], [`hook`] | what we know of our own endpoints, how warm ones are made to serve |
 //! | [`telemetry`], [`notify`] | logs, metrics, traces; what the service manager is told |
 
 pub mod admin;
@@ -19,5 +22,10 @@ pub mod hook;
 pub mod identity;
 pub mod jitter;
 pub mod link;
+pub mod local;
 mod loopback;
 pub mod notify;
+pub mod outside;
+pub mod proxy;
+pub mod run;
+pub mod telemetry;

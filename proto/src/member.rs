@@ -524,6 +524,11 @@ impl Member {
         self.effects.idle
     }
 
+    /// Timers that are armed.
+    pub fn timers(&self) -> usize {
+        self.effects.timers.len()
+    }
+
     /// Probes of ours that failed so far.
     pub fn probes_failed(&self) -> u64 {
         self.effects.probe_failed

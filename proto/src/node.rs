@@ -210,6 +210,27 @@ pub enum Event {
     },
 }
 
+/// See [`Node::sizes`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// Timers of membership.
+    pub timers: usize,
+    /// Nodes something is known of.
+    pub nodes: usize,
+    /// Records to be asked for.
+    pub wanted: usize,
+    /// Endpoints of ours that somebody's urgent word keeps up.
+    pub forced: usize,
+    /// Callers' spans kept for activations.
+    pub parents: usize,
+    /// Incidents remembered.
+    pub incidents: usize,
+    /// Transmits not polled yet.
+    pub outbox: usize,
+    /// Events not polled yet.
+    pub events: usize,
+}
+
 /// An endpoint of our own.
 struct Own {
     config: EndpointConfig,
@@ -553,6 +574,25 @@ impl Node {
     /// This node's name.
     pub fn name(&self) -> &NodeName {
         &self.config.name
+    }
+
+    /// The replicated table.
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// How much is held in what grows and shrinks: for the simulator's bounds, and for gauges.
+    pub fn sizes(&self) -> Sizes {
+        Sizes {
+            timers: self.member.timers(),
+            nodes: self.nodes.len(),
+            wanted: self.wanted.len(),
+            forced: self.forced.len(),
+            parents: self.parents.len(),
+            incidents: self.incidents.len(),
+            outbox: self.outbox.len(),
+            events: self.events.len(),
+        }
     }
 
     /// What to say first on a link.

@@ -149,10 +149,8 @@ pub(crate) async fn open(
     peer.in_flight.fetch_add(1, Ordering::Relaxed);
     let guard = InFlight { peer: peer.clone(), connection: connection.clone() };
     shared.monitor.look(peer);
-    let lost = |e: quinn::ConnectionError| LinkError::Lost {
-        peer: peer.name.clone(),
-        why: explain(&e),
-    };
+    let lost =
+        |e: quinn::ConnectionError| LinkError::Lost { peer: peer.name.clone(), why: explain(&e) };
     let (send, recv) = timeout(DIAL_LIMIT, connection.connection.open_bi())
         .await
         .map_err(|_| LinkError::Busy { peer: peer.name.clone(), why: "too many open requests" })?

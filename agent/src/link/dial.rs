@@ -67,11 +67,8 @@ async fn report_failure(shared: &Shared, peer: &Peer, error: &LinkError) {
         tell
     };
     if tell {
-        let event = LinkEvent::Down {
-            peer: peer.name.clone(),
-            reason: error.to_string(),
-            orderly: false,
-        };
+        let event =
+            LinkEvent::Down { peer: peer.name.clone(), reason: error.to_string(), orderly: false };
         // A closed queue means that the driver is gone; nobody is left to tell.
         let _ = shared.events.send(event).await;
     }
@@ -169,7 +166,9 @@ pub(crate) fn explain(error: &ConnectionError) -> String {
             let reason = String::from_utf8_lossy(&close.reason);
             format!("it refused the handshake: {reason} ({})", close.error_code)
         }
-        ConnectionError::TransportError(e) => format!("handshake failed: {} ({})", e.reason, e.code),
+        ConnectionError::TransportError(e) => {
+            format!("handshake failed: {} ({})", e.reason, e.code)
+        }
         other => other.to_string(),
     }
 }

@@ -338,8 +338,12 @@ impl Peer {
         state.expire(Instant::now());
         registered.datagrams = state.datagrams.drain(..).map(|(_, b)| b).collect();
         registered.messages = state.messages.drain(..).map(|(_, b)| b).collect();
-        state.mesh =
-            Some(Mesh { connection: connection.clone(), dialled_here, generation: hello.generation, outbox });
+        state.mesh = Some(Mesh {
+            connection: connection.clone(),
+            dialled_here,
+            generation: hello.generation,
+            outbox,
+        });
         state.address = address;
         state.told_down = false;
         state.backoff = Backoff::default();

@@ -8,8 +8,8 @@ use std::time::Duration;
 use hearth_proto::wire;
 use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
 use quinn::{
-    AckFrequencyConfig, ClientConfig, ConnectionId, EndpointConfig, IdleTimeout, MtuDiscoveryConfig,
-    ServerConfig, TransportConfig, VarInt,
+    AckFrequencyConfig, ClientConfig, ConnectionId, EndpointConfig, IdleTimeout,
+    MtuDiscoveryConfig, ServerConfig, TransportConfig, VarInt,
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -47,10 +47,9 @@ pub(crate) fn open(listen: SocketAddr) -> io::Result<UdpSocket> {
         socket.set_only_v6(false)?;
     }
     // The kernel may grant less (net.core.rmem_max); that costs speed, not correctness.
-    for result in [
-        socket.set_recv_buffer_size(SOCKET_BUFFER),
-        socket.set_send_buffer_size(SOCKET_BUFFER),
-    ] {
+    for result in
+        [socket.set_recv_buffer_size(SOCKET_BUFFER), socket.set_send_buffer_size(SOCKET_BUFFER)]
+    {
         if let Err(error) = result {
             tracing::debug!(%error, "socket buffer not enlarged");
         }
@@ -89,7 +88,9 @@ fn transport() -> Arc<TransportConfig> {
 }
 
 /// For accepting. One configuration lasts: the credentials in it are always the current ones.
-pub(crate) fn server_config(credentials: &Credentials) -> Result<ServerConfig, NoInitialCipherSuite> {
+pub(crate) fn server_config(
+    credentials: &Credentials,
+) -> Result<ServerConfig, NoInitialCipherSuite> {
     let tls = credentials.server_config(&[wire::ALPN_MESH, wire::ALPN_DATA]);
     let mut config = ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
     config.transport_config(transport());

@@ -1,7 +1,7 @@
 //! What a node says of itself and the mesh when asked: pure reading, nothing changes.
 
-use crate::advert::EndpointAdvert;
-use crate::document::DocumentKind;
+use crate::advert::{EndpointAdvert, SignedAdvert};
+use crate::document::{DocumentKind, SignedDocument};
 use crate::evidence::{LinkState, Swim};
 use crate::ids::{NodeName, ServiceName};
 use crate::incident::Record;
@@ -19,6 +19,16 @@ use super::Node;
 const EXPLAIN_INCIDENTS: usize = 5;
 
 impl Node {
+    /// Every record held, to be kept on disk.
+    pub fn table_records(&self) -> Vec<SignedAdvert> {
+        self.table.iter().map(|(_, e)| e.signed.clone()).collect()
+    }
+
+    /// Every document held, to be kept on disk.
+    pub fn document_records(&self) -> Vec<SignedDocument> {
+        self.documents.values().map(|(signed, _)| signed.clone()).collect()
+    }
+
     /// `GET /v1/status`, without what only the shell knows (links, certificate).
     pub fn status_view(&self, now: Time) -> StatusView {
         let members = self.members_view(now);

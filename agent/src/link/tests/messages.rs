@@ -135,7 +135,11 @@ async fn a_cut_peer_loses_its_links() {
 }
 
 /// Dials as the control plane would.
-async fn control(authority: &Authority, alpn: Kind, to: SocketAddr) -> (Endpoint, quinn::Connection) {
+async fn control(
+    authority: &Authority,
+    alpn: Kind,
+    to: SocketAddr,
+) -> (Endpoint, quinn::Connection) {
     let credentials = authority.node_with("ctl", WallClock::system());
     // An authority for tests names nodes; the control plane's name is issued by hand.
     let identity = Identity::Control(name("ctl"));

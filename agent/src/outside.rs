@@ -1,0 +1,161 @@
+//! What the core wants done that is not a matter of links: hooks, checks, disk, trust, telemetry.
+//!
+//! [`Outside`] is called by the driver within a turn, so it only hands over: to a task, a bounded queue or
+//! a counter. What it hands over may fail; then it is logged, and the agent goes on with what it has.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use hearth_proto::ids::EndpointId;
+use hearth_proto::node::{Event, Node};
+use tokio::sync::{Notify, mpsc};
+
+use crate::config::HostPort;
+use crate::disk::StateDir;
+use crate::driver::{Effects, Handle};
+use crate::hook::Purpose;
+use crate::identity::Credentials;
+use crate::link::Links;
+use crate::local::Locals;
+use crate::telemetry::{Metrics, SpanSink};
+
+/// Changes of table and documents are gathered for so long before they are written.
+const SAVE_AFTER: Duration = Duration::from_millis(500);
+
+/// Everything outside that the driver tells.
+pub struct Outside {
+    /// Our endpoints; set once the driver's handle exists.
+    pub locals: Arc<OnceLock<Locals>>,
+    /// Our identity and whom we trust.
+    pub credentials: Credentials,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Where spans go.
+    pub spans: SpanSink,
+    /// Rung when something is to be saved.
+    pub save: Arc<Notify>,
+    /// Rung when nobody is known to be alive.
+    pub lonely: mpsc::Sender<()>,
+    /// Beaten each turn.
+    pub heartbeat: Arc<AtomicU64>,
+}
+
+impl Effects for Outside {
+    fn handle(&mut self, event: Event, _node: &Node) {
+        self.metrics.observe_event(&event);
+        match event {
+            Event::Activate { endpoint, incident } => {
+                if let Some(locals) = self.locals.get() {
+                    locals.hook(Purpose::Activate, &endpoint, incident.as_ref());
+                }
+            }
+            Event::Deactivate { endpoint } => {
+                if let Some(locals) = self.locals.get() {
+                    locals.hook(Purpose::Deactivate, &endpoint, None);
+                }
+            }
+            Event::Check { endpoint } => {
+                if let Some(locals) = self.locals.get() {
+                    locals.check_now(&endpoint);
+                }
+            }
+            // A full queue means that the seeds are being dialled already.
+            Event::Lonely => drop(self.lonely.try_send(())),
+            Event::SaveTable | Event::SaveDocuments => self.save.notify_one(),
+            Event::Trust(roots) => {
+                if let Err(error) = self.credentials.set_trust(roots) {
+                    tracing::error!(%error, "trust bundle not taken");
+                }
+            }
+            Event::Revoked(revoked) => self.credentials.set_revoked(revoked),
+            Event::Spans(spans) => self.spans.send(spans),
+            Event::Watch(_) => {}
+            told => tell(told),
+        }
+    }
+
+    fn refused(&mut self, endpoint: &EndpointId) {
+        if let Some(locals) = self.locals.get() {
+            locals.refused(endpoint);
+        }
+    }
+
+    fn turn(&mut self, late: Duration) {
+        self.heartbeat.fetch_add(1, Ordering::Relaxed);
+        self.metrics.loop_lag(late);
+    }
+}
+
+/// Logs what people want to find again.
+fn tell(event: Event) {
+    match event {
+        Event::Refused { what, reason, from, detail } => {
+            tracing::warn!(what, reason, %from, detail, "refused");
+        }
+        Event::Condition { endpoint, from, to, activation } => {
+            let activation_ms = activation.map(|d| d.as_secs_f64() * 1e3);
+            tracing::info!(%endpoint, from, to, activation_ms, "endpoint condition changed");
+        }
+        Event::IncidentOpened { key, reason, decision } => {
+            let trace_id = format!("{:032x}", key.trace_id());
+            tracing::warn!(incident = %key, lost = %key.lost, reason, decision, trace_id, "incident opened");
+        }
+        Event::IncidentClosed { key, after, stable } => {
+            let trace_id = format!("{:032x}", key.trace_id());
+            let after_ms = after.as_secs_f64() * 1e3;
+            tracing::info!(incident = %key, after_ms, stable, trace_id, "incident closed");
+        }
+        _ => {}
+    }
+}
+
+/// Writes table and documents to disk when they changed. A disk that is full is an error that keeps
+/// serving: the next change tries again.
+pub async fn save(state: Arc<StateDir>, handle: Handle, changed: Arc<Notify>) {
+    loop {
+        changed.notified().await;
+        tokio::time::sleep(SAVE_AFTER).await;
+        let read = |node: &Node, _| (node.table_records(), node.document_records());
+        let Ok((table, documents)) = handle.read(read).await else { return };
+        let state = state.clone();
+        let saved = tokio::task::spawn_blocking(move || {
+            state.save_table(&table)?;
+            state.save_documents(&documents)
+        });
+        match saved.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "state not saved; it is kept in memory"),
+            Err(error) => tracing::error!(%error, "saving state broke off"),
+        }
+    }
+}
+
+/// Dials the seeds whenever nobody is known to be alive.
+pub async fn dial_seeds(
+    seeds: Arc<arc_swap::ArcSwap<Vec<HostPort>>>,
+    links: Links,
+    mut lonely: mpsc::Receiver<()>,
+) {
+    let mut rounds = 0u64;
+    while lonely.recv().await.is_some() {
+        rounds += 1;
+        for seed in seeds.load_full().iter() {
+            match seed.resolve().await {
+                Ok(addresses) => addresses.into_iter().for_each(|a| links.dial_seed(a)),
+                Err(error) => tracing::warn!(%seed, %error, "seed cannot be looked up"),
+            }
+        }
+        // The first rounds are a normal start; after that somebody should look.
+        if rounds == 5 || rounds % 60 == 0 {
+            let list: Vec<String> = seeds.load().iter().map(ToString::to_string).collect();
+            tracing::warn!(
+                seeds = list.join(", "),
+                rounds,
+                hint = "check mesh.seeds, that an agent runs there, and that UDP port 7940 is open \
+                        both ways; this agent serves meanwhile with what it knows",
+                "no seed answers"
+            );
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Answers that Hearth gives itself, when no application did: which status, and what is said.
+//!
+//! The three that operators tell apart: 503, nobody was available and nothing was done; 502, somebody
+//! took the request and broke it; 504, somebody took it and did not answer in time. `Proxy-Status`
+//! (RFC 9209) names the error, the next hop and the decision.
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
+
+use super::body::{Body, full};
+
+const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+
+/// Why a request got no answer of an application.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Failure {
+    /// Nobody said which service it is for.
+    #[error(
+        "no service is named by the host {0:?}; address <service>.mesh, or use the service's own port"
+    )]
+    NoService(String),
+    /// It cannot be passed on.
+    #[error("the request cannot be passed on: {0}")]
+    BadRequest(String),
+    /// It has been passed on too often.
+    #[error("the request went through {0} agents: it goes in a circle")]
+    Circle(usize),
+    /// The policy does not let this node call.
+    #[error("{hop} does not admit calls of this node: {why}")]
+    Denied {
+        /// Who said so.
+        hop: String,
+        /// What it said.
+        why: String,
+    },
+    /// Nobody could take it.
+    #[error("nobody is available for {service}: {why}")]
+    Nobody {
+        /// The service.
+        service: String,
+        /// The decision, in words.
+        why: String,
+    },
+    /// Too many requests wait already.
+    #[error("too many requests for {service} wait for somebody to serve")]
+    Overloaded {
+        /// The service.
+        service: String,
+    },
+    /// An attempt broke and it may not be repeated.
+    #[error("{hop} broke the request, and it was not sent again ({why_not}): {why}")]
+    Broken {
+        /// Where.
+        hop: String,
+        /// What happened.
+        why: String,
+        /// Why it was not repeated.
+        why_not: &'static str,
+    },
+    /// No answer came in time.
+    #[error("no answer within {limit_ms} ms: {why}")]
+    TimedOut {
+        /// Where it was waited for last; empty when nobody took it.
+        hop: String,
+        /// The whole time it had.
+        limit_ms: u128,
+        /// The decision, in words.
+        why: String,
+    },
+}
+
+impl Failure {
+    /// The status code.
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::NoService(_) => StatusCode::NOT_FOUND,
+            Self::Circle(_) => StatusCode::LOOP_DETECTED,
+            Self::Denied { .. } => StatusCode::FORBIDDEN,
+            Self::Nobody { .. } | Self::Overloaded { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Broken { .. } => StatusCode::BAD_GATEWAY,
+            Self::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// The error type of RFC 9209 section 2.3.
+    fn error(&self) -> &'static str {
+        match self {
+            Self::BadRequest(_) => "http_request_error",
+            Self::NoService(_) => "destination_not_found",
+            Self::Circle(_) => "proxy_loop_detected",
+            Self::Denied { .. } => "http_request_denied",
+            Self::Nobody { .. } => "destination_unavailable",
+            Self::Overloaded { .. } => "proxy_internal_error",
+            Self::Broken { .. } => "connection_terminated",
+            Self::TimedOut { .. } => "http_response_timeout",
+        }
+    }
+
+    fn hop(&self) -> &str {
+        match self {
+            Self::Denied { hop, .. } | Self::Broken { hop, .. } | Self::TimedOut { hop, .. } => hop,
+            _ => "",
+        }
+    }
+
+    /// The answer to the client.
+    pub(crate) fn respond(&self, node: &str) -> Response<Body> {
+        let text = self.to_string();
+        let mut status = format!("{node}; error={}", self.error());
+        if !self.hop().is_empty() {
+            status.push_str(&format!("; next-hop={}", quoted(self.hop())));
+        }
+        status.push_str(&format!("; details={}", quoted(&text)));
+        let mut response = Response::new(full(Bytes::from(format!("hearth: {text}\n")), None));
+        *response.status_mut() = self.status();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        if let Ok(value) = HeaderValue::try_from(status) {
+            headers.insert(PROXY_STATUS, value);
+        }
+        if self.status() == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+/// A string of RFC 8941 section 3.3.3: printable ASCII, quotes and backslashes escaped.
+fn quoted(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            ' '..='~' => out.push(c),
+            _ => out.push('?'),
+        }
+    }
+    out.push('"');
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_broken_and_late_are_told_apart() {
+        let nobody = Failure::Nobody { service: "ledger".into(), why: "none \"left\"".into() };
+        let r = nobody.respond("web-1");
+        assert_eq!(r.status(), 503);
+        assert_eq!(
+            r.headers()["proxy-status"],
+            "web-1; error=destination_unavailable; \
+             details=\"nobody is available for ledger: none \\\"left\\\"\""
+        );
+        let broken = Failure::Broken {
+            hop: "ledger@a".into(),
+            why: "gone".into(),
+            why_not: "POST is not idempotent",
+        };
+        let r = broken.respond("web-1");
+        assert_eq!(r.status(), 502);
+        assert!(r.headers()["proxy-status"].to_str().unwrap().contains("next-hop=\"ledger@a\""));
+        let late = Failure::TimedOut { hop: "x".into(), limit_ms: 15_000, why: "ü".into() };
+        let r = late.respond("web-1");
+        assert_eq!(r.status(), 504);
+        assert!(r.headers()["proxy-status"].to_str().unwrap().ends_with("within 15000 ms: ?\""));
+    }
+}

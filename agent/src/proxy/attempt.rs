@@ -1,0 +1,228 @@
+//! One attempt of a request at one endpoint, and how it ended.
+//!
+//! An attempt is a future without tasks of its own but for the body it pumps; dropping it resets its
+//! stream, and the owner then drops its request to the application.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hearth_proto::ids::{EndpointId, NodeName};
+use http::{HeaderMap, Method, StatusCode};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::Inner;
+use super::body::{Body, Lazy, Supply, framed, pump};
+use super::frame::{self, BodyKind, Cause, Frame, FrameError, Frames, Opening, RequestHead};
+use super::load::UnderWay;
+use super::safety::Reach;
+use crate::link::LinkError;
+use http_body_util::BodyExt;
+
+/// A dial that takes longer leaves the request for others; the dial itself goes on for later ones.
+const DIAL_PATIENCE: Duration = Duration::from_millis(300);
+
+/// A request, ready to be sent any number of times.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) method: Method,
+    /// As it goes over the wire, but for what differs per attempt.
+    pub(crate) head: RequestHead,
+    pub(crate) supply: Arc<Supply>,
+}
+
+/// Where an attempt goes.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    pub(crate) id: EndpointId,
+    /// The mesh address of its node.
+    pub(crate) address: SocketAddr,
+}
+
+/// An application's answer.
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Body,
+}
+
+/// Why an attempt brought no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub(crate) reach: Reach,
+    pub(crate) kind: FaultKind,
+    /// In words.
+    pub(crate) detail: String,
+}
+
+/// Kinds of fault, as far as they are treated differently.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FaultKind {
+    /// The node could not be reached.
+    Dial,
+    /// The node's agent said why.
+    Owner(Cause),
+    /// The stream broke.
+    Cut,
+    /// Another attempt got ahead of it.
+    Lapsed,
+}
+
+impl FaultKind {
+    /// One stable word, for metrics.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Dial => "dial",
+            Self::Owner(cause) => cause.word(),
+            Self::Cut => "cut",
+            Self::Lapsed => "lapsed",
+        }
+    }
+}
+
+impl Fault {
+    fn not_executed(kind: FaultKind, detail: impl ToString) -> Self {
+        Self { reach: Reach::NotExecuted, kind, detail: detail.to_string() }
+    }
+
+    fn unknown(kind: FaultKind, detail: impl ToString) -> Self {
+        Self { reach: Reach::Unknown, kind, detail: detail.to_string() }
+    }
+}
+
+impl From<frame::Refused> for Fault {
+    fn from(refused: frame::Refused) -> Self {
+        let reach = if refused.executed { Reach::Unknown } else { Reach::NotExecuted };
+        Self { reach, kind: FaultKind::Owner(refused.cause), detail: refused.detail }
+    }
+}
+
+impl From<FrameError> for Fault {
+    fn from(error: FrameError) -> Self {
+        match &error {
+            FrameError::Lost { unseen: true, .. } => Self::not_executed(FaultKind::Dial, &error),
+            _ => Self::unknown(FaultKind::Cut, &error),
+        }
+    }
+}
+
+/// Tries one endpoint.
+pub(crate) async fn attempt(
+    inner: Arc<Inner>,
+    request: Arc<Prepared>,
+    target: Target,
+    deadline: Instant,
+    under_way: UnderWay,
+) -> Result<Answer, Fault> {
+    if &target.id.node == inner.node() {
+        local(&inner, &request, &target.id, deadline, under_way).await
+    } else {
+        remote(&inner, &request, &target, deadline, under_way).await
+    }
+}
+
+/// An endpoint on this very host: no stream, the same rules.
+async fn local(
+    inner: &Arc<Inner>,
+    request: &Prepared,
+    id: &EndpointId,
+    deadline: Instant,
+    under_way: UnderWay,
+) -> Result<Answer, Fault> {
+    let caller: &NodeName = inner.node();
+    let mut head = request.head.clone();
+    head.instance = id.instance;
+    let left = deadline.saturating_duration_since(Instant::now());
+    let endpoint = inner.admit(caller, &head, left).await?;
+    let body = Lazy::new(request.supply.clone()).boxed_unsync();
+    let response = inner.call_application(&endpoint, head, body, left).await?;
+    let (parts, body) = response.into_parts();
+    let body = body
+        .map_err(super::body::BodyError::from)
+        .map_frame(move |frame| {
+            let _held = &under_way;
+            frame
+        })
+        .boxed_unsync();
+    Ok(Answer { status: parts.status, headers: parts.headers, body })
+}
+
+/// Aborts the task with itself.
+struct Pumping(JoinHandle<()>);
+
+impl Drop for Pumping {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn remote(
+    inner: &Arc<Inner>,
+    request: &Prepared,
+    target: &Target,
+    deadline: Instant,
+    under_way: UnderWay,
+) -> Result<Answer, Fault> {
+    let opened = inner.mesh.links.open_stream(&target.id.node, target.address);
+    let stream = match timeout(DIAL_PATIENCE, opened).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error @ LinkError::Busy { .. })) => {
+            return Err(Fault::not_executed(FaultKind::Owner(Cause::Busy), error));
+        }
+        Ok(Err(error)) => return Err(Fault::not_executed(FaultKind::Dial, error)),
+        Err(_) => {
+            let why = format!("{} is still being dialled", target.id.node);
+            return Err(Fault::not_executed(FaultKind::Dial, why));
+        }
+    };
+    let mut head = request.head.clone();
+    head.instance = target.id.instance;
+    let left = deadline.saturating_duration_since(Instant::now());
+    head.left_us = u64::try_from(left.as_micros()).unwrap_or(u64::MAX);
+    let after_go = head.body == BodyKind::AfterGo;
+    let opening = frame::encode_opening(&Opening::Http(head))
+        .map_err(|e| Fault::not_executed(FaultKind::Owner(Cause::Malformed), e))?;
+    let mut send = stream.send;
+    let mut pumping = None;
+    let mut waiting = None;
+    if after_go {
+        // A write that fails is explained by what is read next.
+        let _ = send.write_chunk(opening).await;
+        waiting = Some(send);
+    } else {
+        let body = request.supply.take().unwrap_or_else(super::body::empty);
+        // Small by definition: this waits only for flow control.
+        let _ = pump(&mut send, body, vec![opening]).await;
+    }
+    let mut frames = Frames::new(stream.recv);
+    loop {
+        match frames.next().await? {
+            Frame::Go => {
+                let Some(mut send) = waiting.take() else { continue };
+                let Some(body) = request.supply.take() else {
+                    let why = "another attempt has the body";
+                    return Err(Fault::not_executed(FaultKind::Lapsed, why));
+                };
+                pumping = Some(Pumping(tokio::spawn(async move {
+                    // A broken client body resets the stream; a peer that stops reading is heard from
+                    // in its answer.
+                    let _ = pump(&mut send, body, Vec::new()).await;
+                })));
+            }
+            Frame::Refused(refused) => return Err(refused.into()),
+            Frame::Head(head) => {
+                let status = StatusCode::from_u16(head.status);
+                let headers = head.fields.try_into();
+                let (Ok(status), Ok(headers)) = (status, headers) else {
+                    return Err(Fault::unknown(FaultKind::Cut, "the answer cannot be read"));
+                };
+                let held = (stream.guard, under_way, pumping, waiting);
+                return Ok(Answer { status, headers, body: framed(frames, held, None) });
+            }
+            Frame::Data(_) | Frame::Trailers(_) | Frame::End => {
+                return Err(Fault::unknown(FaultKind::Cut, "a body came without an answer's head"));
+            }
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! How busy each endpoint is as seen from here: requests under way and peak-EWMA latency.
+//!
+//! The cost of an endpoint is its latency times the requests it has (+1), where latency jumps up at once
+//! and decays over [`DECAY`] (as in Finagle's and linkerd's peak-EWMA). A hung endpoint grows expensive
+//! with the first requests that do not return. Read without a lock on every pick.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use hearth_proto::ids::EndpointId;
+
+/// Over which time an old peak is forgotten.
+const DECAY: Duration = Duration::from_secs(10);
+/// What an endpoint nobody has called yet is taken for: cheap enough to be tried soon.
+const UNKNOWN_US: f64 = 1_000.0;
+
+/// What is known of one endpoint.
+#[derive(Debug)]
+pub(crate) struct Load {
+    under_way: AtomicU32,
+    /// Latency in µs, the bits of an `f64`.
+    latency: AtomicU64,
+    /// When that was, in µs since `origin`.
+    stamp: AtomicU64,
+    /// The last request there failed: the next success is news.
+    failed: AtomicBool,
+    origin: Instant,
+}
+
+impl Load {
+    fn new(origin: Instant) -> Self {
+        Self {
+            under_way: AtomicU32::new(0),
+            latency: AtomicU64::new(UNKNOWN_US.to_bits()),
+            stamp: AtomicU64::new(0),
+            failed: AtomicBool::new(false),
+            origin,
+        }
+    }
+
+    fn micros(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.origin).as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// What one more request would cost, in no unit.
+    pub(crate) fn cost(&self, now: Instant) -> u64 {
+        let latency = self.decayed(self.micros(now));
+        let under_way = self.under_way.load(Ordering::Relaxed);
+        (latency * f64::from(under_way + 1)) as u64
+    }
+
+    fn decayed(&self, now: u64) -> f64 {
+        let age = now.saturating_sub(self.stamp.load(Ordering::Relaxed));
+        let latency = f64::from_bits(self.latency.load(Ordering::Relaxed));
+        latency * (-(age as f64) / DECAY.as_micros() as f64).exp()
+    }
+
+    /// Takes in how long an answer took. Two at once may lose one of them; no harm is done.
+    pub(crate) fn observe(&self, now: Instant, latency: Duration) {
+        let now = self.micros(now);
+        let sample = latency.as_micros() as f64;
+        let old = self.decayed(now);
+        let new = if sample > old {
+            sample
+        } else {
+            let age = now.saturating_sub(self.stamp.load(Ordering::Relaxed));
+            let weight = (-(age as f64) / DECAY.as_micros() as f64).exp();
+            let last = f64::from_bits(self.latency.load(Ordering::Relaxed));
+            // At least a hundredth per sample, so that a busy endpoint's peak is forgotten too.
+            let weight = weight.min(0.99);
+            last * weight + sample * (1.0 - weight)
+        };
+        self.latency.store(new.max(1.0).to_bits(), Ordering::Relaxed);
+        self.stamp.store(now, Ordering::Relaxed);
+    }
+
+    /// A request there failed.
+    pub(crate) fn failed(&self) {
+        self.failed.store(true, Ordering::Relaxed);
+    }
+
+    /// A request there succeeded. `true`: for the first time after a failure.
+    pub(crate) fn recovered(&self) -> bool {
+        self.failed.load(Ordering::Relaxed) && self.failed.swap(false, Ordering::Relaxed)
+    }
+}
+
+/// A request counts as under way while this lives.
+#[derive(Debug)]
+pub(crate) struct UnderWay(Arc<Load>);
+
+impl UnderWay {
+    pub(crate) fn new(load: &Arc<Load>) -> Self {
+        load.under_way.fetch_add(1, Ordering::Relaxed);
+        Self(load.clone())
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// All endpoints that were ever called from here.
+#[derive(Debug)]
+pub(crate) struct Loads {
+    map: ArcSwap<HashMap<EndpointId, Arc<Load>>>,
+    origin: Instant,
+}
+
+impl Loads {
+    pub(crate) fn new(origin: Instant) -> Self {
+        Self { map: ArcSwap::default(), origin }
+    }
+
+    /// What a further request to `id` would cost.
+    pub(crate) fn cost(&self, id: &EndpointId, now: Instant) -> u64 {
+        match self.map.load().get(id) {
+            Some(load) => load.cost(now),
+            None => UNKNOWN_US as u64,
+        }
+    }
+
+    /// The load of `id`, from now on counted.
+    pub(crate) fn of(&self, id: &EndpointId) -> Arc<Load> {
+        if let Some(load) = self.map.load().get(id) {
+            return load.clone();
+        }
+        let fresh = Arc::new(Load::new(self.origin));
+        self.map.rcu(|map| {
+            let mut map = HashMap::clone(map);
+            map.entry(id.clone()).or_insert_with(|| fresh.clone());
+            map
+        });
+        // Somebody else may have been first.
+        self.map.load().get(id).cloned().unwrap_or(fresh)
+    }
+
+    /// Forgets the endpoints for which `keep` says no.
+    pub(crate) fn retain(&self, keep: impl Fn(&EndpointId) -> bool) {
+        if self.map.load().keys().all(&keep) {
+            return;
+        }
+        self.map.rcu(|map| {
+            let mut map = HashMap::clone(map);
+            map.retain(|id, _| keep(id));
+            map
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hearth_proto::ids::{NodeName, ServiceName};
+
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_peak_counts_at_once_and_is_forgotten_slowly() {
+        let t = Instant::now();
+        let load = Load::new(t);
+        load.observe(t, 100 * MS);
+        assert_eq!(load.cost(t), 100_000);
+        let later = t + Duration::from_secs(10);
+        assert!((30_000..40_000).contains(&load.cost(later)), "{}", load.cost(later));
+        for i in 0..1_000 {
+            load.observe(t + i * MS, MS);
+        }
+        assert!(load.cost(t + 1_000 * MS) < 2_000);
+    }
+
+    #[test]
+    fn requests_that_do_not_return_make_an_endpoint_expensive() {
+        let t = Instant::now();
+        let load = Arc::new(Load::new(t));
+        load.observe(t, 2 * MS);
+        let held: Vec<UnderWay> = (0..9).map(|_| UnderWay::new(&load)).collect();
+        assert_eq!(load.cost(t), 20_000);
+        drop(held);
+        assert_eq!(load.cost(t), 2_000);
+    }
+
+    #[test]
+    fn the_first_success_after_a_failure_is_news_once() {
+        let load = Load::new(Instant::now());
+        assert!(!load.recovered());
+        load.failed();
+        assert!(load.recovered());
+        assert!(!load.recovered());
+    }
+
+    #[test]
+    fn endpoints_come_with_their_first_request_and_go_when_nobody_keeps_them() {
+        let loads = Loads::new(Instant::now());
+        let id = EndpointId {
+            service: ServiceName::parse("s").unwrap(),
+            node: NodeName::parse("n").unwrap(),
+            instance: 0,
+        };
+        assert!(Arc::ptr_eq(&loads.of(&id), &loads.of(&id)));
+        loads.retain(|_| false);
+        assert!(loads.map.load().is_empty());
+    }
+}

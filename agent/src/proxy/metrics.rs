@@ -1,0 +1,107 @@
+//! What the traffic path counts.
+
+use hearth_proto::ids::ServiceName;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use crate::link::Labelled;
+
+type ByService = [(&'static str, String); 1];
+type ByServiceAnd = [(&'static str, String); 2];
+
+fn latency() -> Histogram {
+    // 0.5 ms to 16 s, doubling.
+    Histogram::new((0..16).map(|i| 0.0005 * f64::from(1 << i)))
+}
+
+/// The traffic path's metrics. Clones share their values.
+#[derive(Clone, Debug)]
+pub struct ProxyMetrics {
+    /// `hearth_requests_total{service,outcome}`: `ok`, `client_error`, `server_error`, `failed`.
+    pub requests: Family<ByServiceAnd, Counter>,
+    /// `hearth_request_duration_seconds{service}`: until the answer's head.
+    pub duration: Family<ByService, Histogram, fn() -> Histogram>,
+    /// `hearth_retries_total{service,reason}`
+    pub retries: Family<ByServiceAnd, Counter>,
+    /// `hearth_inbound_requests_total{service,outcome}`: `ok`, or why not.
+    pub inbound: Family<ByServiceAnd, Counter>,
+    /// `hearth_requests_held`: waiting for somebody to serve.
+    pub held: Gauge,
+    /// `hearth_connections`: of clients.
+    pub connections: Gauge,
+    /// `hearth_dropped_total{queue}`; the family is shared with whoever else drops something.
+    pub dropped: Labelled,
+}
+
+impl Default for ProxyMetrics {
+    fn default() -> Self {
+        Self {
+            requests: Family::default(),
+            duration: Family::new_with_constructor(latency),
+            retries: Family::default(),
+            inbound: Family::default(),
+            held: Gauge::default(),
+            connections: Gauge::default(),
+            dropped: Labelled::default(),
+        }
+    }
+}
+
+impl ProxyMetrics {
+    /// Puts all but the shared `dropped` into a registry.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "hearth_requests",
+            "Requests of clients, by service and outcome",
+            self.requests.clone(),
+        );
+        registry.register(
+            "hearth_request_duration_seconds",
+            "Time until the head of the answer",
+            self.duration.clone(),
+        );
+        registry.register(
+            "hearth_retries",
+            "Further attempts of requests, by service and reason",
+            self.retries.clone(),
+        );
+        registry.register(
+            "hearth_inbound_requests",
+            "Requests of peers to our own endpoints, by service and outcome",
+            self.inbound.clone(),
+        );
+        registry.register(
+            "hearth_requests_held",
+            "Requests waiting for somebody to serve",
+            self.held.clone(),
+        );
+        registry.register("hearth_connections", "Connections of clients", self.connections.clone());
+    }
+
+    pub(crate) fn request(&self, service: &ServiceName, outcome: &str, seconds: f64) {
+        let service = service.to_string();
+        self.requests
+            .get_or_create(&[("service", service.clone()), ("outcome", outcome.to_owned())])
+            .inc();
+        self.duration.get_or_create(&[("service", service)]).observe(seconds);
+    }
+
+    pub(crate) fn retry(&self, service: &ServiceName, reason: &str) {
+        self.retries
+            .get_or_create(&[("service", service.to_string()), ("reason", reason.to_owned())])
+            .inc();
+    }
+
+    pub(crate) fn inbound(&self, service: &ServiceName, outcome: &str) {
+        self.inbound
+            .get_or_create(&[("service", service.to_string()), ("outcome", outcome.to_owned())])
+            .inc();
+    }
+
+    pub(crate) fn drop(&self, queue: &'static str) {
+        self.dropped.get_or_create(&[("queue", queue)]).inc();
+    }
+}

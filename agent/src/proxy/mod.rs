@@ -1,0 +1,300 @@
+//! The traffic path: from a client on this host to an application somewhere, and back.
+//!
+//! Decides, per request: where it goes (by the published routes), whether it may be sent again, when to
+//! stop waiting. Owns the outbound listeners, the clients to our own applications, what was learnt of
+//! load and latency. Never asks the core or the control plane while a request waits; it reads snapshots
+//! and reports what it saw.
+//!
+//! | module | does |
+//! |---|---|
+//! | [`outbound`] | listeners; a client's request to an answer |
+//! | `race`, `attempt` | attempts one after the other and side by side, until one answers |
+//! | `inbound`, `application` | a peer's request to our own application |
+//! | `frame`, `body` | requests and bodies on streams |
+//! | `tcp` | connections carried as opaque bytes |
+//! | `headers`, `safety`, `budget`, `load`, `latency`, `answer` | the pure pieces |
+//!
+//! Tasks: one per listener, per client connection, per stream of a peer. Aborting one ends its own
+//! requests only.
+
+mod answer;
+mod application;
+mod attempt;
+mod body;
+mod budget;
+mod frame;
+mod headers;
+mod inbound;
+mod latency;
+mod load;
+mod metrics;
+mod outbound;
+mod race;
+mod safety;
+mod tcp;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use hearth_proto::advert::Protocol;
+use hearth_proto::evidence::Outcome;
+use hearth_proto::ids::{EndpointId, NodeName, ServiceName};
+use hearth_proto::route::{Route, Snapshot};
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, mpsc, watch};
+
+use crate::driver::PathReport;
+use crate::link::{Links, lock};
+
+pub use metrics::ProxyMetrics;
+pub use outbound::Entry;
+
+use application::Applications;
+use budget::Budget;
+use latency::Latencies;
+use load::Loads;
+
+/// Connections of clients at once; beyond it they wait in the kernel.
+const MAX_CONNECTIONS: usize = 16_384;
+/// Requests held while nobody serves.
+const MAX_HELD: usize = 4096;
+/// The core is asked to wake somebody so often per service, however many requests wait.
+const WAKE_EVERY: Duration = Duration::from_millis(50);
+
+/// The traffic path's view of the rest of the agent.
+#[derive(Clone)]
+pub struct MeshHandle {
+    /// The routes.
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// The version of the newest snapshot, to be awaited.
+    pub changed: watch::Receiver<u64>,
+    /// Where to tell what requests taught.
+    pub reports: mpsc::Sender<PathReport>,
+    /// The links to peers.
+    pub links: Links,
+}
+
+/// An endpoint of this host, as the traffic path needs it. Whether it serves, the snapshot says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalEndpoint {
+    /// Which.
+    pub id: EndpointId,
+    /// Where its application listens.
+    pub address: SocketAddr,
+    /// What it speaks.
+    pub protocol: Protocol,
+}
+
+/// Why a listener is not there.
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyError {
+    /// The port could not be opened.
+    #[error(
+        "cannot listen on {address} for {what}: {source}; is the port in use, or is the address none of \
+         this host?"
+    )]
+    Listen {
+        /// The port.
+        address: SocketAddr,
+        /// What it is for.
+        what: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// What all of the traffic path shares.
+pub(crate) struct Inner {
+    node: NodeName,
+    mesh: MeshHandle,
+    locals: ArcSwap<Vec<LocalEndpoint>>,
+    applications: Applications,
+    loads: Loads,
+    latencies: ArcSwap<BTreeMap<ServiceName, Arc<Latencies>>>,
+    wakes: Mutex<BTreeMap<ServiceName, Instant>>,
+    retries: Budget,
+    hedges: Budget,
+    held: Semaphore,
+    connections: Arc<Semaphore>,
+    inbound: AtomicUsize,
+    metrics: ProxyMetrics,
+}
+
+impl Inner {
+    fn node(&self) -> &NodeName {
+        &self.node
+    }
+
+    fn route(&self, service: &ServiceName) -> Option<Arc<Route>> {
+        self.mesh.snapshot.load().services.get(service).cloned()
+    }
+
+    /// What the endpoints of a service speak; the first one known counts.
+    fn protocol(&self, service: &ServiceName) -> Option<Protocol> {
+        self.route(service)?.candidates.first().map(|c| c.protocol)
+    }
+
+    fn latencies(&self, service: &ServiceName) -> Arc<Latencies> {
+        if let Some(known) = self.latencies.load().get(service) {
+            return known.clone();
+        }
+        let fresh = Arc::new(Latencies::new(Instant::now()));
+        self.latencies.rcu(|map| {
+            let mut map = BTreeMap::clone(map);
+            map.entry(service.clone()).or_insert_with(|| fresh.clone());
+            map
+        });
+        // Somebody else may have been first.
+        self.latencies.load().get(service).cloned().unwrap_or(fresh)
+    }
+
+    fn tell(&self, report: PathReport) {
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.mesh.reports.try_send(report) {
+            self.metrics.drop("path_reports");
+        }
+    }
+
+    fn report(&self, endpoint: &EndpointId, outcome: Outcome) {
+        self.tell(PathReport::Outcome { endpoint: endpoint.clone(), outcome });
+    }
+
+    /// Tells the core that a request waits for somebody to serve.
+    fn need_wake(&self, service: &ServiceName, now: Instant) {
+        let mut wakes = lock(&self.wakes);
+        let recent = |t: &Instant| now.saturating_duration_since(*t) < WAKE_EVERY;
+        if !wakes.get(service).is_some_and(recent) {
+            wakes.insert(service.clone(), now);
+            drop(wakes);
+            self.tell(PathReport::NeedWake { service: service.clone() });
+        }
+    }
+}
+
+/// The traffic path. Clones are handles to the same.
+#[derive(Clone)]
+pub struct Proxy {
+    inner: Arc<Inner>,
+    runtime: Handle,
+    stop: watch::Sender<bool>,
+    listeners: Arc<Mutex<BTreeMap<SocketAddr, watch::Sender<bool>>>>,
+}
+
+impl Proxy {
+    /// A traffic path on `runtime` that serves peers at once and clients as soon as it listens.
+    pub fn new(
+        mesh: MeshHandle,
+        locals: Vec<LocalEndpoint>,
+        metrics: ProxyMetrics,
+        runtime: Handle,
+    ) -> Self {
+        let now = Instant::now();
+        let node = mesh.snapshot.load().node.clone();
+        let links = mesh.links.clone();
+        // hyper's clients and timers need a runtime around them when they are made.
+        let _context = runtime.enter();
+        let inner = Arc::new(Inner {
+            node,
+            mesh,
+            locals: ArcSwap::from_pointee(locals),
+            applications: Applications::default(),
+            loads: Loads::new(now),
+            latencies: ArcSwap::default(),
+            wakes: Mutex::default(),
+            retries: Budget::new(budget::RETRIES, now),
+            hedges: Budget::new(budget::HEDGES, now),
+            held: Semaphore::new(MAX_HELD),
+            connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            inbound: AtomicUsize::new(0),
+            metrics,
+        });
+        let (served, spawner) = (inner.clone(), runtime.clone());
+        links.serve_streams(move |caller, stream| {
+            spawner.spawn(inbound::serve(served.clone(), caller, stream));
+        });
+        drop(_context);
+        Self { inner, runtime, stop: watch::Sender::new(false), listeners: Arc::default() }
+    }
+
+    /// Replaces what this host offers, after a reload.
+    pub fn set_locals(&self, locals: Vec<LocalEndpoint>) {
+        self.inner.locals.store(Arc::new(locals));
+    }
+
+    /// Opens a listener and returns the address it is bound to.
+    pub async fn listen(
+        &self,
+        address: SocketAddr,
+        entry: Entry,
+    ) -> Result<SocketAddr, ProxyError> {
+        let failed = |source| ProxyError::Listen {
+            address,
+            what: match &entry {
+                Entry::Upstream(service) => format!("the upstream {service}"),
+                Entry::Shared => "outbound HTTP".into(),
+            },
+            source,
+        };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let bound = listener.local_addr().map_err(failed)?;
+        let stop = watch::Sender::new(*self.stop.borrow());
+        let stopped = stop.subscribe();
+        lock(&self.listeners).insert(bound, stop);
+        self.runtime.spawn(outbound::accept(self.inner.clone(), listener, entry, stopped));
+        Ok(bound)
+    }
+
+    /// Closes a listener; requests under way on its connections finish.
+    pub fn close_listener(&self, address: SocketAddr) {
+        if let Some(stop) = lock(&self.listeners).remove(&address) {
+            stop.send_replace(true);
+        }
+    }
+
+    /// Takes no new connections. Clients' connections finish the request they have and close. Peers are
+    /// turned away by the conditions the core publishes.
+    pub fn stop_accepting(&self) {
+        self.stop.send_replace(true);
+        for stop in lock(&self.listeners).values() {
+            stop.send_replace(true);
+        }
+    }
+
+    /// Requests and connections under way.
+    pub fn under_way(&self) -> usize {
+        let free = self.inner.connections.available_permits();
+        // Each listener holds one permit while it waits for a connection.
+        let waiting = lock(&self.listeners).values().filter(|s| !*s.borrow()).count();
+        let connections = MAX_CONNECTIONS.saturating_sub(free).saturating_sub(waiting);
+        connections + self.inner.inbound.load(Ordering::Relaxed)
+    }
+
+    /// Waits until nothing is under way, at most `limit`, and returns what is left.
+    pub async fn drained(&self, limit: Duration) -> usize {
+        const LOOK_EVERY: Duration = Duration::from_millis(10);
+        let deadline = Instant::now() + limit;
+        loop {
+            let left = self.under_way();
+            if left == 0 || Instant::now() >= deadline {
+                return left;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Forgets what was learnt of endpoints that no route knows any more. To be called now and then.
+    pub fn sweep(&self) {
+        let snapshot = self.inner.mesh.snapshot.load();
+        let known = |id: &EndpointId| {
+            let route = snapshot.services.get(&id.service);
+            route.is_some_and(|r| r.candidates.iter().any(|c| &c.id == id))
+        };
+        self.inner.loads.retain(known);
+    }
+}

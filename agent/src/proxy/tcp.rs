@@ -1,0 +1,185 @@
+//! Opaque bytes: a client's TCP connection carried to an endpoint as it is.
+//!
+//! The connection is sent elsewhere as long as no application has taken it; after that its bytes belong
+//! to one endpoint, and it ends with whatever ends first. Each half ends by itself, as in TCP.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hearth_proto::evidence::Outcome;
+use hearth_proto::ids::{EndpointId, NodeName, ServiceName};
+use quinn::RecvStream;
+use tokio::io::{AsyncWriteExt, copy};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::Inner;
+use super::frame::{
+    self, BodyKind, Cause, Fields, Frame, FrameError, Frames, Opening, Refused, RequestHead,
+};
+use super::load::UnderWay;
+use crate::driver::PathReport;
+use crate::link::{DataStream, Sender};
+
+/// On loopback a connection stands at once or the application is not there.
+const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+/// One endpoint has so long to take a connection.
+const TAKE_LIMIT: Duration = Duration::from_secs(2);
+/// A connection that nobody takes waits so long for the routes to change.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+/// Carries a client's connection to an endpoint of `service`.
+pub(crate) async fn carry(inner: &Arc<Inner>, service: &ServiceName, client: TcpStream) {
+    let started = Instant::now();
+    let limit = inner.route(service).map(|r| r.policy.timeout.0).unwrap_or_default();
+    let deadline = started + limit;
+    let mut tried: Vec<EndpointId> = Vec::new();
+    while Instant::now() < deadline {
+        let now = Instant::now();
+        let Some(route) = inner.route(service) else { break };
+        let decision = route.pick(rand::random(), &tried, |id| inner.loads.cost(id, now));
+        let Some(candidate) = decision.pick else {
+            tried.clear();
+            inner.need_wake(service, now);
+            let mut changed = inner.mesh.changed.clone();
+            changed.mark_unchanged();
+            // Either way it is time to look again.
+            let _ = timeout(LOOK_AGAIN, changed.changed()).await;
+            continue;
+        };
+        let (id, address) = (candidate.id.clone(), candidate.address);
+        let load = inner.loads.of(&id);
+        let under_way = UnderWay::new(&load);
+        match timeout(TAKE_LIMIT, take(inner, &id, address, deadline)).await {
+            Ok(Ok(taken)) => {
+                load.observe(Instant::now(), now.elapsed());
+                inner.metrics.request(service, "ok", started.elapsed().as_secs_f64());
+                exchange(client, taken).await;
+                drop(under_way);
+                return;
+            }
+            Ok(Err(why)) => tracing::debug!(endpoint = %id, why, "connection not taken"),
+            Err(_) => tracing::debug!(endpoint = %id, "connection not taken in time"),
+        }
+        load.failed();
+        inner.report(&id, Outcome::Refused);
+        tried.push(id);
+    }
+    inner.metrics.request(service, "failed", started.elapsed().as_secs_f64());
+    tracing::info!(%service, "connection failed: nobody took it");
+    // Dropping the client's connection without a word would look like an orderly end.
+    let _ = client.set_zero_linger();
+}
+
+/// An endpoint that took the connection.
+enum Taken {
+    /// On this host.
+    Local(TcpStream),
+    /// On another.
+    Remote(Box<DataStream>),
+}
+
+async fn take(
+    inner: &Arc<Inner>,
+    id: &EndpointId,
+    address: std::net::SocketAddr,
+    deadline: Instant,
+) -> Result<Taken, String> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let head = RequestHead {
+        service: id.service.clone(),
+        instance: id.instance,
+        left_us: u64::try_from(left.as_micros()).unwrap_or(u64::MAX),
+        body: BodyKind::AfterGo,
+        length: None,
+        method: String::new(),
+        target: String::new(),
+        authority: String::new(),
+        fields: Fields::default(),
+    };
+    if &id.node == inner.node() {
+        let stream = connect(inner, inner.node(), &head).await.map_err(|r| r.detail)?;
+        return Ok(Taken::Local(stream));
+    }
+    let DataStream { mut send, recv, guard } =
+        inner.mesh.links.open_stream(&id.node, address).await.map_err(|e| e.to_string())?;
+    let opening = frame::encode_opening(&Opening::Bytes(head)).map_err(|e| e.to_string())?;
+    send.write_chunk(opening).await.map_err(|e| e.to_string())?;
+    let mut frames = Frames::new(recv);
+    match frames.next().await {
+        Ok(Frame::Go) => {
+            Ok(Taken::Remote(Box::new(DataStream { send, recv: frames.into_bytes(), guard })))
+        }
+        Ok(Frame::Refused(refused)) => Err(refused.detail),
+        Ok(_) => Err(FrameError::Malformed("an answer").to_string()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+async fn exchange(mut client: TcpStream, taken: Taken) {
+    // How either side ended it is for the two applications to see.
+    match taken {
+        Taken::Local(mut app) => {
+            let _ = tokio::io::copy_bidirectional(&mut client, &mut app).await;
+        }
+        Taken::Remote(stream) => {
+            let DataStream { mut send, recv, guard } = *stream;
+            both_ways(client, &mut send, recv).await;
+            drop(guard);
+        }
+    }
+}
+
+/// Copies until both halves have ended or one has broken. A broken half resets the stream.
+async fn both_ways(mut tcp: TcpStream, send: &mut Sender, mut recv: RecvStream) {
+    let (mut read, mut write) = tcp.split();
+    let out = async {
+        copy(&mut read, &mut **send).await?;
+        send.finish();
+        Ok::<_, std::io::Error>(())
+    };
+    let back = async {
+        copy(&mut recv, &mut write).await?;
+        write.shutdown().await
+    };
+    if let Err(error) = tokio::try_join!(out, back) {
+        tracing::trace!(%error, "connection broke");
+        let _ = tcp.set_zero_linger();
+    }
+}
+
+async fn connect(
+    inner: &Inner,
+    caller: &NodeName,
+    head: &RequestHead,
+) -> Result<TcpStream, Refused> {
+    let endpoint = inner.admit(caller, head, Duration::from_micros(head.left_us)).await?;
+    let refused = |why: String| {
+        inner.tell(PathReport::LocalRefused { endpoint: endpoint.id.clone() });
+        let detail = format!("the application at {} refused: {why}", endpoint.address);
+        Refused { executed: false, cause: Cause::AppRefused, detail }
+    };
+    match timeout(CONNECT_LIMIT, TcpStream::connect(endpoint.address)).await {
+        Ok(Ok(stream)) => {
+            let _ = stream.set_nodelay(true);
+            Ok(stream)
+        }
+        Ok(Err(error)) => Err(refused(error.to_string())),
+        Err(_) => Err(refused(format!("no connection within {CONNECT_LIMIT:?}"))),
+    }
+}
+
+/// The owner's side.
+pub(crate) async fn serve(
+    inner: &Inner,
+    caller: &NodeName,
+    head: &RequestHead,
+    send: &mut Sender,
+    recv: RecvStream,
+) -> Result<(), Refused> {
+    let app = connect(inner, caller, head).await?;
+    if send.write_chunk(frame::go()).await.is_ok() {
+        both_ways(app, send, recv).await;
+    }
+    Ok(())
+}

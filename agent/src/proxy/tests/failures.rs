@@ -1,0 +1,265 @@
+//! What fails, and what the client sees of it.
+
+use std::time::{Duration, Instant};
+
+use hearth_proto::advert::Condition;
+use hearth_proto::evidence::Outcome;
+use hearth_proto::policy::{Hedge, ServicePolicy};
+use hearth_proto::route::Choice;
+use hearth_proto::time::Span;
+use http::Method;
+
+use super::mesh::{App, Host, endpoint, get, plain, relayed, send};
+use crate::driver::PathReport;
+use crate::identity::authority::Authority;
+use crate::link::LinkHealth;
+use crate::link::tests::{healthy, loopback, name, until};
+
+/// A caller `a` with two owners.
+struct Mesh {
+    a: Host,
+    b: Host,
+    c: Host,
+    app_b: App,
+    app_c: App,
+}
+
+async fn mesh() -> Mesh {
+    let authority = Authority::new("mesh.example");
+    let (app_b, app_c) = (App::start("b").await, App::start("c").await);
+    let a = Host::start(&authority, "a", None).await;
+    let b = Host::start(&authority, "b", Some(app_b.address)).await;
+    let c = Host::start(&authority, "c", Some(app_c.address)).await;
+    a.route(&[("b", b.agent.address), ("c", c.agent.address)], plain());
+    Mesh { a, b, c, app_b, app_c }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_request_goes_to_the_next_endpoint_whatever_its_method() {
+    let m = mesh().await;
+    m.app_b.kill();
+    let mut b = m.b;
+    for i in 0..20 {
+        let method = if i % 2 == 0 { Method::GET } else { Method::POST };
+        let reply = send(m.a.upstream, method, "/", &[], "x").await;
+        assert_eq!((reply.status.as_u16(), &reply.body[..]), (200, &b"c"[..]));
+    }
+    assert!(m.a.retries("app_refused") >= 1);
+    let told = tokio::time::timeout(Duration::from_secs(5), b.reports.recv()).await.unwrap();
+    assert!(matches!(told, Some(PathReport::LocalRefused { endpoint: e }) if e == endpoint("b")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_that_does_not_serve_sends_the_request_elsewhere_unharmed() {
+    let m = mesh().await;
+    m.b.publish(|s| drop(s.own.insert(endpoint("b"), Condition::Draining)));
+    let big = vec![3; 400_000];
+    for _ in 0..10 {
+        // Longer than is kept: only an untouched body can be sent elsewhere.
+        let reply = send(m.a.upstream, Method::POST, "/echo", &[], big.clone()).await;
+        assert_eq!(reply.status, 200);
+        assert!(reply.body == big);
+    }
+    assert_eq!(m.app_b.seen(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_is_not_there_costs_no_request() {
+    let m = mesh().await;
+    let deaf = std::net::UdpSocket::bind(loopback(0)).unwrap();
+    m.a.route(&[("b", deaf.local_addr().unwrap()), ("c", m.c.agent.address)], plain());
+    for _ in 0..5 {
+        let reply = send(m.a.upstream, Method::POST, "/echo", &[], "x").await;
+        assert_eq!(reply.status, 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_safe_request_is_sent_again_when_its_peer_falls_silent_and_an_unsafe_one_waits() {
+    let authority = Authority::new("mesh.example");
+    let (app_b, app_c) = (App::start("b").await, App::start("c").await);
+    let a = Host::start(&authority, "a", None).await;
+    let (b, relay) = relayed(&authority, "b", &app_b).await;
+    let c = Host::start(&authority, "c", Some(app_c.address)).await;
+    // A first request establishes the links.
+    a.route(&[("b", relay.address)], plain());
+    assert_eq!(get(a.upstream, "/").await.status, 200);
+    healthy(&a.agent, &name("b"), LinkHealth::Up).await;
+    let get_slow = tokio::spawn({
+        let to = a.upstream;
+        async move { (get(to, "/slow").await, Instant::now()) }
+    });
+    let post_slow = tokio::spawn({
+        let to = a.upstream;
+        async move { send(to, Method::POST, "/slow", &[], "x").await }
+    });
+    until("both requests to arrive", || match app_b.seen() {
+        3 => Ok(()),
+        n => Err(n),
+    })
+    .await;
+    a.route(&[("b", relay.address), ("c", c.agent.address)], plain());
+    relay.cut();
+    let cut = Instant::now();
+    let (reply, at) = get_slow.await.unwrap();
+    assert_eq!((reply.status.as_u16(), &reply.body[..]), (200, &b"c"[..]));
+    // Silence, then the slow answer of `c` (300 ms).
+    assert!(at - cut < Duration::from_secs(2), "took {:?}", at - cut);
+    assert_eq!(a.retries("silent"), 1);
+    assert!(!post_slow.is_finished());
+    relay.heal();
+    // The network came back, and so did the answer that was on its way.
+    let reply = post_slow.await.unwrap();
+    assert_eq!((reply.status.as_u16(), &reply.body[..]), (200, &b"b"[..]));
+    assert_eq!(app_c.seen(), 1);
+    drop(b);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_safe_request_is_hedged_when_an_application_hangs() {
+    let authority = Authority::new("mesh.example");
+    let app = App::start("c").await;
+    let a = Host::start(&authority, "a", None).await;
+    // Accepts connections and says nothing.
+    let mute = tokio::net::TcpListener::bind(loopback(0)).await.unwrap();
+    let b = Host::start(&authority, "b", Some(mute.local_addr().unwrap())).await;
+    let c = Host::start(&authority, "c", Some(app.address)).await;
+    let hedged = ServicePolicy { hedge: Hedge::After(Span(Duration::from_millis(40))), ..plain() };
+    a.route(&[("b", b.agent.address), ("c", c.agent.address)], hedged);
+    for _ in 0..10 {
+        let reply = get(a.upstream, "/").await;
+        assert_eq!((reply.status.as_u16(), &reply.body[..]), (200, &b"c"[..]));
+    }
+    assert!(a.retries("hedge") >= 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_answer_in_time_is_a_504_and_evidence() {
+    let mut m = mesh().await;
+    let short = ServicePolicy { timeout: Span(Duration::from_millis(400)), ..plain() };
+    m.a.route(&[("b", m.b.agent.address)], short);
+    let started = Instant::now();
+    let reply = send(m.a.upstream, Method::POST, "/hang", &[], "x").await;
+    assert_eq!(reply.status, 504);
+    assert!(started.elapsed() < Duration::from_secs(3));
+    let status = reply.headers["proxy-status"].to_str().unwrap();
+    assert!(status.contains("http_response_timeout"), "{status}");
+    let report = tokio::time::timeout(Duration::from_secs(5), m.a.reports.recv()).await.unwrap();
+    let Some(PathReport::Outcome { endpoint: e, outcome }) = report else { panic!("{report:?}") };
+    assert_eq!((e, outcome), (endpoint("b"), Outcome::TimedOut));
+    until("the application's request to be dropped", || {
+        match m.app_b.dropped.load(std::sync::atomic::Ordering::SeqCst) {
+            0 => Err(0),
+            _ => Ok(()),
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unsafe_request_that_broke_within_is_a_502_and_is_not_repeated() {
+    let m = mesh().await;
+    m.a.route(&[("b", m.b.agent.address)], plain());
+    let call = tokio::spawn({
+        let to = m.a.upstream;
+        async move { send(to, Method::POST, "/hang", &[], "x").await }
+    });
+    until("the request to arrive", || match m.app_b.seen() {
+        0 => Err(0),
+        _ => Ok(()),
+    })
+    .await;
+    m.a.route(&[("b", m.b.agent.address), ("c", m.c.agent.address)], plain());
+    m.app_b.kill();
+    let reply = call.await.unwrap();
+    assert_eq!(reply.status, 502);
+    let text = String::from_utf8(reply.body.to_vec()).unwrap();
+    assert!(text.contains("not idempotent") && text.contains("ledger@b"), "{text}");
+    assert_eq!(m.app_c.seen(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_safe_request_that_broke_within_is_repeated_elsewhere() {
+    let m = mesh().await;
+    m.a.route(&[("b", m.b.agent.address)], plain());
+    let call = tokio::spawn({
+        let to = m.a.upstream;
+        async move { get(to, "/slow").await }
+    });
+    until("the request to arrive", || match m.app_b.seen() {
+        0 => Err(0),
+        _ => Ok(()),
+    })
+    .await;
+    m.a.route(&[("b", m.b.agent.address), ("c", m.c.agent.address)], plain());
+    m.app_b.kill();
+    let reply = call.await.unwrap();
+    assert_eq!((reply.status.as_u16(), &reply.body[..]), (200, &b"c"[..]));
+    assert_eq!(m.a.retries("app_broke"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_dies_with_a_request_moves_it() {
+    let m = mesh().await;
+    m.a.route(&[("b", m.b.agent.address)], plain());
+    let call = tokio::spawn({
+        let to = m.a.upstream;
+        async move { get(to, "/slow").await }
+    });
+    until("the request to arrive", || match m.app_b.seen() {
+        0 => Err(0),
+        _ => Ok(()),
+    })
+    .await;
+    m.a.route(&[("b", m.b.agent.address), ("c", m.c.agent.address)], plain());
+    m.b.agent.links.close().await;
+    let reply = call.await.unwrap();
+    assert_eq!((reply.status.as_u16(), &reply.body[..]), (200, &b"c"[..]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_busy_application_s_503_goes_elsewhere_and_is_passed_on_when_all_are_busy() {
+    let m = mesh().await;
+    let reply = get(m.a.upstream, "/busy").await;
+    assert_eq!(reply.status, 503);
+    assert_eq!(reply.headers["retry-after"], "1");
+    assert!(!reply.headers.contains_key("proxy-status"));
+    assert_eq!((m.app_b.seen(), m.app_c.seen()), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_known_is_a_503_at_once_with_the_reason() {
+    let m = mesh().await;
+    m.a.choose(&[], plain(), |_| Choice::Nobody);
+    let started = Instant::now();
+    let reply = get(m.a.upstream, "/").await;
+    assert_eq!(reply.status, 503);
+    assert!(started.elapsed() < Duration::from_secs(1));
+    let status = reply.headers["proxy-status"].to_str().unwrap();
+    assert!(
+        status.contains("destination_unavailable") && status.contains("set by the test"),
+        "{status}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_all_refuse_the_request_waits_for_the_routes_to_change() {
+    let m = mesh().await;
+    m.app_b.kill();
+    m.a.route(&[("b", m.b.agent.address)], plain());
+    let call = tokio::spawn({
+        let to = m.a.upstream;
+        async move { send(to, Method::POST, "/", &[], "x").await }
+    });
+    let mut a = m.a;
+    // The refusal first, then the call for help.
+    let mut seen = Vec::new();
+    while !seen.iter().any(|r: &PathReport| matches!(r, PathReport::NeedWake { .. })) {
+        let report = tokio::time::timeout(Duration::from_secs(5), a.reports.recv()).await;
+        seen.push(report.unwrap_or_else(|_| panic!("saw {seen:?}")).unwrap());
+    }
+    assert!(!call.is_finished());
+    a.route(&[("b", m.b.agent.address), ("c", m.c.agent.address)], plain());
+    let reply = call.await.unwrap();
+    assert_eq!((reply.status.as_u16(), &reply.body[..]), (200, &b"c"[..]));
+}

@@ -1,0 +1,6 @@
+//! Requests end to end: a client, the caller's agent, an owner's agent, an application; and what
+//! happens when one of them fails.
+
+mod failures;
+mod mesh;
+mod requests;

@@ -1,0 +1,328 @@
+//! The agent's life: start, run, reload, drain and leave. Puts the parts together, decides nothing else.
+//!
+//! Two runtimes: the calling thread runs the mesh (driver, links, admin, checks), worker threads run the
+//! data path, so that a busy data path cannot make a probe late. Start order: configuration → state
+//! directory → identity (join if there is none) → generation on disk → core, restored → links →
+//! listeners → ready. Nothing waits for a peer or for the control plane once there is an identity.
+
+mod reload;
+mod shutdown;
+
+pub use shutdown::ReloadRequest;
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use hearth_proto::document::SignedDocument;
+use hearth_proto::ids::Generation;
+use hearth_proto::member::SwimConfig;
+use hearth_proto::node::{Node, NodeConfig};
+use hearth_proto::time::{Clock, Wall};
+use hearth_proto::wire::{self, Hello};
+use tokio::sync::{Notify as Bell, mpsc};
+
+use crate::admin::{self, Admin};
+use crate::config::{Config, Join};
+use crate::disk::StateDir;
+use crate::driver::{Command, Driver, Handle, Origin};
+use crate::enrol::{self, Candidate, Enrolled, Pace, Renewal, RenewalEvent};
+use crate::exit::Exit;
+use crate::identity::{Credentials, WallClock};
+use crate::jitter::{self, Backoff};
+use crate::link::{LinkEvent, Links, Runtimes};
+use crate::local::{self, Locals};
+use crate::notify::Notify;
+use crate::outside::{self, Outside};
+use crate::proxy::{Entry, MeshHandle, Proxy};
+use crate::telemetry::{Logs, Metrics, SpanSink};
+
+/// Link events that may wait for the driver; beyond it datagrams are dropped and messages wait.
+const LINK_EVENTS: usize = 4096;
+/// How long joining is tried while the control plane cannot be reached. Then the service manager, which
+/// knows better when to start again, is told.
+const JOIN_PATIENCE: Duration = Duration::from_secs(60);
+/// The core's timers fire at least this often, so the heartbeat moves as often on a healthy agent.
+const HEARTBEAT_STATUS: &str = "serving";
+
+/// Why the agent ends, in words for people and as an exit code for programs.
+struct Failure {
+    exit: Exit,
+    text: String,
+}
+
+impl<E: std::fmt::Display> From<E> for Failure
+where
+    for<'a> Exit: From<&'a E>,
+{
+    fn from(error: E) -> Self {
+        Self { exit: Exit::from(&error), text: error.to_string() }
+    }
+}
+
+/// `hearth-agent run`.
+pub fn main(path: &Path) -> ExitCode {
+    match start(path) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("hearth-agent: {}", failure.text);
+            failure.exit.into()
+        }
+    }
+}
+
+fn start(path: &Path) -> Result<(), Failure> {
+    let config = Config::load(path, std::env::vars())?;
+    let io = |what: &str, e: std::io::Error| Failure {
+        exit: Exit::of_io(&e),
+        text: format!("cannot {what}: {e}"),
+    };
+    let data = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("hearth-data")
+        .build()
+        .map_err(|e| io("start the data threads", e))?;
+    let mesh = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_name("hearth-mesh")
+        .build()
+        .map_err(|e| io("start the mesh thread", e))?;
+    // After the data threads exist: they keep their ordinary priority.
+    raise_priority();
+    let result = mesh.block_on(agent(path, config, data.handle().clone()));
+    // Requests that outlive their grace are cut here.
+    data.shutdown_background();
+    result
+}
+
+/// Probes must not be late on a busy host. Where it is not allowed, nothing is lost but that margin.
+fn raise_priority() {
+    const NICE: i32 = -10;
+    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
+        tracing::debug!(%error, "mesh thread keeps its ordinary priority");
+    }
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised) {
+        tracing::debug!(%error, "limit of open files keeps its value");
+    }
+}
+
+/// Everything that runs, for whoever reloads or ends it.
+struct Running {
+    config: Config,
+    handle: Handle,
+    links: Links,
+    locals: Locals,
+    proxy: Proxy,
+    spans: SpanSink,
+    logs: Logs,
+    notify: Notify,
+    seeds: Arc<ArcSwap<Vec<crate::config::HostPort>>>,
+}
+
+async fn agent(path: &Path, config: Config, data: tokio::runtime::Handle) -> Result<(), Failure> {
+    let metrics = Metrics::new();
+    let logs = Logs::install(&config.name, &config.log, &metrics.dropped());
+    let notify = Notify::from_environment();
+    let state = Arc::new(StateDir::open(&config.state_dir)?);
+    // Before anything is told to others: what cannot be served must not be announced.
+    let socket = admin::bind_socket(&config.admin.socket).await?;
+    let port = match config.admin.http {
+        Some(address) => Some(admin::bind_port(address).await?),
+        None => None,
+    };
+    let (credentials, mut documents) = identity(&config).await?;
+    documents.extend(state.load_documents());
+    let table = state.load_table();
+    // Should the generation file be lost, our own last advert still says how far we were.
+    let ours = table.iter().find(|advert| advert.node == config.name);
+    let floor = ours.map_or(Generation(0), |advert| advert.version.generation);
+    let generation = state.next_generation(credentials.clock(), floor).unwrap_or_else(|e| {
+        tracing::error!(error = %e, "generation not saved");
+        e.generation
+    });
+    tracing::info!(node = %config.name, generation = generation.0, mesh = %config.mesh.advertise,
+        version = env!("CARGO_PKG_VERSION"), "agent starts");
+
+    let origin = Origin::now();
+    let now = credentials.clock().now();
+    let hello = Hello {
+        generation,
+        address: config.mesh.advertise,
+        protocol: (wire::PROTOCOL, wire::PROTOCOL),
+    };
+    let (event_tx, events) = mpsc::channel::<LinkEvent>(LINK_EVENTS);
+    let runtimes = Runtimes { mesh: tokio::runtime::Handle::current(), data: data.clone() };
+    let links = Links::bind(
+        config.mesh.listen,
+        credentials.clone(),
+        hello,
+        event_tx,
+        metrics.links(),
+        runtimes,
+    )?;
+    let mut node =
+        Node::new(node_config(&config, generation, now), credentials.keyring(), origin.time());
+    node.restore(origin.time(), table, documents);
+
+    let spans = SpanSink::start(&config.name, config.otlp.as_deref(), &metrics.dropped());
+    let locals_cell = Arc::new(OnceLock::new());
+    let (lonely, lonely_rx) = mpsc::channel(1);
+    let heartbeat = Arc::new(AtomicU64::new(0));
+    let save = Arc::new(Bell::new());
+    let outside = Outside {
+        locals: locals_cell.clone(),
+        credentials: credentials.clone(),
+        metrics: metrics.clone(),
+        spans: spans.clone(),
+        save: save.clone(),
+        lonely,
+        heartbeat: heartbeat.clone(),
+    };
+    let (driver, handle) = Driver::new(node, origin, links.clone(), outside, events);
+    let locals = Locals::new(config.name.clone(), handle.clone());
+    // Set once, before the driver runs.
+    let _ = locals_cell.set(locals.clone());
+    let seeds = Arc::new(ArcSwap::from_pointee(config.mesh.seeds.clone()));
+
+    let mesh = MeshHandle {
+        snapshot: handle.snapshot(),
+        changed: handle.changed(),
+        reports: handle.reports(),
+        links: links.clone(),
+    };
+    let proxy = Proxy::new(mesh, local::for_path(&config), metrics.proxy(), data);
+    for (address, entry) in entries(&config) {
+        proxy.listen(address, entry).await?;
+    }
+
+    tokio::spawn(driver.run());
+    locals.set(&config.endpoints);
+    tokio::spawn(outside::save(state, handle.clone(), save));
+    tokio::spawn(outside::dial_seeds(seeds.clone(), links.clone(), lonely_rx));
+    renew(&config, &credentials, &handle, &metrics);
+
+    let (reload, reloads) = mpsc::channel(1);
+    let leave = Arc::new(Bell::new());
+    let admin = Arc::new(Admin {
+        handle: handle.clone(),
+        links: links.clone(),
+        credentials,
+        metrics,
+        reload,
+        leave: leave.clone(),
+    });
+    tokio::spawn(admin::serve(admin, socket, port));
+    let _watchdog = notify.watch(heartbeat).map_err(|e| Failure {
+        exit: Exit::of_io(&e),
+        text: format!("cannot start the watchdog thread: {e}"),
+    })?;
+    notify.ready(HEARTBEAT_STATUS);
+    tracing::info!("agent ready");
+    let running = Running { config, handle, links, locals, proxy, spans, logs, notify, seeds };
+    shutdown::until_end(path, running, reloads, leave).await
+}
+
+fn node_config(config: &Config, generation: Generation, now: Wall) -> NodeConfig {
+    NodeConfig {
+        name: config.name.clone(),
+        generation,
+        address: config.mesh.advertise,
+        zone: config.zone.clone(),
+        region: config.region.clone(),
+        swim: SwimConfig::default(),
+        seed: generation.0 ^ u64::from(std::process::id()) << 32 ^ jitter::share().to_bits(),
+        clock: Clock { origin: now },
+        endpoints: core_endpoints(config),
+        interest: config.upstreams.iter().map(|u| u.service.clone()).collect(),
+    }
+}
+
+/// Every port that applications of this host call through.
+fn entries(config: &Config) -> Vec<(std::net::SocketAddr, Entry)> {
+    let upstreams = config.upstreams.iter().map(|u| (u.listen, Entry::Upstream(u.service.clone())));
+    config.outbound.map(|address| (address, Entry::Shared)).into_iter().chain(upstreams).collect()
+}
+
+fn core_endpoints(config: &Config) -> Vec<hearth_proto::node::EndpointConfig> {
+    config.endpoints.iter().map(|e| local::core_config(&config.name, e)).collect()
+}
+
+/// Our identity: from disk, or by joining.
+async fn identity(config: &Config) -> Result<(Credentials, Vec<SignedDocument>), Failure> {
+    if let Some(credentials) = Credentials::load(&config.state_dir)? {
+        if *credentials.node() != config.name {
+            return Err(Failure {
+                exit: Exit::Config,
+                text: format!(
+                    "{}: name is {}, but {} holds the identity of {}\n  hint: keep the name, or give \
+                     this node a state_dir of its own",
+                    config.file,
+                    config.name,
+                    config.state_dir.display(),
+                    credentials.node()
+                ),
+            });
+        }
+        return Ok((credentials, Vec::new()));
+    }
+    let Join { control, token } = config.join_required()?;
+    let token = match token {
+        Some(token) => token.read()?,
+        None => return Err(config.token_required().into()),
+    };
+    let who = Candidate {
+        name: &config.name,
+        state_dir: &config.state_dir,
+        control,
+        mesh_address: config.mesh.advertise,
+        clock: WallClock::system(),
+    };
+    let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(5));
+    let give_up = tokio::time::Instant::now() + JOIN_PATIENCE;
+    loop {
+        match enrol::join(&who, &token).await {
+            Ok(Enrolled { credentials, documents }) => {
+                tracing::info!(%control, "joined");
+                return Ok((credentials, documents));
+            }
+            Err(error) if error.is_temporary() && tokio::time::Instant::now() < give_up => {
+                tracing::warn!(%error, "not joined yet");
+                tokio::time::sleep(backoff.wait()).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Keeps the certificate fresh, where a control plane is known.
+fn renew(config: &Config, credentials: &Credentials, handle: &Handle, metrics: &Metrics) {
+    let Some(join) = &config.join else { return };
+    let (events, mut happened) = mpsc::channel(4);
+    let renewal = Renewal {
+        credentials: credentials.clone(),
+        control: join.control.clone(),
+        mesh_address: config.mesh.advertise,
+        events,
+        pace: Pace::default(),
+    };
+    tokio::spawn(renewal.run());
+    let (handle, metrics) = (handle.clone(), metrics.clone());
+    tokio::spawn(async move {
+        while let Some(event) = happened.recv().await {
+            match event {
+                RenewalEvent::Renewed { documents, .. } => {
+                    metrics.control_reachable(true);
+                    if handle.command(Command::Documents(documents)).await.is_err() {
+                        return;
+                    }
+                }
+                RenewalEvent::Failed { .. } => metrics.control_reachable(false),
+            }
+        }
+    });
+}
