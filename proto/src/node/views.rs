@@ -101,10 +101,12 @@ impl Node {
         for name in self.nodes.keys().filter(|name| self.table.get(name).is_none()) {
             count(self.member_state(name).0);
         }
-        let ages = self.table.iter().filter_map(|(name, entry)| {
-            let e = self.nodes.get(name).filter(|e| e.swim == Swim::Alive && !entry.advert.left)?;
-            let confirmed = e.heard.map_or(entry.received, |heard| heard.max(entry.received));
-            Some(now.since(confirmed))
+        let living = self.table.iter().filter(|(name, entry)| {
+            **name != self.config.name && !entry.advert.left && self.member_state(name).0 == "alive"
+        });
+        let ages = living.map(|(name, entry)| {
+            let heard = self.nodes.get(name).and_then(|e| e.heard);
+            now.since(heard.map_or(entry.received, |heard| heard.max(entry.received)))
         });
         census.oldest_record = ages.max().unwrap_or_default();
         census

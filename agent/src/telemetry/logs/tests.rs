@@ -21,7 +21,7 @@ impl Pipe {
     }
     fn wait_for_writer(&self) {
         let (state, limit) = (self.0.0.lock().unwrap(), Duration::from_secs(5));
-        let (_, out) = self.0.1.wait_timeout_while(state, limit, |s| !s.waiting).unwrap();
+        let (_state, out) = self.0.1.wait_timeout_while(state, limit, |s| !s.waiting).unwrap();
         assert!(!out.timed_out(), "the writer never came to the stuck pipe");
     }
     fn lines(&self) -> Vec<Value> {

@@ -248,11 +248,12 @@ fn the_core_is_counted_as_it_is_at_the_scrape() {
         ("hearth_members{state=\"suspect\"}", 0.0),
         ("hearth_members{state=\"down\"}", 0.0),
         ("hearth_table_records", 3.0),
+        ("hearth_table_age_seconds", 4.0),
         ("hearth_policy_version", 7.0),
         ("hearth_trust_version", 3.0),
         ("hearth_incidents_open", 0.0),
         ("hearth_endpoints{service=\"ledger\",role=\"hot\",condition=\"serving\"}", 1.0),
-        ("hearth_endpoints{service=\"ledger\",role=\"warm\",condition=\"unready\"}", 1.0),
+        ("hearth_endpoints{service=\"ledger\",role=\"warm\",condition=\"standby\"}", 1.0),
         ("hearth_routable_endpoints{service=\"ledger\",standing=\"ready\"}", 1.0),
         ("hearth_routable_endpoints{service=\"ledger\",standing=\"out\"}", 2.0),
     ] {
@@ -262,7 +263,7 @@ fn the_core_is_counted_as_it_is_at_the_scrape() {
     // The core gathers changes of the own advert for a moment.
     node.handle_timeout(later + Duration::from_secs(1));
     metrics.observe_core(&node, later + Duration::from_secs(1));
-    let gone = "hearth_endpoints{service=\"ledger\",role=\"warm\",condition=\"unready\"}";
+    let gone = "hearth_endpoints{service=\"ledger\",role=\"warm\",condition=\"standby\"}";
     assert!(!series(&metrics).contains_key(gone), "stale:\n{}", metrics.render());
 }
 

@@ -35,7 +35,7 @@ impl TraceService for Collector {
             Some(code) => Err(Status::new(code, "told to")),
             None => {
                 self.kept.send_modify(|kept| kept.push(request.into_inner()));
-                Ok(Response::default())
+                Ok(Response::new(ExportTraceServiceResponse::default()))
             }
         }
     }
