@@ -320,7 +320,7 @@ impl Links {
             hello,
             events,
             metrics,
-            runtimes: runtimes.clone(),
+            runtimes,
             peers: Mutex::default(),
             seeds: Mutex::default(),
             mesh_dials: Semaphore::new(MAX_DIALS),
@@ -330,8 +330,8 @@ impl Links {
             monitor: Monitor::default(),
             closed: AtomicBool::new(false),
         });
-        runtimes.mesh.spawn(accept::run(shared.clone()));
-        runtimes.mesh.spawn(monitor::run(shared.clone()));
+        shared.runtimes.mesh.spawn(accept::run(shared.clone()));
+        shared.runtimes.mesh.spawn(monitor::run(shared.clone()));
         Ok(Self { shared })
     }
 

@@ -271,11 +271,11 @@ fn tell(shared: &Shared, peer: &Peer, state: &mut State, now: Instant) {
                 state.sense.answered = false;
             }
         }
-        None if state.sense.told || state.sense.answered => {
-            if send(LinkEvent::Heard { peer: name() }) {
-                state.sense.told = false;
-                state.sense.answered = false;
-            }
+        None if (state.sense.told || state.sense.answered)
+            && send(LinkEvent::Heard { peer: name() }) =>
+        {
+            state.sense.told = false;
+            state.sense.answered = false;
         }
         _ => {}
     }

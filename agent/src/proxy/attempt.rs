@@ -82,12 +82,12 @@ impl FaultKind {
 }
 
 impl Fault {
-    fn not_executed(kind: FaultKind, detail: impl ToString) -> Self {
-        Self { reach: Reach::NotExecuted, kind, detail: detail.to_string() }
+    fn not_executed(kind: FaultKind, detail: impl Into<String>) -> Self {
+        Self { reach: Reach::NotExecuted, kind, detail: detail.into() }
     }
 
-    fn unknown(kind: FaultKind, detail: impl ToString) -> Self {
-        Self { reach: Reach::Unknown, kind, detail: detail.to_string() }
+    fn unknown(kind: FaultKind, detail: impl Into<String>) -> Self {
+        Self { reach: Reach::Unknown, kind, detail: detail.into() }
     }
 }
 
@@ -101,8 +101,10 @@ impl From<frame::Refused> for Fault {
 impl From<FrameError> for Fault {
     fn from(error: FrameError) -> Self {
         match &error {
-            FrameError::Lost { unseen: true, .. } => Self::not_executed(FaultKind::Dial, &error),
-            _ => Self::unknown(FaultKind::Cut, &error),
+            FrameError::Lost { unseen: true, .. } => {
+                Self::not_executed(FaultKind::Dial, error.to_string())
+            }
+            _ => Self::unknown(FaultKind::Cut, error.to_string()),
         }
     }
 }
@@ -168,9 +170,9 @@ async fn remote(
     let stream = match timeout(DIAL_PATIENCE, opened).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error @ LinkError::Busy { .. })) => {
-            return Err(Fault::not_executed(FaultKind::Owner(Cause::Busy), error));
+            return Err(Fault::not_executed(FaultKind::Owner(Cause::Busy), error.to_string()));
         }
-        Ok(Err(error)) => return Err(Fault::not_executed(FaultKind::Dial, error)),
+        Ok(Err(error)) => return Err(Fault::not_executed(FaultKind::Dial, error.to_string())),
         Err(_) => {
             let why = format!("{} is still being dialled", target.id.node);
             return Err(Fault::not_executed(FaultKind::Dial, why));
@@ -182,7 +184,7 @@ async fn remote(
     head.left_us = u64::try_from(left.as_micros()).unwrap_or(u64::MAX);
     let after_go = head.body == BodyKind::AfterGo;
     let opening = frame::encode_opening(&Opening::Http(head))
-        .map_err(|e| Fault::not_executed(FaultKind::Owner(Cause::Malformed), e))?;
+        .map_err(|e| Fault::not_executed(FaultKind::Owner(Cause::Malformed), e.to_string()))?;
     let mut send = stream.send;
     let mut pumping = None;
     let mut waiting = None;

@@ -124,8 +124,8 @@ impl hyper::body::Body for Lazy {
             Supply::Inline(bytes, trailers) => self
                 .taken
                 .as_ref()
-                .map_or(bytes.is_empty() && trailers.is_none(), |b| b.is_end_stream()),
-            Supply::Once(_) => self.taken.as_ref().is_some_and(|b| b.is_end_stream()),
+                .map_or(bytes.is_empty() && trailers.is_none(), hyper::body::Body::is_end_stream),
+            Supply::Once(_) => self.taken.as_ref().is_some_and(hyper::body::Body::is_end_stream),
         }
     }
 
@@ -135,7 +135,7 @@ impl hyper::body::Body for Lazy {
             (None, Supply::None) => SizeHint::with_exact(0),
             (None, Supply::Inline(bytes, None)) => SizeHint::with_exact(bytes.len() as u64),
             (None, Supply::Once(body)) => {
-                lock(body).as_ref().map_or_else(SizeHint::default, |b| b.size_hint())
+                lock(body).as_ref().map_or_else(SizeHint::default, hyper::body::Body::size_hint)
             }
             (None, _) => SizeHint::default(),
         }

@@ -384,8 +384,12 @@ impl<'a> Race<'a> {
         tracing::debug!(service = %self.service, endpoint = %target.id, fault = fault.kind.word(),
             detail = fault.detail, "attempt failed");
         self.tries[n].standing = Standing::Ended { at: now };
-        self.tries[n].load.observe(now, waited);
+        if !self.tries[n].silent {
+            self.tries[n].load.observe(now, waited);
+        }
         match (fault.reach, fault.kind) {
+            // The links tell of a silent node; its endpoint may be well.
+            (_, FaultKind::Dial | FaultKind::Cut) if self.tries[n].silent => {}
             // Says nothing about the endpoint: it does not serve, or is full.
             (_, FaultKind::Owner(Cause::NotServing | Cause::NotOurs | Cause::Busy)) => {}
             (_, FaultKind::Owner(Cause::Denied | Cause::Malformed) | FaultKind::Lapsed) => {}
@@ -507,7 +511,10 @@ impl Drop for Race<'_> {
         for n in 0..self.tries.len() {
             let t = &self.tries[n];
             let waited = now.saturating_duration_since(t.started);
-            if matches!(t.standing, Standing::Running) && waited >= self.latencies.hedge_delay(now)
+            // A silent link is the node's affair, and the links' to tell: not held against the endpoint.
+            if matches!(t.standing, Standing::Running)
+                && !t.silent
+                && waited >= self.latencies.hedge_delay(now)
             {
                 t.load.observe(now, waited);
                 self.report(n, Outcome::TimedOut);

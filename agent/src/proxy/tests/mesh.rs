@@ -90,6 +90,14 @@ impl Host {
         self.changed.send_replace(version);
     }
 
+    /// Publishes what its own endpoint is in.
+    pub(super) fn condition(&self, condition: Condition) {
+        let id = endpoint(self.agent.name.as_str());
+        self.publish(|s| {
+            s.own.insert(id, condition);
+        });
+    }
+
     /// Publishes a route to these, in this order.
     pub(super) fn route(&self, to: &[(&str, SocketAddr)], policy: ServicePolicy) {
         self.choose(to, policy, Choice::Serve);
@@ -256,7 +264,7 @@ async fn respond(
     response.headers_mut().insert("x-hop", "1".parse().unwrap());
     match path.as_str() {
         "/echo" => {
-            let body = request.into_body().collect().await.map(|c| c.to_bytes());
+            let body = request.into_body().collect().await.map(http_body_util::Collected::to_bytes);
             *response.body_mut() = Full::new(body.unwrap_or_default());
         }
         "/fields" => *response.body_mut() = Full::new(fields.into()),

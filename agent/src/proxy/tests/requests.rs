@@ -10,7 +10,7 @@ use http::Method;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::mesh::{App, Host, client, endpoint, get, ledger, plain, send};
+use super::mesh::{App, Host, client, get, ledger, plain, send};
 use crate::driver::PathReport;
 use crate::identity::authority::Authority;
 use crate::link::tests::{Agent, loopback, name, until};
@@ -117,7 +117,7 @@ async fn an_endpoint_on_the_same_host_needs_no_link() {
 async fn a_request_is_held_while_somebody_is_being_woken() {
     let (mut a, b, _app) = pair().await;
     let to = [("b", b.agent.address)];
-    b.publish(|s| drop(s.own.insert(endpoint("b"), Condition::Activating)));
+    b.condition(Condition::Activating);
     a.choose(&to, plain(), Choice::Wake);
     let held = tokio::spawn({
         let to = a.upstream;
@@ -133,7 +133,7 @@ async fn a_request_is_held_while_somebody_is_being_woken() {
         _ => Ok(()),
     })
     .await;
-    b.publish(|s| drop(s.own.insert(endpoint("b"), Condition::Serving)));
+    b.condition(Condition::Serving);
     assert_eq!(held.await.unwrap().status, 200);
 }
 
