@@ -4,3 +4,4 @@
 mod failures;
 mod mesh;
 mod requests;
+mod soak;
