@@ -45,8 +45,10 @@ const LINK_EVENTS: usize = 4096;
 /// How long joining is tried while the control plane cannot be reached. Then the service manager, which
 /// knows better when to start again, is told.
 const JOIN_PATIENCE: Duration = Duration::from_secs(60);
-/// The core's timers fire at least this often, so the heartbeat moves as often on a healthy agent.
-const HEARTBEAT_STATUS: &str = "serving";
+/// Log lines that wait when the agent ends get so long to be written.
+const LOG_FLUSH: Duration = Duration::from_secs(1);
+/// What `systemctl status` shows.
+const STATUS: &str = "serving";
 
 /// Why the agent ends, in words for people and as an exit code for programs.
 struct Failure {
@@ -127,6 +129,18 @@ struct Running {
 async fn agent(path: &Path, config: Config, data: tokio::runtime::Handle) -> Result<(), Failure> {
     let metrics = Metrics::new();
     let logs = Logs::install(&config.name, &config.log, &metrics.dropped());
+    let result = live(path, config, data, metrics, logs.clone()).await;
+    logs.flush(LOG_FLUSH);
+    result
+}
+
+async fn live(
+    path: &Path,
+    config: Config,
+    data: tokio::runtime::Handle,
+    metrics: Metrics,
+    logs: Logs,
+) -> Result<(), Failure> {
     let notify = Notify::from_environment();
     let state = Arc::new(StateDir::open(&config.state_dir)?);
     // Before anything is told to others: what cannot be served must not be announced.
@@ -169,7 +183,11 @@ async fn agent(path: &Path, config: Config, data: tokio::runtime::Handle) -> Res
         Node::new(node_config(&config, generation, now), credentials.keyring(), origin.time());
     node.restore(origin.time(), table, documents);
 
-    let spans = SpanSink::start(&config.name, config.otlp.as_deref(), &metrics.dropped());
+    let spans = {
+        // Encoding spans is no work for the mesh thread.
+        let _data = data.enter();
+        SpanSink::start(&config.name, config.otlp.as_deref(), &metrics.dropped())
+    };
     let locals_cell = Arc::new(OnceLock::new());
     let (lonely, lonely_rx) = mpsc::channel(1);
     let heartbeat = Arc::new(AtomicU64::new(0));
@@ -221,7 +239,7 @@ async fn agent(path: &Path, config: Config, data: tokio::runtime::Handle) -> Res
         exit: Exit::of_io(&e),
         text: format!("cannot start the watchdog thread: {e}"),
     })?;
-    notify.ready(HEARTBEAT_STATUS);
+    notify.ready(STATUS);
     tracing::info!("agent ready");
     let running = Running { config, handle, links, locals, proxy, spans, logs, notify, seeds };
     shutdown::until_end(path, running, reloads, leave).await

@@ -152,7 +152,7 @@ fn a_black_holed_host_costs_nobody_a_request_and_a_second_loss_calls_up_one_more
     in_lab(|lab| {
         let run = Run::start(lab, &MeshSpec::default());
         let hole = |mesh: &Mesh| mesh.hot[0].host.black_hole().unwrap();
-        let (phase, view) = run.strike("host black-holed", hole, first_warm);
+        let (_, view) = run.strike("host black-holed", hole, first_warm);
         assert_eq!(condition(&view, &run.mesh.warm[1].endpoint()), "standby");
 
         let second = |mesh: &Mesh| mesh.hot[1].host.black_hole().unwrap();
@@ -175,7 +175,7 @@ fn all_hot_hosts_black_holed_at_once_cost_nobody_a_request() {
             })
             .unwrap()
         };
-        run.strike("all hot black-holed", hole, both);
+        let (phase, _) = run.strike("all hot black-holed", hole, both);
         let warm: Vec<&str> = run.mesh.warm.iter().map(|node| node.host.name()).collect();
         assert!(warm.iter().all(|&name| phase.served.contains_key(name)), "{phase:?}");
         let heal = |mesh: &Mesh| mesh.hot.iter().for_each(|node| node.host.heal().unwrap());

@@ -113,6 +113,8 @@ pub enum ProxyError {
 /// What all of the traffic path shares.
 pub(crate) struct Inner {
     node: NodeName,
+    /// Requests for services nobody offers are counted under this name.
+    unknown: ServiceName,
     mesh: MeshHandle,
     locals: ArcSwap<Vec<LocalEndpoint>>,
     applications: Applications,
@@ -199,8 +201,11 @@ impl Proxy {
         let links = mesh.links.clone();
         // hyper's clients and timers need a runtime around them when they are made.
         let _context = runtime.enter();
+        // A constant that is a valid label.
+        let unknown = ServiceName::parse("unknown").expect("\"unknown\" is a DNS label");
         let inner = Arc::new(Inner {
             node,
+            unknown,
             mesh,
             locals: ArcSwap::from_pointee(locals),
             applications: Applications::default(),

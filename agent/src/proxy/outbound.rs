@@ -148,6 +148,11 @@ async fn handle(
         Err(failure) => return failure.respond(node),
     };
     let version = request.version();
+    // Names that clients make up must not become time series.
+    let counted = match inner.route(&service) {
+        None if matches!(entry, Entry::Shared) => inner.unknown.clone(),
+        _ => service.clone(),
+    };
     let won = answer(inner, &service, client, request, started).await;
     let seconds = started.elapsed().as_secs_f64();
     match won {
@@ -157,7 +162,7 @@ async fn handle(
                 s if s.is_client_error() => "client_error",
                 _ => "ok",
             };
-            inner.metrics.request(&service, outcome, seconds);
+            inner.metrics.request(&counted, outcome, seconds);
             sign_via(response.headers_mut(), version, node);
             response
         }
@@ -168,7 +173,7 @@ async fn handle(
                 }
                 _ => "failed",
             };
-            inner.metrics.request(&service, outcome, seconds);
+            inner.metrics.request(&counted, outcome, seconds);
             tracing::info!(%service, %client, status = failure.status().as_u16(),
                 detail = %failure, "request failed");
             failure.respond(node)

@@ -17,7 +17,7 @@ pub(super) async fn reload(path: &Path, running: &mut Running) -> Result<String,
         Ok(what) => tracing::info!(what, "configuration reloaded"),
         Err(error) => tracing::error!(error, "configuration not reloaded, the old one is kept"),
     }
-    running.notify.ready(super::HEARTBEAT_STATUS);
+    running.notify.ready(super::STATUS);
     outcome
 }
 

@@ -91,5 +91,4 @@ async fn end(running: &Running) {
     running.links.close().await;
     running.spans.flush(FLUSH_LIMIT).await;
     tracing::info!("agent stopped");
-    running.logs.flush(FLUSH_LIMIT);
 }
