@@ -56,6 +56,13 @@ pub(crate) struct DataDial {
     backoff: Backoff,
 }
 
+impl DataDial {
+    /// The peer was just reached: the next request may dial at once.
+    pub(crate) fn forgive(&mut self) {
+        (self.failed, self.backoff) = (None, Backoff::default());
+    }
+}
+
 /// The sending half of a stream. Dropped before [`Sender::finish`] it resets the stream, so that nothing
 /// cut short is ever taken for whole.
 #[derive(Debug)]
@@ -235,8 +242,7 @@ async fn run_dial(
         match &result {
             Ok(data) => {
                 state.data = Some(data.clone());
-                state.data_dial.failed = None;
-                state.data_dial.backoff = Backoff::default();
+                state.data_dial.forgive();
             }
             Err(error) => {
                 let wait = state.data_dial.backoff.failed(rand::random(), true);

@@ -13,7 +13,8 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::dial::explain;
-use super::peer::{self, Heard, Peer};
+use super::peer::Peer;
+use super::sense::{self, Heard};
 use super::settle::Verdict;
 use super::{CloseCode, LinkEvent, Shared, dial, monitor};
 
@@ -197,7 +198,7 @@ async fn write_one(connection: &Connection, bytes: Bytes) -> Result<(), quinn::W
 /// Reads datagrams until the connection ends: of the driver, or the links' own pings.
 pub(crate) async fn read_datagrams(shared: Arc<Shared>, connection: Connection, peer: Arc<Peer>) {
     while let Ok(bytes) = connection.read_datagram().await {
-        match peer::sort(&bytes) {
+        match sense::sort(&bytes) {
             Heard::Ping(answer) => {
                 // A full buffer drops an older datagram; pings are repeated.
                 let _ = connection.send_datagram(answer);

@@ -25,6 +25,7 @@ mod mesh;
 mod metrics;
 mod monitor;
 mod peer;
+mod sense;
 mod settle;
 mod silence;
 mod socket;

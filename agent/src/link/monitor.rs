@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc};
 
-use super::peer::{Peer, STALE_AFTER, Silence, State};
+use super::peer::{Peer, STALE_AFTER, State};
+use super::sense::Silence;
 use super::silence::{LATE, Sign};
 use super::{CloseCode, LinkEvent, Shared, dial, lock};
 

@@ -17,9 +17,10 @@ use tokio::sync::{mpsc, watch};
 
 use super::backoff::Backoff;
 use super::data::{DataConnection, DataDial};
+use super::sense::{Sense, Tracked, ping};
 use super::settle::{Contender, Verdict, settle};
-use super::silence::{PathFacts, Window, threshold};
-use super::{CloseCode, Kind, LinkHealth, lock, socket};
+use super::silence::Window;
+use super::{CloseCode, Kind, LinkHealth, lock};
 
 /// Datagrams kept while a dial is under way, and for how long: a SWIM packet older than its probe
 /// is worse than none.
@@ -32,10 +33,6 @@ const MESSAGE_TTL: Duration = Duration::from_secs(5);
 /// requests: its congestion control is far in its backoff.
 pub(crate) const STALE_AFTER: Duration = Duration::from_secs(1);
 
-/// Kinds of datagram that are the links' own; SWIM packets are kind 0.
-const PING: u8 = 255;
-const PONG: u8 = 254;
-
 /// Where something to be sent went.
 pub(crate) enum Sent {
     /// To the transport.
@@ -46,95 +43,12 @@ pub(crate) enum Sent {
     Dropped,
 }
 
-/// A connection and what it had sent and heard when last looked at.
-pub(crate) struct Tracked {
-    pub(crate) connection: Connection,
-    pub(crate) kind: Kind,
-    pub(crate) window: Window,
-    pub(crate) sent: u64,
-    pub(crate) heard: u64,
-}
-
-impl Tracked {
-    fn new(connection: Connection, kind: Kind) -> Self {
-        let mut tracked = Self { connection, kind, window: Window::default(), sent: 0, heard: 0 };
-        // What the handshake sent and heard is no evidence.
-        tracked.moved();
-        tracked
-    }
-
-    /// What moved since the last look, ack-eliciting frames sent and datagrams heard, and how long an
-    /// answer may take.
-    ///
-    /// Probes for a larger MTU may be lost on a healthy path and are not counted; neither are frames
-    /// that elicit no acknowledgement, nor IMMEDIATE_ACK, which never comes alone.
-    pub(crate) fn moved(&mut self) -> (bool, bool, Duration) {
-        let stats = self.connection.stats();
-        let tx = &stats.frame_tx;
-        let all = tx.ack_frequency
-            + tx.crypto
-            + tx.data_blocked
-            + tx.datagram
-            + u64::from(tx.handshake_done)
-            + tx.max_data
-            + tx.max_stream_data
-            + tx.max_streams_bidi
-            + tx.max_streams_uni
-            + tx.new_connection_id
-            + tx.new_token
-            + tx.path_challenge
-            + tx.path_response
-            + tx.ping
-            + tx.reset_stream
-            + tx.retire_connection_id
-            + tx.stop_sending
-            + tx.stream
-            + tx.stream_data_blocked
-            + tx.streams_blocked_bidi
-            + tx.streams_blocked_uni;
-        let sent = all.saturating_sub(stats.path.sent_plpmtud_probes);
-        let heard = stats.udp_rx.datagrams;
-        let moved = (sent > self.sent, heard > self.heard);
-        (self.sent, self.heard) = (sent, heard);
-        let ack_delay =
-            if tx.ack_frequency > 0 { socket::ACK_DELAY } else { socket::ACK_DELAY_UNTOLD };
-        let path = PathFacts { rtt: stats.path.rtt, min_rtt: stats.path.min_rtt, ack_delay };
-        (moved.0, moved.1, threshold(path))
-    }
-}
-
 /// The current mesh link.
 pub(crate) struct Mesh {
     pub(crate) connection: Connection,
     pub(crate) dialled_here: bool,
     pub(crate) generation: Generation,
     pub(crate) outbox: mpsc::Sender<Bytes>,
-}
-
-/// A silence that was declared and not ended.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Silence {
-    /// When the first unanswered send was noticed.
-    pub(crate) opened: Instant,
-    /// Only a pong to this ping or a later one ends it: one direction may still work.
-    pub(crate) floor: u64,
-}
-
-/// What was sensed of the peer.
-pub(crate) struct Sense {
-    pub(crate) window: Window,
-    pub(crate) silence: Option<Silence>,
-    /// Whether the driver knows of the silence.
-    pub(crate) told: bool,
-    /// A pong to this ping or a later one is news even if the peer was not silent.
-    pub(crate) probing: Option<u64>,
-    /// A probe was answered and the driver is to be told.
-    pub(crate) answered: bool,
-    /// Number of the next ping.
-    pub(crate) next_ping: u64,
-    /// When something ack-eliciting was last seen to go out.
-    pub(crate) last_sent: Option<Instant>,
-    pub(crate) last_ping: Option<Instant>,
 }
 
 pub(crate) struct State {
@@ -193,16 +107,7 @@ impl Peer {
                 watched: false,
                 told_down: false,
                 backoff: Backoff::default(),
-                sense: Sense {
-                    window: Window::default(),
-                    silence: None,
-                    told: false,
-                    probing: None,
-                    answered: false,
-                    next_ping: 0,
-                    last_sent: None,
-                    last_ping: None,
-                },
+                sense: Sense::default(),
                 datagrams: VecDeque::new(),
                 messages: VecDeque::new(),
             }),
@@ -347,6 +252,7 @@ impl Peer {
         state.address = address;
         state.told_down = false;
         state.backoff = Backoff::default();
+        state.data_dial.forgive();
         // Two Hellos crossed: both directions work.
         state.revive();
         self.publish(&state);
@@ -463,7 +369,7 @@ impl State {
     /// each tells soon which ones are dead.
     fn question_data(&mut self) {
         for tracked in self.connections.iter().filter(|t| t.kind == Kind::Data) {
-            let _ = tracked.connection.send_datagram(ping(PING, 0));
+            let _ = tracked.connection.send_datagram(ping(0));
         }
     }
 
@@ -477,7 +383,7 @@ impl State {
             if everywhere || link.is_none_or(|id| id == tracked.connection.stable_id()) {
                 // What was heard before this ping is no answer to it.
                 tracked.heard = tracked.connection.stats().udp_rx.datagrams;
-                sent |= tracked.connection.send_datagram(ping(PING, number)).is_ok();
+                sent |= tracked.connection.send_datagram(ping(number)).is_ok();
             }
         }
         if sent {
@@ -485,35 +391,5 @@ impl State {
             self.sense.last_ping = Some(now);
         }
         sent
-    }
-}
-
-fn ping(kind: u8, number: u64) -> Bytes {
-    let mut bytes = Vec::with_capacity(10);
-    bytes.extend_from_slice(&[wire::PROTOCOL, kind]);
-    bytes.extend_from_slice(&number.to_be_bytes());
-    bytes.into()
-}
-
-/// A datagram as the links see it.
-pub(crate) enum Heard {
-    /// To be answered with these bytes.
-    Ping(Bytes),
-    /// Answers our ping of this number.
-    Pong(u64),
-    /// The driver's.
-    Other,
-}
-
-/// Sorts out the links' own datagrams.
-pub(crate) fn sort(datagram: &[u8]) -> Heard {
-    let [wire::PROTOCOL, kind, number @ ..] = datagram else { return Heard::Other };
-    let Ok(number) = <[u8; 8]>::try_from(number).map(u64::from_be_bytes) else {
-        return Heard::Other;
-    };
-    match *kind {
-        PING => Heard::Ping(ping(PONG, number)),
-        PONG => Heard::Pong(number),
-        _ => Heard::Other,
     }
 }

@@ -45,6 +45,8 @@ pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Body,
+    /// When the request left: dialling says nothing about the endpoint's speed.
+    pub(crate) since: Instant,
 }
 
 /// Why an attempt brought no answer.
@@ -135,7 +137,8 @@ async fn local(
     let caller: &NodeName = inner.node();
     let mut head = request.head.clone();
     head.instance = id.instance;
-    let left = deadline.saturating_duration_since(Instant::now());
+    let since = Instant::now();
+    let left = deadline.saturating_duration_since(since);
     let endpoint = inner.admit(caller, &head, left).await?;
     let body = Lazy::new(request.supply.clone()).boxed_unsync();
     let response = inner.call_application(&endpoint, head, body, left).await?;
@@ -147,7 +150,7 @@ async fn local(
             frame
         })
         .boxed_unsync();
-    Ok(Answer { status: parts.status, headers: parts.headers, body })
+    Ok(Answer { status: parts.status, headers: parts.headers, body, since })
 }
 
 /// Aborts the task with itself.
@@ -180,7 +183,8 @@ async fn remote(
     };
     let mut head = request.head.clone();
     head.instance = target.id.instance;
-    let left = deadline.saturating_duration_since(Instant::now());
+    let since = Instant::now();
+    let left = deadline.saturating_duration_since(since);
     head.left_us = u64::try_from(left.as_micros()).unwrap_or(u64::MAX);
     let after_go = head.body == BodyKind::AfterGo;
     let opening = frame::encode_opening(&Opening::Http(head))
@@ -220,7 +224,8 @@ async fn remote(
                     return Err(Fault::unknown(FaultKind::Cut, "the answer cannot be read"));
                 };
                 let held = (stream.guard, under_way, pumping, waiting);
-                return Ok(Answer { status, headers, body: framed(frames, held, None) });
+                let body = framed(frames, held, None);
+                return Ok(Answer { status, headers, body, since });
             }
             Frame::Data(_) | Frame::Trailers(_) | Frame::End => {
                 return Err(Fault::unknown(FaultKind::Cut, "a body came without an answer's head"));

@@ -198,11 +198,11 @@ impl Inner {
             let detail = format!("{} offers no {}", self.node(), head.service);
             return Err(refused(Cause::NotOurs, detail));
         };
-        let allowed = self.route(&head.service).map_or_else(
-            || hearth_proto::policy::ServicePolicy::default().allows(caller),
-            |route| route.policy.allows(caller),
-        );
-        if !allowed {
+        let Some(route) = self.route(&head.service) else {
+            let detail = format!("the policy of {} is not known here yet", head.service);
+            return Err(refused(Cause::NotServing, detail));
+        };
+        if !route.policy.allows(caller) {
             tracing::warn!(%caller, service = %head.service, reason = "denied", "request refused");
             let detail = format!("the policy of {} does not list {caller} in allow", head.service);
             return Err(refused(Cause::Denied, detail));

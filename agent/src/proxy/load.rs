@@ -2,7 +2,9 @@
 //!
 //! The cost of an endpoint is its latency times the requests it has (+1), where latency jumps up at once
 //! and decays over [`DECAY`] (as in Finagle's and linkerd's peak-EWMA). A hung endpoint grows expensive
-//! with the first requests that do not return. Read without a lock on every pick.
+//! with the first requests that do not return. Latencies count in powers of two from [`FLOOR_US`] on:
+//! with few requests under way the cheaper of two would else always be the same one, and an endpoint
+//! that was slow once would starve next to siblings that are as good. Read without a lock on every pick.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,10 +14,13 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use hearth_proto::ids::EndpointId;
 
-/// Over which time an old peak is forgotten.
-const DECAY: Duration = Duration::from_secs(10);
+/// Over which time an old peak is forgotten. Finagle's and linkerd's 10 s keep an endpoint out for half a
+/// minute after one slow answer when nothing else speaks against it.
+const DECAY: Duration = Duration::from_secs(3);
+/// Differences below this are noise of the machine, not of the endpoint.
+const FLOOR_US: f64 = 1_024.0;
 /// What an endpoint nobody has called yet is taken for: cheap enough to be tried soon.
-const UNKNOWN_US: f64 = 1_000.0;
+const UNKNOWN_US: f64 = FLOOR_US;
 
 /// What is known of one endpoint.
 #[derive(Debug)]
@@ -47,9 +52,9 @@ impl Load {
 
     /// What one more request would cost, in no unit.
     pub(crate) fn cost(&self, now: Instant) -> u64 {
-        let latency = self.decayed(self.micros(now));
+        let latency = self.decayed(self.micros(now)).max(FLOOR_US);
         let under_way = self.under_way.load(Ordering::Relaxed);
-        (latency * f64::from(under_way + 1)) as u64
+        (latency.log2().floor().exp2() * f64::from(under_way + 1)) as u64
     }
 
     fn decayed(&self, now: u64) -> f64 {
@@ -121,7 +126,7 @@ impl Loads {
     pub(crate) fn cost(&self, id: &EndpointId, now: Instant) -> u64 {
         match self.map.load().get(id) {
             Some(load) => load.cost(now),
-            None => UNKNOWN_US as u64,
+            None => FLOOR_US as u64,
         }
     }
 
@@ -166,24 +171,33 @@ mod tests {
         let t = Instant::now();
         let load = Load::new(t);
         load.observe(t, 100 * MS);
-        assert_eq!(load.cost(t), 100_000);
-        let later = t + Duration::from_secs(10);
-        assert!((30_000..40_000).contains(&load.cost(later)), "{}", load.cost(later));
+        assert_eq!(load.cost(t), 65_536, "100 ms, in powers of two");
+        let later = t + DECAY;
+        assert_eq!(load.cost(later), 32_768, "100 ms / e");
         for i in 0..1_000 {
             load.observe(t + i * MS, MS);
         }
-        assert!(load.cost(t + 1_000 * MS) < 2_000);
+        assert_eq!(load.cost(t + 1_000 * MS), FLOOR_US as u64);
+    }
+
+    #[test]
+    fn endpoints_of_much_the_same_latency_cost_the_same() {
+        let t = Instant::now();
+        let (a, b) = (Load::new(t), Load::new(t));
+        a.observe(t, MS / 2);
+        b.observe(t, 2 * MS - MS / 10);
+        assert_eq!(a.cost(t), b.cost(t));
     }
 
     #[test]
     fn requests_that_do_not_return_make_an_endpoint_expensive() {
         let t = Instant::now();
         let load = Arc::new(Load::new(t));
-        load.observe(t, 2 * MS);
+        load.observe(t, MS + MS / 2);
         let held: Vec<UnderWay> = (0..9).map(|_| UnderWay::new(&load)).collect();
-        assert_eq!(load.cost(t), 20_000);
+        assert_eq!(load.cost(t), 10 * 1_024);
         drop(held);
-        assert_eq!(load.cost(t), 2_000);
+        assert_eq!(load.cost(t), 1_024);
     }
 
     #[test]

@@ -344,7 +344,7 @@ impl<'a> Race<'a> {
     }
 
     fn answered(&mut self, n: usize, answer: Answer, now: Instant) -> Option<Won> {
-        let latency = now.saturating_duration_since(self.tries[n].started);
+        let latency = now.saturating_duration_since(answer.since);
         let gateway_error = matches!(answer.status.as_u16(), 502..=504);
         self.tries[n].load.observe(now, latency);
         self.latencies.observe(now, latency);

@@ -52,7 +52,7 @@ async fn a_seed_is_known_by_its_certificate_and_ourselves_are_no_peer() {
 fn mesh_connections(agent: &Agent, peer: &NodeName) -> Vec<usize> {
     let peer = agent.links.shared.known(peer).unwrap();
     let state = crate::link::lock(&peer.state);
-    let open = |t: &&crate::link::peer::Tracked| {
+    let open = |t: &&crate::link::sense::Tracked| {
         t.kind == Kind::Mesh && t.connection.close_reason().is_none()
     };
     state.connections.iter().filter(open).map(|t| t.connection.stable_id()).collect()

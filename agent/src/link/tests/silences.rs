@@ -105,6 +105,25 @@ async fn a_peer_that_restarts_unheard_is_linked_again_by_a_dial_beside_the_silen
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes 14 seconds: the idle timeout has to pass"]
+async fn after_a_black_hole_longer_than_the_idle_timeout_a_watched_peer_is_back_within_two_seconds()
+{
+    let authority = Authority::new("mesh.example");
+    let (mut a, b, relay) = pair(&authority).await;
+    relay.cut();
+    silent(&mut a, &b.name).await;
+    let reason = a.down(&b.name).await;
+    assert!(reason.contains("nothing was heard"), "{reason}");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    relay.heal();
+    let healed = Instant::now();
+    a.up(&b.name).await;
+    println!("back after {:?}", healed.elapsed());
+    assert!(healed.elapsed() < Duration::from_secs(2), "took {:?}", healed.elapsed());
+    a.links.open_stream(&b.name, relay.address).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_link_that_is_watched_is_never_called_silent() {
     let authority = Authority::new("mesh.example");
     let (a, b, _relay) = pair(&authority).await;

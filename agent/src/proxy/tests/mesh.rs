@@ -59,9 +59,8 @@ impl Host {
     }
 
     pub(super) async fn over(agent: Agent, app: Option<SocketAddr>, protocol: Protocol) -> Self {
-        let mut empty = Snapshot::empty(agent.name.clone());
+        let empty = Snapshot::empty(agent.name.clone());
         let id = endpoint(agent.name.as_str());
-        empty.own.insert(id.clone(), Condition::Serving);
         let snapshot = Arc::new(ArcSwap::from_pointee(empty));
         let (changed, seen) = watch::channel(0);
         let (sender, reports) = mpsc::channel(1024);
@@ -77,7 +76,10 @@ impl Host {
         let proxy = Proxy::new(mesh, locals, metrics.clone(), Handle::current());
         let upstream = proxy.listen(loopback(0), Entry::Upstream(ledger())).await.unwrap();
         let shared = proxy.listen(loopback(0), Entry::Shared).await.unwrap();
-        Self { agent, proxy, metrics, reports, upstream, shared, snapshot, changed }
+        let host = Self { agent, proxy, metrics, reports, upstream, shared, snapshot, changed };
+        host.condition(Condition::Serving);
+        host.route(&[], plain());
+        host
     }
 
     /// Changes what is published.
