@@ -18,6 +18,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use hearth_proto::ids::ServiceName;
+use hearth_proto::node::Node;
 use hearth_proto::view::{DrainRequest, ErrorView, IncidentView};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -185,14 +186,14 @@ impl From<Gone> for Failure {
 type Answer = Result<Response, Failure>;
 
 async fn status(State(admin): State<Arc<Admin>>) -> Answer {
-    let mut view = admin.handle.read(|node, now| node.status_view(now)).await?;
+    let mut view = admin.handle.read(Node::status_view).await?;
     view.links = admin.links.views();
     view.certificate_expires = Some(admin.credentials.expires());
     Ok(Json(view).into_response())
 }
 
 async fn members(State(admin): State<Arc<Admin>>) -> Answer {
-    Ok(Json(admin.handle.read(|node, now| node.members_view(now)).await?).into_response())
+    Ok(Json(admin.handle.read(Node::members_view).await?).into_response())
 }
 
 async fn routes(State(admin): State<Arc<Admin>>) -> Answer {

@@ -24,8 +24,6 @@ use crate::link::{LinkEvent, Links};
 
 /// Link events taken in one turn before the outputs are drained: a flood must not starve the timers.
 const BATCH: usize = 64;
-/// A turn that begins so much after it was due says that this agent is late, not its peers.
-const LATE: Duration = Duration::from_millis(10);
 
 /// What a request taught, or what it needs. From the traffic path, on a bounded queue: what does not
 /// fit is dropped and counted, the next request teaches the same.
@@ -50,10 +48,13 @@ pub enum PathReport {
     },
 }
 
+/// Reads the core, within a turn of the driver.
+pub type Reading = Box<dyn FnOnce(&Node, Time) + Send>;
+
 /// What the rest of the agent asks of the core.
 pub enum Command {
     /// Reads the core and answers by itself, through whatever the closure captured.
-    Read(Box<dyn FnOnce(&Node, Time) + Send>),
+    Read(Reading),
     /// Starts or ends draining.
     Drain(bool),
     /// Leaves the mesh; may be repeated.
@@ -316,9 +317,4 @@ impl<E: Effects> Driver<E> {
             self.changed.send_replace(version);
         }
     }
-}
-
-/// Whether a turn began so late that its judgement of others is suspect.
-pub fn is_late(late: Duration) -> bool {
-    late > LATE
 }

@@ -18,10 +18,13 @@ use crate::hook::Purpose;
 use crate::identity::Credentials;
 use crate::link::Links;
 use crate::local::Locals;
+use crate::proxy::Proxy;
 use crate::telemetry::{Metrics, SpanSink};
 
 /// Changes of table and documents are gathered for so long before they are written.
 const SAVE_AFTER: Duration = Duration::from_millis(500);
+/// Endpoints come and go with deployments, not with requests.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 /// Everything outside that the driver tells.
 pub struct Outside {
@@ -131,6 +134,15 @@ pub async fn save(state: Arc<StateDir>, handle: Handle, changed: Arc<Notify>) {
     }
 }
 
+/// Has the traffic path forget endpoints that no route knows any more, now and then.
+pub async fn sweep(proxy: Proxy) {
+    let mut every = tokio::time::interval(SWEEP_EVERY);
+    loop {
+        every.tick().await;
+        proxy.sweep();
+    }
+}
+
 /// Dials the seeds whenever nobody is known to be alive.
 pub async fn dial_seeds(
     seeds: Arc<arc_swap::ArcSwap<Vec<HostPort>>>,
@@ -147,7 +159,7 @@ pub async fn dial_seeds(
             }
         }
         // The first rounds are a normal start; after that somebody should look.
-        if rounds == 5 || rounds % 60 == 0 {
+        if rounds == 5 || rounds.is_multiple_of(60) {
             let list: Vec<String> = seeds.load().iter().map(ToString::to_string).collect();
             tracing::warn!(
                 seeds = list.join(", "),

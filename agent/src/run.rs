@@ -222,6 +222,7 @@ async fn live(
     locals.set(&config.endpoints);
     tokio::spawn(outside::save(state, handle.clone(), save));
     tokio::spawn(outside::dial_seeds(seeds.clone(), links.clone(), lonely_rx));
+    tokio::spawn(outside::sweep(proxy.clone()));
     renew(&config, &credentials, &handle, &metrics);
 
     let (reload, reloads) = mpsc::channel(1);

@@ -423,7 +423,7 @@ impl Node {
     pub fn handle_link(&mut self, now: Time, peer: &NodeName, input: LinkInput) {
         match input {
             LinkInput::Up(hello) => self.link_up(now, peer, &hello),
-            LinkInput::Heard => self.heard(now, peer),
+            LinkInput::Heard => self.answered(now, peer),
             LinkInput::Silent { unanswered } => self.link_silent(now, peer, unanswered),
             LinkInput::Closed { orderly } => self.link_closed(now, peer, orderly),
         }
@@ -510,7 +510,7 @@ impl Node {
             if record.node == self.config.name {
                 continue;
             }
-            self.merge_advert(now, &self.config.name.clone(), record, true);
+            self.merge_advert(now, &self.config.name.clone(), &record, true);
         }
         self.settle(now);
     }
@@ -637,21 +637,34 @@ impl Node {
         }
     }
 
-    /// A peer proved to be alive.
+    /// Something of a peer arrived: it lives. A silence goes on, since what *we* send may still be
+    /// lost; it ends with an answer.
     fn heard(&mut self, now: Time, node: &NodeName) {
         let e = self.evidence(now, node);
         e.heard = Some(now);
-        if e.link != LinkState::Up {
+        let news = e.link == LinkState::None || matches!(e.swim, Swim::Suspect | Swim::Down);
+        if e.link == LinkState::None {
             e.link = LinkState::Up;
             e.link_since = now;
-            self.touch_node(node);
-        } else if matches!(e.swim, Swim::Suspect | Swim::Down) {
+        }
+        if news {
             self.touch_node(node);
         }
     }
 
+    /// A peer answered: both directions work.
+    fn answered(&mut self, now: Time, node: &NodeName) {
+        let e = self.evidence(now, node);
+        if e.link == LinkState::Silent {
+            e.link = LinkState::Up;
+            e.link_since = now;
+            self.touch_node(node);
+        }
+        self.heard(now, node);
+    }
+
     fn link_up(&mut self, now: Time, peer: &NodeName, hello: &Hello) {
-        self.heard(now, peer);
+        self.answered(now, peer);
         let alive = self.nodes.get(peer).is_some_and(|e| e.swim == Swim::Alive);
         if !alive {
             self.member.announce(now, peer.clone(), hello.address);

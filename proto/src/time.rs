@@ -103,10 +103,10 @@ impl fmt::Display for Span {
         let us = self.0.as_micros();
         let (n, unit) = match us {
             0 => (0, "s"),
-            _ if us % 3_600_000_000 == 0 => (us / 3_600_000_000, "h"),
-            _ if us % 60_000_000 == 0 => (us / 60_000_000, "m"),
-            _ if us % 1_000_000 == 0 => (us / 1_000_000, "s"),
-            _ if us % 1_000 == 0 => (us / 1_000, "ms"),
+            _ if us.is_multiple_of(3_600_000_000) => (us / 3_600_000_000, "h"),
+            _ if us.is_multiple_of(60_000_000) => (us / 60_000_000, "m"),
+            _ if us.is_multiple_of(1_000_000) => (us / 1_000_000, "s"),
+            _ if us.is_multiple_of(1_000) => (us / 1_000, "ms"),
             _ => (us, "us"),
         };
         write!(f, "{n}{unit}")

@@ -174,7 +174,7 @@ impl Node {
     pub(super) fn take_versions(&mut self, from: &NodeName, versions: &Versions) {
         let (mut want, owed) = self.table.compare(&versions.buckets, &versions.entries);
         want.retain(|node| *node != self.config.name);
-        self.send_adverts(from, owed);
+        self.send_adverts(from, &owed);
         if !want.is_empty() {
             self.send(from, Message::Want(want));
         }
@@ -184,11 +184,11 @@ impl Node {
         // Each once, however often it was named.
         let nodes: BTreeSet<&NodeName> = nodes.iter().collect();
         let owed = nodes.into_iter().filter_map(|n| self.table.get(n)).map(|e| e.signed.clone());
-        let owed = owed.collect();
-        self.send_adverts(to, owed);
+        let owed: Vec<SignedAdvert> = owed.collect();
+        self.send_adverts(to, &owed);
     }
 
-    fn send_adverts(&mut self, to: &NodeName, adverts: Vec<SignedAdvert>) {
+    fn send_adverts(&mut self, to: &NodeName, adverts: &[SignedAdvert]) {
         for batch in adverts.chunks(BATCH) {
             self.send(to, Message::Adverts(batch.to_vec()));
         }
@@ -196,7 +196,7 @@ impl Node {
 
     pub(super) fn take_adverts(&mut self, now: Time, from: &NodeName, adverts: Vec<SignedAdvert>) {
         for advert in adverts {
-            self.merge_advert(now, from, advert, false);
+            self.merge_advert(now, from, &advert, false);
         }
     }
 
@@ -205,7 +205,7 @@ impl Node {
         &mut self,
         now: Time,
         from: &NodeName,
-        signed: SignedAdvert,
+        signed: &SignedAdvert,
         from_disk: bool,
     ) {
         let node = signed.node.clone();
@@ -253,7 +253,7 @@ impl Node {
         self.events.push_back(Event::SaveTable);
         if !from_disk {
             self.member.spread(&Rumour { node: node.clone(), version });
-            self.push(from, &signed);
+            self.push(from, signed);
         }
     }
 
