@@ -22,6 +22,13 @@ pub const EJECT_MAX: Duration = Duration::from_secs(60);
 /// bound after which traffic has left, reversible until then (knowledge: longest healthy silence under
 /// load was 9.8 ms).
 pub const CONFIRM_SILENCE: Duration = Duration::from_millis(50);
+/// On a long path the same in proportion: a silence is confirmed after so many times what its link took
+/// for it, so that the answer to a ping sent when it was declared still comes in time. On a LAN
+/// (20 ms) this is [`CONFIRM_SILENCE`].
+pub const CONFIRM_FACTOR: f64 = 2.5;
+/// A node that others accuse while our link to it is up is looked at; until the look is answered, or the
+/// link silent, or this has passed, the link's word stands.
+pub const PROOF_WAIT: Duration = Duration::from_millis(500);
 
 /// A node known from disk or from others that nobody has heard of for so long is lost: twice the longest
 /// period (push-pull, 5 s) in which membership would have told of it.
@@ -168,6 +175,8 @@ pub struct NodeEvidence {
     pub link: LinkState,
     /// Since when.
     pub link_since: Time,
+    /// When a silence counts as confirmed.
+    pub confirmed: Time,
     /// When the node last proved to be alive over a link of ours.
     pub heard: Option<Time>,
     /// Trust withdrawn.
@@ -182,21 +191,39 @@ impl NodeEvidence {
             swim_since: now,
             link: LinkState::None,
             link_since: now,
+            confirmed: now,
             heard: None,
             revoked: false,
         }
+    }
+
+    /// Our link went silent: nothing was heard since `began`, which its link layer took for a silence after
+    /// `unanswered`.
+    pub fn silence(&mut self, began: Time, unanswered: Duration) {
+        self.link = LinkState::Silent;
+        self.link_since = began;
+        self.confirmed = began + CONFIRM_SILENCE.max(unanswered.mul_f64(CONFIRM_FACTOR));
+    }
+
+    /// Others accuse the node and our link to it is up: until when its answer to our look is waited for.
+    /// `None` if nothing is waited for.
+    pub fn pending(&self, now: Time) -> Option<Time> {
+        let accused = matches!(self.swim, Swim::Suspect | Swim::Down);
+        let until = self.swim_since + PROOF_WAIT;
+        (accused && self.link == LinkState::Up && now < until).then_some(until)
     }
 
     /// What follows for all endpoints of the node, by the first rule that fits:
     ///
     /// 1. revoked: out;
     /// 2. our link is silent: doubtful, or out once membership says down as well;
-    /// 3. our link answered since others accused the node: ready, whatever they say;
+    /// 3. our link answered since others accused the node, or may still answer: ready, whatever they say;
     /// 4. membership: down → out, suspect → doubtful, alive → ready;
     /// 5. membership never heard of it: ready if our link is up, else doubtful.
-    pub fn standing(&self) -> Standing {
+    pub fn standing(&self, now: Time) -> Standing {
         let down = Why::Down { since: self.swim_since };
-        let proven = self.link == LinkState::Up && self.heard.is_some_and(|t| t > self.swim_since);
+        let proven = self.link == LinkState::Up
+            && (self.heard.is_some_and(|t| t > self.swim_since) || self.pending(now).is_some());
         match (self.revoked, self.link, self.swim) {
             (true, _, _) => Standing::Out(Why::Revoked),
             (_, LinkState::Silent, Swim::Down) => Standing::Out(down),
@@ -214,10 +241,10 @@ impl NodeEvidence {
     /// provably alive, or unheard of for [`UNHEARD_LOST`]. `Err` says when to ask again.
     pub fn lost(&self, now: Time) -> Result<bool, Time> {
         let after = |moment: Time| if now >= moment { Ok(true) } else { Err(moment) };
-        match self.standing() {
+        match self.standing(now) {
             Standing::Ready => Ok(false),
             Standing::Out(_) => Ok(true),
-            Standing::Doubtful(Why::Silent { since }) => after(since + CONFIRM_SILENCE),
+            Standing::Doubtful(Why::Silent { .. }) => after(self.confirmed),
             Standing::Doubtful(Why::Unheard) => after(self.swim_since + UNHEARD_LOST),
             Standing::Doubtful(_) => Ok(false),
         }
@@ -327,7 +354,7 @@ pub fn standing(
     endpoint: Option<&EndpointEvidence>,
     now: Time,
 ) -> Standing {
-    let of_node = node.standing();
+    let of_node = node.standing(now);
     if let Standing::Out(_) = of_node {
         return of_node;
     }
@@ -351,18 +378,24 @@ mod tests {
     use super::*;
 
     const T: Time = Time(1_000_000);
+    const LATER: Time = Time(2_000_000);
 
     fn node(swim: Swim, link: LinkState) -> NodeEvidence {
-        NodeEvidence { swim, swim_since: T, link, link_since: T, heard: None, revoked: false }
+        let mut node = NodeEvidence { swim, ..NodeEvidence::unheard(T) };
+        match link {
+            LinkState::Silent => node.silence(T, Duration::from_millis(20)),
+            link => node.link = link,
+        }
+        node
     }
 
     #[test]
     fn local_proof_beats_hearsay_in_both_directions() {
         let mut alive = node(Swim::Down, LinkState::Up);
         alive.heard = Some(T + CONFIRM_SILENCE);
-        assert_eq!(alive.standing(), Standing::Ready);
+        assert_eq!(alive.standing(LATER), Standing::Ready);
         assert_eq!(
-            node(Swim::Alive, LinkState::Silent).standing(),
+            node(Swim::Alive, LinkState::Silent).standing(LATER),
             Standing::Doubtful(Why::Silent { since: T })
         );
     }
@@ -371,13 +404,13 @@ mod tests {
     fn a_link_that_is_merely_up_is_no_proof_against_a_later_accusation() {
         let mut idle = node(Swim::Down, LinkState::Up);
         idle.heard = Some(T - CONFIRM_SILENCE);
-        assert!(matches!(idle.standing(), Standing::Out(Why::Down { .. })));
+        assert!(matches!(idle.standing(LATER), Standing::Out(Why::Down { .. })));
     }
 
     #[test]
     fn down_is_out_unless_our_own_link_answers() {
-        assert!(matches!(node(Swim::Down, LinkState::None).standing(), Standing::Out(_)));
-        assert!(matches!(node(Swim::Down, LinkState::Silent).standing(), Standing::Out(_)));
+        assert!(matches!(node(Swim::Down, LinkState::None).standing(LATER), Standing::Out(_)));
+        assert!(matches!(node(Swim::Down, LinkState::Silent).standing(LATER), Standing::Out(_)));
     }
 
     #[test]
@@ -388,9 +421,29 @@ mod tests {
     }
 
     #[test]
+    fn a_silence_on_a_long_path_is_confirmed_in_proportion() {
+        let mut n = node(Swim::Alive, LinkState::Up);
+        n.silence(T, Duration::from_millis(80));
+        assert_eq!(n.lost(T + Duration::from_millis(199)), Err(T + Duration::from_millis(200)));
+        assert_eq!(n.lost(T + Duration::from_millis(200)), Ok(true));
+    }
+
+    /// Seeds 0 and 3 of the simulator: a host that was cut off holds all others for down, and says so on
+    /// its return. Links that are up must not believe it before they have looked.
+    #[test]
+    fn an_accusation_waits_for_the_answer_to_our_look_while_our_link_is_up() {
+        let accused = node(Swim::Down, LinkState::Up);
+        assert_eq!(accused.standing(T), Standing::Ready);
+        assert_eq!(accused.lost(T), Ok(false));
+        assert_eq!(accused.pending(T), Some(T + PROOF_WAIT));
+        assert!(matches!(accused.standing(T + PROOF_WAIT), Standing::Out(_)));
+        assert!(matches!(node(Swim::Down, LinkState::None).standing(T), Standing::Out(_)));
+    }
+
+    #[test]
     fn what_is_known_from_disk_only_is_doubtful_never_ready() {
         assert_eq!(
-            node(Swim::Unheard, LinkState::None).standing(),
+            node(Swim::Unheard, LinkState::None).standing(LATER),
             Standing::Doubtful(Why::Unheard)
         );
     }

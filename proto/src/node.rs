@@ -678,11 +678,10 @@ impl Node {
         if e.link == LinkState::Silent {
             return;
         }
-        e.link = LinkState::Silent;
         // The silence began when the first unanswered packet left, yet it is never backdated behind
         // the last proof of life.
         let began = now - unanswered;
-        e.link_since = e.heard.map_or(began, |h| began.max(h));
+        e.silence(e.heard.map_or(began, |h| began.max(h)), unanswered);
         self.touch_node(peer);
         self.hint(peer);
     }
@@ -695,8 +694,12 @@ impl Node {
         if e.link == next || e.link == LinkState::Silent {
             return;
         }
-        e.link = next;
-        e.link_since = now;
+        if orderly {
+            e.link = next;
+            e.link_since = now;
+        } else {
+            e.silence(now, Duration::ZERO);
+        }
         self.touch_node(peer);
     }
 

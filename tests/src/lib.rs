@@ -8,3 +8,4 @@ pub mod demo;
 pub mod lab;
 pub mod load;
 pub mod otlp;
+pub mod sim;

@@ -3,7 +3,8 @@
 use super::*;
 
 const SINCE: Time = Time(1_000_000);
-const NOW: Time = Time(1_010_000);
+const HEARD: Time = Time(1_010_000);
+const NOW: Time = Time(3_000_000);
 
 const CONDITIONS: [Condition; 5] = [
     Condition::Unready,
@@ -35,14 +36,15 @@ fn the_standing_of_a_node_is_this_table() {
         let columns = [
             (LinkState::None, None),
             (LinkState::Up, Some(SINCE)),
-            (LinkState::Up, Some(NOW)),
-            (LinkState::Silent, Some(NOW)),
+            (LinkState::Up, Some(HEARD)),
+            (LinkState::Silent, Some(HEARD)),
         ];
         for ((link, heard), expected) in columns.into_iter().zip(cells) {
-            let node = NodeEvidence { swim, swim_since: SINCE, link, link_since: SINCE, heard, revoked: false };
-            assert_eq!(short(&node.standing()), expected, "{swim:?} {link:?} heard {heard:?}");
+            let confirmed = SINCE + CONFIRM_SILENCE;
+            let node = NodeEvidence { swim, swim_since: SINCE, link, link_since: SINCE, confirmed, heard, revoked: false };
+            assert_eq!(short(&node.standing(NOW)), expected, "{swim:?} {link:?} heard {heard:?}");
             let revoked = NodeEvidence { revoked: true, ..node };
-            assert_eq!(short(&revoked.standing()), "out revoked", "{swim:?} {link:?}");
+            assert_eq!(short(&revoked.standing(NOW)), "out revoked", "{swim:?} {link:?}");
         }
     }
 }
@@ -51,10 +53,20 @@ fn every_node() -> Vec<NodeEvidence> {
     let mut all = Vec::new();
     for swim in [Swim::Unheard, Swim::Alive, Swim::Suspect, Swim::Down] {
         for link in [LinkState::None, LinkState::Up, LinkState::Silent] {
-            for heard in [None, Some(SINCE), Some(NOW)] {
+            for heard in [None, Some(SINCE), Some(HEARD)] {
                 for revoked in [false, true] {
                     let (swim_since, link_since) = (SINCE, SINCE);
-                    all.push(NodeEvidence { swim, swim_since, link, link_since, heard, revoked });
+                    let confirmed = SINCE + CONFIRM_SILENCE;
+                    let timeless =
+                        NodeEvidence { swim, swim_since, ..NodeEvidence::unheard(SINCE) };
+                    all.push(NodeEvidence {
+                        link,
+                        link_since,
+                        confirmed,
+                        heard,
+                        revoked,
+                        ..timeless
+                    });
                 }
             }
         }
@@ -78,7 +90,7 @@ fn an_endpoint_is_ready_exactly_when_nobody_objects_and_the_objections_have_an_o
             for condition in CONDITIONS {
                 for endpoint in [None, Some(&sick)] {
                     let found = short(&standing(&node, left, condition, endpoint, NOW));
-                    let of_node = node.standing();
+                    let of_node = node.standing(NOW);
                     let expected = match (&of_node, left, condition, endpoint) {
                         (Standing::Out(_), ..) => short(&of_node),
                         (_, true, ..) => "out left".to_owned(),
@@ -97,7 +109,7 @@ fn an_endpoint_is_ready_exactly_when_nobody_objects_and_the_objections_have_an_o
 fn whatever_is_ready_is_not_lost_and_whatever_is_out_by_its_node_is() {
     for node in every_node() {
         for now in [SINCE, NOW, SINCE + CONFIRM_SILENCE, SINCE + UNHEARD_LOST] {
-            match (node.standing(), node.lost(now)) {
+            match (node.standing(now), node.lost(now)) {
                 (Standing::Ready, lost) => assert_eq!(lost, Ok(false)),
                 (Standing::Out(_), lost) => assert_eq!(lost, Ok(true)),
                 (Standing::Doubtful(Why::Suspect { .. }), lost) => assert_eq!(lost, Ok(false)),

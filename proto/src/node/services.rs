@@ -3,7 +3,7 @@
 //! A refresh is level-triggered: it rebuilds the route of a service from the table, the evidence and the
 //! policy, compares it with the one before, and opens, moves or closes incidents accordingly.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -86,6 +86,9 @@ impl Node {
                     survey.recheck = Some(survey.recheck.map_or(at, |r| r.min(at)));
                     false
                 });
+                if let Some(until) = node.pending(now) {
+                    survey.recheck = Some(survey.recheck.map_or(until, |r| r.min(until)));
+                }
                 let ejected =
                     outcome.and_then(EndpointEvidence::ejected_until).filter(|t| *t > now);
                 if let Some(until) = ejected {
@@ -146,7 +149,9 @@ impl Node {
         let policy = self.policy.service(service);
         let tally = failover::tally(&policy, &survey.subjects);
         let (choice, reason) = route::choose(&policy, &survey.candidates, &tally);
-        let Survey { candidates, versions, recheck, .. } = survey;
+        let Survey { candidates, subjects, versions, recheck } = survey;
+        let gone: BTreeSet<EndpointId> =
+            subjects.into_iter().filter(|s| s.lost).map(|s| s.id).collect();
         let route = Route {
             service: service.clone(),
             policy,
@@ -171,8 +176,8 @@ impl Node {
         state.recheck = recheck;
         let moved = note_standings(state, &route, now);
         note_starting(state, &route, now);
-        let lost = lost_since(state, &route);
-        remember_ready(state, &route, &versions);
+        let lost = lost_since(state, &route, &gone);
+        remember_ready(state, &route, &versions, &gone);
         for (key, why) in lost {
             self.open_incident(now, key, why, &route);
         }
@@ -501,8 +506,13 @@ fn note_starting(state: &mut ServiceState, route: &Route, now: Time) {
     state.starting.retain(|id, _| route.candidates.iter().any(|c| c.id == *id));
 }
 
-/// Endpoints that were ready and are not, by a loss rather than by plan.
-fn lost_since(state: &ServiceState, route: &Route) -> Vec<(IncidentKey, Why)> {
+/// Endpoints that were ready and are not, by a loss rather than by plan. A silence is none before it is
+/// confirmed: requests have left already, but on a lossy path that is daily life.
+fn lost_since(
+    state: &ServiceState,
+    route: &Route,
+    gone: &BTreeSet<EndpointId>,
+) -> Vec<(IncidentKey, Why)> {
     let mut lost = Vec::new();
     for c in &route.candidates {
         let Some(version) = state.was_ready.get(&c.id) else { continue };
@@ -516,6 +526,7 @@ fn lost_since(state: &ServiceState, route: &Route) -> Vec<(IncidentKey, Why)> {
             )
         };
         match c.standing.why() {
+            Some(Why::Silent { .. }) if !gone.contains(&c.id) => {}
             Some(why) if !planned(why) => {
                 let key = IncidentKey { lost: c.id.clone(), version: *version };
                 lost.push((key, why.clone()));
@@ -530,9 +541,11 @@ fn remember_ready(
     state: &mut ServiceState,
     route: &Route,
     versions: &BTreeMap<EndpointId, Version>,
+    gone: &BTreeSet<EndpointId>,
 ) {
     for c in &route.candidates {
         match (&c.standing, versions.get(&c.id)) {
+            (Standing::Doubtful(Why::Silent { .. }), _) if !gone.contains(&c.id) => {}
             (Standing::Ready, Some(version)) => {
                 state.was_ready.insert(c.id.clone(), *version);
             }

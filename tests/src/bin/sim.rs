@@ -1,0 +1,51 @@
+//! `make sim`: whole meshes under a virtual clock; see `hearth_tests::sim`.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use hearth_tests::sim::{run, scenario};
+
+/// Runs meshes under a virtual clock and checks their invariants.
+#[derive(Parser)]
+struct Arguments {
+    /// Run this seed and print its hash, its story and its numbers
+    #[arg(long, conflicts_with = "seeds")]
+    seed: Option<u64>,
+    /// Run these seeds (`A..B`, B not included) on all cores; print those that fail
+    #[arg(long, value_parser = range, default_value = "0..200")]
+    seeds: std::ops::Range<u64>,
+    /// Hosts of the mesh
+    #[arg(long, default_value_t = 20)]
+    nodes: usize,
+    /// Which scenario; `list` names them
+    #[arg(long, default_value = "random")]
+    scenario: String,
+}
+
+fn range(text: &str) -> Result<std::ops::Range<u64>, String> {
+    let (from, to) = text.split_once("..").ok_or("write a range such as 0..200")?;
+    let number = |t: &str| t.parse::<u64>().map_err(|e| format!("{t:?}: {e}"));
+    Ok(number(from)?..number(to)?)
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let Some(scenario) = scenario::named(&arguments.scenario) else {
+        for s in scenario::SCENARIOS {
+            println!("{:14} {}", s.name, s.about);
+        }
+        return if arguments.scenario == "list" { ExitCode::SUCCESS } else { ExitCode::from(64) };
+    };
+    let failed = match arguments.seed {
+        Some(seed) => {
+            let report = run::one(seed, arguments.nodes, scenario);
+            for line in &report.story {
+                println!("{line}");
+            }
+            print!("{report}");
+            usize::from(!report.violations.is_empty())
+        }
+        None => run::many(arguments.seeds, arguments.nodes, scenario),
+    };
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

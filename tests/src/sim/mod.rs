@@ -1,0 +1,35 @@
+//! Whole meshes under a virtual clock: many [`hearth_proto::node::Node`]s, a network that lies as networks
+//! do, and the invariants of `proto/ALGORITHM.md` checked all the way.
+//!
+//! Everything follows from one seed: the mesh, its latencies, the faults and every draw in between. The
+//! same seed gives the same run to the bit, told by the hash over every delivered event. Nothing here
+//! sleeps, opens a socket or reads a clock; a virtual minute of twenty nodes takes well under a second.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`world`] | the event heap, the hosts and their lives, the one loop |
+//! | [`link`] | the agent's link layer as a model: dials, silence, pings, queues |
+//! | [`net`] | paths: latency, jitter, loss, reordering, duplication, partitions |
+//! | [`traffic`] | applications with checks and hooks, callers that pick as the proxy does |
+//! | [`keyring`] | signatures that can be forged no more than real ones |
+//! | [`truth`] | what is really so, against which the checks hold what agents think |
+//! | [`check`] | the invariants |
+//! | [`scenario`] | meshes and faults: named ones, and any number by seed |
+//! | [`run`] | one seed, many seeds, what is printed |
+
+pub mod check;
+pub mod keyring;
+pub mod link;
+pub mod net;
+pub mod run;
+pub mod scenario;
+pub mod traffic;
+pub mod truth;
+pub mod world;
+
+/// Microseconds of virtual time since the world began.
+pub type At = u64;
+/// Microseconds in a millisecond.
+pub const MS: u64 = 1_000;
+/// Microseconds in a second.
+pub const S: u64 = 1_000_000;

@@ -1,0 +1,157 @@
+//! One seed, many seeds, and what is printed of them.
+
+use std::fmt;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::S;
+use super::scenario::{self, Scenario};
+use super::world::Stats;
+
+/// What a run came to.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Its seed.
+    pub seed: u64,
+    /// Its scenario.
+    pub scenario: &'static str,
+    /// Hosts.
+    pub nodes: usize,
+    /// Over every delivered event, in order.
+    pub hash: u64,
+    /// Virtual time.
+    pub virtual_time: Duration,
+    /// Numbers.
+    pub stats: Stats,
+    /// What happened, for people.
+    pub story: Vec<String>,
+    /// What must not have.
+    pub violations: Vec<String>,
+}
+
+/// Runs one scenario from one seed.
+pub fn one(seed: u64, nodes: usize, scenario: &'static Scenario) -> Report {
+    let mut world = if scenario.name == "random" {
+        scenario::random_mesh(seed, nodes.max(8))
+    } else {
+        scenario::standard(seed, nodes)
+    };
+    (scenario.run)(&mut world);
+    Report {
+        seed,
+        scenario: scenario.name,
+        nodes: world.hosts.len(),
+        hash: world.digest(),
+        virtual_time: Duration::from_micros(world.now),
+        stats: world.stats.clone(),
+        story: std::mem::take(&mut world.story),
+        violations: std::mem::take(&mut world.checks.violations),
+    }
+}
+
+impl Report {
+    /// The command that runs exactly this again.
+    pub fn command(&self) -> String {
+        format!(
+            "cargo run --profile lab -p hearth-tests --bin sim -- --seed {} --nodes {} --scenario {}",
+            self.seed, self.nodes, self.scenario
+        )
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let s = &self.stats;
+        writeln!(
+            f,
+            "seed {} · {} · {} nodes · {} s virtual · hash {:016x}",
+            self.seed,
+            self.scenario,
+            self.nodes,
+            self.virtual_time.as_secs(),
+            self.hash
+        )?;
+        writeln!(
+            f,
+            "  {} events, {} deliveries, {} silences, {} condition changes, {} call-ups",
+            s.events, s.delivered, s.silences, s.conditions, s.activations
+        )?;
+        writeln!(
+            f,
+            "  {} requests, {} failed, {} retries, slowest {:.3} s; {} incidents, {} not stable",
+            s.requests,
+            s.failed,
+            s.retries,
+            s.slowest as f64 / S as f64,
+            s.incidents,
+            s.unstable
+        )?;
+        writeln!(
+            f,
+            "  largest datagram {} B, largest message {} B, most timers {}",
+            s.datagram, s.message, s.timers
+        )?;
+        for (what, n) in &s.refused {
+            writeln!(f, "  refused {what}: {n}")?;
+        }
+        for v in &self.violations {
+            writeln!(f, "  VIOLATED {v}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Runs a range of seeds on all cores. Prints each failing one with the command that reproduces it, and
+/// returns how many failed.
+pub fn many(seeds: std::ops::Range<u64>, nodes: usize, scenario: &'static Scenario) -> usize {
+    let began = Instant::now();
+    let total = seeds.end.saturating_sub(seeds.start);
+    let next = AtomicU64::new(seeds.start);
+    let failed = Mutex::new(Vec::new());
+    let sums = Mutex::new(Stats::default());
+    let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        break;
+                    }
+                    let report = one(seed, nodes, scenario);
+                    add(&mut sums.lock().unwrap_or_else(PoisonError::into_inner), &report.stats);
+                    if !report.violations.is_empty() {
+                        print!("{report}");
+                        println!("  again: {}", report.command());
+                        failed.lock().unwrap_or_else(PoisonError::into_inner).push(seed);
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let sums = sums.into_inner().unwrap_or_else(PoisonError::into_inner);
+    println!(
+        "{total} seeds of {} with {nodes} nodes in {:.1} s: {} failed; {} events, {} requests \
+         ({} failed), {} call-ups, {} incidents",
+        scenario.name,
+        began.elapsed().as_secs_f64(),
+        failed.len(),
+        sums.events,
+        sums.requests,
+        sums.failed,
+        sums.activations,
+        sums.incidents
+    );
+    failed.len()
+}
+
+fn add(sum: &mut Stats, one: &Stats) {
+    sum.events += one.events;
+    sum.requests += one.requests;
+    sum.failed += one.failed;
+    sum.activations += one.activations;
+    sum.incidents += one.incidents;
+}

@@ -1,0 +1,339 @@
+//! Applications with health checks and hooks, and callers that pick, retry and report as the proxy does.
+
+use hearth_proto::advert::Role;
+use hearth_proto::evidence::Outcome;
+use hearth_proto::ids::{EndpointId, ServiceName};
+use hearth_proto::node::Node;
+use hearth_proto::route::Choice;
+use rand::RngExt;
+use std::time::Duration;
+
+use super::world::{Life, What, World};
+use super::{At, MS, S};
+
+/// Between two health checks of an endpoint, ± 10 %.
+const CHECK: u64 = S;
+/// Failed checks in a row after which an endpoint is unhealthy.
+const FALL: u32 = 2;
+/// One try of a request.
+const TRY: u64 = S;
+/// Tries of one request.
+const TRIES: u32 = 4;
+/// A request whose service is being called up is held so long.
+const HOLD: u64 = 10 * S;
+/// Requests of one caller to one service, per second.
+const RATE: u64 = 8;
+
+/// An application behind an endpoint.
+#[derive(Clone, Debug)]
+pub struct App {
+    role: Role,
+    /// Its process runs.
+    pub up: bool,
+    /// A warm one was activated.
+    pub activated: bool,
+    /// Counts activations: an older hook's end is void.
+    pub run: u32,
+    /// When it last went up or down.
+    pub changed: At,
+    failures: u32,
+}
+
+impl App {
+    /// An application that runs.
+    pub fn new(role: Role) -> Self {
+        Self { role, up: true, activated: false, run: 0, changed: 0, failures: 0 }
+    }
+
+    /// Whether it accepts requests.
+    pub fn accepts(&self) -> bool {
+        self.up && (self.role == Role::Hot || self.activated)
+    }
+}
+
+/// A request under way.
+#[derive(Clone, Debug)]
+pub struct Request {
+    caller: usize,
+    service: ServiceName,
+    began: At,
+    attempt: u32,
+    target: Option<(usize, EndpointId)>,
+    tried: Vec<EndpointId>,
+    needed: Option<At>,
+}
+
+impl World {
+    // ---- applications --------------------------------------------------------------------------
+
+    pub(super) fn start_apps(&mut self, host: usize) {
+        let epoch = self.hosts[host].epoch;
+        let ids: Vec<EndpointId> = self.hosts[host].apps.keys().cloned().collect();
+        for endpoint in ids {
+            let first = self.rng.random_range(10 * MS..200 * MS);
+            self.after(first, What::Check { host, endpoint, epoch, again: true });
+        }
+        for service in self.hosts[host].spec.interest.clone() {
+            let first = self.rng.random_range(0..S / RATE);
+            self.after(first, What::Call { host, service, epoch });
+        }
+    }
+
+    pub(super) fn check_app(&mut self, host: usize, endpoint: &EndpointId, again: bool) {
+        if again {
+            let epoch = self.hosts[host].epoch;
+            let next = self.rng.random_range(CHECK * 9 / 10..CHECK * 11 / 10);
+            let endpoint = endpoint.clone();
+            self.after(next, What::Check { host, endpoint, epoch, again: true });
+        }
+        if self.hosts[host].life != Life::Running {
+            return;
+        }
+        let Some(app) = self.hosts[host].apps.get_mut(endpoint) else { return };
+        let healthy = app.accepts();
+        app.failures = if healthy { 0 } else { app.failures + 1 };
+        if healthy || app.failures >= FALL {
+            self.step(host, |node, now| node.handle_health(now, endpoint, healthy));
+        }
+    }
+
+    pub(super) fn run_hook(&mut self, host: usize, endpoint: EndpointId) {
+        let slow = self.rng.random_bool(0.1);
+        let long = self.rng.random_range(20 * MS..if slow { 3 * S } else { 600 * MS });
+        let ok = !self.rng.random_bool(self.hook_failure);
+        let epoch = self.hosts[host].epoch;
+        let Some(app) = self.hosts[host].apps.get_mut(&endpoint) else { return };
+        app.run += 1;
+        let run = app.run;
+        self.after(long, What::Hook { host, endpoint, epoch, run, ok });
+    }
+
+    pub(super) fn hook_ended(&mut self, host: usize, endpoint: &EndpointId, run: u32, ok: bool) {
+        if self.hosts[host].life == Life::Paused {
+            let (epoch, endpoint) = (self.hosts[host].epoch, endpoint.clone());
+            self.after(50 * MS, What::Hook { host, endpoint, epoch, run, ok });
+            return;
+        }
+        let Some(app) = self.hosts[host].apps.get_mut(endpoint) else { return };
+        if app.run != run {
+            return;
+        }
+        app.activated = ok && app.up;
+        let result = if ok { Ok(()) } else { Err("the hook failed".to_owned()) };
+        self.step(host, |node, now| node.handle_hook(now, endpoint, result));
+    }
+
+    // ---- callers -------------------------------------------------------------------------------
+
+    pub(super) fn call(&mut self, host: usize, service: ServiceName) {
+        let epoch = self.hosts[host].epoch;
+        let next = self.rng.random_range(S / RATE / 2..S * 3 / RATE / 2);
+        self.after(next, What::Call { host, service: service.clone(), epoch });
+        if self.hosts[host].life != Life::Running || !self.calling {
+            return;
+        }
+        let id = self.fresh();
+        self.stats.requests += 1;
+        let request = Request {
+            caller: host,
+            service,
+            began: self.now,
+            attempt: 0,
+            target: None,
+            tried: Vec::new(),
+            needed: None,
+        };
+        self.requests.insert(id, request);
+        self.retry(id);
+    }
+
+    /// Picks, tries, or waits.
+    pub(super) fn retry(&mut self, id: u64) {
+        let Some(request) = self.requests.get(&id) else { return };
+        let (caller, service) = (request.caller, request.service.clone());
+        if self.hosts[caller].life != Life::Running {
+            self.after(20 * MS, What::Retry { request: id });
+            return;
+        }
+        if request.attempt >= TRIES {
+            self.fail(id, "too many tries");
+            return;
+        }
+        let snapshot = self.hosts[caller].node.as_ref().map(Node::snapshot);
+        let Some(route) = snapshot.as_ref().and_then(|s| s.services.get(&service)) else {
+            self.fail(id, "no route");
+            return;
+        };
+        match &route.choice {
+            Choice::Serve(_) | Choice::Panic(_) => {
+                let decision = route.pick(self.rng.random(), &request.tried, |_| 0);
+                let Some(pick) = decision.pick else {
+                    // All were tried: whoever comes up next gets it.
+                    self.hold(id, caller, &service, decision.reason);
+                    return;
+                };
+                let (endpoint, certain) =
+                    (pick.id.clone(), matches!(route.choice, Choice::Serve(_)));
+                self.attempt(id, caller, endpoint, certain);
+            }
+            Choice::Wake(_) => self.hold(id, caller, &service, "held for too long"),
+            Choice::Nobody => {
+                self.step(caller, |node, now| node.handle_need(now, &service));
+                self.fail(id, "nobody");
+            }
+        }
+    }
+
+    fn hold(&mut self, id: u64, caller: usize, service: &ServiceName, why: &'static str) {
+        let now = self.now;
+        let Some(request) = self.requests.get_mut(&id) else { return };
+        if now >= request.began + HOLD {
+            self.fail(id, why);
+            return;
+        }
+        if request.needed.is_none_or(|t| now >= t + 500 * MS) {
+            request.needed = Some(now);
+            self.step(caller, |node, now| node.handle_need(now, service));
+        }
+        self.after(10 * MS, What::Retry { request: id });
+    }
+
+    fn attempt(&mut self, id: u64, caller: usize, endpoint: EndpointId, certain: bool) {
+        let Some(target) = self.index(&endpoint.node) else { return };
+        if certain {
+            self.check_pick(caller, target, &endpoint);
+        }
+        let Some(request) = self.requests.get_mut(&id) else { return };
+        request.attempt += 1;
+        request.tried.push(endpoint.clone());
+        request.target = Some((target, endpoint.clone()));
+        let attempt = request.attempt;
+        self.stats.retries += u64::from(attempt > 1);
+        self.after(TRY, What::TryLimit { request: id, attempt });
+        let latency = if target == caller {
+            50
+        } else {
+            self.sense(caller, target);
+            self.net.stream(caller, target, &mut self.rng)
+        };
+        let arrive = What::Arrive { request: id, attempt, from: caller, to: target, endpoint };
+        self.after(latency, arrive);
+    }
+
+    pub(super) fn try_arrives(
+        &mut self,
+        request: u64,
+        attempt: u32,
+        from: usize,
+        to: usize,
+        endpoint: EndpointId,
+    ) {
+        if self.net.blocked(from, to).is_some() && from != to {
+            return;
+        }
+        match self.hosts[to].life {
+            Life::Off => {}
+            Life::Paused => {
+                self.after(50 * MS, What::Arrive { request, attempt, from, to, endpoint });
+            }
+            Life::Running => {
+                let accepted = self.hosts[to].apps.get(&endpoint).is_some_and(App::accepts);
+                if !accepted {
+                    self.step(to, |node, now| node.handle_health(now, &endpoint, false));
+                }
+                let work = if accepted { self.rng.random_range(MS..15 * MS) } else { 100 };
+                let back = self.net.stream(to, from, &mut self.rng);
+                if self.net.blocked(to, from).is_none() || from == to {
+                    self.after(work + back, What::Answer { request, attempt, accepted });
+                }
+            }
+        }
+    }
+
+    pub(super) fn try_answered(&mut self, id: u64, attempt: u32, accepted: bool) {
+        let Some(request) = self.requests.get(&id).filter(|r| r.attempt == attempt) else { return };
+        let Some((target, endpoint)) = request.target.clone() else { return };
+        let (caller, began) = (request.caller, request.began);
+        if self.hosts[caller].life == Life::Paused {
+            self.after(20 * MS, What::Answer { request: id, attempt, accepted });
+            return;
+        }
+        if self.net.blocked(target, caller).is_some() {
+            return;
+        }
+        if !accepted {
+            self.report(caller, &endpoint, Outcome::Refused);
+            self.retry(id);
+            return;
+        }
+        self.requests.remove(&id);
+        self.stats.slowest = self.stats.slowest.max(self.now - began);
+        let snapshot = self.hosts[caller].node.as_ref().map(Node::snapshot);
+        let watched = snapshot
+            .and_then(|s| s.services.get(&endpoint.service).map(|r| r.watched))
+            .unwrap_or(false);
+        if watched || self.sour.remove(&(caller, endpoint.clone())) {
+            let latency = Duration::from_micros(self.now - began);
+            self.report(caller, &endpoint, Outcome::Answered { latency });
+        }
+    }
+
+    pub(super) fn try_limit(&mut self, id: u64, attempt: u32) {
+        let Some(request) = self.requests.get(&id).filter(|r| r.attempt == attempt) else { return };
+        let Some((_, endpoint)) = request.target.clone() else { return };
+        let caller = request.caller;
+        if self.hosts[caller].life == Life::Paused {
+            self.after(20 * MS, What::TryLimit { request: id, attempt });
+            return;
+        }
+        self.report(caller, &endpoint, Outcome::TimedOut);
+        self.retry(id);
+    }
+
+    /// A link went silent: what is under way there is tried elsewhere at once.
+    pub(super) fn fail_tries(&mut self, caller: usize, peer: usize) {
+        let broken: Vec<(u64, EndpointId)> = self
+            .requests
+            .iter()
+            .filter(|(_, r)| r.caller == caller)
+            .filter_map(|(id, r)| Some((*id, r.target.clone()?)))
+            .filter(|(_, (target, _))| *target == peer)
+            .map(|(id, (_, endpoint))| (id, endpoint))
+            .collect();
+        for (id, endpoint) in broken {
+            if let Some(r) = self.requests.get_mut(&id) {
+                r.target = None;
+            }
+            self.report(caller, &endpoint, Outcome::Broken);
+            // In a turn of its own: the silence itself is still being told.
+            self.after(0, What::Retry { request: id });
+        }
+    }
+
+    fn report(&mut self, caller: usize, endpoint: &EndpointId, outcome: Outcome) {
+        if !matches!(outcome, Outcome::Answered { .. }) {
+            self.sour.insert((caller, endpoint.clone()));
+        }
+        self.step(caller, |node, now| node.handle_outcome(now, endpoint, outcome));
+    }
+
+    fn fail(&mut self, id: u64, why: &'static str) {
+        let Some(request) = self.requests.remove(&id) else { return };
+        self.stats.failed += 1;
+        if self.stats.failed <= 50 {
+            let host = self.hosts[request.caller].name.clone();
+            let tried = request.tried;
+            self.tell(|| {
+                format!(
+                    "a request of {host} for {} failed: {why}, tried {tried:?}",
+                    request.service
+                )
+            });
+        }
+    }
+
+    pub(super) fn drop_requests_of(&mut self, host: usize) {
+        self.requests.retain(|_, r| r.caller != host);
+        self.sour.retain(|(h, _)| *h != host);
+    }
+}

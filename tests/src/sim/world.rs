@@ -1,0 +1,727 @@
+//! The event heap, the hosts and their lives, the one loop.
+//!
+//! A host runs one [`Node`] as the agent's driver does: input, drain the outputs, arm the next deadline. It
+//! can crash (all is lost but the disk), be paused (nothing is processed, the socket's buffer fills, timers
+//! are late on resume), restart from its disk or wiped, and leave in good order.
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError};
+
+use hearth_proto::advert::SignedAdvert;
+use hearth_proto::document::SignedDocument;
+use hearth_proto::ids::{EndpointId, Generation, Identity, NodeName, ServiceName};
+use hearth_proto::member::SwimConfig;
+use hearth_proto::node::{EndpointConfig, Event, Node, NodeConfig, Transmit};
+use hearth_proto::time::{Clock, Time, Wall};
+use hearth_proto::wire::{self, Message};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use xxhash_rust::xxh3::Xxh3;
+
+use super::check::Checks;
+use super::keyring::{Keys, Revoked, Signed};
+use super::link::{Frame, Side};
+use super::net::Net;
+use super::scenario::Fault;
+use super::traffic::{App, Request};
+use super::{At, MS, S};
+
+/// Wall time at which every world begins: 2026-01-01.
+const EPOCH: u64 = 1_767_225_600 * S;
+/// Frames a paused host's sockets hold; later ones are lost.
+const INBOX: usize = 2_000;
+/// The table is written to disk so long after it changed.
+const SAVE_AFTER: u64 = S;
+
+/// Whether a host runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// It does.
+    Running,
+    /// Stopped in its tracks, memory and all.
+    Paused,
+    /// Its process is gone.
+    Off,
+}
+
+/// What a host offers and calls.
+#[derive(Clone, Debug, Default)]
+pub struct HostSpec {
+    /// What it offers.
+    pub endpoints: Vec<EndpointConfig>,
+    /// What its applications call.
+    pub interest: BTreeSet<ServiceName>,
+    /// Its zone.
+    pub zone: u8,
+}
+
+/// What survives a crash.
+#[derive(Clone, Debug, Default)]
+pub struct Disk {
+    /// The last start.
+    pub generation: u64,
+    /// The table as last saved.
+    pub records: Vec<SignedAdvert>,
+    /// The documents.
+    pub documents: Vec<SignedDocument>,
+}
+
+/// One host.
+pub struct Host {
+    /// Its name.
+    pub name: NodeName,
+    /// Where it is reached.
+    pub address: SocketAddr,
+    /// What it offers and calls.
+    pub spec: HostSpec,
+    /// Whether it runs.
+    pub life: Life,
+    /// Since when it does, or does not.
+    pub since: At,
+    /// Counts starts: what was armed by an earlier one is void.
+    pub epoch: u32,
+    /// The core, while the process lives.
+    pub node: Option<Node>,
+    /// When this start began: the core's time zero.
+    pub booted: At,
+    /// What survives.
+    pub disk: Disk,
+    /// Links with the others.
+    pub sides: BTreeMap<usize, Side>,
+    /// Applications behind its endpoints.
+    pub apps: BTreeMap<EndpointId, App>,
+    /// What its keyring knows of revocations.
+    pub revoked: Revoked,
+    /// What its keyring ever signed.
+    pub signed: Signed,
+    /// By how much its wall clock is wrong, in microseconds.
+    pub clock_offset: i64,
+    pub(super) inbox: VecDeque<What>,
+    pub(super) wake: Option<At>,
+    saving: bool,
+    turns: (u64, u32),
+}
+
+/// What is to happen.
+#[derive(Clone, Debug)]
+pub enum What {
+    /// A core's deadline.
+    Wake { host: usize, epoch: u32 },
+    /// A frame arrives.
+    Frame { from: usize, to: usize, conn: u64, frame: Frame, tries: u32 },
+    /// The first packet of a dial arrives.
+    Syn { from: usize, to: usize, dial: u64, address: SocketAddr, hello: wire::Hello },
+    /// Its answer arrives.
+    SynAck { from: usize, to: usize, dial: u64, hello: wire::Hello },
+    /// A dial has taken too long.
+    DialLimit { host: usize, peer: usize, epoch: u32, dial: u64 },
+    /// The wait after a failed dial is over.
+    Redial { host: usize, peer: usize, epoch: u32 },
+    /// A link is to be looked at.
+    Side { host: usize, peer: usize, epoch: u32 },
+    /// A health check is due.
+    Check { host: usize, endpoint: EndpointId, epoch: u32, again: bool },
+    /// A hook ends.
+    Hook { host: usize, endpoint: EndpointId, epoch: u32, run: u32, ok: bool },
+    /// The disk is written.
+    Save { host: usize, epoch: u32 },
+    /// A caller makes a request.
+    Call { host: usize, service: ServiceName, epoch: u32 },
+    /// A held request tries again.
+    Retry { request: u64 },
+    /// A try reaches its host.
+    Arrive { request: u64, attempt: u32, from: usize, to: usize, endpoint: EndpointId },
+    /// Its answer reaches the caller.
+    Answer { request: u64, attempt: u32, accepted: bool },
+    /// A try takes too long.
+    TryLimit { request: u64, attempt: u32 },
+    /// A fault of the scenario.
+    Fault(Fault),
+    /// The invariants are checked.
+    Sample,
+}
+
+struct Entry {
+    at: At,
+    seq: u64,
+    what: What,
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+impl Eq for Entry {}
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Entry {
+    // Reversed: BinaryHeap pops its greatest.
+    fn cmp(&self, other: &Self) -> Ordering {
+        (other.at, other.seq).cmp(&(self.at, self.seq))
+    }
+}
+
+/// Numbers of a run.
+#[derive(Clone, Debug, Default)]
+pub struct Stats {
+    /// Events handled.
+    pub events: u64,
+    /// Datagrams and messages delivered.
+    pub delivered: u64,
+    /// Requests made.
+    pub requests: u64,
+    /// Those that failed.
+    pub failed: u64,
+    /// Tries beyond the first.
+    pub retries: u64,
+    /// The longest a request took that did not fail.
+    pub slowest: u64,
+    /// Activation hooks run.
+    pub activations: u64,
+    /// Changes of condition of own endpoints.
+    pub conditions: u64,
+    /// Incidents opened, summed over all agents.
+    pub incidents: u64,
+    /// Incidents closed as not stable.
+    pub unstable: u64,
+    /// Refusals by what and why.
+    pub refused: BTreeMap<String, u64>,
+    /// Silences declared by link layers.
+    pub silences: u64,
+    /// Largest SWIM datagram.
+    pub datagram: usize,
+    /// Largest message.
+    pub message: usize,
+    /// Most timers a core held.
+    pub timers: usize,
+}
+
+/// A mesh in one seed's world.
+pub struct World {
+    /// Now.
+    pub now: At,
+    /// The seed.
+    pub seed: u64,
+    /// The hosts.
+    pub hosts: Vec<Host>,
+    /// The paths between them.
+    pub net: Net,
+    /// All draws.
+    pub rng: StdRng,
+    /// Numbers.
+    pub stats: Stats,
+    /// The invariants.
+    pub checks: Checks,
+    /// Who is dialled by who is lonely.
+    pub seeds: Vec<usize>,
+    /// Share of activation hooks that fail.
+    pub hook_failure: f64,
+    /// Whether callers call.
+    pub calling: bool,
+    pub(super) requests: BTreeMap<u64, Request>,
+    /// Endpoints that failed a caller of late: its successes there are reported.
+    pub(super) sour: BTreeSet<(usize, EndpointId)>,
+    pub(super) next_id: u64,
+    by_name: BTreeMap<NodeName, usize>,
+    by_address: BTreeMap<SocketAddr, usize>,
+    heap: BinaryHeap<Entry>,
+    seq: u64,
+    hash: Xxh3,
+    /// What happened, for people; bounded.
+    pub story: Vec<String>,
+}
+
+/// Longest story kept.
+const STORY: usize = 4_000;
+
+impl World {
+    /// A world with these hosts, all off.
+    pub fn new(seed: u64, specs: Vec<HostSpec>, net: Net) -> Self {
+        let hosts: Vec<Host> =
+            specs.into_iter().enumerate().map(|(i, spec)| Host::new(i, spec)).collect();
+        let by_name = hosts.iter().enumerate().map(|(i, h)| (h.name.clone(), i)).collect();
+        let by_address = hosts.iter().enumerate().map(|(i, h)| (h.address, i)).collect();
+        Self {
+            now: 0,
+            seed,
+            checks: Checks::new(hosts.len()),
+            hosts,
+            net,
+            rng: StdRng::seed_from_u64(seed),
+            stats: Stats::default(),
+            seeds: vec![0, 1, 2],
+            hook_failure: 0.0,
+            calling: true,
+            requests: BTreeMap::new(),
+            sour: BTreeSet::new(),
+            next_id: 1,
+            by_name,
+            by_address,
+            heap: BinaryHeap::new(),
+            seq: 0,
+            hash: Xxh3::with_seed(seed),
+            story: Vec::new(),
+        }
+    }
+
+    /// The hash over everything delivered so far, in order.
+    pub fn digest(&self) -> u64 {
+        self.hash.digest()
+    }
+
+    /// The host of a name.
+    pub fn index(&self, name: &NodeName) -> Option<usize> {
+        self.by_name.get(name).copied()
+    }
+
+    /// The host at an address.
+    pub fn at_address(&self, address: SocketAddr) -> Option<usize> {
+        self.by_address.get(&address).copied()
+    }
+
+    /// Arms something.
+    pub fn at(&mut self, at: At, what: What) {
+        self.seq += 1;
+        self.heap.push(Entry { at: at.max(self.now), seq: self.seq, what });
+    }
+
+    /// Arms something `after` microseconds from now.
+    pub fn after(&mut self, after: u64, what: What) {
+        self.at(self.now + after, what);
+    }
+
+    /// A fresh number.
+    pub fn fresh(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    /// Adds a line to the story.
+    pub fn tell(&mut self, line: impl FnOnce() -> String) {
+        if self.story.len() < STORY {
+            let line = line();
+            self.story.push(format!("{:>10.3}s {line}", self.now as f64 / S as f64));
+        }
+    }
+
+    /// Runs until `end`.
+    pub fn run_until(&mut self, end: At) {
+        while let Some(entry) = self.heap.peek()
+            && entry.at <= end
+        {
+            let Some(entry) = self.heap.pop() else { break };
+            self.now = entry.at;
+            self.stats.events += 1;
+            self.happen(entry.what);
+        }
+        self.now = end;
+    }
+
+    fn save(&mut self, host: usize) {
+        let h = &mut self.hosts[host];
+        if h.life == Life::Paused {
+            let epoch = h.epoch;
+            self.after(SAVE_AFTER, What::Save { host, epoch });
+            return;
+        }
+        h.saving = false;
+        if let Some(node) = &h.node {
+            h.disk.records = node.table_records();
+        }
+    }
+
+    /// Whether what was armed by start `epoch` of `host` still counts, and is done now.
+    fn is_current(&self, host: usize, epoch: u32) -> bool {
+        self.hosts[host].epoch == epoch && self.hosts[host].life == Life::Running
+    }
+
+    fn happen(&mut self, what: What) {
+        match what {
+            What::Wake { host, epoch } => self.wake(host, epoch),
+            What::Frame { to, .. } | What::Syn { to, .. } | What::SynAck { to, .. } => {
+                match self.hosts[to].life {
+                    Life::Off => {}
+                    Life::Running => self.arrive(what),
+                    Life::Paused => {
+                        let inbox = &mut self.hosts[to].inbox;
+                        if inbox.len() < INBOX {
+                            inbox.push_back(what);
+                        }
+                    }
+                }
+            }
+            What::DialLimit { host, peer, epoch, dial } if self.is_current(host, epoch) => {
+                self.dial_limit(host, peer, dial);
+            }
+            What::Redial { host, peer, epoch } if self.is_current(host, epoch) => {
+                self.redial(host, peer);
+            }
+            What::Side { host, peer, epoch } if self.is_current(host, epoch) => {
+                self.tick_side(host, peer);
+            }
+            What::Check { host, endpoint, epoch, again } if self.hosts[host].epoch == epoch => {
+                self.check_app(host, &endpoint, again);
+            }
+            What::Hook { host, endpoint, epoch, run, ok } if self.hosts[host].epoch == epoch => {
+                self.hook_ended(host, &endpoint, run, ok);
+            }
+            What::Save { host, epoch } if self.hosts[host].epoch == epoch => self.save(host),
+            What::Call { host, service, epoch } if self.hosts[host].epoch == epoch => {
+                self.call(host, service);
+            }
+            What::Retry { request } => self.retry(request),
+            What::Arrive { request, attempt, from, to, endpoint } => {
+                self.try_arrives(request, attempt, from, to, endpoint);
+            }
+            What::Answer { request, attempt, accepted } => {
+                self.try_answered(request, attempt, accepted);
+            }
+            What::TryLimit { request, attempt } => self.try_limit(request, attempt),
+            What::Fault(fault) => self.inflict(&fault),
+            What::Sample => {
+                self.sample();
+                self.after(S, What::Sample);
+            }
+            // Armed by an earlier start, or while the host was paused: its resume arms anew.
+            _ => {}
+        }
+    }
+
+    // ---- one core ------------------------------------------------------------------------------
+
+    /// The core's time on a host.
+    pub fn local(&self, host: usize) -> Time {
+        Time(self.now - self.hosts[host].booted)
+    }
+
+    /// Gives a core an input and does what follows. Nothing happens on a host that does not run.
+    pub fn step<R>(&mut self, host: usize, input: impl FnOnce(&mut Node, Time) -> R) -> Option<R> {
+        if self.hosts[host].life != Life::Running {
+            return None;
+        }
+        let now = self.local(host);
+        let mut node = self.hosts[host].node.take()?;
+        let result = input(&mut node, now);
+        self.hosts[host].node = Some(node);
+        self.drain(host);
+        Some(result)
+    }
+
+    fn wake(&mut self, host: usize, epoch: u32) {
+        if !self.is_current(host, epoch) || self.hosts[host].wake != Some(self.now) {
+            return;
+        }
+        self.hosts[host].wake = None;
+        let second = self.now / S;
+        let turns = &mut self.hosts[host].turns;
+        *turns = if turns.0 == second { (second, turns.1 + 1) } else { (second, 1) };
+        if turns.1 > super::check::MAX_TURNS {
+            self.checks.violate(self.now, format!("host {host} turns without end: a busy loop"));
+            return;
+        }
+        self.step(host, Node::handle_timeout);
+    }
+
+    fn drain(&mut self, host: usize) {
+        let Some(mut node) = self.hosts[host].node.take() else { return };
+        let mut transmits = Vec::new();
+        let mut events = Vec::new();
+        while let Some(transmit) = node.poll_transmit() {
+            transmits.push(transmit);
+        }
+        while let Some(event) = node.poll_event() {
+            events.push(event);
+        }
+        let due = self.hosts[host].booted + node.poll_timeout().0;
+        let sizes = node.sizes();
+        self.hosts[host].node = Some(node);
+        self.stats.timers = self.stats.timers.max(sizes.timers);
+        for transmit in transmits {
+            self.transmit(host, transmit);
+        }
+        for event in events {
+            self.on_event(host, event);
+        }
+        let at = due.max(self.now);
+        let h = &mut self.hosts[host];
+        if h.wake != Some(at) && h.life == Life::Running {
+            h.wake = Some(at);
+            let epoch = h.epoch;
+            self.at(at, What::Wake { host, epoch });
+        }
+    }
+
+    fn transmit(&mut self, host: usize, transmit: Transmit) {
+        match transmit {
+            Transmit::Datagram { to, address, bytes } => {
+                self.stats.datagram = self.stats.datagram.max(bytes.len());
+                if let Some(peer) = self.index(&to) {
+                    self.send(host, peer, address, Frame::Datagram(bytes));
+                }
+            }
+            Transmit::Message { to, address, message } => {
+                let Ok(bytes) = message.encode() else {
+                    let what = format!("{} cannot be encoded", message.name());
+                    self.checks.violate(self.now, what);
+                    return;
+                };
+                self.stats.message = self.stats.message.max(bytes.len());
+                if let Some(peer) = self.index(&to) {
+                    self.send(host, peer, address, Frame::Message(bytes.into()));
+                }
+            }
+            Transmit::Look { node, address } => {
+                if let Some(peer) = self.index(&node) {
+                    self.look(host, peer, address);
+                }
+            }
+            Transmit::Cut { node } => {
+                if let Some(peer) = self.index(&node) {
+                    self.cut(host, peer);
+                }
+            }
+        }
+    }
+
+    fn on_event(&mut self, host: usize, event: Event) {
+        match event {
+            Event::Activate { endpoint, incident } => {
+                self.stats.activations += 1;
+                self.tell(|| format!("{endpoint} is activated for {incident:?}"));
+                self.checks.activated(self.now, &endpoint);
+                self.run_hook(host, endpoint);
+            }
+            Event::Deactivate { endpoint } => {
+                if let Some(app) = self.hosts[host].apps.get_mut(&endpoint) {
+                    app.activated = false;
+                    app.run += 1;
+                }
+            }
+            Event::Check { endpoint } => {
+                let epoch = self.hosts[host].epoch;
+                self.after(2 * MS, What::Check { host, endpoint, epoch, again: false });
+            }
+            Event::Lonely => {
+                for peer in self.seeds.clone() {
+                    if peer != host {
+                        let address = self.hosts[peer].address;
+                        self.dial(host, peer, address);
+                    }
+                }
+            }
+            Event::Watch(peers) => self.watch(host, &peers),
+            Event::SaveTable => {
+                if !std::mem::replace(&mut self.hosts[host].saving, true) {
+                    let epoch = self.hosts[host].epoch;
+                    self.after(SAVE_AFTER, What::Save { host, epoch });
+                }
+            }
+            Event::SaveDocuments => {
+                let h = &mut self.hosts[host];
+                if let Some(node) = &h.node {
+                    h.disk.documents = node.document_records();
+                }
+            }
+            Event::Trust(_) | Event::Spans(_) => {}
+            Event::Revoked(revoked) => {
+                let mut known =
+                    self.hosts[host].revoked.lock().unwrap_or_else(PoisonError::into_inner);
+                *known = revoked;
+            }
+            Event::Refused { what, reason, detail, .. } => {
+                let n = self.stats.refused.entry(format!("{what}/{reason}")).or_default();
+                *n += 1;
+                if *n <= 5 {
+                    self.tell(|| format!("host {host} refused: {detail}"));
+                }
+            }
+            Event::Condition { endpoint, from, to, .. } => {
+                self.stats.conditions += 1;
+                self.tell(|| format!("{endpoint}: {from} → {to}"));
+                self.condition_changed(host, &endpoint, from, to);
+            }
+            Event::IncidentOpened { key, reason, decision } => {
+                self.stats.incidents += 1;
+                let name = self.hosts[host].name.clone();
+                self.tell(|| format!("{name} opens {key} ({}, {reason}): {decision}", key.lost));
+            }
+            Event::IncidentClosed { key, after, stable } => {
+                self.stats.unstable += u64::from(!stable);
+                let name = self.hosts[host].name.clone();
+                self.tell(|| format!("{name} closes {key} after {after:?}, stable: {stable}"));
+            }
+        }
+    }
+
+    // ---- what arrives --------------------------------------------------------------------------
+
+    /// Adds something delivered to the hash.
+    pub(super) fn note(&mut self, kind: u8, from: usize, to: usize, bytes: &[u8]) {
+        self.stats.delivered += 1;
+        self.hash.update(&self.now.to_le_bytes());
+        self.hash.update(&[kind, from as u8, (from >> 8) as u8, to as u8, (to >> 8) as u8]);
+        self.hash.update(bytes);
+    }
+
+    pub(super) fn take_datagram(&mut self, from: usize, to: usize, bytes: &[u8]) {
+        self.note(1, from, to, bytes);
+        let name = self.hosts[from].name.clone();
+        self.step(to, |node, now| node.handle_datagram(now, &name, bytes));
+    }
+
+    pub(super) fn take_message(&mut self, from: usize, to: usize, bytes: &[u8]) {
+        self.note(2, from, to, bytes);
+        let message = match Message::decode(bytes) {
+            Ok(Some(message)) => message,
+            other => {
+                self.checks.violate(self.now, format!("a message came out as {other:?}"));
+                return;
+            }
+        };
+        let from = Identity::Node(self.hosts[from].name.clone());
+        self.step(to, |node, now| node.handle_message(now, &from, message));
+    }
+
+    // ---- lives ---------------------------------------------------------------------------------
+
+    /// Starts a host that is off. `wipe` loses the disk: the generation then follows the wall clock, which
+    /// is later than any count of starts.
+    pub fn boot(&mut self, host: usize, wipe: bool) {
+        if self.hosts[host].life != Life::Off {
+            return;
+        }
+        let (now, seed) = (self.now, self.seed);
+        let node_seed = self.rng.random();
+        let h = &mut self.hosts[host];
+        if wipe {
+            h.disk = Disk { generation: (EPOCH + now) / MS, ..Disk::default() };
+            h.revoked = Revoked::default();
+        } else {
+            h.disk.generation += 1;
+        }
+        h.epoch += 1;
+        h.life = Life::Running;
+        h.since = now;
+        h.booted = now;
+        h.wake = None;
+        h.saving = false;
+        h.sides.clear();
+        h.inbox.clear();
+        let origin = Wall((EPOCH + now).saturating_add_signed(h.clock_offset));
+        let config = NodeConfig {
+            name: h.name.clone(),
+            generation: Generation(h.disk.generation),
+            address: h.address,
+            zone: format!("z{}", h.spec.zone),
+            region: String::new(),
+            swim: SwimConfig::default(),
+            seed: node_seed,
+            clock: Clock { origin },
+            endpoints: h.spec.endpoints.clone(),
+            interest: h.spec.interest.clone(),
+        };
+        let who = Identity::Node(h.name.clone());
+        let keys = Keys::new(seed, who, origin, Arc::clone(&h.revoked), Arc::clone(&h.signed));
+        h.node = Some(Node::new(config, Box::new(keys), Time(0)));
+        let (records, documents) = (h.disk.records.clone(), h.disk.documents.clone());
+        let (name, generation) = (h.name.clone(), h.disk.generation);
+        self.tell(|| format!("{name} starts (generation {generation}, wiped: {wipe})"));
+        self.checks.started(host);
+        self.step(host, |node, now| node.restore(now, records, documents));
+        self.start_apps(host);
+    }
+
+    /// The process is gone, with everything but its disk.
+    pub fn crash(&mut self, host: usize) {
+        if self.hosts[host].life == Life::Off {
+            return;
+        }
+        let name = self.hosts[host].name.clone();
+        self.tell(|| format!("{name} is gone"));
+        let now = self.now;
+        let h = &mut self.hosts[host];
+        h.life = Life::Off;
+        h.since = now;
+        h.node = None;
+        h.epoch += 1;
+        h.inbox.clear();
+        h.sides.clear();
+        for app in h.apps.values_mut() {
+            app.activated = false;
+        }
+        self.drop_requests_of(host);
+    }
+
+    /// Stops a host in its tracks.
+    pub fn pause(&mut self, host: usize) {
+        if self.hosts[host].life == Life::Running {
+            let name = self.hosts[host].name.clone();
+            self.tell(|| format!("{name} is paused"));
+            self.hosts[host].life = Life::Paused;
+            self.hosts[host].since = self.now;
+        }
+    }
+
+    /// Lets it go on: timers first, as the driver prefers them, then what lies in the socket.
+    pub fn resume(&mut self, host: usize) {
+        if self.hosts[host].life != Life::Paused {
+            return;
+        }
+        let name = self.hosts[host].name.clone();
+        self.tell(|| format!("{name} goes on"));
+        self.hosts[host].life = Life::Running;
+        self.hosts[host].since = self.now;
+        self.hosts[host].wake = None;
+        self.excuse_links(host);
+        self.step(host, Node::handle_timeout);
+        for what in std::mem::take(&mut self.hosts[host].inbox) {
+            self.arrive(what);
+        }
+    }
+
+    /// Leaves in good order: drains, says so three times, closes its links.
+    pub fn leave(&mut self, host: usize) {
+        self.step(host, |node, now| node.drain(now, true));
+        for _ in 0..3 {
+            self.step(host, Node::leave);
+        }
+        self.close_links(host);
+        self.crash(host);
+    }
+}
+
+impl Host {
+    fn new(i: usize, spec: HostSpec) -> Self {
+        // Two digits and more sort as they count.
+        #[expect(clippy::expect_used, reason = "n and digits are a label")]
+        let name = NodeName::parse(&format!("n{i:03}")).expect("a label");
+        let octets = [10, 77, (i / 200) as u8, (i % 200) as u8 + 1];
+        let apps = spec.endpoints.iter().map(|e| (e.id.clone(), App::new(e.role))).collect();
+        Self {
+            name,
+            address: SocketAddr::from((octets, 7940)),
+            spec,
+            life: Life::Off,
+            since: 0,
+            epoch: 0,
+            node: None,
+            booted: 0,
+            disk: Disk::default(),
+            sides: BTreeMap::new(),
+            apps,
+            revoked: Revoked::default(),
+            signed: Signed::default(),
+            clock_offset: 0,
+            inbox: VecDeque::new(),
+            wake: None,
+            saving: false,
+            turns: (0, 0),
+        }
+    }
+}
