@@ -7,5 +7,6 @@ pub mod app;
 pub mod demo;
 pub mod lab;
 pub mod load;
+pub mod loopback;
 pub mod otlp;
 pub mod sim;

@@ -52,6 +52,13 @@ impl Program {
         self
     }
 
+    /// The same under `<label>-<number>`.
+    #[must_use]
+    pub(crate) fn labelled(mut self, number: u32) -> Self {
+        self.label = format!("{}-{number}", self.label);
+        self
+    }
+
     /// Sets one environment variable.
     #[must_use]
     pub fn env(mut self, key: &str, value: impl Into<String>) -> Self {
@@ -86,7 +93,7 @@ pub struct Process {
 
 impl Process {
     /// Starts `program` on the calling thread, in the calling thread's namespaces.
-    pub(super) fn start(
+    pub(crate) fn start(
         program: &Program,
         host: &str,
         logs: &Path,
