@@ -6,8 +6,6 @@ SHELL := /bin/bash
 
 PROFILE ?= lab
 CARGO   := cargo
-TOOLS   := $(CURDIR)/target/tools
-DENY    := $(shell command -v cargo-deny || echo $(TOOLS)/bin/cargo-deny)
 SEEDS   ?= 0..200
 NODES   ?= 20
 
@@ -32,14 +30,13 @@ lint: ## formatting and clippy, warnings denied
 purity: ## proto stays free of IO; agent and control never import each other
 	tests/purity
 
-deny: $(DENY) ## bans, licences, sources of all dependencies
-	$(DENY) check bans licenses sources
+deny: ## bans, licences, sources of all dependencies (installs cargo-deny once)
+	command -v cargo-deny >/dev/null || $(CARGO) install cargo-deny --locked
+	$(CARGO) deny check bans licenses sources
 
-advisories: $(DENY) ## known vulnerabilities (needs the advisory database)
-	$(DENY) check advisories
-
-$(TOOLS)/bin/cargo-deny:
-	$(CARGO) install cargo-deny --locked --root $(TOOLS)
+advisories: ## known vulnerabilities (needs the advisory database)
+	command -v cargo-deny >/dev/null || $(CARGO) install cargo-deny --locked
+	$(CARGO) deny check advisories
 
 unit: ## unit tests and property laws
 	$(CARGO) test --profile $(PROFILE) -p hearth-proto -p hearth-agent -p hearth-control
