@@ -12,8 +12,10 @@
 //! | [`advert`], [`document`], [`wire`] | what is said, under whose signature, in which bytes |
 //! | [`table`], [`member`] | what is known of the mesh: replicated records, SWIM membership |
 //! | [`evidence`], [`failover`], [`route`] | what this agent thinks of endpoints, who must serve, who is picked |
-//! | [`lifecycle`], [`incident`] | an own endpoint's life; a loss from first evidence to stable |
+//! | [`lifecycle`] | an own endpoint's life |
+//! | [`incident`], [`record`] | a loss: its name, and what was seen and decided until it was stable |
 //! | [`node`] | all of it composed: one agent's core |
+//! | [`plan`] | how available a service will be: a Markov model, offline |
 //! | [`view`], [`api`] | what the admin and control APIs say |
 
 pub mod advert;
@@ -26,7 +28,9 @@ pub mod incident;
 pub mod lifecycle;
 pub mod member;
 pub mod node;
+pub mod plan;
 pub mod policy;
+pub mod record;
 pub mod route;
 pub mod settings;
 pub mod table;

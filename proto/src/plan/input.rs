@@ -212,6 +212,11 @@ impl Hours {
         self.0 * SECONDS_PER_HOUR
     }
 
+    /// This time and so many seconds more, which must not be negative, and finite.
+    pub(super) fn plus_seconds(self, seconds: f64) -> Self {
+        Self(self.0 + seconds / SECONDS_PER_HOUR)
+    }
+
     /// This time times a factor, for "what if": the factor must not be negative, and finite.
     pub(super) fn scaled(self, factor: f64) -> Self {
         Self(self.0 * factor)

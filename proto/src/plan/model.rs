@@ -181,8 +181,10 @@ impl Rules {
         let failure = self.scenario.failure.per_hour() * alone;
         let warm_failure = self.scenario.warm_failure_per_hour() * alone;
         let missed = self.scenario.missed;
-        let mut moves =
-            vec![(State::Struck, self.scenario.common_cause.value() * self.scenario.failure.per_hour())];
+        let mut moves = vec![(
+            State::Struck,
+            self.scenario.common_cause.value() * self.scenario.failure.per_hour(),
+        )];
         if hot > 0 {
             let all = f64::from(hot) * failure;
             moves.push((

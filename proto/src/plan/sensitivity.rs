@@ -124,8 +124,11 @@ pub fn elasticities(scenario: &Scenario) -> Result<Vec<Elasticity>, ChainError> 
         let (more, less) = (lever.room(scenario, STEP.exp()), (-STEP).exp());
         let above = unavailability(lever.times(scenario, more))?;
         let below = unavailability(lever.times(scenario, less))?;
-        let elasticity = (above / below).ln() / (more / less).ln();
-        all.push(Elasticity { lever, elasticity });
+        // An unavailability too small for a double has no elasticity to speak of.
+        if below > 0.0 {
+            let elasticity = (above / below).ln() / (more / less).ln();
+            all.push(Elasticity { lever, elasticity });
+        }
     }
     all.sort_by(|a, b| b.elasticity.abs().total_cmp(&a.elasticity.abs()));
     Ok(all)
@@ -163,10 +166,12 @@ impl Purchase {
             Self::Half(lever) if !lever.present(scenario) => return None,
             Self::Half(lever) => return Some(lever.times(scenario, 0.5)),
             Self::OneMoreWarm => {
-                other.counts = Counts::new(counts.hot(), counts.warm() + 1, counts.needed()).ok()?;
+                other.counts =
+                    Counts::new(counts.hot(), counts.warm() + 1, counts.needed()).ok()?;
             }
             Self::OneMoreHot => {
-                other.counts = Counts::new(counts.hot() + 1, counts.warm(), counts.needed()).ok()?;
+                other.counts =
+                    Counts::new(counts.hot() + 1, counts.warm(), counts.needed()).ok()?;
             }
             Self::OneMoreCrew => match scenario.crews {
                 Crews::Shared(crews) if crews.get() < counts.total() => {

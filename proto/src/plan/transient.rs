@@ -53,7 +53,7 @@ pub struct Span {
 /// Follows `chain` from state 0 over `time`.
 pub fn over(chain: &Chain, time: Hours) -> Result<Span, TransientError> {
     let states = chain.states();
-    let fastest = (0..states).map(|state| chain.leaving(state)).fold(0.0, f64::max);
+    let fastest = fastest(chain);
     let hours = time.hours();
     let turns = fastest * hours;
     if states == 0 || turns == 0.0 {
@@ -75,6 +75,23 @@ pub fn over(chain: &Chain, time: Hours) -> Result<Span, TransientError> {
         // At most 2^40 by the work limit and the ranges of rates and times; exact as an i32.
         double(&turn, hours, doublings as i32)
     })
+}
+
+/// Turn by turn whatever it costs: the two ways must agree.
+#[cfg(test)]
+pub(super) fn walked(chain: &Chain, hours: f64) -> Span {
+    walk(&Turn { chain, fastest: fastest(chain) }, hours)
+}
+
+/// By doubling whatever it costs.
+#[cfg(test)]
+pub(super) fn doubled(chain: &Chain, hours: f64) -> Span {
+    let fastest = fastest(chain);
+    double(&Turn { chain, fastest }, hours, (fastest * hours).log2().ceil() as i32)
+}
+
+fn fastest(chain: &Chain) -> f64 {
+    (0..chain.states()).map(|state| chain.leaving(state)).fold(0.0, f64::max)
 }
 
 /// One turn of the uniformised chain: P = I + Q/q.
