@@ -14,222 +14,38 @@
 
 mod documents;
 mod gossip;
+mod incidents;
+mod io;
 mod own;
+mod peers;
 mod services;
 mod views;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::advert::{Keyring, Protocol, Role};
+use crate::advert::Keyring;
 use crate::document::{Document, DocumentKind, SignedDocument};
-use crate::evidence::{EndpointEvidence, LinkState, NodeEvidence, Outcome, Swim};
+use crate::evidence::{EndpointEvidence, NodeEvidence, Outcome};
 use crate::ids::{EndpointId, Generation, Identity, NodeName, ServiceName};
-use crate::incident::{IncidentKey, Record, Span};
+use crate::incident::IncidentKey;
 use crate::lifecycle::{self, Lifecycle};
-use crate::member::{Member, MemberId, SwimConfig};
+use crate::member::{Member, MemberId};
 use crate::policy::Policy;
+use crate::record::Record;
 use crate::route::Snapshot;
 use crate::table::Table;
-use crate::time::{Clock, Time, Wall};
+use crate::time::{Time, Wall};
 use crate::wire::{self, Hello, Message};
+
+pub use io::{EndpointConfig, Event, LinkInput, NodeConfig, Sizes, Transmit};
 
 /// Incidents remembered by an agent; the oldest closed one goes first.
 pub const MAX_INCIDENTS: usize = 256;
-
-/// What a node is told when it starts.
-pub struct NodeConfig {
-    /// Its name.
-    pub name: NodeName,
-    /// Its start; on disk before the first packet.
-    pub generation: Generation,
-    /// Where others reach it.
-    pub address: SocketAddr,
-    /// Zone, may be empty.
-    pub zone: String,
-    /// Region, may be empty.
-    pub region: String,
-    /// How fast membership works.
-    pub swim: SwimConfig,
-    /// Seeds all randomness of the core.
-    pub seed: u64,
-    /// Maps the core's time to wall time.
-    pub clock: Clock,
-    /// What it offers.
-    pub endpoints: Vec<EndpointConfig>,
-    /// What its applications call.
-    pub interest: BTreeSet<ServiceName>,
-}
-
-/// One endpoint as configured.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EndpointConfig {
-    /// Which.
-    pub id: EndpointId,
-    /// Declared role.
-    pub role: Role,
-    /// What it speaks.
-    pub protocol: Protocol,
-    /// Bound for hook and readiness together.
-    pub activation_deadline: Duration,
-}
-
-/// What a link tells.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LinkInput {
-    /// A mesh link is up and the peer has introduced itself.
-    Up(Hello),
-    /// Something was heard after a silence, or a look was answered.
-    Heard,
-    /// What was sent since `unanswered` ago is not acknowledged.
-    Silent {
-        /// How long ago the first unanswered packet left.
-        unanswered: Duration,
-    },
-    /// The last link to the peer is closed.
-    Closed {
-        /// It ended by somebody's word. Otherwise it broke, or could not be made.
-        orderly: bool,
-    },
-}
-
-/// Something to send.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Transmit {
-    /// An unreliable datagram on the mesh link.
-    Datagram {
-        /// To whom.
-        to: NodeName,
-        /// Where it is reached.
-        address: SocketAddr,
-        /// Enveloped.
-        bytes: Bytes,
-    },
-    /// A message on a stream of the mesh link.
-    Message {
-        /// To whom.
-        to: NodeName,
-        /// Where it is reached.
-        address: SocketAddr,
-        /// What.
-        message: Message,
-    },
-    /// Find out now whether the peer answers; `Heard` or `Silent` follows.
-    Look {
-        /// At whom.
-        node: NodeName,
-        /// Where it is reached.
-        address: SocketAddr,
-    },
-    /// Cut every link with the peer: it is trusted no longer.
-    Cut {
-        /// Whose.
-        node: NodeName,
-    },
-}
-
-/// Something the shell must do or may want to know.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Event {
-    /// Run the endpoint's activation hook, then call [`Node::handle_hook`].
-    Activate {
-        /// Which endpoint.
-        endpoint: EndpointId,
-        /// For which loss.
-        incident: Option<IncidentKey>,
-    },
-    /// Run the endpoint's deactivation hook.
-    Deactivate {
-        /// Which endpoint.
-        endpoint: EndpointId,
-    },
-    /// Run the endpoint's health check now.
-    Check {
-        /// Which endpoint.
-        endpoint: EndpointId,
-    },
-    /// Nobody is known to be alive: dial the seeds.
-    Lonely,
-    /// Keep a link with exactly these and sense them.
-    Watch(Vec<(NodeName, SocketAddr)>),
-    /// The table changed in a way worth keeping.
-    SaveTable,
-    /// The documents changed: keep them.
-    SaveDocuments,
-    /// The trust bundle in force changed.
-    Trust(Vec<Vec<u8>>),
-    /// The revocations in force changed.
-    Revoked(BTreeMap<NodeName, Wall>),
-    /// Spans to export.
-    Spans(Vec<Span>),
-    /// Something was refused; nothing changed.
-    Refused {
-        /// `advert`, `document`, `swim` or `wake`.
-        what: &'static str,
-        /// One word.
-        reason: &'static str,
-        /// Who brought it.
-        from: Identity,
-        /// In words.
-        detail: String,
-    },
-    /// An endpoint of ours changed its condition.
-    Condition {
-        /// Which endpoint.
-        endpoint: EndpointId,
-        /// From.
-        from: &'static str,
-        /// To.
-        to: &'static str,
-        /// An activation's time, on reaching `serving` from `activating`.
-        activation: Option<Duration>,
-    },
-    /// An incident was opened.
-    IncidentOpened {
-        /// Which.
-        key: IncidentKey,
-        /// The evidence, one word.
-        reason: &'static str,
-        /// The decision, in words.
-        decision: String,
-    },
-    /// An incident is closed.
-    IncidentClosed {
-        /// Which.
-        key: IncidentKey,
-        /// From evidence to stable.
-        after: Duration,
-        /// It did become stable.
-        stable: bool,
-    },
-}
-
-/// See [`Node::sizes`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sizes {
-    /// Timers of membership.
-    pub timers: usize,
-    /// Nodes something is known of.
-    pub nodes: usize,
-    /// Records to be asked for.
-    pub wanted: usize,
-    /// Endpoints of ours that somebody's urgent word keeps up.
-    pub forced: usize,
-    /// Callers' spans kept for activations.
-    pub parents: usize,
-    /// Incidents remembered.
-    pub incidents: usize,
-    /// Transmits not polled yet.
-    pub outbox: usize,
-    /// Events not polled yet.
-    pub events: usize,
-}
 
 /// An endpoint of our own.
 struct Own {
@@ -248,8 +64,11 @@ struct Activation {
 /// A caller's urgent word that one of our warm endpoints shall serve.
 struct Forced {
     incident: IncidentKey,
+    since: Time,
     until: Time,
     by: NodeName,
+    /// Our own view agrees, or the caller insisted.
+    believed: bool,
 }
 
 /// A record that is to be asked for: when, and how often it was asked for already.
@@ -622,85 +441,11 @@ impl Node {
         self.flush_member(now);
     }
 
-    fn evidence(&mut self, now: Time, node: &NodeName) -> &mut NodeEvidence {
-        let revoked = &self.revoked;
-        self.nodes.entry(node.clone()).or_insert_with(|| {
-            let revoked = revoked.contains_key(node);
-            NodeEvidence { revoked, ..NodeEvidence::unheard(now) }
-        })
-    }
-
     /// Notes that the record of `node` is to be asked for at `at`, unless it comes by itself.
     fn want(&mut self, node: NodeName, at: Time) {
         if node != self.config.name {
             self.wanted.entry(node).or_insert(Wanted { at, tries: 0 });
         }
-    }
-
-    /// Something of a peer arrived: it lives. A silence goes on, since what *we* send may still be
-    /// lost; it ends with an answer.
-    fn heard(&mut self, now: Time, node: &NodeName) {
-        let e = self.evidence(now, node);
-        e.heard = Some(now);
-        let news = e.link == LinkState::None || matches!(e.swim, Swim::Suspect | Swim::Down);
-        if e.link == LinkState::None {
-            e.link = LinkState::Up;
-            e.link_since = now;
-        }
-        if news {
-            self.touch_node(node);
-        }
-    }
-
-    /// A peer answered: both directions work.
-    fn answered(&mut self, now: Time, node: &NodeName) {
-        let e = self.evidence(now, node);
-        if e.link == LinkState::Silent {
-            e.link = LinkState::Up;
-            e.link_since = now;
-            self.touch_node(node);
-        }
-        self.heard(now, node);
-    }
-
-    fn link_up(&mut self, now: Time, peer: &NodeName, hello: &Hello) {
-        self.answered(now, peer);
-        let alive = self.nodes.get(peer).is_some_and(|e| e.swim == Swim::Alive);
-        if !alive {
-            self.member.announce(now, peer.clone(), hello.address);
-        }
-        self.send_members_to(peer, hello.address, true);
-        self.send_digest_to(peer, hello.address);
-    }
-
-    fn link_silent(&mut self, now: Time, peer: &NodeName, unanswered: Duration) {
-        let e = self.evidence(now, peer);
-        if e.link == LinkState::Silent {
-            return;
-        }
-        // The silence began when the first unanswered packet left, yet it is never backdated behind
-        // the last proof of life.
-        let began = now - unanswered;
-        e.silence(e.heard.map_or(began, |h| began.max(h)), unanswered);
-        self.touch_node(peer);
-        self.hint(peer);
-    }
-
-    /// A link that closed in good order says nothing of its peer. One that broke, or could not be
-    /// made when it was wanted, is silent until the next is up.
-    fn link_closed(&mut self, now: Time, peer: &NodeName, orderly: bool) {
-        let e = self.evidence(now, peer);
-        let next = if orderly { LinkState::None } else { LinkState::Silent };
-        if e.link == next || e.link == LinkState::Silent {
-            return;
-        }
-        if orderly {
-            e.link = next;
-            e.link_since = now;
-        } else {
-            e.silence(now, Duration::ZERO);
-        }
-        self.touch_node(peer);
     }
 
     /// All services with endpoints on `node` are to be looked at again.
@@ -733,87 +478,6 @@ impl Node {
 
     fn refuse(&mut self, what: &'static str, reason: &'static str, from: Identity, detail: String) {
         self.events.push_back(Event::Refused { what, reason, from, detail });
-    }
-
-    /// Takes membership's view into the evidence.
-    fn take_members(&mut self, now: Time) {
-        if !std::mem::take(&mut self.stale_members) && !self.member.take_changed() {
-            return;
-        }
-        let view = self.member.view();
-        for (name, state) in view {
-            if name == self.config.name {
-                continue;
-            }
-            let alive = matches!(state.swim, Swim::Alive | Swim::Suspect);
-            let start = self.table.get(&name).map(|entry| entry.signed.version.generation);
-            if alive && start.is_none_or(|g| g < state.id.generation) {
-                // It lives, in a start whose advert has not come yet.
-                self.want(name.clone(), now);
-            }
-            let e = self.evidence(now, &name);
-            if e.swim == state.swim {
-                continue;
-            }
-            e.swim = state.swim;
-            e.swim_since = now;
-            let accused = matches!(state.swim, Swim::Suspect | Swim::Down);
-            if accused && e.link == LinkState::Up {
-                self.look(&name);
-            }
-            self.touch_node(&name);
-        }
-    }
-
-    fn flush_member(&mut self, now: Time) {
-        while let Some((to, packet)) = self.member.poll_transmit() {
-            let address = self.table.get(&to.name).map_or(to.address, |entry| entry.advert.address);
-            let bytes = Bytes::from(wire::encode_swim(&packet));
-            self.outbox.push_back(Transmit::Datagram { to: to.name, address, bytes });
-        }
-        for rumour in self.member.take_rumours() {
-            let known = self.table.version(&rumour.node).is_some_and(|v| v >= rumour.version);
-            if !known {
-                self.want(rumour.node, now + gossip::PULL_DELAY);
-            }
-        }
-    }
-
-    /// Members taken for alive by membership or by our own link, without ourselves.
-    fn alive(&self) -> Vec<NodeName> {
-        self.nodes
-            .iter()
-            .filter(|(_, e)| {
-                !e.revoked
-                    && e.link != LinkState::Silent
-                    && (e.swim == Swim::Alive || e.link == LinkState::Up)
-            })
-            .map(|(name, _)| name.clone())
-            .collect()
-    }
-
-    /// Every peer we had a link with is silent: it is we who are cut off, until one answers.
-    fn is_isolated(&self) -> bool {
-        let mut links = self.nodes.values().filter(|e| e.link != LinkState::None);
-        let (mut any, mut all_silent) = (0, true);
-        for e in &mut links {
-            any += 1;
-            all_silent &= e.link == LinkState::Silent;
-        }
-        any >= 2 && all_silent
-    }
-
-    /// Up to `n` of the living, at random.
-    fn some_alive(&mut self, n: usize, except: &NodeName) -> Vec<NodeName> {
-        let mut alive = self.alive();
-        alive.retain(|name| name != except);
-        let take = n.min(alive.len());
-        for i in 0..take {
-            let j = self.rng.random_range(i..alive.len());
-            alive.swap(i, j);
-        }
-        alive.truncate(take);
-        alive
     }
 }
 

@@ -14,7 +14,7 @@ mod export;
 use std::time::Duration;
 
 use hearth_proto::ids::NodeName;
-use hearth_proto::incident::Span;
+use hearth_proto::record::Span;
 use opentelemetry_otlp::{ExporterBuildError, RetryPolicy, WithExportConfig, WithTonicConfig};
 use opentelemetry_sdk::trace::SpanExporter as _;
 use prometheus_client::metrics::counter::Counter;

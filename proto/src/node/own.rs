@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::advert::{Advert, Condition, EndpointAdvert, SignedAdvert};
-use crate::ids::{EndpointId, Identity, NodeName, Version};
-use crate::incident::Span;
+use crate::advert::{Advert, Condition, EndpointAdvert, Role, SignedAdvert};
+use crate::evidence::Standing;
+use crate::ids::{EndpointId, Identity, NodeName, ServiceName, Version};
 use crate::lifecycle::{Action, Event as Life, Lifecycle};
 use crate::member::Rumour;
+use crate::record::Span;
 use crate::time::Time;
 use crate::wire::{Message, Wake};
 
@@ -21,6 +22,10 @@ const RENEW_GAP: Duration = Duration::from_millis(250);
 /// How long an urgent wake holds without being renewed. The caller renews it every half second while it
 /// has nobody else.
 const FORCE: Duration = Duration::from_secs(3);
+/// An urgent wake that our own view contradicts is believed once it is repeated so much later: a caller
+/// that was cut off itself still has its old wakes delivered when it returns, and a moment later it
+/// needs nobody. Callers repeat every half second.
+const INSIST: Duration = Duration::from_millis(400);
 /// Parents kept for activations that have not begun.
 const MAX_PARENTS: usize = 256;
 
@@ -153,11 +158,26 @@ impl Node {
         }
         self.stale_services.insert(wake.endpoint.service.clone());
         if wake.urgent {
-            let forced = Forced { incident: wake.incident, until: now + FORCE, by: from.clone() };
-            self.forced.insert(wake.endpoint, forced);
+            let held = self.forced.get(&wake.endpoint);
+            let since = held.map_or(now, |f| f.since);
+            let believed = held.is_some_and(|f| f.believed)
+                || now >= since + INSIST
+                || self.doubts(&wake.endpoint.service);
+            let (incident, until, by) = (wake.incident, now + FORCE, from.clone());
+            self.look(&incident.lost.node);
+            self.forced.insert(wake.endpoint, Forced { incident, since, until, by, believed });
         } else {
             self.look(&wake.incident.lost.node);
         }
+    }
+
+    /// Whether our own view finds fault with any hot endpoint of a service.
+    fn doubts(&self, service: &ServiceName) -> bool {
+        self.services.get(service).is_none_or(|s| {
+            let hot = s.route.candidates.iter().filter(|c| c.role == Role::Hot);
+            s.route.tally.hot < s.route.tally.needed
+                || hot.into_iter().any(|c| c.standing != Standing::Ready)
+        })
     }
 
     pub(super) fn tick_own(&mut self, now: Time) {
@@ -187,7 +207,8 @@ impl Node {
             .map(|(id, _)| id.clone())
             .collect();
         for id in ours {
-            let forced = self.forced.get(&id).map(|f| f.incident.clone());
+            let believed = self.forced.get(&id).filter(|f| f.believed);
+            let forced = believed.map(|f| f.incident.clone());
             if forced.is_none() && isolated {
                 // Cut off ourselves, we can neither judge the others nor serve anybody.
                 continue;

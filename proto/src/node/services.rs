@@ -13,13 +13,13 @@ use crate::advert::{Condition, Role};
 use crate::evidence::{self, EndpointEvidence, NodeEvidence, Outcome, Standing, Swim, Why};
 use crate::failover::{self, Subject, Tally};
 use crate::ids::{EndpointId, NodeName, ServiceName, Version};
-use crate::incident::{GIVE_UP, IncidentKey, Record, STEADY};
+use crate::incident::IncidentKey;
 use crate::policy::ServicePolicy;
 use crate::route::{self, Candidate, Choice, Route, Snapshot};
 use crate::time::Time;
-use crate::wire::{Hint, Message, Wake};
+use crate::wire::{Message, Wake};
 
-use super::{Event, MAX_INCIDENTS, Node, ServiceState};
+use super::{Event, Node, ServiceState};
 
 /// How long a hot endpoint that has not served yet counts as only starting: nobody is called up for it.
 const START_GRACE: Duration = Duration::from_secs(10);
@@ -57,7 +57,7 @@ impl Node {
         });
     }
 
-    fn node_evidence(&self, node: &NodeName, now: Time) -> NodeEvidence {
+    pub(super) fn node_evidence(&self, node: &NodeName, now: Time) -> NodeEvidence {
         if *node == self.config.name {
             let mut me = NodeEvidence::unheard(self.started);
             me.swim = Swim::Alive;
@@ -194,158 +194,6 @@ impl Node {
         self.wake_called(now, &route);
     }
 
-    // ---- incidents -----------------------------------------------------------------------------
-
-    fn open_incident(&mut self, now: Time, key: IncidentKey, why: Why, route: &Route) {
-        match self.incidents.iter().position(|r| r.key == key) {
-            Some(known) if self.incidents[known].is_open() => return,
-            // Lost again before its owner could renew its advert: one name, the later loss is kept.
-            Some(known) => drop(self.incidents.remove(known)),
-            None => {}
-        }
-        let last_good = match &why {
-            Why::Silent { since } => *since,
-            _ => now,
-        };
-        let mut record = Record::open(key.clone(), why, last_good, now);
-        record.policy_version = self.policy_version;
-        record.decision = format!(
-            "{} ({}); {} of {} needed serve, called: {}",
-            route.choice.word(),
-            route.reason,
-            route.tally.serving,
-            route.tally.needed,
-            words(&route.tally.called),
-        );
-        record.reports = self.config.interest.contains(&key.lost.service);
-        record.note(now, "decide", record.decision.clone());
-        self.events.push_back(Event::IncidentOpened {
-            key,
-            reason: record.why.word(),
-            decision: record.decision.clone(),
-        });
-        if self.incidents.len() >= MAX_INCIDENTS {
-            let oldest = self.incidents.iter().position(|r| !r.is_open()).unwrap_or(0);
-            self.incidents.remove(oldest);
-        }
-        self.incidents.push_back(record);
-    }
-
-    /// The service is looked at again when an open incident may have become stable.
-    fn schedule_incidents(&mut self, now: Time, service: &ServiceName) {
-        let open = self.incidents.iter().filter(|r| r.key.lost.service == *service && r.is_open());
-        let next = open
-            .map(|r| if r.moved + STEADY > now { r.moved + STEADY } else { r.opened + GIVE_UP })
-            .min();
-        if let (Some(next), Some(state)) = (next, self.services.get_mut(service)) {
-            state.recheck = Some(state.recheck.map_or(next, |r| r.min(next)));
-        }
-    }
-
-    /// Brings the service's incidents up to date with its new route.
-    fn follow_incidents(&mut self, now: Time, service: &ServiceName, route: &Route, moved: bool) {
-        let mut closed = Vec::new();
-        let mut found = Vec::new();
-        let activated = self.activations(service, now);
-        for record in self.incidents.iter_mut().filter(|r| r.key.lost.service == *service) {
-            let lost = route.candidates.iter().find(|c| c.id == record.key.lost);
-            let ready = lost.is_some_and(|c| c.standing == Standing::Ready);
-            if ready && record.recovered.is_none() {
-                record.recovered = Some(now);
-                record.note(now, "recovered", format!("{} is ready again", record.key.lost));
-                found.push(record.key.clone());
-            }
-            if let Some((warm, condition)) = activated.get(&record.key)
-                && record.activated.as_ref() != Some(warm)
-                && record.recovered.is_none()
-            {
-                record.activated = Some(warm.clone());
-                record.note(now, "call-up", format!("{warm} is {}", condition.word()));
-            }
-            if !record.is_open() {
-                continue;
-            }
-            if moved {
-                record.moved = now;
-            }
-            let settled = settled(route) && now >= record.moved + STEADY;
-            if settled {
-                record.stable = Some(now);
-                let detail = format!("{}: {}", route.choice.word(), route.reason);
-                record.note(now, "stable", detail);
-            } else if now >= record.opened + GIVE_UP {
-                record.gave_up = true;
-                record.note(now, "gave-up", format!("not stable: {}", route.reason));
-            } else {
-                continue;
-            }
-            closed.push(record.clone());
-        }
-        for key in found {
-            let generation = key.version.generation;
-            let hint = Hint { node: key.lost.node.clone(), generation };
-            self.send(&key.lost.node, Message::Hint(hint));
-        }
-        for record in closed {
-            self.events.push_back(Event::IncidentClosed {
-                key: record.key.clone(),
-                after: now.since(record.opened),
-                stable: record.stable.is_some(),
-            });
-            if record.reports {
-                let spans = record.spans(&self.config.name, self.config.clock, now);
-                self.events.push_back(Event::Spans(spans));
-            }
-        }
-    }
-
-    /// Which warm endpoint is up for which loss. One whose node is lost is up for nothing.
-    fn activations(
-        &self,
-        service: &ServiceName,
-        now: Time,
-    ) -> BTreeMap<IncidentKey, (EndpointId, Condition)> {
-        let mut found = BTreeMap::new();
-        for (name, entry) in self.table.iter() {
-            if self.node_evidence(name, now).lost(now).unwrap_or(false) {
-                continue;
-            }
-            for e in entry.advert.endpoints.iter().filter(|e| e.service == *service) {
-                if let Some(key) = &e.activated_for {
-                    found.insert(key.clone(), (entry.advert.endpoint_id(e), e.condition));
-                }
-            }
-        }
-        found
-    }
-
-    /// For which loss `endpoint` is called: losses without an activation, in order, are dealt out to the
-    /// called endpoints that are not up yet, in order. Everyone with the same table deals alike.
-    pub(super) fn assignment(
-        &self,
-        service: &ServiceName,
-        endpoint: &EndpointId,
-        now: Time,
-    ) -> Option<IncidentKey> {
-        let state = self.services.get(service)?;
-        let activated = self.activations(service, now);
-        let up = |id: &EndpointId| activated.values().any(|(warm, _)| warm == id);
-        if let Some((key, _)) = activated.iter().find(|(_, (warm, _))| warm == endpoint) {
-            return Some(key.clone());
-        }
-        let mut losses: Vec<&IncidentKey> = self
-            .incidents
-            .iter()
-            .filter(|r| r.key.lost.service == *service && r.recovered.is_none())
-            .map(|r| &r.key)
-            .filter(|key| !activated.contains_key(key))
-            .collect();
-        losses.sort();
-        let waiting = state.route.tally.called.iter().filter(|id| !up(id));
-        let nth = waiting.take_while(|id| *id != endpoint).count();
-        losses.get(nth).or(losses.first()).map(|key| (*key).clone())
-    }
-
     // ---- waking --------------------------------------------------------------------------------
 
     /// Tells the owners of called endpoints, if our own traffic is concerned.
@@ -467,14 +315,6 @@ fn empty_route(service: &ServiceName, policy: ServicePolicy) -> Route {
     }
 }
 
-/// Nothing is left to be done: the numbers are met, or everything that could be called serves.
-fn settled(route: &Route) -> bool {
-    let called_serve = route.tally.called.iter().all(|id| {
-        route.candidates.iter().any(|c| c.id == *id && c.condition == Condition::Serving)
-    });
-    matches!(route.choice, Choice::Serve(_)) && called_serve
-}
-
 /// Records since when each endpoint has its standing. Returns whether any changed.
 fn note_standings(state: &mut ServiceState, route: &Route, now: Time) -> bool {
     let mut moved = false;
@@ -555,11 +395,4 @@ fn remember_ready(
         }
     }
     state.was_ready.retain(|id, _| versions.contains_key(id));
-}
-
-fn words(ids: &[EndpointId]) -> String {
-    match ids {
-        [] => "nobody".to_owned(),
-        _ => ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
-    }
 }

@@ -4,7 +4,7 @@ use crate::advert::{EndpointAdvert, SignedAdvert};
 use crate::document::{DocumentKind, SignedDocument};
 use crate::evidence::{LinkState, Swim};
 use crate::ids::{NodeName, ServiceName};
-use crate::incident::Record;
+use crate::record::Record;
 use crate::route::{Candidate, Choice, Route};
 use crate::table::Entry;
 use crate::time::{Time, Wall};

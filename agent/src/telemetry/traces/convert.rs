@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use hearth_proto::ids::NodeName;
-use hearth_proto::incident::Span;
+use hearth_proto::record::Span;
 use hearth_proto::time::Wall;
 use opentelemetry::trace::{
     Event, SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState,

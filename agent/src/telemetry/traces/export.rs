@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hearth_proto::incident::Span;
+use hearth_proto::record::Span;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::SpanExporter;
 use prometheus_client::metrics::counter::Counter;

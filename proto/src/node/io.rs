@@ -1,0 +1,203 @@
+//! What goes into a [`Node`](super::Node) and what comes out of it: values only.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::advert::{Protocol, Role};
+use crate::ids::{EndpointId, Generation, Identity, NodeName, ServiceName};
+use crate::incident::IncidentKey;
+use crate::member::SwimConfig;
+use crate::record::Span;
+use crate::time::{Clock, Wall};
+use crate::wire::{Hello, Message};
+
+/// What a node is told when it starts.
+pub struct NodeConfig {
+    /// Its name.
+    pub name: NodeName,
+    /// Its start; on disk before the first packet.
+    pub generation: Generation,
+    /// Where others reach it.
+    pub address: SocketAddr,
+    /// Zone, may be empty.
+    pub zone: String,
+    /// Region, may be empty.
+    pub region: String,
+    /// How fast membership works.
+    pub swim: SwimConfig,
+    /// Seeds all randomness of the core.
+    pub seed: u64,
+    /// Maps the core's time to wall time.
+    pub clock: Clock,
+    /// What it offers.
+    pub endpoints: Vec<EndpointConfig>,
+    /// What its applications call.
+    pub interest: BTreeSet<ServiceName>,
+}
+
+/// One endpoint as configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointConfig {
+    /// Which.
+    pub id: EndpointId,
+    /// Declared role.
+    pub role: Role,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// Bound for hook and readiness together.
+    pub activation_deadline: Duration,
+}
+
+/// What a link tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkInput {
+    /// A mesh link is up and the peer has introduced itself.
+    Up(Hello),
+    /// Something was heard after a silence, or a look was answered.
+    Heard,
+    /// What was sent since `unanswered` ago is not acknowledged.
+    Silent {
+        /// How long ago the first unanswered packet left.
+        unanswered: Duration,
+    },
+    /// The last link to the peer is closed.
+    Closed {
+        /// It ended by somebody's word. Otherwise it broke, or could not be made.
+        orderly: bool,
+    },
+}
+
+/// Something to send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Transmit {
+    /// An unreliable datagram on the mesh link.
+    Datagram {
+        /// To whom.
+        to: NodeName,
+        /// Where it is reached.
+        address: SocketAddr,
+        /// Enveloped.
+        bytes: Bytes,
+    },
+    /// A message on a stream of the mesh link.
+    Message {
+        /// To whom.
+        to: NodeName,
+        /// Where it is reached.
+        address: SocketAddr,
+        /// What.
+        message: Message,
+    },
+    /// Find out now whether the peer answers; `Heard` or `Silent` follows.
+    Look {
+        /// At whom.
+        node: NodeName,
+        /// Where it is reached.
+        address: SocketAddr,
+    },
+    /// Cut every link with the peer: it is trusted no longer.
+    Cut {
+        /// Whose.
+        node: NodeName,
+    },
+}
+
+/// Something the shell must do or may want to know.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// Run the endpoint's activation hook, then call [`Node::handle_hook`](super::Node::handle_hook).
+    Activate {
+        /// Which endpoint.
+        endpoint: EndpointId,
+        /// For which loss.
+        incident: Option<IncidentKey>,
+    },
+    /// Run the endpoint's deactivation hook.
+    Deactivate {
+        /// Which endpoint.
+        endpoint: EndpointId,
+    },
+    /// Run the endpoint's health check now.
+    Check {
+        /// Which endpoint.
+        endpoint: EndpointId,
+    },
+    /// Nobody is known to be alive: dial the seeds.
+    Lonely,
+    /// Keep a link with exactly these and sense them.
+    Watch(Vec<(NodeName, SocketAddr)>),
+    /// The table changed in a way worth keeping.
+    SaveTable,
+    /// The documents changed: keep them.
+    SaveDocuments,
+    /// The trust bundle in force changed.
+    Trust(Vec<Vec<u8>>),
+    /// The revocations in force changed.
+    Revoked(BTreeMap<NodeName, Wall>),
+    /// Spans to export.
+    Spans(Vec<Span>),
+    /// Something was refused; nothing changed.
+    Refused {
+        /// `advert`, `document`, `swim` or `wake`.
+        what: &'static str,
+        /// One word.
+        reason: &'static str,
+        /// Who brought it.
+        from: Identity,
+        /// In words.
+        detail: String,
+    },
+    /// An endpoint of ours changed its condition.
+    Condition {
+        /// Which endpoint.
+        endpoint: EndpointId,
+        /// From.
+        from: &'static str,
+        /// To.
+        to: &'static str,
+        /// An activation's time, on reaching `serving` from `activating`.
+        activation: Option<Duration>,
+    },
+    /// An incident was opened.
+    IncidentOpened {
+        /// Which.
+        key: IncidentKey,
+        /// The evidence, one word.
+        reason: &'static str,
+        /// The decision, in words.
+        decision: String,
+    },
+    /// An incident is closed.
+    IncidentClosed {
+        /// Which.
+        key: IncidentKey,
+        /// From evidence to stable.
+        after: Duration,
+        /// It did become stable.
+        stable: bool,
+    },
+}
+
+/// See [`Node::sizes`](super::Node::sizes).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// Timers of membership.
+    pub timers: usize,
+    /// Nodes something is known of.
+    pub nodes: usize,
+    /// Records to be asked for.
+    pub wanted: usize,
+    /// Endpoints of ours that somebody's urgent word keeps up.
+    pub forced: usize,
+    /// Callers' spans kept for activations.
+    pub parents: usize,
+    /// Incidents remembered.
+    pub incidents: usize,
+    /// Transmits not polled yet.
+    pub outbox: usize,
+    /// Events not polled yet.
+    pub events: usize,
+}

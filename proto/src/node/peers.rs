@@ -1,0 +1,170 @@
+//! What a node knows of the others: links and membership become evidence, and who is alive follows.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use rand::RngExt;
+
+use crate::evidence::{LinkState, NodeEvidence, Swim};
+use crate::ids::NodeName;
+use crate::time::Time;
+use crate::wire::{self, Hello};
+
+use super::{Node, Transmit, gossip};
+
+impl Node {
+    pub(super) fn evidence(&mut self, now: Time, node: &NodeName) -> &mut NodeEvidence {
+        let revoked = &self.revoked;
+        self.nodes.entry(node.clone()).or_insert_with(|| {
+            let revoked = revoked.contains_key(node);
+            NodeEvidence { revoked, ..NodeEvidence::unheard(now) }
+        })
+    }
+
+    /// Something of a peer arrived: it lives. A silence goes on, since what *we* send may still be
+    /// lost; it ends with an answer.
+    pub(super) fn heard(&mut self, now: Time, node: &NodeName) {
+        let e = self.evidence(now, node);
+        e.heard = Some(now);
+        let news = e.link == LinkState::None || matches!(e.swim, Swim::Suspect | Swim::Down);
+        if e.link == LinkState::None {
+            e.link = LinkState::Up;
+            e.link_since = now;
+        }
+        if news {
+            self.touch_node(node);
+        }
+    }
+
+    /// A peer answered: both directions work.
+    pub(super) fn answered(&mut self, now: Time, node: &NodeName) {
+        let e = self.evidence(now, node);
+        if e.link == LinkState::Silent {
+            e.link = LinkState::Up;
+            e.link_since = now;
+            self.touch_node(node);
+        }
+        self.heard(now, node);
+    }
+
+    pub(super) fn link_up(&mut self, now: Time, peer: &NodeName, hello: &Hello) {
+        self.answered(now, peer);
+        let alive = self.nodes.get(peer).is_some_and(|e| e.swim == Swim::Alive);
+        if !alive {
+            self.member.announce(now, peer.clone(), hello.address);
+        }
+        self.send_members_to(peer, hello.address, true);
+        self.send_digest_to(peer, hello.address);
+    }
+
+    pub(super) fn link_silent(&mut self, now: Time, peer: &NodeName, unanswered: Duration) {
+        let e = self.evidence(now, peer);
+        if e.link == LinkState::Silent {
+            return;
+        }
+        // The silence began when the first unanswered packet left, yet it is never backdated behind
+        // the last proof of life.
+        let began = now - unanswered;
+        e.silence(e.heard.map_or(began, |h| began.max(h)), unanswered);
+        self.touch_node(peer);
+        self.hint(peer);
+    }
+
+    /// A link that closed in good order says nothing of its peer. One that broke, or could not be
+    /// made when it was wanted, is silent until the next is up.
+    pub(super) fn link_closed(&mut self, now: Time, peer: &NodeName, orderly: bool) {
+        let e = self.evidence(now, peer);
+        let next = if orderly { LinkState::None } else { LinkState::Silent };
+        if e.link == next || e.link == LinkState::Silent {
+            return;
+        }
+        if orderly {
+            e.link = next;
+            e.link_since = now;
+        } else {
+            e.silence(now, Duration::ZERO);
+        }
+        self.touch_node(peer);
+    }
+
+    /// Takes membership's view into the evidence.
+    pub(super) fn take_members(&mut self, now: Time) {
+        if !std::mem::take(&mut self.stale_members) && !self.member.take_changed() {
+            return;
+        }
+        let view = self.member.view();
+        for (name, state) in view {
+            if name == self.config.name {
+                continue;
+            }
+            let alive = matches!(state.swim, Swim::Alive | Swim::Suspect);
+            let start = self.table.get(&name).map(|entry| entry.signed.version.generation);
+            if alive && start.is_none_or(|g| g < state.id.generation) {
+                // It lives, in a start whose advert has not come yet.
+                self.want(name.clone(), now);
+            }
+            let e = self.evidence(now, &name);
+            if e.swim == state.swim {
+                continue;
+            }
+            e.swim = state.swim;
+            e.swim_since = now;
+            let accused = matches!(state.swim, Swim::Suspect | Swim::Down);
+            if accused && e.link == LinkState::Up {
+                self.look(&name);
+            }
+            self.touch_node(&name);
+        }
+    }
+
+    pub(super) fn flush_member(&mut self, now: Time) {
+        while let Some((to, packet)) = self.member.poll_transmit() {
+            let address = self.table.get(&to.name).map_or(to.address, |entry| entry.advert.address);
+            let bytes = Bytes::from(wire::encode_swim(&packet));
+            self.outbox.push_back(Transmit::Datagram { to: to.name, address, bytes });
+        }
+        for rumour in self.member.take_rumours() {
+            let known = self.table.version(&rumour.node).is_some_and(|v| v >= rumour.version);
+            if !known {
+                self.want(rumour.node, now + gossip::PULL_DELAY);
+            }
+        }
+    }
+
+    /// Members taken for alive by membership or by our own link, without ourselves.
+    pub(super) fn alive(&self) -> Vec<NodeName> {
+        self.nodes
+            .iter()
+            .filter(|(_, e)| {
+                !e.revoked
+                    && e.link != LinkState::Silent
+                    && (e.swim == Swim::Alive || e.link == LinkState::Up)
+            })
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
+    /// Every peer we had a link with is silent: it is we who are cut off, until one answers.
+    pub(super) fn is_isolated(&self) -> bool {
+        let mut links = self.nodes.values().filter(|e| e.link != LinkState::None);
+        let (mut any, mut all_silent) = (0, true);
+        for e in &mut links {
+            any += 1;
+            all_silent &= e.link == LinkState::Silent;
+        }
+        any >= 2 && all_silent
+    }
+
+    /// Up to `n` of the living, at random.
+    pub(super) fn some_alive(&mut self, n: usize, except: &NodeName) -> Vec<NodeName> {
+        let mut alive = self.alive();
+        alive.retain(|name| name != except);
+        let take = n.min(alive.len());
+        for i in 0..take {
+            let j = self.rng.random_range(i..alive.len());
+            alive.swap(i, j);
+        }
+        alive.truncate(take);
+        alive
+    }
+}
