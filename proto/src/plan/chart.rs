@@ -7,6 +7,8 @@
 
 pub mod svg;
 pub mod terminal;
+#[cfg(test)]
+mod tests;
 
 use serde::Serialize;
 
@@ -207,7 +209,8 @@ impl Frame {
             let share = 10f64.powf(-at);
             ticks.push(Tick {
                 at: (at - self.bottom) / (self.top - self.bottom),
-                label: tick_percent(share),
+                // Nobody counts more than nine nines by eye.
+                label: if at > 9.0 { format!("{at:.0} nines") } else { tick_percent(share) },
                 other: duration(downtime_seconds_per_year(share)),
             });
             at += step;

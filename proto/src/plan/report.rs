@@ -235,13 +235,14 @@ pub fn duration(seconds: f64) -> String {
     const MINUTE: f64 = 60.0;
     const DAY: f64 = 24.0 * SECONDS_PER_HOUR;
     const YEAR: f64 = HOURS_PER_YEAR * SECONDS_PER_HOUR;
-    let size = seconds.abs();
+    // A rate's reciprocal may be a rounding below the whole number it stands for.
+    let size = seconds.abs() * (1.0 + 1e-12);
     let (unit, name) = match size {
         _ if size == 0.0 => return "0 s".into(),
         _ if size < 1e-3 => (1e-6, "µs"),
         _ if size < 1.0 => (1e-3, "ms"),
         _ if size < 2.0 * MINUTE => (1.0, "s"),
-        _ if size < 2.0 * SECONDS_PER_HOUR => (MINUTE, "min"),
+        _ if size < SECONDS_PER_HOUR => (MINUTE, "min"),
         _ if size < 3.0 * DAY => (SECONDS_PER_HOUR, "h"),
         _ if size < 2.0 * YEAR => (DAY, "d"),
         _ => (YEAR, "years"),

@@ -45,14 +45,14 @@ pub struct Shortcut {
 }
 
 impl Shortcut {
-    /// How many times more unavailability there is than the shortcut says; `None` where it says none
-    /// or less than none.
+    /// How many times more unavailability (or load) there is than the shortcut says; `None` where it
+    /// says none, or what cannot be.
     pub fn factor(&self) -> Option<f64> {
         let (says, truth) = match self.quantity {
             Quantity::Availability => (1.0 - self.says, 1.0 - self.truth),
             Quantity::Unavailability | Quantity::Utilisation => (self.says, self.truth),
         };
-        (says > 0.0).then(|| truth / says)
+        (says > 0.0 && says <= 1.0).then(|| truth / says)
     }
 }
 

@@ -5,7 +5,7 @@ use super::{Chart, Frame, Scale, Series, Tick};
 /// How large, and whether escape sequences may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Look {
-    /// Columns in all; less than 48 is taken as 48.
+    /// Columns in all; less than 64 is taken as 64.
     pub width: usize,
     /// Rows of the plot itself; less than 6 is taken as 6.
     pub height: usize,
@@ -35,20 +35,20 @@ const COLOURS: [&str; 6] = ["34", "33", "32", "35", "36", "31"];
 /// Draws `chart`; every line ends with a line feed.
 pub fn render(chart: &Chart, look: Look) -> String {
     let frame = chart.frame();
-    let mut plot = Plot::new(look.width.max(48) - LEFT - RIGHT, look.height.max(6));
+    let mut plot = Plot::new(look.width.max(64) - LEFT - RIGHT, look.height.max(6));
     for tick in frame.y_ticks() {
         plot.rule(tick.at);
     }
     for (index, series) in chart.series.iter().enumerate() {
         plot.curve(&frame, series, index);
     }
-    for (index, series) in chart.series.iter().enumerate() {
-        plot.name(&frame, series, index);
+    for index in 0..chart.series.len() {
+        plot.name(&frame, &chart.series, index);
     }
     if let Some(here) = &chart.here {
         plot.put(frame.place(here), '◉', None);
     }
-    let mut text = format!("{:LEFT$}{}\n", "", chart.title);
+    let mut text = format!("  {}\n", chart.title);
     let ticks = frame.y_ticks();
     for row in 0..plot.height {
         let tick = ticks.iter().find(|tick| plot.row(tick.at) == row);
@@ -172,22 +172,28 @@ impl Plot {
         self.cells[place] = Cell::Text { letter, series };
     }
 
-    /// The curve's name beside its right end, in the nearest row with room for it.
-    fn name(&mut self, frame: &Frame, series: &Series, index: usize) {
-        let Some(end) = series.points.last() else { return };
+    /// The curve's name above or below it, where it is farthest from the others (and if that is so in
+    /// many places, rather to the right), in the nearest row with room.
+    fn name(&mut self, frame: &Frame, all: &[Series], index: usize) {
+        let series = &all[index];
         let letters: Vec<char> = series.name.chars().take(self.width / 2).collect();
-        let start = self.width - letters.len() - 2;
-        let (_, up) = frame.place(end);
-        let near = self.row(up);
+        let anchor =
+            series.points.iter().enumerate().max_by(|a, b| {
+                alone(frame, all, index, a.0).total_cmp(&alone(frame, all, index, b.0))
+            });
+        let Some((_, anchor)) = anchor else { return };
+        let (across, up) = frame.place(anchor);
+        let (middle, near) = (column(across, self.width), self.row(up));
+        let last = self.width.saturating_sub(letters.len() + 2).max(1);
+        let start = middle.saturating_sub(letters.len() / 2).clamp(1, last);
         let free = |row: usize| {
             let from = row * self.width + start - 1;
             self.cells[from..from + letters.len() + 2]
                 .iter()
                 .all(|cell| matches!(cell, Cell::Ground { .. }))
         };
-        let mut rows: Vec<usize> = (0..self.height).filter(|&row| free(row)).collect();
-        rows.sort_by_key(|row| row.abs_diff(near));
-        let Some(row) = rows.first() else { return };
+        let rows = (0..self.height).filter(|&row| free(row));
+        let Some(row) = rows.min_by_key(|row| row.abs_diff(near)) else { return };
         for (i, letter) in letters.into_iter().enumerate() {
             self.cells[row * self.width + start + i] = Cell::Text { letter, series: Some(index) };
         }
@@ -215,4 +221,17 @@ impl Plot {
         }
         line
     }
+}
+
+/// How far a curve is from the nearest other one at its `at`th point, as a share of the height; a
+/// fifth is as good as any more.
+fn alone(frame: &Frame, all: &[Series], index: usize, at: usize) -> f64 {
+    let height = |series: &Series| series.points.get(at).map(|point| frame.place(point).1);
+    let Some(own) = height(&all[index]) else { return 0.0 };
+    all.iter()
+        .enumerate()
+        .filter(|(other, _)| *other != index)
+        .filter_map(|(_, other)| height(other))
+        .map(|other| (other - own).abs())
+        .fold(0.2, f64::min)
 }
