@@ -26,10 +26,10 @@ use hearth_proto::policy::Policy;
 use hearth_proto::time::Wall;
 use hearth_proto::wire::{self, Hello, Members, Message, Wake};
 use hearth_tests::lab::wait::wait_for;
-use hearth_tests::loopback::{counters, free_ports};
+use hearth_tests::loopback::{LocalAgent, counters, free_ports, risen};
 
 use mallory::{Mallory, ask_to_join, node, runtime};
-use mesh::{Mesh, SOON, logged};
+use mesh::{Disturbed, Mesh, Pictures, SOON, logged, staged};
 
 /// Each attack is tried so often.
 const TIMES: u64 = 3;
@@ -39,7 +39,7 @@ fn count(lines: usize) -> u64 {
 }
 
 /// The log of an agent has the refusals of what mallory brought: `TIMES` with this reason.
-fn told_of_mallory(agent: &hearth_tests::loopback::LocalAgent, what: &str, reason: &str) {
+fn told_of_mallory(agent: &LocalAgent, what: &str, reason: &str) {
     let fields = [("what", what), ("reason", reason), ("from", "node/mallory")];
     let lines = logged(&agent.process().stderr(), "refused", &fields);
     assert_eq!(count(lines.len()), TIMES, "{what}, {reason}: {lines:?}");
@@ -52,9 +52,12 @@ fn told_of_mallory(agent: &hearth_tests::loopback::LocalAgent, what: &str, reaso
 
 #[test]
 fn a_record_forged_by_a_member_for_another_node_is_refused() {
-    let mesh = Mesh::start("forged");
-    let mallory = Mallory::join(&mesh);
-    let (before, refused) = (mesh.picture(), mesh.refused());
+    staged("forged", forged);
+}
+
+fn forged(mesh: &Mesh) -> Result<(), Disturbed> {
+    let mallory = Mallory::join(mesh);
+    let (before, refused) = (mesh.before(), mesh.refused());
     let table = mallory.table_of(("caller", &mesh.caller));
     let genuine = table.iter().find(|record| record.node.as_str() == "web-1").unwrap();
 
@@ -81,9 +84,9 @@ fn a_record_forged_by_a_member_for_another_node_is_refused() {
     let expected = reasons.map(by);
     mesh.refused_exactly(&refused, &expected.each_ref().map(|s| ("caller", s.as_str(), TIMES)));
     reasons.iter().for_each(|reason| told_of_mallory(&mesh.caller, "advert", reason));
-    assert_eq!(mesh.picture(), before);
+    mesh.unchanged(&before)?;
     for agent in mesh.agents() {
-        assert_eq!(mallory.table_of(agent), table, "the table of {}", agent.0);
+        mesh.same(&before, &table, &mallory.table_of(agent))?;
     }
     mesh.traffic.more(20);
 
@@ -99,14 +102,18 @@ fn a_record_forged_by_a_member_for_another_node_is_refused() {
         if held >= truth.version { Ok(()) } else { Err(held.to_string()) }
     })
     .unwrap();
+    Ok(())
 }
 
 #[test]
 fn a_certificate_used_under_another_name_gets_no_link() {
-    let mesh = Mesh::start("ghost");
-    let mallory = Mallory::join(&mesh);
-    let (before, refused) = (mesh.picture(), mesh.refused());
-    let dials = |agent: &hearth_tests::loopback::LocalAgent| {
+    staged("ghost", ghost);
+}
+
+fn ghost(mesh: &Mesh) -> Result<(), Disturbed> {
+    let mallory = Mallory::join(mesh);
+    let (before, refused) = (mesh.before(), mesh.refused());
+    let dials = |agent: &LocalAgent| {
         let all = counters(&agent.page("/metrics").unwrap(), |name| name == "hearth_dials_total");
         all.get("hearth_dials_total{result=\"refused\"}").copied().unwrap_or(0)
     };
@@ -138,32 +145,35 @@ fn a_certificate_used_under_another_name_gets_no_link() {
 
     // Each dial of ghost was refused for the certificate's name, and nothing else was.
     let series = "hearth_handshakes_refused_total{reason=\"other_identity\"}";
-    let rose = |who: &str| {
+    let told = wait_for("each dial to be one refusal and one line of the log", SOON, || {
         let now = mesh.refused();
-        hearth_tests::loopback::risen(&refused[who], &now[who])
-    };
-    let told = logged(
-        &mesh.caller.process().stderr(),
-        "handshake refused",
-        &[("reason", "other_identity")],
-    );
-    assert_eq!(count(told.len()), rose("caller")[series], "{told:?}");
-    assert_eq!(dials(&mesh.caller) - dialled, rose("caller")[series], "each dial is one refusal");
-    for (who, _) in mesh.agents() {
-        assert!(rose(who).keys().all(|found| found == series), "{who}: {:?}", rose(who));
-    }
+        let rose = mesh.agents().map(|(who, _)| risen(&refused[who], &now[who]));
+        let others = rose.iter().flat_map(|counters| counters.keys()).any(|s| s != series);
+        assert!(!others, "something else was refused: {rose:?}");
+        let stderr = mesh.caller.process().stderr();
+        let told = logged(&stderr, "handshake refused", &[("reason", "other_identity")]);
+        let refused = rose[0].get(series).copied().unwrap_or(0);
+        let figures = (refused, dials(&mesh.caller) - dialled, count(told.len()));
+        if figures == (refused, refused, refused) { Ok(told) } else { Err(format!("{figures:?}")) }
+    })
+    .unwrap();
     let words = "the peer is node/mallory, but node/ghost was expected";
     assert!(told.iter().all(|line| line["fields"]["detail"] == words), "{told:?}");
-    let after: std::collections::BTreeMap<_, _> =
+    let after: Pictures =
         mesh.picture().into_iter().map(|(who, p)| (who, p.without("ghost"))).collect();
-    assert_eq!(after, before, "all but the hearsay itself");
+    // All but the hearsay itself.
+    mesh.same(&before, before.pictures(), &after)?;
     mesh.traffic.more(50);
+    Ok(())
 }
 
 #[test]
 fn a_client_without_a_certificate_is_refused() {
-    let mesh = Mesh::start("naked");
-    let (before, refused) = (mesh.picture(), mesh.refused());
+    staged("naked", naked);
+}
+
+fn naked(mesh: &Mesh) -> Result<(), Disturbed> {
+    let (before, refused) = (mesh.before(), mesh.refused());
     let runtime = runtime();
     for alpn in [wire::ALPN_MESH, wire::ALPN_DATA] {
         for _ in 0..TIMES {
@@ -180,31 +190,37 @@ fn a_client_without_a_certificate_is_refused() {
         line["fields"]["remote"].as_str().is_some_and(|from| from.starts_with("127.0.0.1:"))
     });
     assert!(addressed, "{told:?}");
-    assert_eq!(mesh.picture(), before);
+    mesh.unchanged(&before)?;
     mesh.traffic.more(20);
+    Ok(())
 }
 
 #[test]
 fn a_client_with_an_expired_certificate_is_refused() {
-    let mesh = Mesh::start("expired");
-    let (before, refused) = (mesh.picture(), mesh.refused());
+    staged("expired", expired);
+}
+
+fn expired(mesh: &Mesh) -> Result<(), Disturbed> {
+    let (before, refused) = (mesh.before(), mesh.refused());
     let runtime = runtime();
     let _context = runtime.enter();
-    let old = certificate_of_two_days_ago(&mesh, "web-2");
-    let [address] = free_ports();
-    let hello = Hello { generation: Generation(1), address, protocol: (1, 1) };
-    let (events, mut happened) = tokio::sync::mpsc::channel(16);
-    let links =
-        Links::bind(address, old, hello, events, LinkMetrics::default(), Runtimes::current())
-            .unwrap();
     let series = "hearth_handshakes_refused_total{reason=\"expired\"}";
     for attempt in 1..=TIMES {
+        // Each time from the start: links that are dialling already would not dial twice.
+        let [address] = free_ports();
+        let hello = Hello { generation: Generation(1), address, protocol: (1, 1) };
+        let (events, mut happened) = tokio::sync::mpsc::channel(16);
+        let old = certificate_of_two_days_ago(mesh, "web-2");
+        let (metrics, here) = (LinkMetrics::default(), Runtimes::current());
+        let links = Links::bind(address, old, hello, events, metrics, here).unwrap();
         links.dial_seed(mesh.hot.mesh);
         wait_for("the refusal to be counted", SOON, || {
             let now = mesh.refused()["web-1"].get(series).copied().unwrap_or(0);
             if now == attempt { Ok(()) } else { Err(format!("{now}, expected {attempt}")) }
         })
         .unwrap();
+        runtime.block_on(links.close());
+        assert!(happened.try_recv().is_err(), "no link may have come up");
     }
     mesh.refused_exactly(&refused, &[("web-1", series, TIMES)]);
     let told = logged(&mesh.hot.process().stderr(), "handshake refused", &[("reason", "expired")]);
@@ -214,9 +230,9 @@ fn a_client_with_an_expired_certificate_is_refused() {
         text.starts_with("the certificate expired 24 h ago") && text.contains("clock may be off")
     };
     assert!(told.iter().all(words), "{told:?}");
-    assert!(happened.try_recv().is_err(), "no link may have come up");
-    assert_eq!(mesh.picture(), before);
+    mesh.unchanged(&before)?;
     mesh.traffic.more(20);
+    Ok(())
 }
 
 /// A certificate that the authority really issued, two days ago, for one day.
@@ -232,22 +248,25 @@ fn certificate_of_two_days_ago(mesh: &Mesh, name: &str) -> Credentials {
 
 #[test]
 fn a_join_token_that_was_used_or_is_for_another_name_lets_nobody_in() {
-    let mesh = Mesh::start("token");
+    staged("token", token);
+}
+
+fn token(mesh: &Mesh) -> Result<(), Disturbed> {
     // Mallory's own join spends her token; she is a member, and her token is worth nothing any more.
     let runtime = runtime();
     let [address] = free_ports();
     let spent = mesh.control.token(&mesh.place, "web-2").unwrap();
     let dir = |name: &str| mesh.place.path(name);
-    ask_to_join(&runtime, &mesh, "web-2", &spent, address, &dir("web-2.state")).unwrap();
+    ask_to_join(&runtime, mesh, "web-2", &spent, address, &dir("web-2.state")).unwrap();
     let others = mesh.control.token(&mesh.place, "web-3").unwrap();
-    let (before, refused) = (mesh.picture(), mesh.refused());
-    let known = known_to_control(&mesh);
+    let (before, refused) = (mesh.before(), mesh.refused());
+    let known = known_to_control(mesh);
 
     let attempts = [("web-2", &spent, "replayed"), ("mallory", &others, "other_name")];
     for (name, token, reason) in attempts {
         for attempt in 0..TIMES {
             let state = dir(&format!("{reason}-{attempt}"));
-            let told = ask_to_join(&runtime, &mesh, name, token, address, &state).unwrap_err();
+            let told = ask_to_join(&runtime, mesh, name, token, address, &state).unwrap_err();
             let told = told.to_string();
             assert!(told.contains("does not let this node join"), "{told}");
             assert!(told.contains(&format!("hearth token create {name}")), "{told}");
@@ -268,26 +287,30 @@ fn a_join_token_that_was_used_or_is_for_another_name_lets_nobody_in() {
         let secrets = [&spent, &others].map(|token| token.rsplit('.').next().unwrap());
         assert!(!secrets.iter().any(|secret| stderr.contains(secret)), "a secret was logged");
     }
-    assert_eq!(mesh.picture(), before);
-    assert_eq!(known_to_control(&mesh), known);
+    mesh.unchanged(&before)?;
+    assert_eq!(known_to_control(mesh), known);
     mesh.traffic.more(20);
     // A token that somebody tried under another name is still good for the one it was made for.
-    ask_to_join(&runtime, &mesh, "web-3", &others, address, &dir("web-3.state")).unwrap();
+    ask_to_join(&runtime, mesh, "web-3", &others, address, &dir("web-3.state")).unwrap();
+    Ok(())
 }
 
-/// Nodes that the control plane knows, as it tells its operator, with their policy version.
-fn known_to_control(mesh: &Mesh) -> Vec<(NodeName, u64)> {
+/// Nodes that the control plane knows, as it tells its operator.
+fn known_to_control(mesh: &Mesh) -> Vec<NodeName> {
     let dir = mesh.control.dir().display().to_string();
     let done = mesh.place.hearth(&["--dir", &dir, "-o", "json", "policy", "status"]).unwrap();
     let status: ControlStatus = serde_json::from_str(&done.stdout).unwrap();
-    status.nodes
+    status.nodes.into_iter().map(|(node, _)| node).collect()
 }
 
 #[test]
 fn a_document_the_control_plane_did_not_sign_is_refused() {
-    let mesh = Mesh::start("document");
-    let mallory = Mallory::join(&mesh);
-    let (before, refused) = (mesh.picture(), mesh.refused());
+    staged("document", document);
+}
+
+fn document(mesh: &Mesh) -> Result<(), Disturbed> {
+    let mallory = Mallory::join(mesh);
+    let (before, refused) = (mesh.before(), mesh.refused());
     let table = mallory.table_of(("caller", &mesh.caller));
     let keyring = mallory.credentials.keyring();
     let sign = |signer: &str, content: Content| {
@@ -308,18 +331,22 @@ fn a_document_the_control_plane_did_not_sign_is_refused() {
     let series = "hearth_documents_refused_total{reason=\"untrusted\"}";
     mesh.refused_exactly(&refused, &[("caller", series, count(forged.len()))]);
     told_of_mallory(&mesh.caller, "document", "untrusted");
-    assert_eq!(mesh.picture(), before);
+    mesh.unchanged(&before)?;
     for agent in mesh.agents() {
-        assert_eq!(mallory.table_of(agent), table, "the table of {}", agent.0);
+        mesh.same(&before, &table, &mallory.table_of(agent))?;
     }
     mesh.traffic.more(20);
+    Ok(())
 }
 
 #[test]
 fn a_wake_by_a_caller_the_policy_does_not_allow_wakes_nobody() {
-    let mesh = Mesh::start("wake");
-    let mallory = Mallory::join(&mesh);
-    let (before, refused) = (mesh.picture(), mesh.refused());
+    staged("wake", wake);
+}
+
+fn wake(mesh: &Mesh) -> Result<(), Disturbed> {
+    let mallory = Mallory::join(mesh);
+    let (before, refused) = (mesh.before(), mesh.refused());
     let table = mallory.table_of(("warm-1", &mesh.warm));
     let service = ServiceName::parse("ledger").unwrap();
     let endpoint =
@@ -337,9 +364,10 @@ fn a_wake_by_a_caller_the_policy_does_not_allow_wakes_nobody() {
     let series = "hearth_messages_refused_total{what=\"wake\",reason=\"not_allowed\"}";
     mesh.refused_exactly(&refused, &[("warm-1", series, TIMES)]);
     told_of_mallory(&mesh.warm, "wake", "not_allowed");
-    assert_eq!(mesh.picture(), before);
+    mesh.unchanged(&before)?;
     for agent in mesh.agents() {
-        assert_eq!(mallory.table_of(agent), table, "the table of {}", agent.0);
+        mesh.same(&before, &table, &mallory.table_of(agent))?;
     }
     mesh.traffic.more(20);
+    Ok(())
 }
