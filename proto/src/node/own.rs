@@ -194,16 +194,14 @@ impl Node {
 
     /// Tells our own endpoints of `service` whether they are called: by the numbers, or by a caller that
     /// has nobody left.
-    pub(super) fn call_up(&mut self, now: Time, service: &crate::ids::ServiceName) {
+    pub(super) fn call_up(&mut self, now: Time, service: &ServiceName) {
         let Some(state) = self.services.get(service) else { return };
         let called = state.route.tally.called.clone();
         let isolated = self.is_isolated();
         let ours: Vec<EndpointId> = self
             .own
             .iter()
-            .filter(|(id, own)| {
-                id.service == *service && own.config.role != crate::advert::Role::Hot
-            })
+            .filter(|(id, own)| id.service == *service && own.config.role != Role::Hot)
             .map(|(id, _)| id.clone())
             .collect();
         for id in ours {

@@ -138,7 +138,7 @@ impl World {
     }
 
     /// Something that must be acknowledged leaves.
-    pub(super) fn sense(&mut self, from: usize, to: usize) {
+    fn sense(&mut self, from: usize, to: usize) {
         let now = self.now;
         let side = self.side(from, to);
         side.last_sent = now;
@@ -164,7 +164,7 @@ impl World {
         }
     }
 
-    fn ping(&mut self, host: usize, peer: usize, sensed: bool) {
+    pub(super) fn ping(&mut self, host: usize, peer: usize, sensed: bool) {
         let now = self.now;
         let side = self.side(host, peer);
         side.pings += 1;

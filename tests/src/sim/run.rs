@@ -75,8 +75,8 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "  {} events, {} deliveries, {} silences, {} condition changes, {} call-ups",
-            s.events, s.delivered, s.silences, s.conditions, s.activations
+            "  {} events, {} deliveries, {} silences, {} condition changes, {} call-ups ({} needless)",
+            s.events, s.delivered, s.silences, s.conditions, s.activations, s.needless
         )?;
         writeln!(
             f,
@@ -93,6 +93,9 @@ impl fmt::Display for Report {
             "  largest datagram {} B, largest message {} B, most timers {}",
             s.datagram, s.message, s.timers
         )?;
+        for (why, n) in &s.failures {
+            writeln!(f, "  failed after settling: {n}, {why}")?;
+        }
         for (what, n) in &s.refused {
             writeln!(f, "  refused {what}: {n}")?;
         }
@@ -135,7 +138,7 @@ pub fn many(seeds: std::ops::Range<u64>, nodes: usize, scenario: &'static Scenar
     let sums = sums.into_inner().unwrap_or_else(PoisonError::into_inner);
     println!(
         "{total} seeds of {} with {nodes} nodes in {:.1} s: {} failed; {} events, {} requests \
-         ({} failed), {} call-ups, {} incidents",
+         ({} failed), {} call-ups ({} needless), {} incidents",
         scenario.name,
         began.elapsed().as_secs_f64(),
         failed.len(),
@@ -143,8 +146,12 @@ pub fn many(seeds: std::ops::Range<u64>, nodes: usize, scenario: &'static Scenar
         sums.requests,
         sums.failed,
         sums.activations,
+        sums.needless,
         sums.incidents
     );
+    for (why, n) in &sums.failures {
+        println!("  requests failed after settling: {n}, {why}");
+    }
     failed.len()
 }
 
@@ -153,5 +160,9 @@ fn add(sum: &mut Stats, one: &Stats) {
     sum.requests += one.requests;
     sum.failed += one.failed;
     sum.activations += one.activations;
+    sum.needless += one.needless;
     sum.incidents += one.incidents;
+    for (why, n) in &one.failures {
+        *sum.failures.entry(why).or_default() += n;
+    }
 }

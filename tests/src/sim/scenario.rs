@@ -90,6 +90,11 @@ pub const SCENARIOS: &[Scenario] = &[
         run: one_way,
     },
     Scenario {
+        name: "caller-cut",
+        about: "one caller cannot reach any hot host; the warm ones it can reach are woken for it",
+        run: caller_cut,
+    },
+    Scenario {
         name: "documents",
         about: "a policy given to one agent reaches all, also one that was off",
         run: documents,
@@ -308,6 +313,7 @@ impl World {
         self.give_policy(0, 1);
         self.run_until(20 * S);
         self.checks.faults = 0;
+        self.stats.failures.clear();
     }
 
     fn expect(&mut self, holds: bool, what: impl FnOnce() -> String) {
@@ -442,6 +448,23 @@ fn one_way(w: &mut World) {
     w.expect(calls <= 1, || format!("one caller's path calls up one at most, {calls} were"));
     let conditions = w.stats.conditions - conditions;
     w.expect(conditions <= 6, || format!("no flapping, {conditions} changes of condition"));
+}
+
+fn caller_cut(w: &mut World) {
+    w.settle();
+    let failed = w.stats.failed;
+    w.inflict(&Fault::Block(vec![CALLER], LEDGER_HOT.into()));
+    w.inflict(&Fault::Block(LEDGER_HOT.into(), vec![CALLER]));
+    let up = w.until(3.0, |w| w.up() >= 1);
+    w.expect(up.is_some_and(|t| t < 1_200 * MS), || {
+        format!("a warm endpoint woken within 1.2 s, took {up:?} µs")
+    });
+    w.pass(10.0);
+    let failed = w.stats.failed - failed;
+    w.expect(failed == 0, || format!("its held requests to be answered, {failed} failed"));
+    w.inflict(&Fault::Free(vec![CALLER], LEDGER_HOT.into()));
+    w.inflict(&Fault::Free(LEDGER_HOT.into(), vec![CALLER]));
+    w.rest(30.0);
 }
 
 fn documents(w: &mut World) {

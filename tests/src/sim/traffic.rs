@@ -192,6 +192,10 @@ impl World {
             return;
         }
         if request.needed.is_none_or(|t| now >= t + 500 * MS) {
+            // Who failed it half a second ago may answer now; the number of tries is bounded all the same.
+            if request.needed.is_some() {
+                request.tried.clear();
+            }
             request.needed = Some(now);
             self.step(caller, |node, now| node.handle_need(now, service));
         }
@@ -213,7 +217,8 @@ impl World {
         let latency = if target == caller {
             50
         } else {
-            self.sense(caller, target);
+            // Its packets are acknowledged by the agent there, whatever the application does.
+            self.ping(caller, target, true);
             self.net.stream(caller, target, &mut self.rng)
         };
         let arrive = What::Arrive { request: id, attempt, from: caller, to: target, endpoint };
@@ -320,6 +325,7 @@ impl World {
     fn fail(&mut self, id: u64, why: &'static str) {
         let Some(request) = self.requests.remove(&id) else { return };
         self.stats.failed += 1;
+        *self.stats.failures.entry(why).or_default() += 1;
         if self.stats.failed <= 50 {
             let host = self.hosts[request.caller].name.clone();
             let tried = request.tried;

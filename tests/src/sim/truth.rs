@@ -89,6 +89,23 @@ impl World {
         })
     }
 
+    /// Whether a warm endpoint on `host` has a reason of its own to serve: a hot one does not, did not a
+    /// moment ago, or cannot be reached from there.
+    pub fn is_needed(&self, host: usize, service: &ServiceName) -> bool {
+        let recent = |at: At| at > 0 && self.now < at + 3 * super::S;
+        self.endpoints(service).iter().filter(|(_, _, role)| *role == Role::Hot).any(
+            |(h, id, _)| {
+                let changed = self.hosts[*h].apps.get(id).is_none_or(|app| recent(app.changed));
+                changed
+                    || recent(self.hosts[*h].since)
+                    || self.condition(*h, id) != Some(Condition::Serving)
+                    || !self.could_serve(*h, id)
+                    || self.net.blocked(host, *h).is_some()
+                    || self.net.blocked(*h, host).is_some()
+            },
+        )
+    }
+
     /// Hot endpoints of a service that do not serve: how many warm ones are needed with `min_hot = 100%`.
     /// Those whose nodes left are not counted, as they are not declared.
     pub fn deficit(&self, service: &ServiceName) -> usize {

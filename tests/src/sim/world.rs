@@ -178,12 +178,16 @@ pub struct Stats {
     pub requests: u64,
     /// Those that failed.
     pub failed: u64,
+    /// Why, of those that failed after the mesh had settled.
+    pub failures: BTreeMap<&'static str, u64>,
     /// Tries beyond the first.
     pub retries: u64,
     /// The longest a request took that did not fail.
     pub slowest: u64,
     /// Activation hooks run.
     pub activations: u64,
+    /// Those for which nothing was wrong but somebody's view.
+    pub needless: u64,
     /// Changes of condition of own endpoints.
     pub conditions: u64,
     /// Incidents opened, summed over all agents.
@@ -495,6 +499,10 @@ impl World {
                 self.stats.activations += 1;
                 self.tell(|| format!("{endpoint} is activated for {incident:?}"));
                 self.checks.activated(self.now, &endpoint);
+                if !self.is_needed(host, &endpoint.service) {
+                    self.stats.needless += 1;
+                    self.tell(|| format!("{endpoint}: needless"));
+                }
                 self.run_hook(host, endpoint);
             }
             Event::Deactivate { endpoint } => {
