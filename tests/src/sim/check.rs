@@ -12,13 +12,16 @@ use hearth_proto::node::Node;
 use hearth_proto::policy::Failback;
 use hearth_proto::wire;
 
+use super::host::Life;
 use super::keyring::fingerprint;
-use super::world::{Life, World};
+use super::world::World;
 use super::{At, MS, S};
 
 /// Deadlines one core may reach in one second of virtual time: probes, gossip, digests and rechecks are
 /// some twenty; a hundredfold of it is a loop.
 pub const MAX_TURNS: u32 = 2_000;
+/// Events per host in one second of virtual time: a mesh under faults makes a few hundred.
+pub const MAX_EVENTS: u64 = 10_000;
 /// A caller with a link picks a dead endpoint no longer than this after its death: at most a watched
 /// peer's ping interval (250 ms) until something is sent, the silence threshold (20 ms, or about 1.5 round
 /// trips), and a tick.
@@ -74,7 +77,7 @@ impl Checks {
     }
 
     /// Keeps a violation.
-    pub fn violate(&mut self, now: At, what: String) {
+    pub fn violate(&mut self, now: At, what: &str) {
         if self.violations.len() < 20 {
             self.violations.push(format!("{:.3}s: {what}", now as f64 / S as f64));
         }
@@ -116,7 +119,7 @@ impl World {
             let late = (self.now - since) / MS;
             let name = self.hosts[caller].name.clone();
             let e = format!("{name} picked {endpoint}, dead for {late} ms (linked: {linked})");
-            self.checks.violate(self.now, e);
+            self.checks.violate(self.now, &e);
         }
     }
 
@@ -134,13 +137,13 @@ impl World {
         // Up and down again is five changes; each fault may cause it once, a failing hook once more.
         if n > 12 + 12 * faults {
             let what = format!("{endpoint} changed its condition {n} times over {faults} faults");
-            self.checks.violate(self.now, what);
+            self.checks.violate(self.now, &what);
         }
         if (from, to) == ("standby", "activating") {
             let service = endpoint.service.clone();
             if !self.was_troubled(&service, TROUBLE) {
                 let what = format!("{endpoint} was called up though nothing was lost");
-                self.checks.violate(self.now, what);
+                self.checks.violate(self.now, &what);
             }
         }
         let role = self.hosts[host].spec.endpoints.iter().find(|e| e.id == *endpoint);
@@ -165,7 +168,7 @@ impl World {
         if self.now + LATE_VIEW < last + hold && others < self.deficit(&endpoint.service) {
             let early = (last + hold - self.now) / MS;
             let what = format!("{endpoint} stood down {early} ms before its hold was over");
-            self.checks.violate(self.now, what);
+            self.checks.violate(self.now, &what);
         }
     }
 
@@ -178,11 +181,11 @@ impl World {
         }
         if self.stats.datagram > wire::MAX_SWIM + 2 {
             let size = self.stats.datagram;
-            self.checks.violate(self.now, format!("a datagram of {size} bytes"));
+            self.checks.violate(self.now, &format!("a datagram of {size} bytes"));
         }
         if self.stats.message > wire::MAX_MESSAGE {
             let size = self.stats.message;
-            self.checks.violate(self.now, format!("a message of {size} bytes"));
+            self.checks.violate(self.now, &format!("a message of {size} bytes"));
         }
         for host in 0..self.hosts.len() {
             if self.hosts[host].life == Life::Running {
@@ -204,7 +207,7 @@ impl World {
             || sizes.events > 0
             || sizes.incidents > hearth_proto::node::MAX_INCIDENTS;
         if bad {
-            self.checks.violate(self.now, format!("host {host} holds {sizes:?}"));
+            self.checks.violate(self.now, &format!("host {host} holds {sizes:?}"));
         }
     }
 
@@ -228,7 +231,7 @@ impl World {
         }
         self.checks.versions[host] = newest;
         for what in found {
-            self.checks.violate(self.now, what);
+            self.checks.violate(self.now, &what);
         }
     }
 
@@ -265,7 +268,7 @@ impl World {
         }
         self.check_bench(&mut found);
         for what in found {
-            self.checks.violate(self.now, what);
+            self.checks.violate(self.now, &what);
         }
     }
 

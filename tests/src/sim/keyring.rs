@@ -35,7 +35,7 @@ impl Keys {
 }
 
 fn secret(seed: u64, who: &Identity) -> u64 {
-    xxh3_64_with_seed(who.to_string().as_bytes(), seed ^ 0x5ec2_e7)
+    xxh3_64_with_seed(who.to_string().as_bytes(), seed ^ 0x5e_c2e7)
 }
 
 fn mac(seed: u64, who: &Identity, message: &[u8]) -> Vec<u8> {

@@ -6,16 +6,16 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use hearth_proto::ids::NodeName;
 use hearth_proto::node::LinkInput;
 use hearth_proto::wire::Hello;
-use rand::RngExt;
 
-use super::world::{Life, What, World};
+use super::host::Life;
+use super::world::{What, World};
 use super::{At, MS, S};
 
 /// No silence earlier than this.
@@ -26,11 +26,8 @@ const PING_SILENT: u64 = 100 * MS;
 const STALE_AFTER: u64 = 300 * MS;
 const KEEP_ALIVE: u64 = 5 * S;
 const IDLE: u64 = 10 * S;
-const DIAL_LIMIT: u64 = S;
-/// A dial's first packet is repeated so long after it.
-const DIAL_AGAIN: [u64; 3] = [0, 300 * MS, 900 * MS];
 const QUEUE: usize = 64;
-const CONNS: usize = 4;
+pub(super) const CONNS: usize = 4;
 
 /// What travels on a connection.
 #[derive(Clone, Debug)]
@@ -53,25 +50,25 @@ pub enum Frame {
 #[derive(Debug, Default)]
 pub struct Side {
     /// Connections that are up, newest last.
-    conns: Vec<u64>,
+    pub(super) conns: Vec<u64>,
     /// Connections accepted whose first frame has not come.
-    accepting: Vec<(u64, Hello)>,
-    dialling: Option<u64>,
-    failures: u32,
-    address: Option<SocketAddr>,
-    window: Option<At>,
-    doubted: bool,
-    silence: Option<(At, u64)>,
-    probing: Option<u64>,
-    watched: Option<At>,
-    told_down: bool,
-    pings: u64,
-    last_sent: At,
-    last_ping: At,
-    last_heard: At,
-    last_ack: At,
-    tick: Option<At>,
-    queue: VecDeque<Frame>,
+    pub(super) accepting: Vec<(u64, Hello)>,
+    pub(super) dialling: Option<u64>,
+    pub(super) failures: u32,
+    pub(super) address: Option<SocketAddr>,
+    pub(super) window: Option<At>,
+    pub(super) doubted: bool,
+    pub(super) silence: Option<(At, u64)>,
+    pub(super) probing: Option<u64>,
+    pub(super) watched: Option<At>,
+    pub(super) told_down: bool,
+    pub(super) pings: u64,
+    pub(super) last_sent: At,
+    pub(super) last_ping: At,
+    pub(super) last_heard: At,
+    pub(super) last_ack: At,
+    pub(super) tick: Option<At>,
+    pub(super) queue: VecDeque<Frame>,
 }
 
 impl Side {
@@ -104,7 +101,7 @@ impl World {
         (rtt + 4 * variation + ACK_DELAY).max(FLOOR)
     }
 
-    fn input(&mut self, host: usize, peer: usize, input: LinkInput) {
+    pub(super) fn input(&mut self, host: usize, peer: usize, input: LinkInput) {
         let name = self.hosts[peer].name.clone();
         let kind = match &input {
             LinkInput::Up(_) => 10,
@@ -138,7 +135,7 @@ impl World {
     }
 
     /// Something that must be acknowledged leaves.
-    fn sense(&mut self, from: usize, to: usize) {
+    pub(super) fn sense(&mut self, from: usize, to: usize) {
         let now = self.now;
         let side = self.side(from, to);
         side.last_sent = now;
@@ -152,7 +149,7 @@ impl World {
         self.arm_side(from, to);
     }
 
-    fn emit(&mut self, from: usize, to: usize, conn: u64, frame: Frame) {
+    pub(super) fn emit(&mut self, from: usize, to: usize, conn: u64, frame: Frame) {
         if let Frame::Message(_) = frame {
             let latency = self.net.stream(from, to, &mut self.rng);
             self.after(latency, What::Frame { from, to, conn, frame, tries: 0 });
@@ -186,7 +183,7 @@ impl World {
                 self.frame(from, to, conn, frame, tries);
             }
             What::Syn { from, to, dial, address, hello } => {
-                self.syn(from, to, dial, address, hello)
+                self.syn(from, to, dial, address, hello);
             }
             What::SynAck { from, to, dial, hello } => self.syn_ack(from, to, dial, hello),
             _ => {}
@@ -199,7 +196,7 @@ impl World {
             if let Frame::Message(_) = frame
                 && tries < 12
             {
-                let wait = (50 * MS << tries.min(5)).min(S);
+                let wait = ((50 * MS) << tries.min(5)).min(S);
                 self.after(wait, What::Frame { from, to, conn, frame, tries: tries + 1 });
             }
             return;
@@ -262,125 +259,9 @@ impl World {
         }
     }
 
-    // ---- dialling ------------------------------------------------------------------------------
-
-    /// Makes sure the peer is being dialled.
-    pub(super) fn dial(&mut self, host: usize, peer: usize, address: SocketAddr) {
-        let dial = self.fresh();
-        let side = self.side(host, peer);
-        side.address = Some(address);
-        if side.dialling.is_some() || (side.is_up() && !side.is_silent()) {
-            return;
-        }
-        side.dialling = Some(dial);
-        let Some(hello) = self.hosts[host].node.as_ref().map(hearth_proto::node::Node::hello)
-        else {
-            return;
-        };
-        for again in DIAL_AGAIN {
-            if let [Some(latency), _] = self.net.datagram(host, peer, &mut self.rng) {
-                let hello = hello.clone();
-                let syn = What::Syn { from: host, to: peer, dial, address, hello };
-                self.after(again + latency, syn);
-            }
-        }
-        let epoch = self.hosts[host].epoch;
-        self.after(DIAL_LIMIT, What::DialLimit { host, peer, epoch, dial });
-    }
-
-    fn refuses(&self, host: usize, peer: &NodeName) -> bool {
-        let known = self.hosts[host].revoked.lock().unwrap_or_else(PoisonError::into_inner);
-        known.contains_key(peer)
-    }
-
-    fn syn(&mut self, from: usize, to: usize, dial: u64, address: SocketAddr, hello: Hello) {
-        let refused = self.refuses(to, &self.hosts[from].name.clone());
-        if refused || self.net.blocked(from, to).is_some() || self.hosts[to].address != address {
-            return;
-        }
-        let Some(ours) = self.hosts[to].node.as_ref().map(hearth_proto::node::Node::hello) else {
-            return;
-        };
-        let side = self.side(to, from);
-        if !side.accepting.iter().any(|(c, _)| *c == dial) && !side.conns.contains(&dial) {
-            side.accepting.push((dial, hello));
-            if side.accepting.len() > CONNS {
-                side.accepting.remove(0);
-            }
-        }
-        if let [Some(latency), _] = self.net.datagram(to, from, &mut self.rng) {
-            self.after(latency, What::SynAck { from: to, to: from, dial, hello: ours });
-        }
-    }
-
-    fn syn_ack(&mut self, from: usize, to: usize, dial: u64, hello: Hello) {
-        let refused = self.refuses(to, &self.hosts[from].name.clone());
-        let side = self.side(to, from);
-        if side.dialling != Some(dial) || refused {
-            return;
-        }
-        side.dialling = None;
-        self.established(to, from, dial, hello);
-        // The last packet of the handshake: the peer learns that the connection stands.
-        self.ping(to, from, true);
-    }
-
-    fn established(&mut self, host: usize, peer: usize, conn: u64, hello: Hello) {
-        let now = self.now;
-        let side = self.side(host, peer);
-        side.conns.push(conn);
-        if side.conns.len() > CONNS {
-            side.conns.remove(0);
-        }
-        side.window = None;
-        side.silence = None;
-        side.probing = None;
-        side.told_down = false;
-        side.failures = 0;
-        side.last_heard = now;
-        let queue = std::mem::take(&mut side.queue);
-        for frame in queue {
-            self.sense(host, peer);
-            self.emit(host, peer, conn, frame);
-        }
-        self.arm_side(host, peer);
-        self.input(host, peer, LinkInput::Up(hello));
-    }
-
-    pub(super) fn dial_limit(&mut self, host: usize, peer: usize, dial: u64) {
-        let side = self.side(host, peer);
-        if side.dialling != Some(dial) {
-            return;
-        }
-        side.dialling = None;
-        side.failures += 1;
-        side.queue.clear();
-        let probed = side.probing.take().is_some();
-        let tell = side.conns.is_empty() && (probed || side.watched.is_some() && !side.told_down);
-        side.told_down |= tell;
-        let cap = if side.watched.is_some() { S } else { 2 * S };
-        let wait = (100 * MS << side.failures.min(6)).min(cap);
-        let wanted = side.watched.is_some() || side.is_silent();
-        if wanted {
-            let wait = wait / 2 + (wait as f64 / 2.0 * self.rng.random::<f64>()) as u64;
-            let epoch = self.hosts[host].epoch;
-            self.after(wait, What::Redial { host, peer, epoch });
-        }
-        if tell {
-            self.input(host, peer, LinkInput::Closed { orderly: false });
-        }
-    }
-
-    pub(super) fn redial(&mut self, host: usize, peer: usize) {
-        let side = self.side(host, peer);
-        if let (Some(address), true) = (side.address, side.watched.is_some() || side.is_silent()) {
-            self.dial(host, peer, address);
-        }
-    }
-
     // ---- the monitor ---------------------------------------------------------------------------
 
-    fn arm_side(&mut self, host: usize, peer: usize) {
+    pub(super) fn arm_side(&mut self, host: usize, peer: usize) {
         let threshold = self.threshold(host, peer);
         let now = self.now;
         let epoch = self.hosts[host].epoch;

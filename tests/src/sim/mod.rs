@@ -7,20 +7,27 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`world`] | the event heap, the hosts and their lives, the one loop |
-//! | [`link`] | the agent's link layer as a model: dials, silence, pings, queues |
+//! | [`world`] | the event heap, the one loop, a core's turn |
+//! | [`host`] | the hosts and their lives |
+//! | [`link`], `dial` | the agent's link layer as a model: silence, pings, queues; dials |
 //! | [`net`] | paths: latency, jitter, loss, reordering, duplication, partitions |
 //! | [`traffic`] | applications with checks and hooks, callers that pick as the proxy does |
 //! | [`keyring`] | signatures that can be forged no more than real ones |
 //! | [`truth`] | what is really so, against which the checks hold what agents think |
 //! | [`check`] | the invariants |
-//! | [`scenario`] | meshes and faults: named ones, and any number by seed |
+//! | [`mesh`], [`fault`] | what a world is made of, what befalls it |
+//! | [`scenario`], `random` | what is shown: by name, and by seed |
 //! | [`run`] | one seed, many seeds, what is printed |
 
 pub mod check;
+mod dial;
+pub mod fault;
+pub mod host;
 pub mod keyring;
 pub mod link;
+pub mod mesh;
 pub mod net;
+mod random;
 pub mod run;
 pub mod scenario;
 pub mod traffic;

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::S;
-use super::scenario::{self, Scenario};
+use super::mesh;
+use super::scenario::Scenario;
 use super::world::Stats;
 
 /// What a run came to.
@@ -34,9 +35,9 @@ pub struct Report {
 /// Runs one scenario from one seed.
 pub fn one(seed: u64, nodes: usize, scenario: &'static Scenario) -> Report {
     let mut world = if scenario.name == "random" {
-        scenario::random_mesh(seed, nodes.max(8))
+        mesh::random_mesh(seed, nodes.max(8))
     } else {
-        scenario::standard(seed, nodes)
+        mesh::standard(seed, nodes)
     };
     (scenario.run)(&mut world);
     Report {

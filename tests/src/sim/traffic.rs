@@ -8,7 +8,8 @@ use hearth_proto::route::Choice;
 use rand::RngExt;
 use std::time::Duration;
 
-use super::world::{Life, What, World};
+use super::host::Life;
+use super::world::{What, World};
 use super::{At, MS, S};
 
 /// Between two health checks of an endpoint, ± 10 %.

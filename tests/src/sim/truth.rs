@@ -5,8 +5,9 @@ use hearth_proto::ids::{EndpointId, ServiceName};
 use hearth_proto::node::Node;
 
 use super::At;
+use super::host::Life;
 use super::traffic::App;
-use super::world::{Life, World};
+use super::world::World;
 
 impl World {
     /// All endpoints of a service with their hosts.

@@ -1,112 +1,34 @@
-//! The event heap, the hosts and their lives, the one loop.
-//!
-//! A host runs one [`Node`] as the agent's driver does: input, drain the outputs, arm the next deadline. It
-//! can crash (all is lost but the disk), be paused (nothing is processed, the socket's buffer fills, timers
-//! are late on resume), restart from its disk or wiped, and leave in good order.
+//! The event heap, the one loop, and a core's turn: input, drain the outputs, arm the next deadline, as
+//! the agent's driver does it.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::SocketAddr;
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 
-use hearth_proto::advert::SignedAdvert;
-use hearth_proto::document::SignedDocument;
-use hearth_proto::ids::{EndpointId, Generation, Identity, NodeName, ServiceName};
-use hearth_proto::member::SwimConfig;
-use hearth_proto::node::{EndpointConfig, Event, Node, NodeConfig, Transmit};
-use hearth_proto::time::{Clock, Time, Wall};
+use hearth_proto::ids::{EndpointId, Identity, NodeName, ServiceName};
+use hearth_proto::node::{Event, Node, Transmit};
+use hearth_proto::time::Time;
 use hearth_proto::wire::{self, Message};
+use rand::SeedableRng;
 use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::check::Checks;
-use super::keyring::{Keys, Revoked, Signed};
-use super::link::{Frame, Side};
+use super::fault::Fault;
+use super::host::{Host, HostSpec, Life};
+use super::link::Frame;
 use super::net::Net;
-use super::scenario::Fault;
-use super::traffic::{App, Request};
+use super::traffic::Request;
 use super::{At, MS, S};
-
-/// Wall time at which every world begins: 2026-01-01.
-const EPOCH: u64 = 1_767_225_600 * S;
 /// Frames a paused host's sockets hold; later ones are lost.
 const INBOX: usize = 2_000;
 /// The table is written to disk so long after it changed.
 const SAVE_AFTER: u64 = S;
 
-/// Whether a host runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Life {
-    /// It does.
-    Running,
-    /// Stopped in its tracks, memory and all.
-    Paused,
-    /// Its process is gone.
-    Off,
-}
-
-/// What a host offers and calls.
-#[derive(Clone, Debug, Default)]
-pub struct HostSpec {
-    /// What it offers.
-    pub endpoints: Vec<EndpointConfig>,
-    /// What its applications call.
-    pub interest: BTreeSet<ServiceName>,
-    /// Its zone.
-    pub zone: u8,
-}
-
-/// What survives a crash.
-#[derive(Clone, Debug, Default)]
-pub struct Disk {
-    /// The last start.
-    pub generation: u64,
-    /// The table as last saved.
-    pub records: Vec<SignedAdvert>,
-    /// The documents.
-    pub documents: Vec<SignedDocument>,
-}
-
-/// One host.
-pub struct Host {
-    /// Its name.
-    pub name: NodeName,
-    /// Where it is reached.
-    pub address: SocketAddr,
-    /// What it offers and calls.
-    pub spec: HostSpec,
-    /// Whether it runs.
-    pub life: Life,
-    /// Since when it does, or does not.
-    pub since: At,
-    /// Counts starts: what was armed by an earlier one is void.
-    pub epoch: u32,
-    /// The core, while the process lives.
-    pub node: Option<Node>,
-    /// When this start began: the core's time zero.
-    pub booted: At,
-    /// What survives.
-    pub disk: Disk,
-    /// Links with the others.
-    pub sides: BTreeMap<usize, Side>,
-    /// Applications behind its endpoints.
-    pub apps: BTreeMap<EndpointId, App>,
-    /// What its keyring knows of revocations.
-    pub revoked: Revoked,
-    /// What its keyring ever signed.
-    pub signed: Signed,
-    /// By how much its wall clock is wrong, in microseconds.
-    pub clock_offset: i64,
-    pub(super) inbox: VecDeque<What>,
-    pub(super) wake: Option<At>,
-    saving: bool,
-    turns: (u64, u32),
-}
-
 /// What is to happen.
 #[derive(Clone, Debug)]
-pub enum What {
+pub(crate) enum What {
     /// A core's deadline.
     Wake { host: usize, epoch: u32 },
     /// A frame arrives.
@@ -236,6 +158,8 @@ pub struct World {
     by_address: BTreeMap<SocketAddr, usize>,
     heap: BinaryHeap<Entry>,
     seq: u64,
+    /// The present second, and the events in it.
+    storm: (At, u64),
     hash: Xxh3,
     /// What happened, for people; bounded.
     pub story: Vec<String>,
@@ -269,6 +193,7 @@ impl World {
             by_address,
             heap: BinaryHeap::new(),
             seq: 0,
+            storm: (0, 0),
             hash: Xxh3::with_seed(seed),
             story: Vec::new(),
         }
@@ -290,13 +215,13 @@ impl World {
     }
 
     /// Arms something.
-    pub fn at(&mut self, at: At, what: What) {
+    pub(crate) fn at(&mut self, at: At, what: What) {
         self.seq += 1;
         self.heap.push(Entry { at: at.max(self.now), seq: self.seq, what });
     }
 
     /// Arms something `after` microseconds from now.
-    pub fn after(&mut self, after: u64, what: What) {
+    pub(crate) fn after(&mut self, after: u64, what: What) {
         self.at(self.now + after, what);
     }
 
@@ -322,9 +247,26 @@ impl World {
             let Some(entry) = self.heap.pop() else { break };
             self.now = entry.at;
             self.stats.events += 1;
+            if self.is_storm() {
+                return;
+            }
             self.happen(entry.what);
         }
         self.now = end;
+    }
+
+    /// More events in one second than any healthy mesh makes: whatever made them would never end. The world
+    /// stops there.
+    fn is_storm(&mut self) -> bool {
+        let second = self.now / S;
+        let count = if self.storm.0 == second { self.storm.1 + 1 } else { 0 };
+        self.storm = (second, count);
+        if count <= super::check::MAX_EVENTS * self.hosts.len() as u64 {
+            return false;
+        }
+        self.checks.violate(self.now, "a storm: messages beget messages without end");
+        self.heap.clear();
+        true
     }
 
     fn save(&mut self, host: usize) {
@@ -426,7 +368,7 @@ impl World {
         let turns = &mut self.hosts[host].turns;
         *turns = if turns.0 == second { (second, turns.1 + 1) } else { (second, 1) };
         if turns.1 > super::check::MAX_TURNS {
-            self.checks.violate(self.now, format!("host {host} turns without end: a busy loop"));
+            self.checks.violate(self.now, &format!("host {host} turns without end: a busy loop"));
             return;
         }
         self.step(host, Node::handle_timeout);
@@ -472,7 +414,7 @@ impl World {
             Transmit::Message { to, address, message } => {
                 let Ok(bytes) = message.encode() else {
                     let what = format!("{} cannot be encoded", message.name());
-                    self.checks.violate(self.now, what);
+                    self.checks.violate(self.now, &what);
                     return;
                 };
                 self.stats.message = self.stats.message.max(bytes.len());
@@ -588,148 +530,11 @@ impl World {
         let message = match Message::decode(bytes) {
             Ok(Some(message)) => message,
             other => {
-                self.checks.violate(self.now, format!("a message came out as {other:?}"));
+                self.checks.violate(self.now, &format!("a message came out as {other:?}"));
                 return;
             }
         };
         let from = Identity::Node(self.hosts[from].name.clone());
         self.step(to, |node, now| node.handle_message(now, &from, message));
-    }
-
-    // ---- lives ---------------------------------------------------------------------------------
-
-    /// Starts a host that is off. `wipe` loses the disk: the generation then follows the wall clock, which
-    /// is later than any count of starts.
-    pub fn boot(&mut self, host: usize, wipe: bool) {
-        if self.hosts[host].life != Life::Off {
-            return;
-        }
-        let (now, seed) = (self.now, self.seed);
-        let node_seed = self.rng.random();
-        let h = &mut self.hosts[host];
-        if wipe {
-            h.disk = Disk { generation: (EPOCH + now) / MS, ..Disk::default() };
-            h.revoked = Revoked::default();
-        } else {
-            h.disk.generation += 1;
-        }
-        h.epoch += 1;
-        h.life = Life::Running;
-        h.since = now;
-        h.booted = now;
-        h.wake = None;
-        h.saving = false;
-        h.sides.clear();
-        h.inbox.clear();
-        let origin = Wall((EPOCH + now).saturating_add_signed(h.clock_offset));
-        let config = NodeConfig {
-            name: h.name.clone(),
-            generation: Generation(h.disk.generation),
-            address: h.address,
-            zone: format!("z{}", h.spec.zone),
-            region: String::new(),
-            swim: SwimConfig::default(),
-            seed: node_seed,
-            clock: Clock { origin },
-            endpoints: h.spec.endpoints.clone(),
-            interest: h.spec.interest.clone(),
-        };
-        let who = Identity::Node(h.name.clone());
-        let keys = Keys::new(seed, who, origin, Arc::clone(&h.revoked), Arc::clone(&h.signed));
-        h.node = Some(Node::new(config, Box::new(keys), Time(0)));
-        let (records, documents) = (h.disk.records.clone(), h.disk.documents.clone());
-        let (name, generation) = (h.name.clone(), h.disk.generation);
-        self.tell(|| format!("{name} starts (generation {generation}, wiped: {wipe})"));
-        self.checks.started(host);
-        self.step(host, |node, now| node.restore(now, records, documents));
-        self.start_apps(host);
-    }
-
-    /// The process is gone, with everything but its disk.
-    pub fn crash(&mut self, host: usize) {
-        if self.hosts[host].life == Life::Off {
-            return;
-        }
-        let name = self.hosts[host].name.clone();
-        self.tell(|| format!("{name} is gone"));
-        let now = self.now;
-        let h = &mut self.hosts[host];
-        h.life = Life::Off;
-        h.since = now;
-        h.node = None;
-        h.epoch += 1;
-        h.inbox.clear();
-        h.sides.clear();
-        for app in h.apps.values_mut() {
-            app.activated = false;
-        }
-        self.drop_requests_of(host);
-    }
-
-    /// Stops a host in its tracks.
-    pub fn pause(&mut self, host: usize) {
-        if self.hosts[host].life == Life::Running {
-            let name = self.hosts[host].name.clone();
-            self.tell(|| format!("{name} is paused"));
-            self.hosts[host].life = Life::Paused;
-            self.hosts[host].since = self.now;
-        }
-    }
-
-    /// Lets it go on: timers first, as the driver prefers them, then what lies in the socket.
-    pub fn resume(&mut self, host: usize) {
-        if self.hosts[host].life != Life::Paused {
-            return;
-        }
-        let name = self.hosts[host].name.clone();
-        self.tell(|| format!("{name} goes on"));
-        self.hosts[host].life = Life::Running;
-        self.hosts[host].since = self.now;
-        self.hosts[host].wake = None;
-        self.excuse_links(host);
-        self.step(host, Node::handle_timeout);
-        for what in std::mem::take(&mut self.hosts[host].inbox) {
-            self.arrive(what);
-        }
-    }
-
-    /// Leaves in good order: drains, says so three times, closes its links.
-    pub fn leave(&mut self, host: usize) {
-        self.step(host, |node, now| node.drain(now, true));
-        for _ in 0..3 {
-            self.step(host, Node::leave);
-        }
-        self.close_links(host);
-        self.crash(host);
-    }
-}
-
-impl Host {
-    fn new(i: usize, spec: HostSpec) -> Self {
-        // Two digits and more sort as they count.
-        #[expect(clippy::expect_used, reason = "n and digits are a label")]
-        let name = NodeName::parse(&format!("n{i:03}")).expect("a label");
-        let octets = [10, 77, (i / 200) as u8, (i % 200) as u8 + 1];
-        let apps = spec.endpoints.iter().map(|e| (e.id.clone(), App::new(e.role))).collect();
-        Self {
-            name,
-            address: SocketAddr::from((octets, 7940)),
-            spec,
-            life: Life::Off,
-            since: 0,
-            epoch: 0,
-            node: None,
-            booted: 0,
-            disk: Disk::default(),
-            sides: BTreeMap::new(),
-            apps,
-            revoked: Revoked::default(),
-            signed: Signed::default(),
-            clock_offset: 0,
-            inbox: VecDeque::new(),
-            wake: None,
-            saving: false,
-            turns: (0, 0),
-        }
     }
 }
