@@ -48,6 +48,14 @@ pub struct Config {
     pub certificate_life: Span,
 }
 
+/// The part of a log filter that is no level. A lone word would be taken for a module's name, and all
+/// else be silenced.
+fn wrong_level(filter: &str) -> Option<&str> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let levels = filter.split(',').map(|part| part.rsplit('=').next().unwrap_or(part).trim());
+    levels.into_iter().find(|word| !LEVELS.contains(&word.to_ascii_lowercase().as_str()))
+}
+
 fn default_metrics() -> String {
     "127.0.0.1:7946".into()
 }
@@ -98,6 +106,13 @@ impl Config {
             return Err(fault(
                 format!("`certificate_life` is {}", config.certificate_life),
                 "allowed is from 1m to 30d; the default is 24h",
+            ));
+        }
+        if let Some(word) = wrong_level(&config.log) {
+            return Err(fault(
+                format!("`log` is {:?}: {word:?} is no level", config.log),
+                "off, error, warn, info, debug or trace; or for example \
+                 \"info,hearth_control::push=debug\"",
             ));
         }
         if config.fanout == 0 {
@@ -227,6 +242,11 @@ mod tests {
             told("certificate_life = \"5s\""),
             "control.toml: `certificate_life` is 5s\n  hint: allowed is from 1m to 30d; the default \
              is 24h"
+        );
+        assert_eq!(
+            told("log = \"inof\""),
+            "control.toml: `log` is \"inof\": \"inof\" is no level\n  hint: off, error, warn, info, debug \
+             or trace; or for example \"info,hearth_control::push=debug\""
         );
         assert_eq!(
             told("addresses = [\"not a name\"]"),

@@ -186,7 +186,7 @@ async fn upkeep(directory: Directory, config: Config, plane: Arc<Plane>) {
             if prune && let Err(e) = plane.store().prune(moment::now()) {
                 warn!(error = %e, "prune_failed");
             }
-            if plane.holder().own().renew_at() <= moment::now()
+            if plane.holder().own().is_due(moment::now())
                 && let Err(e) = renew(&directory, &config, plane.authority(), &plane)
             {
                 error!(error = %e, expires = moment::utc(plane.holder().own().expires()), "renewal_failed");

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use hearth_proto::ids::TrustDomain;
 use hearth_proto::settings::SettingsError;
+use hearth_proto::time::Wall;
 
 use crate::authority::{Authority, AuthorityError, new_root};
 use crate::config::Config;
@@ -87,6 +88,19 @@ pub enum DirectoryError {
         /// What the root says.
         root: TrustDomain,
     },
+    /// The clock is wrong, or the root has ended.
+    #[error(
+        "this host's clock says {}, the root certificate is valid from {} until {}",
+        moment::utc(*.now), moment::utc(*.from), moment::utc(*.until)
+    )]
+    Clock {
+        /// What the clock says.
+        now: Wall,
+        /// Start of the root's validity.
+        from: Wall,
+        /// Its end.
+        until: Wall,
+    },
     /// The authority cannot be used.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
@@ -136,11 +150,21 @@ impl From<DirectoryError> for Failure {
                 Exit::NoPermission,
                 format!("run as that user, or chown -R the directory of {}", path.display()),
             ),
+            E::Io { what: "read", path, error } if error.kind() == io::ErrorKind::NotFound => (
+                Exit::Config,
+                format!("restore {} from backup", path.display()),
+            ),
             E::Io { path, error, .. } => return io_failure(&e, path, error),
             E::Settings(_) => (Exit::Config, String::new()),
             E::OtherDomain { root, .. } => (
                 Exit::Config,
                 format!("set trust_domain = \"{root}\"; a new trust domain is a new init elsewhere"),
+            ),
+            E::Clock { .. } => (
+                Exit::Temporary,
+                "set the clock (timedatectl), then start again; if it is right, the root has ended: \
+                 only a new mesh helps"
+                    .to_owned(),
             ),
             E::Authority(AuthorityError::Address(_)) => {
                 (Exit::Usage, "write for example --address 192.0.2.2 or control.example".to_owned())
@@ -183,6 +207,20 @@ pub fn store_failure(e: &StoreError) -> Failure {
             e,
             "hearth-control serve is running on it; use the API (hearth token create NODE), or stop it \
              first",
+        ),
+        StoreError::Missing(path) => Failure::new(
+            Exit::Config,
+            e,
+            format!(
+                "restore it from backup; without one, hearth-control operator --dir {} makes an empty \
+                 one: nodes go on, join tokens and the policy's history are lost",
+                path.parent().unwrap_or(path).display()
+            ),
+        ),
+        StoreError::Moved(_) => Failure::new(
+            Exit::Io,
+            e,
+            "put it back, or restart hearth-control on what is there now; nothing was changed",
         ),
         StoreError::Open { .. } | StoreError::Unreadable(..) => {
             Failure::new(Exit::Io, e, "restore store.redb from backup, and keep the damaged file")
@@ -234,16 +272,23 @@ impl Directory {
         directory.write("root.key", root_key.as_bytes())?;
         directory.write("root.pem", root_pem.as_bytes())?;
         directory.write("control.pem", (own.key_pem + &own.certificate.pem).as_bytes())?;
-        let (operator_token, hash) = token::new_operator_token()?;
-        directory.open_store()?.add_operator(&OperatorRecord {
-            name: FIRST_OPERATOR.to_owned(),
-            hash: hash.hex(),
-            created: now,
-        })?;
-        directory.give_to_owner(&directory.file("store.redb"))?;
-        directory.write("operator.token", format!("{operator_token}\n").as_bytes())?;
+        let operator_token = directory.new_operator(FIRST_OPERATOR, now)?;
         directory.write("control.toml", config.render().as_bytes())?;
         Ok(Made { directory, operator_token })
+    }
+
+    /// Makes an operator's token; one of the same name ends. Makes the store if there is none.
+    pub fn new_operator(&self, name: &str, now: Wall) -> Result<String, DirectoryError> {
+        let (text, hash) = token::new_operator_token()?;
+        let store = Embedded::open(&self.file("store.redb"))?;
+        let (name, hash) = (name.to_owned(), hash.hex());
+        let first = name == FIRST_OPERATOR;
+        store.add_operator(&OperatorRecord { name, hash, created: now })?;
+        self.give_to_owner(&self.file("store.redb"))?;
+        if first {
+            self.write("operator.token", format!("{text}\n").as_bytes())?;
+        }
+        Ok(text)
     }
 
     /// Takes the directory for a new control plane.
@@ -347,9 +392,14 @@ impl Directory {
         directory.sync_all().map_err(io("write", &self.path))
     }
 
-    /// Opens the store; fails while another process has it open.
+    /// Opens the store; fails while another process has it open, and when it is gone: an empty one in
+    /// its place would know no operator, no token and no policy, and say nothing.
     pub fn open_store(&self) -> Result<Embedded, StoreError> {
-        Embedded::open(&self.file("store.redb"))
+        let path = self.file("store.redb");
+        match fs::exists(&path) {
+            Ok(false) => Err(StoreError::Missing(path)),
+            _ => Embedded::open(&path),
+        }
     }
 
     /// The settings.
@@ -370,10 +420,14 @@ impl Directory {
         Ok((config, authority))
     }
 
-    /// Everything `serve` needs. A control certificate that is absent, of another name or due for
-    /// renewal is made anew.
+    /// Everything `serve` needs. A control certificate that is absent, of other names or due for
+    /// renewal is made anew; not by a clock that the root contradicts.
     pub fn open(&self) -> Result<Opened, DirectoryError> {
         let (config, authority) = self.authority()?;
+        let (now, (from, until)) = (moment::now(), authority.validity()?);
+        if now < from || now >= until {
+            return Err(DirectoryError::Clock { now, from, until });
+        }
         let present = match fs::exists(self.file("control.pem")) {
             Ok(true) => {
                 let pem = self.read_secret("control.pem")?;
@@ -381,9 +435,10 @@ impl Directory {
             }
             _ => None,
         };
-        let now = moment::now();
+        let addresses = config.addresses()?;
+        let fits = |own: &Own| *own.name() == config.name && own.names(&addresses);
         let own = match present {
-            Some(own) if *own.name() == config.name && own.renew_at() > now => own,
+            Some(own) if fits(&own) && !own.is_due(now) => own,
             _ => self.renew(&config, &authority)?,
         };
         Ok(Opened { config, authority, own })

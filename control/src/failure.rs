@@ -4,6 +4,7 @@
 //! "try again". Every error a person can meet becomes a [`Failure`] before it is printed.
 
 use std::fmt;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 /// The exit codes in use (sysexits).
@@ -85,6 +86,23 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
+/// Prints an answer on standard output. A reader that has seen enough (`| head`) is no failure; a disk
+/// that is full is one, and not a panic.
+pub fn print(text: &str) -> Result<(), Failure> {
+    written(io::stdout().lock(), text)
+}
+
+fn written(mut to: impl Write, text: &str) -> Result<(), Failure> {
+    match to.write_all(text.as_bytes()).and_then(|()| to.flush()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Failure::new(
+            Exit::Io,
+            format!("cannot write the answer: {e}"),
+            "it was asked for and given; only the output is incomplete",
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Runs clap's parser with sysexits: help and version end with 0, a wrong command line with 64.
 pub fn command_line<T: clap::Parser>() -> Result<T, ExitCode> {
     T::try_parse().map_err(|e| {
@@ -95,4 +113,27 @@ pub fn command_line<T: clap::Parser>() -> Result<T, ExitCode> {
             false => ExitCode::SUCCESS,
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Refusing(io::ErrorKind);
+
+    impl Write for Refusing {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(self.0.into())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_reader_that_has_seen_enough_is_no_failure_and_a_full_disk_is_one() {
+        assert_eq!(written(Refusing(io::ErrorKind::BrokenPipe), "x"), Ok(()));
+        let full = written(Refusing(io::ErrorKind::StorageFull), "x").unwrap_err();
+        assert_eq!(full.exit, Exit::Io);
+    }
 }

@@ -4,6 +4,8 @@
 //! domain, and the certificate is none of an authority. Does not decide whether the certificate is to
 //! be believed: chain and validity are the TLS stack's business and come first.
 
+use std::net::IpAddr;
+
 use hearth_proto::ids::{Identity, IdentityError, TrustDomain};
 use hearth_proto::time::Wall;
 use x509_parser::extensions::GeneralName;
@@ -69,6 +71,29 @@ pub fn domain_of(der: &[u8]) -> Result<TrustDomain, NamelessCertificate> {
         uri.strip_prefix("spiffe://").ok_or_else(|| IdentityError::NotSpiffe(uri.to_owned()))?;
     let domain = rest.split('/').next().unwrap_or_default();
     TrustDomain::parse(domain).map_err(|_| IdentityError::Path(uri.to_owned()).into())
+}
+
+/// The hosts (DNS names, IP addresses) a certificate names, sorted.
+pub fn hosts(der: &[u8]) -> Result<Vec<String>, NamelessCertificate> {
+    let certificate = read(der)?;
+    let names = certificate
+        .subject_alternative_name()
+        .map_err(|e| NamelessCertificate::Unreadable(e.to_string()))?;
+    let names = names.iter().flat_map(|san| &san.value.general_names);
+    let mut hosts: Vec<String> = names
+        .filter_map(|name| match name {
+            GeneralName::DNSName(name) => Some((*name).to_owned()),
+            GeneralName::IPAddress(bytes) => address(bytes).map(|ip| ip.to_string()),
+            _ => None,
+        })
+        .collect();
+    hosts.sort();
+    Ok(hosts)
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
 }
 
 /// From when to when a certificate is valid.

@@ -17,7 +17,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::sign::CertifiedKey;
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 
-use crate::authority::Authority;
+use crate::authority::{Address, Authority};
 use crate::identity;
 use crate::moment;
 
@@ -76,10 +76,18 @@ impl Own {
         self.validity.1
     }
 
-    /// When the certificate is to be renewed: at half of its life.
-    pub fn renew_at(&self) -> Wall {
+    /// Whether the certificate is to be made anew at `now`: it is past half of its life, or not valid
+    /// yet, which is what a start with the clock ahead leaves behind.
+    pub fn is_due(&self, now: Wall) -> bool {
         let (from, to) = self.validity;
-        moment::after(from, moment::between(from, to) / 2)
+        now < from || now >= moment::after(from, moment::between(from, to) / 2)
+    }
+
+    /// Whether the certificate names exactly these hosts.
+    pub fn names(&self, addresses: &[Address]) -> bool {
+        let mut wanted: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        wanted.sort();
+        identity::hosts(&self.certificate).is_ok_and(|named| named == wanted)
     }
 
     /// Key and chain (leaf, root) for TLS.

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
+use hearth_proto::ids::NodeName;
 use hearth_proto::time::Wall;
 
 use crate::moment;
@@ -50,31 +51,43 @@ impl Account {
     }
 }
 
-/// Points by source.
-#[derive(Default)]
-pub struct Limiter {
-    accounts: HashMap<IpAddr, Account>,
+/// Who pays for being refused.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// A stranger, by the address it comes from.
+    Address(IpAddr),
+    /// A node that proved its name: its renewals must not hang on what its neighbours behind the same
+    /// address do.
+    Member(NodeName),
 }
 
-/// One host may own a whole IPv6 /64.
-fn source(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
-            Some(v4) => IpAddr::V4(v4),
-            None => {
-                let mut octets = v6.octets();
-                octets[8..].fill(0);
-                IpAddr::V6(Ipv6Addr::from(octets))
-            }
-        },
+impl From<IpAddr> for Source {
+    /// One host may own a whole IPv6 /64.
+    fn from(address: IpAddr) -> Self {
+        Self::Address(match address {
+            IpAddr::V4(_) => address,
+            IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
+                Some(v4) => IpAddr::V4(v4),
+                None => {
+                    let mut octets = v6.octets();
+                    octets[8..].fill(0);
+                    IpAddr::V6(Ipv6Addr::from(octets))
+                }
+            },
+        })
     }
 }
 
+/// Points by source.
+#[derive(Default)]
+pub struct Limiter {
+    accounts: HashMap<Source, Account>,
+}
+
 impl Limiter {
-    /// Whether `address` is listened to at `now`.
-    pub fn admit(&mut self, address: IpAddr, now: Wall) -> Result<(), Denied> {
-        let Some(account) = self.accounts.get_mut(&source(address)) else { return Ok(()) };
+    /// Whether `source` is listened to at `now`.
+    pub fn admit(&mut self, source: impl Into<Source>, now: Wall) -> Result<(), Denied> {
+        let Some(account) = self.accounts.get_mut(&source.into()) else { return Ok(()) };
         if account.at(now).spent < POINTS {
             return Ok(());
         }
@@ -82,9 +95,9 @@ impl Limiter {
         Err(Denied { after: RECOVERY, first })
     }
 
-    /// Notes that `address` was refused.
-    pub fn refused(&mut self, address: IpAddr, now: Wall) {
-        let key = source(address);
+    /// Notes that `source` was refused.
+    pub fn refused(&mut self, source: impl Into<Source>, now: Wall) {
+        let key = source.into();
         if !self.accounts.contains_key(&key) && self.accounts.len() >= MAX_SOURCES {
             self.make_room(now);
         }
@@ -100,7 +113,8 @@ impl Limiter {
     fn make_room(&mut self, now: Wall) {
         self.accounts.retain(|_, a| a.at(now).spent > 0);
         if self.accounts.len() >= MAX_SOURCES
-            && let Some(oldest) = self.accounts.iter().min_by_key(|(_, a)| a.since).map(|(k, _)| *k)
+            && let Some(oldest) =
+                self.accounts.iter().min_by_key(|(_, a)| a.since).map(|(k, _)| k.clone())
         {
             self.accounts.remove(&oldest);
         }
@@ -118,7 +132,7 @@ mod tests {
     #[test]
     fn the_eleventh_guess_is_not_listened_to_and_points_come_back_with_time() {
         let mut limiter = Limiter::default();
-        let (guesser, other) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+        let [guesser, other] = [1, 2].map(|n| IpAddr::from([192, 0, 2, n]));
         for _ in 0..POINTS {
             assert!(limiter.admit(guesser, at(100)).is_ok());
             limiter.refused(guesser, at(100));
@@ -136,8 +150,9 @@ mod tests {
         for i in 0..u16::try_from(POINTS).unwrap() {
             limiter.refused(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, i)), at(1));
         }
-        assert!(limiter.admit("2001:db8:0:1::ffff".parse().unwrap(), at(1)).is_err());
-        assert!(limiter.admit("2001:db8:0:2::1".parse().unwrap(), at(1)).is_ok());
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        assert!(limiter.admit(address("2001:db8:0:1::ffff"), at(1)).is_err());
+        assert!(limiter.admit(address("2001:db8:0:2::1"), at(1)).is_ok());
     }
 
     #[test]

@@ -45,6 +45,14 @@ pub fn utc(wall: Wall) -> String {
     format!("{year:04}-{month:02}-{day:02} {h:02}:{m:02}:{s:02}Z")
 }
 
+/// A length of time as it is measured: as [`length`], with tenths below ten seconds (`1.2 s`).
+pub fn measured(d: Duration) -> String {
+    match d.as_millis() {
+        ms @ 1_000..10_000 => format!("{}.{} s", ms / 1_000, ms / 100 % 10),
+        _ => length(d),
+    }
+}
+
 /// A length of time in one or two units: `45 ms`, `12 s`, `3 min 20 s`, `5 h 2 min`, `4 d 1 h`.
 pub fn length(d: Duration) -> String {
     let two = |big: u64, bu: &str, small: u64, su: &str| match small {
@@ -85,5 +93,7 @@ mod tests {
         assert_eq!(ago(at(100), at(300)), "3 min 20 s ago");
         assert_eq!(ago(at(100), at(100)), "just now");
         assert_eq!(ago(at(86_500), at(100)), "in 1 d");
+        let told = [45, 1_283, 9_999, 12_345].map(|ms| measured(Duration::from_millis(ms)));
+        assert_eq!(told, ["45 ms", "1.2 s", "9.9 s", "12 s"]);
     }
 }

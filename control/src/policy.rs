@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use hearth_proto::ids::ServiceName;
+use hearth_proto::ids::{NodeName, ServiceName};
 use hearth_proto::policy::{Caller, Hedge, Mode, Need, Percent, Policy, ServicePolicy};
 use hearth_proto::settings::{self, SettingsError};
 
@@ -105,6 +105,25 @@ pub fn warnings(policy: &Policy) -> Vec<String> {
         {
             warn(format!("hedge {span} is not before timeout {}: it never happens", p.timeout));
         }
+    }
+    lines
+}
+
+/// What is allowed and looks like a mistake beside what runs: callers that never joined, services that
+/// fall back to the defaults because the text no longer names them.
+pub fn doubts(old: &Policy, new: &Policy, known: &BTreeSet<NodeName>) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (name, p) in &new.services {
+        for caller in &p.allow {
+            if let Caller::Node(node) = caller
+                && !known.contains(node)
+            {
+                lines.push(format!("services.{name}: allow names {node}, which never joined"));
+            }
+        }
+    }
+    for name in old.services.keys().filter(|name| !new.services.contains_key(*name)) {
+        lines.push(format!("services.{name}: no longer named, so it has the defaults again"));
     }
     lines
 }

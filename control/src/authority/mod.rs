@@ -4,6 +4,7 @@
 //! per node, so that nothing a joining host writes into its request can make it somebody else. Never
 //! decides *whether* somebody may have a certificate: that is the token's or the renewal's business.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -179,6 +180,11 @@ impl Authority {
         &self.root
     }
 
+    /// From when to when the root is valid.
+    pub fn validity(&self) -> Result<(Wall, Wall), AuthorityError> {
+        Ok(identity::validity(&self.root)?)
+    }
+
     /// All root certificates, PEM.
     pub fn bundle_pem(&self) -> &str {
         &self.root_pem
@@ -278,6 +284,15 @@ impl Address {
             Self::Ip(ip) => SanType::IpAddress(*ip),
             Self::Dns(name) => SanType::DnsName(name.clone().try_into().map_err(signing)?),
         })
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(ip) => ip.fmt(f),
+            Self::Dns(name) => f.write_str(name),
+        }
     }
 }
 

@@ -8,8 +8,8 @@ use clap::{Args, Parser, Subcommand};
 use hearth_control::authority::Address;
 use hearth_control::config::Config;
 use hearth_control::daemon;
-use hearth_control::directory::{Directory, store_failure};
-use hearth_control::failure::{Exit, Failure, command_line};
+use hearth_control::directory::{Directory, FIRST_OPERATOR, store_failure};
+use hearth_control::failure::{Exit, Failure, command_line, print};
 use hearth_control::moment;
 use hearth_control::plane::{CreateTokenError, create_token};
 use hearth_proto::ids::{NodeName, TrustDomain};
@@ -41,6 +41,9 @@ enum Command {
     /// Make a one-time join token while the daemon is not running
     #[command(after_help = "While the daemon runs, use: hearth token create NODE")]
     Token(Token),
+    /// Make a new operator token while the daemon is not running; the operator's old one ends
+    #[command(after_help = "For a token that was lost or seen by others, or a second operator.")]
+    Operator(Operator),
 }
 
 #[derive(Args)]
@@ -88,6 +91,16 @@ struct Token {
     ttl: Span,
 }
 
+#[derive(Args)]
+struct Operator {
+    /// Directory that `init` made
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/hearth-control")]
+    dir: PathBuf,
+    /// The operator, as history and log name them
+    #[arg(long, value_name = "NAME", default_value = FIRST_OPERATOR)]
+    name: NodeName,
+}
+
 fn main() -> ExitCode {
     let line: CommandLine = match command_line() {
         Ok(line) => line,
@@ -97,6 +110,7 @@ fn main() -> ExitCode {
         Command::Init(args) => init(args),
         Command::Serve(args) => daemon::serve(&args.dir),
         Command::Token(args) => token(&args),
+        Command::Operator(args) => operator(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -127,21 +141,27 @@ fn init(args: Init) -> Result<(), Failure> {
     })?;
     let made = Directory::init(&args.dir, &config)?;
     let dir = made.directory.path().display().to_string();
-    println!("made the mesh {} in {dir}", config.trust_domain);
-    println!();
-    println!("operator token (shown once; only its hash is stored):");
-    println!("  {}", made.operator_token);
-    println!("kept for this host in {dir}/operator.token; move it elsewhere if you like");
-    println!();
-    println!("next:");
-    println!("  hearth-control serve --dir {dir}");
-    println!("  hearth --dir {dir} token create NODE     # for each node that joins");
-    println!(
-        "elsewhere: hearth --control https://HOST:{} --ca root.pem --token TOKEN …",
+    let mut text = format!(
+        "made the mesh {} in {dir}\n\n\
+         operator token (shown once; only its hash is stored):\n  {}\n\
+         kept for this host in {dir}/operator.token; move it elsewhere if you like\n\n\
+         next:\n  hearth-control serve --dir {dir}\n  \
+         hearth --dir {dir} token create NODE     # for each node that joins\n\
+         elsewhere: hearth --control https://HOST:{} --ca root.pem --token TOKEN …\n",
+        config.trust_domain,
+        made.operator_token,
         config.listen.port()
     );
-    println!("back up {dir}/root.key: whoever has it is the mesh, without it no node can join");
-    Ok(())
+    if config.addresses.is_empty() && config.listen.ip().is_unspecified() {
+        text.push_str(
+            "no --address was given: for hearth on other hosts, write this host's name or IP into \
+             `addresses` in control.toml\n",
+        );
+    }
+    text.push_str(&format!(
+        "back up {dir}/root.key: whoever has it is the mesh, without it no node can join\n"
+    ));
+    print(&text)
 }
 
 fn token(args: &Token) -> Result<(), Failure> {
@@ -156,7 +176,15 @@ fn token(args: &Token) -> Result<(), Failure> {
         CreateTokenError::Random(_) => Failure::new(Exit::Temporary, &e, "try again"),
         CreateTokenError::Store(e) => store_failure(e),
     })?;
-    println!("{}", made.token);
+    print(&format!("{}\n", made.token))?;
     eprintln!("good once, for node {}, until {}", args.node, moment::utc(made.expires));
+    Ok(())
+}
+
+fn operator(args: &Operator) -> Result<(), Failure> {
+    let directory = Directory::find(&args.dir)?;
+    let token = directory.new_operator(args.name.as_str(), moment::now())?;
+    print(&format!("{token}\n"))?;
+    eprintln!("operator token of {}, shown once; their old one is not good any more", args.name);
     Ok(())
 }

@@ -208,6 +208,16 @@ fn unreachable(url: &str, roots_from: &str, error: &io::Error) -> Failure {
             format!("{url} shows a certificate that is not valid now"),
             "compare the clocks of both hosts (date -u); restart hearth-control if it is right",
         ),
+        (
+            Some(TlsError::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )),
+            _,
+        ) => (
+            format!("the control plane's certificate does not name the host of {url}"),
+            "add it to `addresses` in control.toml and restart hearth-control, or use a name that is \
+             there",
+        ),
         (Some(tls), _) => (
             format!("{url} is no control plane of this mesh: {tls}"),
             "check address and port (7945 is the default)",

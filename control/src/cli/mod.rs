@@ -19,7 +19,7 @@ use hearth_proto::view::{
 };
 use hyper::body::Bytes;
 
-use crate::failure::{Exit, Failure};
+use crate::failure::{Exit, Failure, print};
 use crate::moment;
 
 mod agent;
@@ -47,8 +47,8 @@ use table::Style;
         hearth policy apply mesh.toml --dry-run; hearth token create web-1\n\
         On the control plane's own host, --dir stands for all three:\n  \
         hearth --dir /var/lib/hearth-control policy history\n\n\
-        Exit codes: 0 done, 64 command line, 65 refused input, 66 missing file, 69 nobody answers,\n\
-        75 try again later, 77 not allowed."
+        Exit codes: 0 done, 64 command line, 65 refused or not known there, 66 missing file,\n\
+        69 nobody answers, 74 cannot write, 75 try again later, 77 not allowed, 78 settings."
 )]
 pub struct CommandLine {
     #[command(flatten)]
@@ -60,6 +60,11 @@ pub struct CommandLine {
     command: Command,
 }
 
+/// Options of the commands that ask the agent (status, members, routes, explain, incidents, drain).
+const AGENT: &str = "Asking the agent";
+/// Options of the commands that ask the control plane (policy, token).
+const CONTROL: &str = "Asking the control plane";
+
 #[derive(Args)]
 struct To {
     /// The agent's admin socket
@@ -68,20 +73,34 @@ struct To {
         global = true,
         env = "HEARTH_SOCKET",
         value_name = "PATH",
-        default_value = "/run/hearth/agent.sock"
+        default_value = "/run/hearth/agent.sock",
+        help_heading = AGENT
     )]
     socket: PathBuf,
     /// The control plane, https://HOST:PORT
-    #[arg(long, global = true, env = "HEARTH_CONTROL", value_name = "URL")]
+    #[arg(long, global = true, env = "HEARTH_CONTROL", value_name = "URL", help_heading = CONTROL)]
     control: Option<String>,
     /// Operator token
-    #[arg(long, global = true, env = "HEARTH_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        env = "HEARTH_TOKEN",
+        value_name = "TOKEN",
+        hide_env_values = true,
+        help_heading = CONTROL
+    )]
     token: Option<String>,
     /// Root certificates by which the control plane is known (its root.pem)
-    #[arg(long, global = true, env = "HEARTH_CA", value_name = "FILE")]
+    #[arg(long, global = true, env = "HEARTH_CA", value_name = "FILE", help_heading = CONTROL)]
     ca: Option<PathBuf>,
     /// Directory of hearth-control on this host: gives address, token and root
-    #[arg(long, global = true, env = "HEARTH_CONTROL_DIR", value_name = "DIR")]
+    #[arg(
+        long,
+        global = true,
+        env = "HEARTH_CONTROL_DIR",
+        value_name = "DIR",
+        help_heading = CONTROL
+    )]
     dir: Option<PathBuf>,
 }
 
@@ -106,7 +125,7 @@ enum Command {
     },
     /// Failovers: all, or the timeline of one
     Incidents {
-        /// An incident's id, such as ledger-4f1d09ab
+        /// An incident's id, such as ledger-4f1d09ab, or its trace id
         id: Option<String>,
     },
     /// Take this node's endpoints out of service, requests under way finish
@@ -126,6 +145,10 @@ enum Command {
 #[derive(Subcommand)]
 enum Policy {
     /// Put a policy file into force on all nodes
+    #[command(
+        after_help = "The file is the whole policy: a service it does not name has the defaults \
+        again.\nBack to an older version: hearth policy show 3 | hearth policy apply -"
+    )]
     Apply {
         /// The file (TOML); - is standard input
         file: PathBuf,
@@ -196,8 +219,7 @@ async fn dispatch(line: &CommandLine) -> Result<(), Failure> {
         Command::Drain { off } => {
             let ask = Ask::send(Method::POST, "/v1/drain", &DrainRequest { on: !off })?;
             let body = agent.ask(ask).await?;
-            out.drained(&body, *off);
-            Ok(())
+            out.drained(&body, *off)
         }
         Command::Policy(command) => policy(command, &control(&line.to)?, out).await,
         Command::Token(command) => token(command, &control(&line.to)?, out).await,
@@ -262,8 +284,8 @@ async fn token(command: &Token, control: &Control, out: Out) -> Result<(), Failu
     }
     let answer: TokenAnswer = read("the control plane", &body)?;
     // The token alone on standard output, for TOKEN=$(hearth token create …).
-    println!("{}", answer.token);
-    eprint!("{}", show_control::token(&answer, node.as_str(), out.page()));
+    print(&format!("{}\n", answer.token))?;
+    eprint!("{}", show_control::token(&answer, node.as_str(), ttl.0));
     Ok(())
 }
 
@@ -301,11 +323,9 @@ impl Out {
         render: impl Fn(&T, Page) -> String,
     ) -> Result<(), Failure> {
         if self.json {
-            println!("{}", String::from_utf8_lossy(body).trim_end());
-            return Ok(());
+            return json(body);
         }
-        print!("{}", render(&read(who, body)?, self.page()));
-        Ok(())
+        print(&render(&read(who, body)?, self.page()))
     }
 
     fn agent<T: serde::de::DeserializeOwned>(
@@ -324,14 +344,19 @@ impl Out {
         self.print("the control plane", body, render)
     }
 
-    fn drained(self, body: &Bytes, off: bool) {
+    fn drained(self, body: &Bytes, off: bool) -> Result<(), Failure> {
         match (self.json, off) {
-            (true, _) => println!("{}", String::from_utf8_lossy(body).trim_end()),
-            (false, false) => {
-                println!("draining: no new work comes here, what is under way finishes");
-                println!("watch it with hearth status, end it with hearth drain --off");
-            }
-            (false, true) => println!("no longer draining: endpoints return as their checks allow"),
+            (true, _) => json(body),
+            (false, false) => print(
+                "draining: no new work comes here, what is under way finishes\n\
+                 watch it with hearth status, end it with hearth drain --off\n",
+            ),
+            (false, true) => print("no longer draining: endpoints return as their checks allow\n"),
         }
     }
+}
+
+/// The API's answer as it came.
+fn json(body: &Bytes) -> Result<(), Failure> {
+    print(&format!("{}\n", String::from_utf8_lossy(body).trim_end()))
 }

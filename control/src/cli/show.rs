@@ -6,7 +6,7 @@ use hearth_proto::view::{
 };
 
 use super::table::{Style, Table, pairs, wrap};
-use crate::moment::{ago, between, length, utc};
+use crate::moment::{ago, between, length, measured, utc};
 
 /// How to lay out, and what time it is.
 #[derive(Clone, Copy, Debug)]
@@ -51,8 +51,16 @@ pub fn status(view: &StatusView, page: Page) -> String {
     let mut text = pairs(
         page.style,
         &[
-            ("node", format!("{} (start {}, {})", view.node, view.generation, view.agent_version)),
-            ("phase", format!("{}, started {}", view.phase, page.ago(view.started))),
+            ("node", format!("{} (hearth-agent {})", view.node, view.agent_version)),
+            (
+                "phase",
+                format!(
+                    "{}, started {} (generation {})",
+                    view.phase,
+                    page.ago(view.started),
+                    view.generation
+                ),
+            ),
             ("address", view.address.clone()),
             (
                 "members",
@@ -74,9 +82,18 @@ pub fn status(view: &StatusView, page: Page) -> String {
     text
 }
 
-/// Endpoints, one a line.
+/// An endpoint's state in a word: its standing, except where it is out because that is its part.
+fn state(e: &EndpointView) -> &str {
+    match (e.standing.as_str(), e.condition.as_str()) {
+        ("out", "standby") if e.reason.starts_with("it stands by") => "standby",
+        ("out", "activating") if e.reason.starts_with("it is being activated") => "activating",
+        (standing, _) => standing,
+    }
+}
+
+/// Endpoints, one a line: first how they are seen from here, then what their owner says.
 fn endpoints(list: &[EndpointView], page: Page) -> String {
-    let mut table = Table::new(&["ENDPOINT", "ROLE", "CONDITION", "SINCE", "STANDING", "WHY"]);
+    let mut table = Table::new(&["ENDPOINT", "ROLE", "STATE", "FOR", "OWNER SAYS", "WHY"]);
     for e in list {
         let why = match (&e.activated_for, e.reason.as_str()) {
             (Some(incident), "") => format!("activated for {incident}"),
@@ -86,9 +103,9 @@ fn endpoints(list: &[EndpointView], page: Page) -> String {
         table.row([
             e.endpoint.clone(),
             e.role.clone(),
-            e.condition.clone(),
-            page.ago(e.condition_since),
-            e.standing.clone(),
+            state(e).to_owned(),
+            length(between(e.standing_since, page.now)),
+            format!("{}, {}", e.condition, page.ago(e.condition_since)),
             why,
         ]);
     }
@@ -103,7 +120,11 @@ pub fn members(list: &[MemberView], page: Page) -> String {
         let offers: Vec<String> = m
             .endpoints
             .iter()
-            .map(|e| format!("{} {} {}", e.service, e.role, e.condition))
+            .map(|e| match m.state.as_str() {
+                // Its owner's last word is all there is, and no longer true.
+                "down" | "left" => format!("{} {} (was {})", e.service, e.role, e.condition),
+                _ => format!("{} {} {}", e.service, e.role, e.condition),
+            })
             .collect();
         table.row([
             m.node.to_string(),
@@ -175,15 +196,29 @@ pub fn incidents(list: &[IncidentView], page: Page) -> String {
     if list.is_empty() {
         return "no incidents\n".to_owned();
     }
-    let mut table =
-        Table::new(&["INCIDENT", "OPENED", "LOST", "STABLE AFTER", "CALLED UP", "REASON"]);
+    let mut table = Table::new(&[
+        "INCIDENT",
+        "OPENED",
+        "LOST",
+        "MOVED IN",
+        "STABLE IN",
+        "RECOVERED",
+        "CALLED UP",
+        "REASON",
+    ]);
     for i in list {
-        let stable = i.stable.map_or_else(|| "open".to_owned(), |at| length(between(i.opened, at)));
+        let after = |at| measured(between(i.opened, at));
+        let stable = i.stable.map_or_else(|| "open".to_owned(), after);
+        let moved = i.timeline.iter().find(|entry| entry.event == "shift");
+        let moved = moved.map(|entry| after(entry.at)).unwrap_or_default();
+        let recovered = i.recovered.map_or_else(|| "not yet".to_owned(), after);
         table.row([
             i.id.clone(),
             page.ago(i.opened),
             i.lost.clone(),
+            moved,
             stable,
+            recovered,
             i.activated.clone().unwrap_or_default(),
             i.reason.clone(),
         ]);
@@ -194,7 +229,7 @@ pub fn incidents(list: &[IncidentView], page: Page) -> String {
 /// `hearth incidents ID`
 pub fn incident(view: &IncidentView, page: Page) -> String {
     let after = |at: Option<Wall>, not: &str| match at {
-        Some(at) => format!("after {}", length(between(view.opened, at))),
+        Some(at) => format!("after {}", measured(between(view.opened, at))),
         None => not.to_owned(),
     };
     let mut text = pairs(

@@ -1,12 +1,14 @@
 //! What the control plane says, for people. Pure: values in, text out.
 
+use std::time::Duration;
+
 use hearth_proto::api::{ControlStatus, PolicyAnswer, PolicyVersion, TokenAnswer};
 
 use hearth_proto::ids::NodeName;
 
 use super::show::Page;
 use super::table::{Table, pairs};
-use crate::moment::{ago, between, length, utc};
+use crate::moment::{ago, length, utc};
 
 /// `hearth policy apply`
 pub fn applied(answer: &PolicyAnswer, dry_run: bool) -> String {
@@ -95,11 +97,7 @@ pub fn status(status: &ControlStatus, page: Page) -> String {
     text
 }
 
-/// What is said beside a new token.
-pub fn token(answer: &TokenAnswer, node: &str, page: Page) -> String {
-    format!(
-        "good once, for node {node}, for {} (until {})\n",
-        length(between(page.now, answer.expires)),
-        utc(answer.expires)
-    )
+/// What is said beside a new token that was asked for `ttl`.
+pub fn token(answer: &TokenAnswer, node: &str, ttl: Duration) -> String {
+    format!("good once, for node {node}, for {} (until {})\n", length(ttl), utc(answer.expires))
 }

@@ -4,7 +4,11 @@
 use std::io::IsTerminal;
 
 /// Narrowest and widest output.
-const WIDTH: std::ops::RangeInclusive<usize> = 60..=100;
+const WIDTH: std::ops::RangeInclusive<usize> = 40..=140;
+/// Where nobody says how wide it is: a pipe, a file.
+const UNKNOWN: usize = 100;
+/// Columns the last cell needs beside the others; with fewer it goes on lines of its own.
+const BESIDE: usize = 24;
 
 /// How to lay out.
 #[derive(Clone, Copy, Debug)]
@@ -19,9 +23,14 @@ impl Style {
     /// As the terminal and `NO_COLOR` have it (<https://no-color.org>).
     pub fn from_environment() -> Self {
         let columns = std::env::var("COLUMNS").ok().and_then(|c| c.parse().ok());
+        // A shell does not hand its COLUMNS on: the terminal is asked.
+        let terminal = || {
+            let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
+            Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
+        };
         let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
         Self {
-            width: columns.unwrap_or(*WIDTH.end()).clamp(*WIDTH.start(), *WIDTH.end()),
+            width: columns.or_else(terminal).unwrap_or(UNKNOWN).clamp(*WIDTH.start(), *WIDTH.end()),
             colour: !plain && std::io::stdout().is_terminal(),
         }
     }
@@ -29,7 +38,7 @@ impl Style {
     /// A word of state in its colour: what serves green, what is in doubt yellow, what is out red.
     fn paint(self, text: &str) -> String {
         let code = match text.trim() {
-            "ready" | "serving" | "alive" | "serve" | "up" => "32",
+            "ready" | "alive" | "serve" | "up" => "32",
             "doubtful" | "activating" | "draining" | "suspect" | "panic" | "wake" | "silent"
             | "joining" | "leaving" | "open" => "33",
             "out" | "unready" | "down" | "none" => "31",
@@ -42,7 +51,8 @@ impl Style {
     }
 }
 
-/// Rows under headings. The last column is wrapped where the line would be too long.
+/// Rows under headings. The last column is wrapped where the line would be too long, under itself or,
+/// where there is no room for that, under its row.
 pub struct Table {
     rows: Vec<Vec<String>>,
 }
@@ -69,7 +79,12 @@ impl Table {
         let widths: Vec<usize> = (0..columns).map(width).collect();
         let before_last: usize =
             widths.iter().take(columns.saturating_sub(1)).map(|width| width + 2).sum();
-        let left = style.width.saturating_sub(before_last).max(20);
+        let (longest, left) =
+            (widths.last().copied().unwrap_or(0), style.width.saturating_sub(before_last));
+        let (left, indent, below) = match left < BESIDE.min(longest) {
+            true => (style.width.saturating_sub(4), 4, true),
+            false => (left, before_last, false),
+        };
         let mut text = String::new();
         for (number, row) in self.rows.iter().enumerate() {
             let mut line = String::new();
@@ -77,7 +92,12 @@ impl Table {
                 let padding = widths.get(column).map_or(0, |w| w - cell.chars().count());
                 let painted = if number == 0 { cell.clone() } else { style.paint(cell) };
                 if column + 1 == columns {
-                    let wrapped = wrap(cell, left).join(&format!("\n{}", " ".repeat(before_last)));
+                    let next = format!("\n{}", " ".repeat(indent));
+                    let wrapped = wrap(cell, left).join(&next);
+                    if below && cell != "-" {
+                        line.truncate(line.trim_end().len());
+                        line.push_str(&next);
+                    }
                     line.push_str(if wrapped == *cell { &painted } else { &wrapped });
                 } else {
                     line.push_str(&painted);
@@ -138,6 +158,19 @@ mod tests {
              web-1  ready  -\n\
              a      out    link silent for 3 s,\n\
              \x20             confirmed by two\n"
+        );
+    }
+
+    #[test]
+    fn in_a_narrow_terminal_the_last_column_goes_under_its_row() {
+        let mut table = Table::new(&["INCIDENT", "OPENED", "REASON"]);
+        table.row(["ledger-4f1d09ab".into(), "12 s ago".into(), "link silent for 3 s".into()]);
+        table.row(["ledger-00000000".into(), "13 s ago".into(), String::new()]);
+        assert_eq!(
+            table.render(PLAIN),
+            "INCIDENT         OPENED\n    REASON\n\
+             ledger-4f1d09ab  12 s ago\n    link silent for 3 s\n\
+             ledger-00000000  13 s ago  -\n"
         );
     }
 

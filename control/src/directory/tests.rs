@@ -77,14 +77,86 @@ fn a_control_certificate_past_half_of_its_life_is_renewed_at_the_start() {
     init(&path).unwrap();
     let directory = Directory::find(&path).unwrap();
     let (config, authority) = directory.authority().unwrap();
+    let addresses = config.addresses().unwrap();
     let days_ago = |days: u64| moment::before(moment::now(), Duration::from_secs(days * 86_400));
     for (age, renewed) in [(3, false), (4, true), (8, true)] {
-        let old = authority.issue_control(&config.name, &[], days_ago(age)).unwrap();
+        let old = authority.issue_control(&config.name, &addresses, days_ago(age)).unwrap();
         let pem = old.key_pem + &old.certificate.pem;
         directory.write("control.pem", pem.as_bytes()).unwrap();
         let expires = directory.open().unwrap().own.expires();
         assert_eq!(expires != old.certificate.expires, renewed, "{age} days old");
     }
+}
+
+#[test]
+fn a_control_certificate_from_a_clock_that_was_ahead_or_for_other_hosts_is_made_anew() {
+    let scratch = Scratch::new("ahead");
+    let path = scratch.0.join("c");
+    init(&path).unwrap();
+    let directory = Directory::find(&path).unwrap();
+    let (config, authority) = directory.authority().unwrap();
+    let addresses = config.addresses().unwrap();
+    let ahead = moment::after(moment::now(), Duration::from_secs(365 * 86_400));
+    for (when, addresses) in [(ahead, addresses.as_slice()), (moment::now(), &[])] {
+        let left = authority.issue_control(&config.name, addresses, when).unwrap();
+        let left = left.key_pem + &left.certificate.pem;
+        directory.write("control.pem", left.as_bytes()).unwrap();
+        let own = directory.open().unwrap().own;
+        assert_ne!(directory.read("control.pem").unwrap(), left);
+        assert!(!own.is_due(moment::now()) && own.names(&config.addresses().unwrap()));
+    }
+}
+
+#[test]
+fn a_clock_that_the_root_contradicts_stops_the_start() {
+    let scratch = Scratch::new("clock");
+    let path = scratch.0.join("c");
+    init(&path).unwrap();
+    let directory = Directory::find(&path).unwrap();
+    let next_year = moment::after(moment::now(), Duration::from_secs(365 * 86_400));
+    let (key, root) = new_root(&config().trust_domain, next_year).unwrap();
+    directory.write("root.key", key.as_bytes()).unwrap();
+    directory.write("root.pem", root.as_bytes()).unwrap();
+    let failure = Failure::from(directory.open().map(drop).unwrap_err());
+    assert_eq!(failure.exit, Exit::Temporary);
+    assert!(failure.what.starts_with("this host's clock says 20"), "{failure}");
+    assert!(failure.hint.starts_with("set the clock"), "{failure}");
+}
+
+#[test]
+fn a_store_that_is_gone_or_put_aside_is_said_and_never_replaced_in_silence() {
+    let scratch = Scratch::new("gone");
+    let path = scratch.0.join("c");
+    init(&path).unwrap();
+    let directory = Directory::find(&path).unwrap();
+    let store = directory.open_store().unwrap();
+    let aside = scratch.0.join("aside");
+    fs::rename(directory.file("store.redb"), &aside).unwrap();
+    let moved = store.prune(moment::now()).unwrap_err();
+    assert_eq!(
+        scratch.told(moved.into()),
+        "error: the store /D/c/store.redb was moved or replaced while in use\n  hint: put it back, or \
+         restart hearth-control on what is there now; nothing was changed"
+    );
+    fs::rename(&aside, directory.file("store.redb")).unwrap();
+    store.prune(moment::now()).unwrap();
+    drop(store);
+    fs::remove_file(directory.file("store.redb")).unwrap();
+    assert_eq!(
+        scratch.told(directory.open_store().map(drop).unwrap_err().into()),
+        "error: the store /D/c/store.redb is missing\n  hint: restore it from backup; without one, \
+         hearth-control operator --dir /D/c makes an empty one: nodes go on, join tokens and the \
+         policy's history are lost"
+    );
+    fs::remove_file(directory.file("root.key")).unwrap();
+    assert_eq!(
+        scratch.told(directory.open().map(drop).unwrap_err()),
+        "error: cannot read /D/c/root.key: No such file or directory (os error 2)\n  hint: restore \
+         /D/c/root.key from backup"
+    );
+    let fresh = directory.new_operator(FIRST_OPERATOR, moment::now()).unwrap();
+    assert_eq!(directory.operator_token().unwrap(), fresh);
+    assert_eq!(directory.open_store().unwrap().operators().unwrap().len(), 1);
 }
 
 #[test]

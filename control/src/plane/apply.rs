@@ -27,7 +27,9 @@ impl Plane {
             None => Policy::default(),
         };
         let mut changes = policy::changes(&old, &new);
-        let warnings = policy::warnings(&new);
+        let mut warnings = policy::warnings(&new);
+        let known = self.store.agents()?.into_iter().map(|agent| agent.node).collect();
+        warnings.extend(policy::doubts(&old, &new, &known));
         // After a restore from a backup the mesh holds versions we do not know: a version they do not
         // have must be newer than all of theirs, and even the same text must be said anew.
         let witnessed = self.store.witnessed()?;

@@ -19,7 +19,7 @@ use tracing::{info, warn};
 
 use crate::authority::{Authority, AuthorityError, Issued};
 use crate::keyring::{Holder, Own};
-use crate::limit::{Denied, Limiter};
+use crate::limit::{Denied, Limiter, Source};
 use crate::metrics::Metrics;
 use crate::moment;
 use crate::store::{AgentRecord, CertificateRecord, SpendError, Store, StoreError};
@@ -222,7 +222,7 @@ impl Plane {
             }
             Err(refused) => {
                 self.metrics.join(refused.reason());
-                if self.charge(refused, from, now) {
+                if self.charge(refused, from.into(), now) {
                     return outcome.map(|(_, enrolment)| enrolment);
                 }
                 warn!(
@@ -272,7 +272,11 @@ impl Plane {
         from: IpAddr,
         now: Wall,
     ) -> Result<Enrolment, EnrolRefused> {
-        let outcome = self.try_renew(request, client, from, now);
+        let payer = match client {
+            Some(Identity::Node(node)) => Source::Member(node.clone()),
+            _ => from.into(),
+        };
+        let outcome = self.try_renew(request, client, &payer, from, now);
         let name = client.map_or_else(|| "none".to_owned(), Identity::to_string);
         match &outcome {
             Ok((issued, _)) => {
@@ -281,7 +285,7 @@ impl Plane {
             }
             Err(refused) => {
                 self.metrics.renewal(refused.reason());
-                if self.charge(refused, from, now) {
+                if self.charge(refused, payer, now) {
                     return outcome.map(|(_, enrolment)| enrolment);
                 }
                 warn!(
@@ -301,10 +305,11 @@ impl Plane {
         &self,
         request: &RenewRequest,
         client: Option<&Identity>,
+        payer: &Source,
         from: IpAddr,
         now: Wall,
     ) -> Result<(Issued, Enrolment), EnrolRefused> {
-        lock(&self.limiter).admit(from, now).map_err(EnrolRefused::Limited)?;
+        lock(&self.limiter).admit(payer.clone(), now).map_err(EnrolRefused::Limited)?;
         let node = match client {
             Some(Identity::Node(node)) => node,
             Some(other) => return Err(EnrolRefused::NotANode(other.to_string())),
@@ -321,7 +326,7 @@ impl Plane {
 
     /// A refusal costs its source a point, unless it is our own fault or already the limit. True: part
     /// of a flood, not worth a line of its own.
-    fn charge(&self, refused: &EnrolRefused, from: IpAddr, now: Wall) -> bool {
+    fn charge(&self, refused: &EnrolRefused, from: Source, now: Wall) -> bool {
         match refused {
             EnrolRefused::Failed(_) => false,
             EnrolRefused::Limited(denied) => !denied.first,

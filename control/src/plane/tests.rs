@@ -167,6 +167,38 @@ fn a_renewal_is_for_a_node_that_shows_its_certificate_and_keeps_its_name() {
 }
 
 #[test]
+fn a_nodes_renewal_does_not_hang_on_what_its_neighbours_behind_the_same_address_do() {
+    let bench = Bench::new("neighbours");
+    let ask = || RenewRequest { csr_pem: csr(), mesh_address: "10.77.0.11:7940".into() };
+    for _ in 0..20 {
+        assert!(bench.join("hearth1.guess", "web-9", NOW).is_err());
+    }
+    let node = Identity::Node(name("web-1"));
+    bench.plane.renew(&ask(), Some(&node), FROM, NOW).expect("a neighbour used up its points");
+    // A member that is wrong again and again pays for itself.
+    let wrong = || RenewRequest { csr_pem: "x".into(), ..ask() };
+    for _ in 0..10 {
+        assert_eq!(reason(bench.plane.renew(&wrong(), Some(&node), FROM, NOW)), "csr");
+    }
+    assert_eq!(reason(bench.plane.renew(&ask(), Some(&node), FROM, NOW)), "rate_limited");
+}
+
+#[test]
+fn what_looks_like_a_mistake_beside_what_runs_is_warned_of() {
+    let bench = Bench::new("doubts");
+    bench.join(&bench.token("web-1", 60), "web-1", NOW).unwrap();
+    bench.apply("[services.ledger]\nallow = [\"web-1\"]\n", false);
+    let answer = bench.apply("[services.ledgr]\nallow = [\"web-1\", \"web-2\"]\n", true);
+    assert_eq!(
+        answer.warnings,
+        [
+            "services.ledgr: allow names web-2, which never joined",
+            "services.ledger: no longer named, so it has the defaults again",
+        ]
+    );
+}
+
+#[test]
 fn an_operator_is_known_by_the_token_alone() {
     let bench = Bench::new("operator");
     let (text, hash) = token::new_operator_token().unwrap();

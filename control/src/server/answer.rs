@@ -105,7 +105,8 @@ impl From<OperatorRefused> for Refusal {
             OperatorRefused::Unknown => Self::new(
                 StatusCode::UNAUTHORIZED,
                 text,
-                "use the token hearth-control init printed for this mesh",
+                "use the token hearth-control init printed for this mesh; lost? hearth-control operator makes a \
+                 new one",
             ),
             OperatorRefused::Store(_) => Self::internal(text),
         }

@@ -2,8 +2,8 @@
 //! that is added later does not invalidate what is there.
 
 use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hearth_proto::api::PolicyVersion;
@@ -68,6 +68,13 @@ fn kind_key(kind: DocumentKind) -> &'static str {
 /// The store in one redb file.
 pub struct Embedded {
     database: Database,
+    path: PathBuf,
+    file: (u64, u64),
+}
+
+/// Which file is at `path`: device and inode.
+fn file_at(path: &Path) -> std::io::Result<(u64, u64)> {
+    std::fs::metadata(path).map(|m| (m.dev(), m.ino()))
 }
 
 impl Embedded {
@@ -99,7 +106,8 @@ impl Embedded {
         txn.open_table(POLICIES).map_err(failed)?;
         txn.open_table(COUNTERS).map_err(failed)?;
         txn.commit().map_err(failed)?;
-        Ok(Self { database })
+        let file = file_at(path).map_err(|e| bad(&e))?;
+        Ok(Self { database, path: path.to_owned(), file })
     }
 
     /// Runs `change` in one write transaction; an error leaves everything as it was.
@@ -107,6 +115,11 @@ impl Embedded {
         &self,
         change: impl FnOnce(&redb::WriteTransaction) -> Result<T, E>,
     ) -> Result<T, E> {
+        // Into a file that was deleted or put aside writes go well, and are gone after the next start: a
+        // spent token would be good again.
+        if file_at(&self.path).ok() != Some(self.file) {
+            return Err(StoreError::Moved(self.path.clone()).into());
+        }
         let txn = self.database.begin_write().map_err(failed)?;
         let value = change(&txn)?;
         txn.commit().map_err(failed)?;

@@ -28,6 +28,12 @@ pub enum StoreError {
     /// Another process holds it.
     #[error("the store {} is in use by another process", .0.display())]
     Locked(PathBuf),
+    /// There is none.
+    #[error("the store {} is missing", .0.display())]
+    Missing(PathBuf),
+    /// What is at its path is not what was opened.
+    #[error("the store {} was moved or replaced while in use", .0.display())]
+    Moved(PathBuf),
     /// It cannot be opened.
     #[error("the store {} cannot be opened: {why}", .path.display())]
     Open {

@@ -281,7 +281,7 @@ fn each_error_of_the_programs_says_what_where_and_what_to_do() {
         (
             77,
             "error: the operator token is not known here\n  hint: use the token hearth-control init \
-             printed for this mesh\n"
+             printed for this mesh; lost? hearth-control operator makes a new one\n"
                 .into()
         )
     );

@@ -64,6 +64,7 @@ fn an_incident() -> IncidentView {
         policy_version: 7,
         timeline: vec![
             entry(0, "evidence", "link to web-3 silent for 21 ms, bound 20 ms"),
+            entry(1, "shift", "a request was answered by ledger@web-1"),
             entry(2, "decide", "1 of 3 needed is missing: call up spare-1"),
             entry(340, "stable", "3 of 3 serve"),
         ],
@@ -95,8 +96,8 @@ fn status_fits_a_screen() {
     };
     assert_eq!(
         status(&view, PAGE),
-        "node         web-1 (start 4, 0.1.0)\n\
-         phase        serving, started 2 h 2 min ago\n\
+        "node         web-1 (hearth-agent 0.1.0)\n\
+         phase        serving, started 2 h 2 min ago (generation 4)\n\
          address      10.77.0.11:7940\n\
          members      5 alive, 0 suspect, 1 down; 6 records\n\
          links        1 up, 1 silent\n\
@@ -104,8 +105,8 @@ fn status_fits_a_screen() {
          certificate  valid for 12 h (until 1970-01-13 01:46:40Z)\n\
          incidents    1 open: see hearth incidents\n\
          \n\
-         ENDPOINT      ROLE  CONDITION  SINCE           STANDING  WHY\n\
-         ledger@web-1  hot   serving    3 min 20 s ago  ready     -\n"
+         ENDPOINT      ROLE  STATE  FOR   OWNER SAYS               WHY\n\
+         ledger@web-1  hot   ready  12 s  serving, 3 min 20 s ago  -\n"
     );
 }
 
@@ -157,14 +158,37 @@ fn explain_prints_the_sentences_first() {
          web-3 is out since 12 s: its link is silent and two others cannot reach it either; spare-1 was\n  \
          called up for it.\n\
          \n\
-         ENDPOINT      ROLE  CONDITION  SINCE           STANDING  WHY\n\
-         ledger@web-3  hot   serving    3 min 20 s ago  out       link silent since 12 s\n\
+         ENDPOINT      ROLE  STATE  FOR   OWNER SAYS               WHY\n\
+         ledger@web-3  hot   out    12 s  serving, 3 min 20 s ago  link silent since 12 s\n\
          \n\
-         INCIDENT         OPENED    LOST          STABLE AFTER  CALLED UP       REASON\n\
-         ledger-4f1d09ab  12 s ago  ledger@web-3  340 ms        ledger@spare-1  link silent for 21 ms\n\
+         INCIDENT         OPENED    LOST          MOVED IN  STABLE IN  RECOVERED  CALLED UP\n    \
+         REASON\n\
+         ledger-4f1d09ab  12 s ago  ledger@web-3  1 ms      340 ms     not yet    ledger@spare-1\n    \
+         link silent for 21 ms\n\
          \n\
          as seen from caller, under policy version 7\n"
     );
+}
+
+#[test]
+fn a_warm_endpoint_that_stands_by_is_not_shown_as_out_and_one_whose_node_is_lost_is() {
+    let fine = endpoint("spare-1", "warm", "standby", "out", "it stands by");
+    let lost = endpoint("spare-1", "warm", "standby", "out", "its node is down");
+    assert_eq!((state(&fine), state(&lost)), ("standby", "out"));
+    let mut member = MemberView {
+        node: node("web-3"),
+        state: "down".into(),
+        since: before(3),
+        generation: 2,
+        address: "10.77.0.13:7940".into(),
+        zone: String::new(),
+        policy_version: 7,
+        record_age_s: 1.5,
+        endpoints: vec![endpoint("web-3", "hot", "serving", "out", "its node is down")],
+    };
+    assert!(members(std::slice::from_ref(&member), PAGE).contains("ledger hot (was serving)\n"));
+    member.state = "alive".into();
+    assert!(members(&[member], PAGE).contains("ledger hot serving\n"));
 }
 
 #[test]
@@ -183,6 +207,7 @@ fn an_incident_is_a_timeline_from_its_first_evidence() {
          \n\
          AFTER     EVENT     DETAIL\n\
          +0.000 s  evidence  link to web-3 silent for 21 ms, bound 20 ms\n\
+         +0.001 s  shift     a request was answered by ledger@web-1\n\
          +0.002 s  decide    1 of 3 needed is missing: call up spare-1\n\
          +0.340 s  stable    3 of 3 serve\n"
     );
