@@ -5,15 +5,17 @@ use crate::document::{DocumentKind, SignedDocument};
 use crate::evidence::{LinkState, Swim};
 use crate::ids::{NodeName, ServiceName};
 use crate::record::Record;
-use crate::route::{Candidate, Choice, Route};
+use crate::route::{Candidate, Route};
 use crate::table::Entry;
-use crate::time::{Time, Wall};
+use crate::time::Time;
 use crate::view::{
     Census, EndpointView, ExplainView, IncidentEntry, IncidentView, MemberView, RouteView,
     StatusView,
 };
 
 use super::Node;
+
+mod sentences;
 
 /// Incidents shown with an explanation.
 const EXPLAIN_INCIDENTS: usize = 5;
@@ -213,7 +215,8 @@ impl Node {
             .collect();
         let route = route_view(&state.route);
         let wall = self.config.clock.wall(now);
-        let sentences = sentences(&state.route, &endpoints, self.policy_version, wall);
+        let sentences =
+            sentences::of(&state.route, &endpoints, &incidents, self.policy_version, wall);
         Some(ExplainView {
             service: service.clone(),
             node: self.config.name.clone(),
@@ -265,101 +268,5 @@ fn route_view(route: &Route) -> RouteView {
         needed: route.tally.needed,
         serving: route.tally.serving,
         called: route.tally.called.iter().map(ToString::to_string).collect(),
-    }
-}
-
-/// The explanation in sentences: first the answer, then everyone who serves, stands by, is out.
-fn sentences(
-    route: &Route,
-    endpoints: &[EndpointView],
-    policy_version: u64,
-    now: Wall,
-) -> Vec<String> {
-    let t = &route.tally;
-    let mut said = vec![match &route.choice {
-        Choice::Serve(v) => format!(
-            "Requests for {} go to {} endpoint(s), the less loaded of two drawn at random: {}.",
-            route.service,
-            v.len(),
-            route.reason
-        ),
-        Choice::Panic(_) => {
-            format!("Requests for {} go wherever they may: {}.", route.service, route.reason)
-        }
-        Choice::Wake(_) => format!("Requests for {} are held: {}.", route.service, route.reason),
-        Choice::Nobody => format!("Requests for {} fail: {}.", route.service, route.reason),
-    }];
-    let policy = match policy_version {
-        0 => "by default (no policy was received)".to_owned(),
-        v => format!("by policy version {v}"),
-    };
-    said.push(format!(
-        "{} must serve {policy} (min_hot {} of {} hot); {} do.",
-        t.needed, route.policy.min_hot, t.declared, t.serving
-    ));
-    if t.short > 0 {
-        said.push(format!(
-            "The bench is too small: {} more would be called if there were any.",
-            t.short
-        ));
-    }
-    for e in endpoints {
-        said.push(endpoint_sentence(
-            e,
-            t.called.iter().any(|id| id.to_string() == e.endpoint),
-            now,
-        ));
-    }
-    said
-}
-
-fn endpoint_sentence(e: &EndpointView, called: bool, now: Wall) -> String {
-    let ago = |since: Wall| ago(now, since);
-    let role = &e.role;
-    match (e.standing.as_str(), e.condition.as_str()) {
-        ("ready", _) if role == "warm" => format!(
-            "{} (warm) serves since {}{}.",
-            e.endpoint,
-            ago(e.condition_since),
-            e.activated_for.as_ref().map(|i| format!(", activated for {i}")).unwrap_or_default()
-        ),
-        ("ready", _) => {
-            format!("{} ({role}) serves, ready since {}.", e.endpoint, ago(e.standing_since))
-        }
-        ("out", "standby") if called => {
-            format!("{} ({role}) stands by and is called up.", e.endpoint)
-        }
-        ("out", "standby") if !e.reason.starts_with("it stands by") => {
-            format!(
-                "{} ({role}) stood by; out since {}: {}.",
-                e.endpoint,
-                ago(e.standing_since),
-                e.reason
-            )
-        }
-        ("out", "standby") => {
-            format!("{} ({role}) stands by since {}.", e.endpoint, ago(e.condition_since))
-        }
-        ("out", "activating") => {
-            format!("{} ({role}) is being activated since {}.", e.endpoint, ago(e.condition_since))
-        }
-        (standing, _) => {
-            format!(
-                "{} ({role}) is {standing} since {}: {}.",
-                e.endpoint,
-                ago(e.standing_since),
-                e.reason
-            )
-        }
-    }
-}
-
-fn ago(now: Wall, then: Wall) -> String {
-    let s = now.0.saturating_sub(then.0) / 1_000_000;
-    match s {
-        0..=119 => format!("{s} s ago"),
-        120..=7199 => format!("{} min ago", s / 60),
-        7200..=172_799 => format!("{} h ago", s / 3600),
-        _ => format!("{} days ago", s / 86_400),
     }
 }

@@ -1,0 +1,154 @@
+use crate::advert::{Condition, Protocol, Role};
+use crate::evidence::Standing;
+use crate::failover::Tally;
+use crate::ids::{EndpointId, Generation, NodeName, ServiceName};
+use crate::policy::{Percent, ServicePolicy};
+use crate::route::Candidate;
+use crate::time::Span;
+
+use super::*;
+
+const NOW: Wall = Wall(1_000_000_000);
+
+fn service() -> ServiceName {
+    ServiceName::parse("ledger").unwrap()
+}
+
+fn id(node: &str) -> EndpointId {
+    EndpointId { service: service(), node: NodeName::parse(node).unwrap(), instance: 0 }
+}
+
+/// A route that goes to `picks`, of three hot ones of which `serving` serve.
+fn route(picks: &[&str], serving: usize, called: &[&str]) -> Route {
+    let candidate = |node: &&str| Candidate {
+        id: id(node),
+        address: "192.0.2.1:7940".parse().unwrap(),
+        generation: Generation(1),
+        protocol: Protocol::Http,
+        role: Role::Hot,
+        condition: Condition::Serving,
+        standing: Standing::Ready,
+    };
+    Route {
+        service: service(),
+        policy: ServicePolicy {
+            min_hot: Need::Percent(Percent(67)),
+            failback: Failback::After(Span(std::time::Duration::from_secs(5))),
+            ..ServicePolicy::default()
+        },
+        candidates: picks.iter().map(candidate).collect(),
+        choice: Choice::Serve((0..picks.len()).collect()),
+        reason: format!("{} ready of 5 known", picks.len()),
+        tally: Tally {
+            declared: 3,
+            needed: 3,
+            hot: serving,
+            serving,
+            called: called.iter().map(|node| id(node)).collect(),
+            short: 0,
+        },
+        watched: false,
+    }
+}
+
+fn endpoint(node: &str, role: &str, condition: &str, standing: &str, why: &str) -> EndpointView {
+    EndpointView {
+        endpoint: id(node).to_string(),
+        service: service(),
+        node: NodeName::parse(node).unwrap(),
+        role: role.into(),
+        condition: condition.into(),
+        condition_since: Wall(NOW.0 - 200_000_000),
+        standing: standing.into(),
+        reason: why.into(),
+        standing_since: Wall(NOW.0 - 12_000_000),
+        activated_for: None,
+    }
+}
+
+fn incident() -> IncidentView {
+    IncidentView {
+        id: "ledger-4f1d09ab".into(),
+        trace_id: "4f1d09ab00000000000000000000aaaa".into(),
+        service: service(),
+        lost: "ledger@hot-1".into(),
+        reason: "its node is down".into(),
+        opened: Wall(NOW.0 - 12_000_000),
+        stable: None,
+        recovered: None,
+        activated: Some("ledger@warm-1".into()),
+        policy_version: 2,
+        timeline: Vec::new(),
+    }
+}
+
+#[test]
+fn a_failover_is_told_as_who_serves_who_is_out_for_how_long_and_why() {
+    let warm = EndpointView {
+        activated_for: Some("ledger-4f1d09ab".into()),
+        ..endpoint("warm-1", "warm", "serving", "ready", "")
+    };
+    let endpoints = [
+        endpoint("hot-1", "hot", "serving", "out", "its node is down"),
+        endpoint("hot-2", "hot", "serving", "ready", ""),
+        warm,
+        endpoint("warm-2", "warm", "standby", "out", "it stands by"),
+        endpoint("warm-3", "warm", "standby", "out", "its node is down"),
+    ];
+    let route = route(&["hot-2", "hot-3", "warm-1"], 3, &["warm-1"]);
+    assert_eq!(
+        of(&route, &endpoints, &[incident()], 2, NOW),
+        [
+            "Requests for ledger go to hot-2, hot-3 and warm-1 (3 ready of 5 known), each to the less \
+             loaded of two drawn at random.",
+            "By policy version 2, 3 must serve (min_hot 67% of 3 hot, rounded up); 3 do.",
+            "ledger@hot-1 (hot) has been out for 12 s: its node is down (incident ledger-4f1d09ab).",
+            "ledger@hot-2 (hot) serves, ready for 12 s.",
+            "ledger@warm-1 (warm) has served for 3 min: called up when ledger@hot-1 was lost (incident \
+             ledger-4f1d09ab).",
+            "ledger@warm-2 (warm) stands by, for 3 min.",
+            "ledger@warm-3 (warm) has been out for 12 s: its node is down; it stood by.",
+        ]
+    );
+}
+
+#[test]
+fn a_warm_endpoint_that_is_not_needed_any_more_says_when_it_stands_down() {
+    let warm = [endpoint("warm-1", "warm", "serving", "ready", "")];
+    let told = |route: &Route| of(route, &warm, &[], 2, NOW).pop().unwrap();
+    assert_eq!(
+        told(&route(&["hot-1"], 3, &[])),
+        "ledger@warm-1 (warm) has served for 3 min: called up because too few hot ones served; not \
+         needed any more, stands down when that has been so for 5s."
+    );
+    let mut never = route(&["hot-1"], 3, &[]);
+    never.policy.failback = Failback::Never;
+    assert!(told(&never).ends_with("not needed any more, stays up (failback never)."));
+    assert!(told(&route(&["hot-1"], 2, &["warm-1"])).ends_with("too few hot ones served."));
+}
+
+#[test]
+fn nobody_left_no_bench_and_no_policy_are_said_as_what_they_are() {
+    let mut alone = route(&[], 0, &[]);
+    (alone.choice, alone.reason) = (Choice::Nobody, "none of 3 endpoints can serve".into());
+    alone.tally.short = 3;
+    let said = of(&alone, &[], &[], 0, NOW);
+    assert_eq!(said[0], "Requests for ledger fail: none of 3 endpoints can serve.");
+    assert!(
+        said[1].starts_with("By default (no policy was received), 3 must serve"),
+        "{}",
+        said[1]
+    );
+    assert_eq!(said[2], "There is no warm endpoint: 3 more would be called up.");
+    alone.policy.mode = Mode::HotHot;
+    assert_eq!(
+        of(&alone, &[], &[], 7, NOW)[1],
+        "By policy version 7, nobody is called up (mode hot-hot); 0 of 3 hot serve."
+    );
+}
+
+#[test]
+fn of_many_endpoints_the_first_are_named_and_the_rest_counted() {
+    let many = route(&["a", "b", "c", "d", "e", "f", "g", "h"], 8, &[]);
+    assert!(of(&many, &[], &[], 1, NOW)[0].contains("go to a, b, c, d, e, f and 2 more ("));
+}
