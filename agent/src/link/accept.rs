@@ -60,6 +60,14 @@ async fn admit(shared: Arc<Shared>, incoming: Incoming, turn: OwnedSemaphorePerm
         }
     };
     drop(turn);
+    if let Identity::Node(name) = &identity
+        && shared.known(name).is_some_and(|peer| !peer.has_room())
+    {
+        shared.metrics.refuse("too_many");
+        tracing::debug!(peer = %name, %remote, reason = "too_many", "handshake refused");
+        connection.close(CloseCode::Refused.code(), b"you have too many connections with me");
+        return;
+    }
     match (protocol(&connection), identity) {
         (_, Identity::Node(name)) if &name == shared.own() => {
             // Our own seed list, or somebody with our certificate; either way not a peer.

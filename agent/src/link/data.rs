@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hearth_proto::ids::NodeName;
 use quinn::{Connection, RecvStream, SendStream, VarInt};
@@ -15,13 +15,16 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::backoff::Backoff;
-use super::dial::{self, DIAL_LIMIT, connect, explain};
+use super::dial::{self, connect, explain};
 use super::peer::Peer;
-use super::{CloseCode, Kind, LinkError, Shared, lock, mesh};
+use super::{CloseCode, Kind, LinkError, LinkHealth, Shared, lock, mesh};
 use crate::identity::Expected;
 
 /// Requests that wait for one dial.
 const MAX_WAITERS: usize = 1024;
+/// A peer that has so many requests of ours that it takes no more is busy, not unreachable; said within a
+/// request's patience for a dial, so that the two are never taken for each other.
+const OPEN_LIMIT: Duration = Duration::from_millis(200);
 /// A stream that was dropped before its end.
 const ABANDONED: VarInt = VarInt::from_u32(1);
 
@@ -60,6 +63,32 @@ impl DataDial {
     /// The peer was just reached: the next request may dial at once.
     pub(crate) fn forgive(&mut self) {
         (self.failed, self.backoff) = (None, Backoff::default());
+    }
+
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.under_way.is_some()
+    }
+}
+
+/// A request that waits for a dial, while it lives.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(peer: &'a Peer) -> Result<Self, LinkError> {
+        // Counted before it is compared, so that many at once cannot slip through.
+        let waiting = Self(&peer.waiting);
+        match peer.waiting.fetch_add(1, Ordering::Relaxed) < MAX_WAITERS {
+            true => Ok(waiting),
+            false => {
+                Err(LinkError::Busy { peer: peer.name.clone(), why: "too many wait for a dial" })
+            }
+        }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -128,6 +157,13 @@ pub struct InFlight {
     connection: Arc<DataConnection>,
 }
 
+impl InFlight {
+    /// Whether the peer is silent at this moment.
+    pub fn is_silent(&self) -> bool {
+        *self.peer.health().borrow() == LinkHealth::Silent
+    }
+}
+
 impl std::fmt::Debug for InFlight {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "InFlight({})", self.peer.name)
@@ -158,7 +194,7 @@ pub(crate) async fn open(
     shared.monitor.look(peer);
     let lost =
         |e: quinn::ConnectionError| LinkError::Lost { peer: peer.name.clone(), why: explain(&e) };
-    let (send, recv) = timeout(DIAL_LIMIT, connection.connection.open_bi())
+    let (send, recv) = timeout(OPEN_LIMIT, connection.connection.open_bi())
         .await
         .map_err(|_| LinkError::Busy { peer: peer.name.clone(), why: "too many open requests" })?
         .map_err(lost)?;
@@ -209,9 +245,7 @@ async fn dialled(
             }
         }
     };
-    if peer.requests() > MAX_WAITERS {
-        return Err(LinkError::Busy { peer: peer.name.clone(), why: "too many wait for a dial" });
-    }
+    let _waiting = Waiting::new(peer)?;
     let outcome = waiter.wait_for(Option::is_some).await.map_err(|_| LinkError::Closed)?;
     // Proof: `wait_for` returned a value for which `is_some` held.
     outcome.clone().unwrap_or(Err(LinkError::Closed))

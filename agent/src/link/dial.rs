@@ -36,10 +36,26 @@ async fn keep_dialling(shared: Arc<Shared>, peer: Arc<Peer>) {
         if shared.is_closed() {
             break;
         }
+        let not_before = lock(&peer.state).not_before.take();
+        if let Some(moment) = not_before.filter(|t| *t > Instant::now()) {
+            tokio::time::sleep_until(moment.into()).await;
+            // It may have dialled us meanwhile.
+            continue;
+        }
         let expected = Expected::Node(peer.name.clone());
         match mesh_dial(&shared, expected, address).await {
-            // Registered by now; the loop sees it.
-            Ok(()) => {}
+            // Registered by now; the loop sees it. Unless it was closed again at once: that is a failure.
+            Ok(()) => {
+                let wait = {
+                    let mut state = lock(&peer.state);
+                    let watched = state.watched;
+                    let closed = !state.linked(Instant::now());
+                    closed.then(|| state.backoff.failed(rand::random(), watched))
+                };
+                if let Some(wait) = wait {
+                    tokio::time::sleep(wait).await;
+                }
+            }
             Err(error) => {
                 tracing::debug!(peer = %peer.name, %address, %error, "dial failed");
                 report_failure(&shared, &peer, &error).await;

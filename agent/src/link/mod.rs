@@ -459,6 +459,14 @@ impl Links {
         self.shared.peer(peer, unknown).health()
     }
 
+    /// Forgets peers that nobody needed for long: nodes come and go over the months. To be called now and
+    /// then; a peer is forgotten after `times` calls in a row that found it unused.
+    pub fn sweep(&self, times: u32) {
+        // Whoever holds a peer got it from this map: one that only the map holds, under its lock, is
+        // held by nobody.
+        lock(&self.shared.peers).retain(|_, p| Arc::strong_count(p) > 1 || !p.is_forgotten(times));
+    }
+
     /// Closes all links and tells the peers.
     pub async fn close(&self) {
         self.shared.closed.store(true, Ordering::Relaxed);

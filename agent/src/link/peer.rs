@@ -32,6 +32,12 @@ const MESSAGE_TTL: Duration = Duration::from_secs(5);
 /// A link that has been silent for so long is dialled anew beside, and a data connection gets no new
 /// requests: its congestion control is far in its backoff.
 pub(crate) const STALE_AFTER: Duration = Duration::from_secs(1);
+/// A link that ended sooner than this did not work out: a peer that refuses us right after the handshake
+/// must not be dialled in a tight loop.
+const WORKED_OUT: Duration = Duration::from_secs(2);
+/// Connections of one peer at once. A mesh link and a data connection in each direction, those that were
+/// replaced, and room; beyond it somebody opens them without end.
+const MAX_CONNECTIONS: usize = 32;
 
 /// Where something to be sent went.
 pub(crate) enum Sent {
@@ -49,6 +55,7 @@ pub(crate) struct Mesh {
     pub(crate) dialled_here: bool,
     pub(crate) generation: Generation,
     pub(crate) outbox: mpsc::Sender<Bytes>,
+    since: Instant,
 }
 
 pub(crate) struct State {
@@ -62,7 +69,11 @@ pub(crate) struct State {
     pub(crate) watched: bool,
     pub(crate) told_down: bool,
     pub(crate) backoff: Backoff,
+    /// No dial before this.
+    pub(crate) not_before: Option<Instant>,
     pub(crate) sense: Sense,
+    /// How often in a row a sweep found nothing here that anybody needs.
+    unused: u32,
     datagrams: VecDeque<(Instant, Bytes)>,
     messages: VecDeque<(Instant, Bytes)>,
 }
@@ -73,6 +84,8 @@ pub(crate) struct Peer {
     pub(crate) state: Mutex<State>,
     /// Requests of ours under way.
     pub(crate) in_flight: AtomicUsize,
+    /// Requests of ours that wait for a data connection.
+    pub(crate) waiting: AtomicUsize,
     /// Whether the monitor has it on its list.
     pub(crate) looked_at: AtomicBool,
     /// How often somebody asked the monitor to look.
@@ -107,11 +120,14 @@ impl Peer {
                 watched: false,
                 told_down: false,
                 backoff: Backoff::default(),
+                not_before: None,
                 sense: Sense::default(),
+                unused: 0,
                 datagrams: VecDeque::new(),
                 messages: VecDeque::new(),
             }),
             in_flight: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
             looked_at: AtomicBool::new(false),
             looks: AtomicUsize::new(0),
             health: watch::Sender::new(LinkHealth::Down),
@@ -237,6 +253,12 @@ impl Peer {
         registered.up = state.mesh.is_none() || verdict == Verdict::Supersede;
         registered.retired = state.mesh.take().map(|m| m.connection);
         if verdict == Verdict::Supersede {
+            if state.newest > Generation(0)
+                && let Some(data) = state.data.take()
+            {
+                // It most likely belongs to the start that is gone: new requests get a fresh one.
+                data.retire();
+            }
             state.newest = hello.generation;
             state.question_data();
         }
@@ -248,10 +270,10 @@ impl Peer {
             dialled_here,
             generation: hello.generation,
             outbox,
+            since: Instant::now(),
         });
         state.address = address;
         state.told_down = false;
-        state.backoff = Backoff::default();
         state.data_dial.forgive();
         // Two Hellos crossed: both directions work.
         state.revive();
@@ -269,7 +291,8 @@ impl Peer {
         }
         let was_link = state.mesh.as_ref().is_some_and(|m| m.connection.stable_id() == id);
         if was_link {
-            state.mesh = None;
+            let lasted = state.mesh.take().map(|m| m.since.elapsed()).unwrap_or_default();
+            state.pace(lasted);
             state.told_down = true;
             // What is under way there moves at once: without a mesh link nothing senses for it.
             if let Some(data) = state.data.take() {
@@ -289,6 +312,25 @@ impl Peer {
         let mut state = lock(&self.state);
         state.connections.push(Tracked::new(connection.clone(), kind));
         self.publish(&state);
+    }
+
+    /// Whether it may open one more connection.
+    pub(crate) fn has_room(&self) -> bool {
+        lock(&self.state).connections.len() < MAX_CONNECTIONS
+    }
+
+    /// Whether this is the `times`th sweep in a row that finds nothing here that anybody needs.
+    pub(crate) fn is_forgotten(&self, times: u32) -> bool {
+        let mut state = lock(&self.state);
+        state.expire(Instant::now());
+        let used = state.watched
+            || state.dialling
+            || state.data_dial.is_under_way()
+            || !state.connections.is_empty()
+            || !state.datagrams.is_empty()
+            || !state.messages.is_empty();
+        state.unused = if used { 0 } else { state.unused + 1 };
+        state.unused >= times
     }
 
     pub(crate) fn close_all(&self, code: CloseCode, reason: &str) {
@@ -352,6 +394,16 @@ impl State {
             .silence
             .is_some_and(|s| now.saturating_duration_since(s.opened) >= STALE_AFTER);
         !stale && self.mesh.as_ref().is_some_and(|m| m.connection.close_reason().is_none())
+    }
+
+    /// A link ended that had lasted so long: when may the next be dialled?
+    fn pace(&mut self, lasted: Duration) {
+        if lasted >= WORKED_OUT {
+            (self.backoff, self.not_before) = (Backoff::default(), None);
+        } else {
+            let wait = self.backoff.failed(rand::random(), self.watched);
+            self.not_before = Some(Instant::now() + wait);
+        }
     }
 
     fn expire(&mut self, now: Instant) {

@@ -2,6 +2,7 @@
 
 mod handshakes;
 mod messages;
+mod peers;
 mod relay;
 mod silences;
 
