@@ -7,7 +7,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hearth_proto::evidence::{Standing, Why};
 use hearth_proto::ids::{EndpointId, NodeName};
+use hearth_proto::route::Candidate;
 use http::{HeaderMap, Method, StatusCode};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -16,8 +18,8 @@ use super::Inner;
 use super::body::{Body, Lazy, Supply, framed, pump};
 use super::frame::{self, BodyKind, Cause, Frame, FrameError, Frames, Opening, RequestHead};
 use super::load::UnderWay;
-use super::safety::Reach;
-use crate::link::LinkError;
+use super::safety::{Reach, is_idempotent};
+use crate::link::{InFlight, LinkError};
 use http_body_util::BodyExt;
 
 /// A dial that takes longer leaves the request for others; the dial itself goes on for later ones.
@@ -38,6 +40,15 @@ pub(crate) struct Target {
     pub(crate) id: EndpointId,
     /// The mesh address of its node.
     pub(crate) address: SocketAddr,
+    /// It was picked for want of better although its link is silent.
+    pub(crate) silent: bool,
+}
+
+impl Target {
+    pub(crate) fn of(candidate: &Candidate) -> Self {
+        let silent = matches!(candidate.standing, Standing::Doubtful(Why::Silent { .. }));
+        Self { id: candidate.id.clone(), address: candidate.address, silent }
+    }
 }
 
 /// An application's answer.
@@ -69,6 +80,8 @@ pub(crate) enum FaultKind {
     Cut,
     /// Another attempt got ahead of it.
     Lapsed,
+    /// The link is silent: nothing was sent.
+    Silent,
 }
 
 impl FaultKind {
@@ -79,6 +92,7 @@ impl FaultKind {
             Self::Owner(cause) => cause.word(),
             Self::Cut => "cut",
             Self::Lapsed => "lapsed",
+            Self::Silent => "silent",
         }
     }
 }
@@ -181,6 +195,13 @@ async fn remote(
             return Err(Fault::not_executed(FaultKind::Dial, why));
         }
     };
+    // The route is a moment older than the link. And what must not be done twice is not sent where its fate
+    // may stay unknown: it is held, and goes when the link answers.
+    let unsafe_there = !target.silent || !is_idempotent(&request.method);
+    if unsafe_there && stream.guard.as_ref().is_some_and(InFlight::is_silent) {
+        let why = format!("the link to {} is silent, nothing was sent on it", target.id.node);
+        return Err(Fault::not_executed(FaultKind::Silent, why));
+    }
     let mut head = request.head.clone();
     head.instance = target.id.instance;
     let since = Instant::now();

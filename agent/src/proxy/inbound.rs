@@ -66,7 +66,9 @@ pub(crate) async fn serve(inner: Arc<Inner>, caller: NodeName, stream: DataStrea
         Err(_) => return,
     };
     let (Opening::Http(head) | Opening::Bytes(head)) = &opening;
-    let service = head.service.clone();
+    // Names that peers make up must not become time series.
+    let ours = inner.locals.load().iter().any(|e| e.id.service == head.service);
+    let service = if ours { head.service.clone() } else { inner.unknown.clone() };
     if counted.is_none() {
         let detail = format!("{MAX_INBOUND} requests are under way on {}", inner.node());
         refuse(&mut send, &Refused { executed: false, cause: Cause::Busy, detail }).await;

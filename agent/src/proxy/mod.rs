@@ -12,7 +12,7 @@
 //! | `inbound`, `application` | a peer's request to our own application |
 //! | `frame`, `body` | requests and bodies on streams |
 //! | `tcp` | connections carried as opaque bytes |
-//! | `headers`, `safety`, `budget`, `load`, `latency`, `answer` | the pure pieces |
+//! | `headers`, `safety`, `budget`, `load`, `latency`, `learnt`, `answer` | the pure pieces |
 //!
 //! Tasks: one per listener, per client connection, per stream of a peer. Aborting one ends its own
 //! requests only.
@@ -26,6 +26,7 @@ mod frame;
 mod headers;
 mod inbound;
 mod latency;
+mod learnt;
 mod load;
 mod metrics;
 mod outbound;
@@ -57,9 +58,9 @@ pub use metrics::ProxyMetrics;
 pub use outbound::Entry;
 
 use application::Applications;
-use budget::Budget;
-use latency::Latencies;
+use learnt::{Learnt, Services};
 use load::Loads;
+use outbound::Door;
 
 /// Connections of clients at once; beyond it they wait in the kernel.
 const MAX_CONNECTIONS: usize = 16_384;
@@ -119,10 +120,8 @@ pub(crate) struct Inner {
     locals: ArcSwap<Vec<LocalEndpoint>>,
     applications: Applications,
     loads: Loads,
-    latencies: ArcSwap<BTreeMap<ServiceName, Arc<Latencies>>>,
+    services: Services,
     wakes: Mutex<BTreeMap<ServiceName, Instant>>,
-    retries: Budget,
-    hedges: Budget,
     held: Semaphore,
     connections: Arc<Semaphore>,
     inbound: AtomicUsize,
@@ -143,18 +142,9 @@ impl Inner {
         self.route(service)?.candidates.first().map(|c| c.protocol)
     }
 
-    fn latencies(&self, service: &ServiceName) -> Arc<Latencies> {
-        if let Some(known) = self.latencies.load().get(service) {
-            return known.clone();
-        }
-        let fresh = Arc::new(Latencies::new(Instant::now()));
-        self.latencies.rcu(|map| {
-            let mut map = BTreeMap::clone(map);
-            map.entry(service.clone()).or_insert_with(|| fresh.clone());
-            map
-        });
-        // Somebody else may have been first.
-        self.latencies.load().get(service).cloned().unwrap_or(fresh)
+    fn learnt(&self, service: &ServiceName, now: Instant) -> Arc<Learnt> {
+        let known = self.mesh.snapshot.load().services.contains_key(service);
+        self.services.of(service, known, now)
     }
 
     fn tell(&self, report: PathReport) {
@@ -185,7 +175,7 @@ pub struct Proxy {
     inner: Arc<Inner>,
     runtime: Handle,
     stop: watch::Sender<bool>,
-    listeners: Arc<Mutex<BTreeMap<SocketAddr, watch::Sender<bool>>>>,
+    listeners: Arc<Mutex<BTreeMap<SocketAddr, Arc<Door>>>>,
 }
 
 impl Proxy {
@@ -210,10 +200,8 @@ impl Proxy {
             locals: ArcSwap::from_pointee(locals),
             applications: Applications::default(),
             loads: Loads::new(now),
-            latencies: ArcSwap::default(),
+            services: Services::default(),
             wakes: Mutex::default(),
-            retries: Budget::new(budget::RETRIES, now),
-            hedges: Budget::new(budget::HEDGES, now),
             held: Semaphore::new(MAX_HELD),
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             inbound: AtomicUsize::new(0),
@@ -248,17 +236,23 @@ impl Proxy {
         };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let bound = listener.local_addr().map_err(failed)?;
-        let stop = watch::Sender::new(*self.stop.borrow());
-        let stopped = stop.subscribe();
-        lock(&self.listeners).insert(bound, stop);
-        self.runtime.spawn(outbound::accept(self.inner.clone(), listener, entry, stopped));
+        let door = Arc::new(Door::new(entry, *self.stop.borrow()));
+        lock(&self.listeners).insert(bound, door.clone());
+        self.runtime.spawn(outbound::accept(self.inner.clone(), listener, door));
         Ok(bound)
+    }
+
+    /// Has a listener that is open lead elsewhere, from the next request on.
+    pub fn redirect(&self, address: SocketAddr, entry: Entry) {
+        if let Some(door) = lock(&self.listeners).get(&address) {
+            door.redirect(entry);
+        }
     }
 
     /// Closes a listener; requests under way on its connections finish.
     pub fn close_listener(&self, address: SocketAddr) {
-        if let Some(stop) = lock(&self.listeners).remove(&address) {
-            stop.send_replace(true);
+        if let Some(door) = lock(&self.listeners).remove(&address) {
+            door.close();
         }
     }
 
@@ -266,16 +260,14 @@ impl Proxy {
     /// turned away by the conditions the core publishes.
     pub fn stop_accepting(&self) {
         self.stop.send_replace(true);
-        for stop in lock(&self.listeners).values() {
-            stop.send_replace(true);
-        }
+        lock(&self.listeners).values().for_each(|door| door.close());
     }
 
     /// Requests and connections under way.
     pub fn under_way(&self) -> usize {
         let free = self.inner.connections.available_permits();
         // Each listener holds one permit while it waits for a connection.
-        let waiting = lock(&self.listeners).values().filter(|s| !*s.borrow()).count();
+        let waiting = lock(&self.listeners).values().filter(|door| !door.is_closed()).count();
         let connections = MAX_CONNECTIONS.saturating_sub(free).saturating_sub(waiting);
         connections + self.inner.inbound.load(Ordering::Relaxed)
     }
@@ -293,7 +285,7 @@ impl Proxy {
         }
     }
 
-    /// Forgets what was learnt of endpoints that no route knows any more. To be called now and then.
+    /// Forgets what was learnt of endpoints and services that no route knows any more. To be called now and then.
     pub fn sweep(&self) {
         let snapshot = self.inner.mesh.snapshot.load();
         let known = |id: &EndpointId| {
@@ -301,5 +293,8 @@ impl Proxy {
             route.is_some_and(|r| r.candidates.iter().any(|c| &c.id == id))
         };
         self.inner.loads.retain(known);
+        let known = |service: &ServiceName| snapshot.services.contains_key(service);
+        self.inner.services.retain(known);
+        lock(&self.inner.wakes).retain(|service, _| known(service));
     }
 }

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use hearth_proto::advert::Protocol;
 use hearth_proto::ids::ServiceName;
@@ -48,28 +49,51 @@ pub enum Entry {
     Shared,
 }
 
-/// Accepts until `stop` says so.
-pub(crate) async fn accept(
-    inner: Arc<Inner>,
-    listener: TcpListener,
-    entry: Entry,
-    mut stop: watch::Receiver<bool>,
-) {
+/// A listener as others see it: where it leads, and whether it is closed.
+pub(crate) struct Door {
+    leads: ArcSwap<Entry>,
+    closed: watch::Sender<bool>,
+}
+
+impl Door {
+    pub(crate) fn new(leads: Entry, closed: bool) -> Self {
+        Self { leads: ArcSwap::from_pointee(leads), closed: watch::Sender::new(closed) }
+    }
+
+    pub(crate) fn redirect(&self, leads: Entry) {
+        self.leads.store(Arc::new(leads));
+    }
+
+    pub(crate) fn close(&self) {
+        self.closed.send_replace(true);
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        *self.closed.borrow()
+    }
+}
+
+/// Accepts until the door is closed.
+pub(crate) async fn accept(inner: Arc<Inner>, listener: TcpListener, door: Arc<Door>) {
+    let mut closed = door.closed.subscribe();
     loop {
-        // The semaphore is never closed.
-        let Ok(permit) = inner.connections.clone().acquire_owned().await else { return };
-        let accepted = tokio::select! {
-            biased;
-            _ = stop.wait_for(|s| *s) => return,
-            accepted = listener.accept() => accepted,
+        let next = async {
+            let permit = inner.connections.clone().acquire_owned().await;
+            (permit, listener.accept().await)
         };
+        let (permit, accepted) = tokio::select! {
+            biased;
+            _ = closed.wait_for(|c| *c) => return,
+            next = next => next,
+        };
+        // The semaphore is never closed.
+        let Ok(permit) = permit else { return };
         match accepted {
             Ok((stream, client)) => {
-                let task =
-                    connection(inner.clone(), stream, client, entry.clone(), stop.clone(), permit);
-                tokio::spawn(task);
+                tokio::spawn(connection(inner.clone(), stream, client, door.clone(), permit));
             }
             Err(error) => {
+                let entry = door.leads.load();
                 tracing::warn!(%error, ?entry, "connection not accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
@@ -81,23 +105,23 @@ async fn connection(
     inner: Arc<Inner>,
     stream: TcpStream,
     client: SocketAddr,
-    entry: Entry,
-    mut stop: watch::Receiver<bool>,
+    door: Arc<Door>,
     permit: OwnedSemaphorePermit,
 ) {
     let _permit = permit;
+    let mut stop = door.closed.subscribe();
     let gauge = inner.metrics.connections.clone();
     gauge.inc();
     // Answers are written whole; waiting for more only delays them.
     let _ = stream.set_nodelay(true);
-    match &entry {
+    match &**door.leads.load() {
         Entry::Upstream(service) if inner.protocol(service) == Some(Protocol::Tcp) => {
             tcp::carry(&inner, service, stream).await;
         }
         _ => {
             let served = inner.clone();
             let service = service_fn(move |request| {
-                let (inner, entry) = (served.clone(), entry.clone());
+                let (inner, entry) = (served.clone(), door.leads.load_full());
                 async move {
                     Ok::<_, std::convert::Infallible>(handle(&inner, &entry, client, request).await)
                 }
@@ -224,6 +248,11 @@ async fn answer(
     let passed = hops(request.headers());
     if passed >= MAX_VIA {
         return Err(Failure::Circle(passed));
+    }
+    if request.method() == Method::CONNECT {
+        return Err(Failure::BadRequest(
+            "CONNECT asks for a tunnel, and services are no tunnels".into(),
+        ));
     }
     let limit = inner.route(service).map(|r| r.policy.timeout.0).unwrap_or_default();
     let limit = limit.max(Duration::from_secs(1));

@@ -15,6 +15,8 @@
 //! again, bounded in time and number; the core is told, so that it wakes whom it can. A budget that is
 //! used up delays a retry, it never fails a request by itself.
 
+mod told;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -33,7 +35,7 @@ use super::Inner;
 use super::answer::Failure;
 use super::attempt::{Answer, Fault, FaultKind, Prepared, Target, attempt};
 use super::frame::Cause;
-use super::latency::Latencies;
+use super::learnt::Learnt;
 use super::load::{Load, UnderWay};
 use super::safety::{Reach, may_resend};
 use crate::link::LinkHealth;
@@ -81,7 +83,7 @@ pub(crate) struct Race<'a> {
     request: &'a Arc<Prepared>,
     service: &'a ServiceName,
     policy: ServicePolicy,
-    latencies: Arc<Latencies>,
+    learnt: Arc<Learnt>,
     started: Instant,
     deadline: Instant,
     changed: watch::Receiver<u64>,
@@ -95,6 +97,8 @@ pub(crate) struct Race<'a> {
     held: Option<SemaphorePermit<'a>>,
     fallback: Option<Answer>,
     last: Option<(Target, Fault)>,
+    /// An agent could not make sense of it.
+    malformed: bool,
     /// Why the last pick was made, or could not be.
     decision: String,
 }
@@ -116,7 +120,7 @@ impl<'a> Race<'a> {
             inner,
             request,
             service,
-            latencies: inner.latencies(service),
+            learnt: inner.learnt(service, started),
             started,
             deadline: started + policy.timeout.0,
             policy,
@@ -130,14 +134,15 @@ impl<'a> Race<'a> {
             held: None,
             fallback: None,
             last: None,
+            malformed: false,
             decision: String::new(),
         }
     }
 
     /// Runs to the first usable answer, or to the failure that is to be told.
     pub(crate) async fn run(mut self) -> Won {
-        self.inner.retries.deposit(self.started);
-        self.inner.hedges.deposit(self.started);
+        self.learnt.retries.deposit(self.started);
+        self.learnt.hedges.deposit(self.started);
         if let Some(failure) = self.launch("first") {
             return Err(failure);
         }
@@ -191,12 +196,12 @@ impl<'a> Race<'a> {
             return self.hold(&route, reason, again, now);
         };
         self.decision = format!("{}; {}", route.reason, decision.reason);
-        if !first && !self.inner.retries.withdraw(now) {
+        if !first && !self.learnt.retries.withdraw(now) {
             self.decision = "the retry budget is used up for the moment".into();
             self.wish(reason, now + BUDGET_WAIT, self.deadline);
             return None;
         }
-        let target = Target { id: candidate.id.clone(), address: candidate.address };
+        let target = Target::of(candidate);
         self.start(target, reason, now);
         None
     }
@@ -244,7 +249,7 @@ impl<'a> Race<'a> {
         let delay = match self.policy.hedge {
             Hedge::Off => None,
             Hedge::After(span) => Some(span.0),
-            Hedge::Auto => Some(self.latencies.hedge_delay(now)),
+            Hedge::Auto => Some(self.learnt.latencies.hedge_delay(now)),
         };
         self.hedge_at = delay.filter(|_| self.may_resend(Reach::Unknown)).map(|d| now + d);
     }
@@ -347,7 +352,7 @@ impl<'a> Race<'a> {
         let latency = now.saturating_duration_since(answer.since);
         let gateway_error = matches!(answer.status.as_u16(), 502..=504);
         self.tries[n].load.observe(now, latency);
-        self.latencies.observe(now, latency);
+        self.learnt.latencies.observe(now, latency);
         if gateway_error {
             self.report(n, Outcome::ServerError);
         } else {
@@ -384,10 +389,12 @@ impl<'a> Race<'a> {
         tracing::debug!(service = %self.service, endpoint = %target.id, fault = fault.kind.word(),
             detail = fault.detail, "attempt failed");
         self.tries[n].standing = Standing::Ended { at: now };
-        if !self.tries[n].silent {
+        if !self.tries[n].silent && fault.kind != FaultKind::Silent {
             self.tries[n].load.observe(now, waited);
         }
         match (fault.reach, fault.kind) {
+            // Nothing was sent; the links tell of it.
+            (_, FaultKind::Silent) => {}
             // The links tell of a silent node; its endpoint may be well.
             (_, FaultKind::Dial | FaultKind::Cut) if self.tries[n].silent => {}
             // Says nothing about the endpoint: it does not serve, or is full.
@@ -399,6 +406,12 @@ impl<'a> Race<'a> {
         }
         if let FaultKind::Owner(Cause::Denied) = fault.kind {
             return Some(Err(Failure::Denied { hop: target.id.to_string(), why: fault.detail }));
+        }
+        if let FaultKind::Owner(Cause::Malformed) = fault.kind {
+            // One agent may be of another version; two agree that it is the request.
+            if std::mem::replace(&mut self.malformed, true) {
+                return Some(Err(Failure::BadRequest(fault.detail)));
+            }
         }
         let reason = fault.kind.word();
         let reach = fault.reach;
@@ -444,62 +457,14 @@ impl<'a> Race<'a> {
             self.hedge_at = Some(now + LOOK_AGAIN);
             return None;
         };
-        if !self.inner.hedges.withdraw(now) {
+        if !self.learnt.hedges.withdraw(now) {
             self.arm_hedge(now);
             return None;
         }
         self.extra += 1;
-        let target = Target { id: candidate.id.clone(), address: candidate.address };
+        let target = Target::of(candidate);
         self.start(target, "hedge", now);
         None
-    }
-
-    fn nobody(&mut self) -> Option<Failure> {
-        if self.running() {
-            return None;
-        }
-        let mut why = self.decision.clone();
-        if let Some((target, fault)) = &self.last {
-            why = format!("{why}; {} failed: {}", target.id, fault.detail);
-        }
-        Some(Failure::Nobody { service: self.service.to_string(), why })
-    }
-
-    fn broken(&self) -> Failure {
-        let why_not = if !self.request.supply.at_hand() {
-            "its body was sent already"
-        } else if self.extra >= u32::from(self.policy.retries) {
-            "its retries are used up"
-        } else {
-            "its method is not idempotent, and the application may have seen it"
-        };
-        match &self.last {
-            Some((target, fault)) if fault.kind == FaultKind::Owner(Cause::AppSilent) => {
-                self.timed_out(target.id.to_string(), &fault.detail)
-            }
-            Some((target, fault)) => {
-                Failure::Broken { hop: target.id.to_string(), why: fault.detail.clone(), why_not }
-            }
-            None => {
-                Failure::Nobody { service: self.service.to_string(), why: self.decision.clone() }
-            }
-        }
-    }
-
-    fn timed_out(&self, hop: String, why: &str) -> Failure {
-        let limit_ms = self.policy.timeout.0.as_millis();
-        Failure::TimedOut { hop, limit_ms, why: format!("{why}; {}", self.decision) }
-    }
-
-    /// The whole time is over.
-    fn too_late(&mut self) -> Failure {
-        if self.running() {
-            let waited_for =
-                self.tries.iter().rev().find(|t| matches!(t.standing, Standing::Running));
-            let hop = waited_for.map_or_else(String::new, |t| t.target.id.to_string());
-            return self.timed_out(hop, "the endpoint took the request and did not answer");
-        }
-        self.nobody().unwrap_or_else(|| Failure::Overloaded { service: self.service.to_string() })
     }
 }
 
@@ -514,7 +479,7 @@ impl Drop for Race<'_> {
             // A silent link is the node's affair, and the links' to tell: not held against the endpoint.
             if matches!(t.standing, Standing::Running)
                 && !t.silent
-                && waited >= self.latencies.hedge_delay(now)
+                && waited >= self.learnt.latencies.hedge_delay(now)
             {
                 t.load.observe(now, waited);
                 self.report(n, Outcome::TimedOut);

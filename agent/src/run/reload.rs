@@ -1,11 +1,13 @@
 //! Reading the configuration anew: all of it takes effect, or nothing does.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::config::{Changes, Config};
 use crate::driver::Command;
 use crate::local;
+use crate::proxy::Entry;
 
 use super::{Running, core_endpoints, entries};
 
@@ -46,15 +48,16 @@ async fn attempt(path: &Path, running: &mut Running) -> Result<String, String> {
     Ok(words(&changes))
 }
 
-/// Opens the ports that are new, then closes those that are gone. If one cannot be opened, those opened
-/// before it are closed again.
+/// Opens the ports that are new, which may fail: then those opened before are closed again and nothing has
+/// changed. After that, ports that lead elsewhere are redirected, without being closed, and those that are
+/// gone are closed.
 async fn listen(running: &Running, new: &Config) -> Result<(), String> {
     let (before, after) = (entries(&running.config), entries(new));
+    let has = |set: &[(SocketAddr, Entry)], address: &SocketAddr| {
+        set.iter().any(|(taken, _)| taken == address)
+    };
     let mut opened = Vec::new();
-    for (address, entry) in after.iter().filter(|e| !before.contains(e)) {
-        if before.iter().any(|(taken, _)| taken == address) {
-            running.proxy.close_listener(*address);
-        }
+    for (address, entry) in after.iter().filter(|(address, _)| !has(&before, address)) {
         match running.proxy.listen(*address, entry.clone()).await {
             Ok(bound) => opened.push(bound),
             Err(error) => {
@@ -63,7 +66,10 @@ async fn listen(running: &Running, new: &Config) -> Result<(), String> {
             }
         }
     }
-    let gone = before.iter().filter(|(address, _)| !after.iter().any(|(kept, _)| kept == address));
+    for (address, entry) in after.iter().filter(|(address, _)| has(&before, address)) {
+        running.proxy.redirect(*address, entry.clone());
+    }
+    let gone = before.iter().filter(|(address, _)| !has(&after, address));
     gone.for_each(|(address, _)| running.proxy.close_listener(*address));
     Ok(())
 }

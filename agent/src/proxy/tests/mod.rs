@@ -2,6 +2,7 @@
 //! happens when one of them fails.
 
 mod failures;
+mod hostile;
 mod mesh;
 mod requests;
 mod soak;

@@ -1,0 +1,97 @@
+//! What requests for a service taught, and what they may spend: latencies, and budgets for retries and
+//! hedges.
+//!
+//! By service, so that one that fails throughout does not use up the retries of the others. Only for
+//! services a route knows: names that clients make up leave nothing behind.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use hearth_proto::ids::ServiceName;
+
+use super::budget::{self, Budget};
+use super::latency::Latencies;
+
+/// What is kept of one service.
+#[derive(Debug)]
+pub(crate) struct Learnt {
+    pub(crate) latencies: Latencies,
+    pub(crate) retries: Budget,
+    pub(crate) hedges: Budget,
+}
+
+impl Learnt {
+    fn new(now: Instant) -> Self {
+        Self {
+            latencies: Latencies::new(now),
+            retries: Budget::new(budget::RETRIES, now),
+            hedges: Budget::new(budget::HEDGES, now),
+        }
+    }
+}
+
+/// All services that were called from here.
+#[derive(Debug, Default)]
+pub(crate) struct Services(ArcSwap<BTreeMap<ServiceName, Arc<Learnt>>>);
+
+impl Services {
+    /// What is kept of `service`; kept from now on if it is `known`.
+    pub(crate) fn of(&self, service: &ServiceName, known: bool, now: Instant) -> Arc<Learnt> {
+        if let Some(kept) = self.0.load().get(service) {
+            return kept.clone();
+        }
+        let fresh = Arc::new(Learnt::new(now));
+        if !known {
+            return fresh;
+        }
+        self.0.rcu(|map| {
+            let mut map = BTreeMap::clone(map);
+            map.entry(service.clone()).or_insert_with(|| fresh.clone());
+            map
+        });
+        // Somebody else may have been first.
+        self.0.load().get(service).cloned().unwrap_or(fresh)
+    }
+
+    /// Forgets the services for which `keep` says no.
+    pub(crate) fn retain(&self, keep: impl Fn(&ServiceName) -> bool) {
+        if self.0.load().keys().all(&keep) {
+            return;
+        }
+        self.0.rcu(|map| {
+            let mut map = BTreeMap::clone(map);
+            map.retain(|service, _| keep(service));
+            map
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> ServiceName {
+        ServiceName::parse(text).unwrap()
+    }
+
+    #[test]
+    fn a_service_that_fails_throughout_leaves_the_others_their_retries() {
+        let (services, now) = (Services::default(), Instant::now());
+        let failing = services.of(&name("failing"), true, now);
+        while failing.retries.withdraw(now) {}
+        assert!(!services.of(&name("failing"), true, now).retries.withdraw(now));
+        assert!(services.of(&name("well"), true, now).retries.withdraw(now));
+    }
+
+    #[test]
+    fn services_nobody_knows_leave_nothing_behind() {
+        let (services, now) = (Services::default(), Instant::now());
+        let _ = services.of(&name("made-up"), false, now);
+        assert!(services.0.load().is_empty());
+        let _ = services.of(&name("real"), true, now);
+        services.retain(|_| false);
+        assert!(services.0.load().is_empty());
+    }
+}

@@ -1,0 +1,56 @@
+//! What a race that was lost tells the client, and why it was not run further.
+
+use super::super::answer::Failure;
+use super::super::attempt::FaultKind;
+use super::super::frame::Cause;
+use super::{Race, Standing};
+
+impl Race<'_> {
+    pub(super) fn nobody(&mut self) -> Option<Failure> {
+        if self.running() {
+            return None;
+        }
+        let mut why = self.decision.clone();
+        if let Some((target, fault)) = &self.last {
+            why = format!("{why}; {} failed: {}", target.id, fault.detail);
+        }
+        Some(Failure::Nobody { service: self.service.to_string(), why })
+    }
+
+    pub(super) fn broken(&self) -> Failure {
+        let why_not = if !self.request.supply.at_hand() {
+            "its body was sent already"
+        } else if self.extra >= u32::from(self.policy.retries) {
+            "its retries are used up"
+        } else {
+            "its method is not idempotent, and the application may have seen it"
+        };
+        match &self.last {
+            Some((target, fault)) if fault.kind == FaultKind::Owner(Cause::AppSilent) => {
+                self.timed_out(target.id.to_string(), &fault.detail)
+            }
+            Some((target, fault)) => {
+                Failure::Broken { hop: target.id.to_string(), why: fault.detail.clone(), why_not }
+            }
+            None => {
+                Failure::Nobody { service: self.service.to_string(), why: self.decision.clone() }
+            }
+        }
+    }
+
+    fn timed_out(&self, hop: String, why: &str) -> Failure {
+        let limit_ms = self.policy.timeout.0.as_millis();
+        Failure::TimedOut { hop, limit_ms, why: format!("{why}; {}", self.decision) }
+    }
+
+    /// The whole time is over.
+    pub(super) fn too_late(&mut self) -> Failure {
+        if self.running() {
+            let waited_for =
+                self.tries.iter().rev().find(|t| matches!(t.standing, Standing::Running));
+            let hop = waited_for.map_or_else(String::new, |t| t.target.id.to_string());
+            return self.timed_out(hop, "the endpoint took the request and did not answer");
+        }
+        self.nobody().unwrap_or_else(|| Failure::Overloaded { service: self.service.to_string() })
+    }
+}
