@@ -22,7 +22,8 @@ use tokio::sync::{mpsc, watch};
 
 use crate::link::{LinkEvent, Links};
 
-/// Link events taken in one turn before the outputs are drained: a flood must not starve the timers.
+/// Taken of each queue in one turn before the outputs are drained: a flood must not starve the timers, nor
+/// one queue another.
 const BATCH: usize = 64;
 
 /// What a request taught, or what it needs. From the traffic path, on a bounded queue: what does not
@@ -208,26 +209,31 @@ impl<E: Effects> Driver<E> {
                     self.node.handle_timeout(self.origin.time());
                     continue;
                 }
-                Some(event) = self.events.recv() => {
-                    self.link_event(event);
-                    for _ in 1..BATCH {
-                        let Ok(event) = self.events.try_recv() else { break };
-                        self.link_event(event);
-                    }
-                }
-                Some(report) = self.reports.recv() => {
-                    self.report(report);
-                    for _ in 1..BATCH {
-                        let Ok(report) = self.reports.try_recv() else { break };
-                        self.report(report);
-                    }
-                }
+                Some(event) = self.events.recv() => self.link_event(event),
+                Some(report) = self.reports.recv() => self.report(report),
                 command = self.commands.recv() => match command {
                     Some(command) => self.command(command),
                     None => return,
                 },
             }
+            self.take_waiting();
             self.effects.turn(Duration::ZERO);
+        }
+    }
+
+    /// Takes a share of what else waits, from each queue: a flood on one holds no other up.
+    fn take_waiting(&mut self) {
+        for _ in 0..BATCH {
+            let Ok(event) = self.events.try_recv() else { break };
+            self.link_event(event);
+        }
+        for _ in 0..BATCH {
+            let Ok(report) = self.reports.try_recv() else { break };
+            self.report(report);
+        }
+        for _ in 0..BATCH {
+            let Ok(command) = self.commands.try_recv() else { break };
+            self.command(command);
         }
     }
 
