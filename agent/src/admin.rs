@@ -111,6 +111,14 @@ pub async fn bind_socket(path: &Path) -> Result<UnixListener, AdminError> {
     Ok(listener)
 }
 
+/// Removes our socket at the end, so that whoever asks is told that nobody is there. Should it fail, the next
+/// start replaces it.
+pub fn remove_socket(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path) {
+        tracing::debug!(%error, path = %path.display(), "admin socket not removed");
+    }
+}
+
 /// Opens the loopback port.
 pub async fn bind_port(address: SocketAddr) -> Result<TcpListener, AdminError> {
     TcpListener::bind(address).await.map_err(|source| AdminError::Port { address, source })

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use hearth_proto::ids::{EndpointId, NodeName};
 use hearth_proto::incident::IncidentKey;
 use hearth_proto::node::EndpointConfig;
+use tokio::runtime::Handle as Runtime;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -30,6 +31,9 @@ pub struct Locals {
     node: NodeName,
     handle: Handle,
     checks: mpsc::Sender<CheckEvent>,
+    /// Where hooks run: a program inherits the priority of the thread that starts it, and the mesh thread's
+    /// is raised.
+    hooks: Runtime,
     endpoints: Arc<Mutex<BTreeMap<EndpointId, Local>>>,
 }
 
@@ -77,8 +81,8 @@ pub fn for_path(config: &Config) -> Vec<LocalEndpoint> {
 }
 
 impl Locals {
-    /// No endpoints yet. Results of checks and hooks go to the driver behind `handle`.
-    pub fn new(node: NodeName, handle: Handle) -> Self {
+    /// No endpoints yet. Results of checks and hooks go to the driver behind `handle`; hooks run on `hooks`.
+    pub fn new(node: NodeName, handle: Handle, hooks: Runtime) -> Self {
         let (checks, mut results) = mpsc::channel::<CheckEvent>(64);
         let (driver, name) = (handle.clone(), node.clone());
         tokio::spawn(async move {
@@ -94,7 +98,7 @@ impl Locals {
                 }
             }
         });
-        Self { node, handle, checks, endpoints: Arc::default() }
+        Self { node, handle, checks, hooks, endpoints: Arc::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<EndpointId, Local>> {
@@ -113,7 +117,7 @@ impl Locals {
 
     fn start(&self, config: &Endpoint) -> Local {
         let (hooks, queue) = mpsc::channel(HOOKS_WAITING);
-        let runner = tokio::spawn(run_hooks(config.clone(), self.handle.clone(), queue));
+        let runner = self.hooks.spawn(run_hooks(config.clone(), self.handle.clone(), queue));
         let checker = Checker::start(config, self.checks.clone());
         Local { config: config.clone(), checker, hooks, runner }
     }

@@ -23,8 +23,13 @@ use crate::telemetry::{Metrics, SpanSink};
 
 /// Changes of table and documents are gathered for so long before they are written.
 const SAVE_AFTER: Duration = Duration::from_millis(500);
+/// After a failure to write it is tried again so much later, changed or not.
+const SAVE_AGAIN: Duration = Duration::from_secs(10);
 /// Endpoints come and go with deployments, not with requests.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
+
+/// A peer nobody needed for so many sweeps (an hour) is forgotten.
+const SWEEPS_UNUSED: u32 = 60;
 
 /// Everything outside that the driver tells.
 pub struct Outside {
@@ -114,7 +119,7 @@ fn tell(event: Event) {
 }
 
 /// Writes table and documents to disk when they changed. A disk that is full is an error that keeps
-/// serving: the next change tries again.
+/// serving: it is tried again until it succeeds.
 pub async fn save(state: Arc<StateDir>, handle: Handle, changed: Arc<Notify>) {
     loop {
         changed.notified().await;
@@ -128,18 +133,25 @@ pub async fn save(state: Arc<StateDir>, handle: Handle, changed: Arc<Notify>) {
         });
         match saved.await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(%error, "state not saved; it is kept in memory"),
+            Ok(Err(error)) => {
+                tracing::error!(%error, again_s = SAVE_AGAIN.as_secs(),
+                    "state not saved; it is kept in memory");
+                tokio::time::sleep(SAVE_AGAIN).await;
+                changed.notify_one();
+            }
             Err(error) => tracing::error!(%error, "saving state broke off"),
         }
     }
 }
 
-/// Has the traffic path forget endpoints that no route knows any more, now and then.
-pub async fn sweep(proxy: Proxy) {
+/// Has the traffic path forget endpoints that no route knows any more, and the links peers that are gone
+/// for good, now and then.
+pub async fn sweep(proxy: Proxy, links: Links) {
     let mut every = tokio::time::interval(SWEEP_EVERY);
     loop {
         every.tick().await;
         proxy.sweep();
+        links.sweep(SWEEPS_UNUSED);
     }
 }
 

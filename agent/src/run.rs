@@ -202,7 +202,7 @@ async fn live(
         heartbeat: heartbeat.clone(),
     };
     let (driver, handle) = Driver::new(node, origin, links.clone(), outside, events);
-    let locals = Locals::new(config.name.clone(), handle.clone());
+    let locals = Locals::new(config.name.clone(), handle.clone(), data.clone());
     // Set once, before the driver runs.
     let _ = locals_cell.set(locals.clone());
     let seeds = Arc::new(ArcSwap::from_pointee(config.mesh.seeds.clone()));
@@ -222,7 +222,7 @@ async fn live(
     locals.set(&config.endpoints);
     tokio::spawn(outside::save(state, handle.clone(), save));
     tokio::spawn(outside::dial_seeds(seeds.clone(), links.clone(), lonely_rx));
-    tokio::spawn(outside::sweep(proxy.clone()));
+    tokio::spawn(outside::sweep(proxy.clone(), links.clone()));
     renew(&config, &credentials, &handle, &metrics);
 
     let (reload, reloads) = mpsc::channel(1);
@@ -243,7 +243,10 @@ async fn live(
     notify.ready(STATUS);
     tracing::info!("agent ready");
     let running = Running { config, handle, links, locals, proxy, spans, logs, notify, seeds };
-    shutdown::until_end(path, running, reloads, leave).await
+    let socket = running.config.admin.socket.clone();
+    let ended = shutdown::until_end(path, running, reloads, leave).await;
+    admin::remove_socket(&socket);
+    ended
 }
 
 fn node_config(config: &Config, generation: Generation, now: Wall) -> NodeConfig {
