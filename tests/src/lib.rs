@@ -4,6 +4,7 @@
 //! Test support only: nothing here is linked into a shipped binary.
 
 pub mod app;
+pub mod bench;
 pub mod demo;
 pub mod lab;
 pub mod load;

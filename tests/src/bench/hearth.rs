@@ -1,0 +1,102 @@
+//! Hearth as a pair: a control plane made by `hearth-control init`, two agents that joined with tokens, a
+//! policy in force, the defaults everywhere else.
+//!
+//! The control plane is needed for that once. While anything is measured it does not run, so that its cost
+//! cannot be mistaken for the agents' (it would be next to nothing) and the agents show that they need it
+//! for nothing. Each round starts the agents again from what is on their disks.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use hearth_proto::view::StatusView;
+
+use super::error::BenchError;
+use super::probe::fetch;
+use crate::lab::wait::wait_for;
+use crate::loopback::{
+    ControlPlane, LocalAgent, Place, agent_config, agent_program, free_ports, join_table,
+};
+
+const POLICY: &str = "[services.bench]\nallow = [\"bench-a\"]\n";
+const SOON: Duration = Duration::from_secs(20);
+const NAMES: [&str; 2] = ["bench-a", "bench-b"];
+
+/// Two agents' configurations and states.
+#[derive(Debug)]
+pub struct Mesh {
+    configs: [String; 2],
+    mesh: [SocketAddr; 2],
+    /// Where the client calls.
+    pub entry: SocketAddr,
+}
+
+impl Mesh {
+    /// Joins both agents, puts the policy into force, and stops everything again.
+    ///
+    /// # Errors
+    /// [`BenchError::Lab`] with what was last seen.
+    pub fn join(place: &Place, app: SocketAddr) -> Result<Self, BenchError> {
+        let control = ControlPlane::init(place)?;
+        control.serve(place)?;
+        let [a, b, entry] = free_ports();
+        let upstream = format!("[[upstream]]\nservice = \"bench\"\nlisten = \"{entry}\"\n");
+        let endpoint =
+            format!("[[endpoint]]\nservice = \"bench\"\naddress = \"{app}\"\nrole = \"hot\"\n");
+        let config = |name, mesh, tables: &str| agent_config(place, name, mesh, &[a, b]) + tables;
+        let configs = [config(NAMES[0], a, &upstream), config(NAMES[1], b, &endpoint)];
+        let mesh = Self { configs, mesh: [a, b], entry };
+        let joined = {
+            let join = |name: &str| -> Result<String, BenchError> {
+                Ok(join_table(control.address(), &control.token(place, name)?))
+            };
+            mesh.start_with(place, &[join(NAMES[0])?, join(NAMES[1])?])?
+        };
+        control.apply(place, POLICY)?;
+        let status = |agent: &LocalAgent| -> Result<StatusView, String> {
+            agent.get("/v1/status").map_err(|e| e.to_string())
+        };
+        wait_for("the policy to be in force on both agents", SOON, || {
+            let versions = [status(&joined[0])?.policy_version, status(&joined[1])?.policy_version];
+            if versions.iter().all(|&version| version > 0) {
+                fetch(entry, super::SMALL, SOON).map(drop)
+            } else {
+                Err(format!("versions {versions:?}"))
+            }
+        })?;
+        for agent in &joined {
+            agent.process().term()?;
+        }
+        for agent in &joined {
+            agent.process().wait(SOON)?;
+        }
+        control.process().kill()?;
+        Ok(mesh)
+    }
+
+    /// Starts both agents from their disks: the caller's first.
+    ///
+    /// # Errors
+    /// [`BenchError::Lab`] with the end of the log.
+    pub fn start(&self, place: &Place) -> Result<[LocalAgent; 2], BenchError> {
+        self.start_with(place, &[String::new(), String::new()])
+    }
+
+    fn start_with(
+        &self,
+        place: &Place,
+        extra: &[String; 2],
+    ) -> Result<[LocalAgent; 2], BenchError> {
+        let start = |n: usize| -> Result<LocalAgent, BenchError> {
+            let config = format!("{}{}", self.configs[n], extra[n]);
+            let program = agent_program(place, NAMES[n], &config)?;
+            Ok(LocalAgent::start(place, NAMES[n], self.mesh[n], program)?)
+        };
+        Ok([start(0)?, start(1)?])
+    }
+
+    /// The mesh port of the application's agent.
+    #[must_use]
+    pub fn inbound(&self) -> SocketAddr {
+        self.mesh[1]
+    }
+}

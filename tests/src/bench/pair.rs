@@ -1,0 +1,123 @@
+//! A pair that runs and answers: how it comes up, what it consists of, how it ends.
+//!
+//! Owns the processes of both sides; dropping the pair kills them. A pair exists only once the small file
+//! came through it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::SMALL;
+use super::account::Watched;
+use super::error::BenchError;
+use super::peers::{self, Ports, Side, Subject};
+use super::probe::fetch;
+use super::world::World;
+use crate::lab::Process;
+use crate::lab::process::tail;
+use crate::lab::wait::wait_for;
+use crate::loopback::{LocalAgent, free_ports};
+
+const UP: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A running pair.
+#[derive(Debug)]
+pub struct Pair {
+    /// Where the client calls.
+    pub entry: SocketAddr,
+    /// Where the application's sidecar is called by the other; none without sidecars.
+    pub inbound: Option<SocketAddr>,
+    /// Its two sides (`a`, `b`); none without sidecars.
+    pub sides: Vec<Watched>,
+    processes: Vec<Arc<Process>>,
+    agents: Vec<LocalAgent>,
+}
+
+impl Pair {
+    /// Starts both sides and waits until the small file comes through.
+    ///
+    /// # Errors
+    /// [`BenchError`] with the end of both logs.
+    pub fn start(world: &World, subject: Subject) -> Result<Self, BenchError> {
+        let pair = match subject {
+            Subject::Direct => Self {
+                entry: world.app,
+                inbound: None,
+                sides: Vec::new(),
+                processes: Vec::new(),
+                agents: Vec::new(),
+            },
+            Subject::Hearth => Self::hearth(world)?,
+            peer => Self::peer(world, peer)?,
+        };
+        wait_for(&format!("{} to answer", subject.title()), UP, || {
+            fetch(pair.entry, SMALL, PATIENCE).map_err(|seen| format!("{seen}; {}", pair.logs()))
+        })?;
+        Ok(pair)
+    }
+
+    fn hearth(world: &World) -> Result<Self, BenchError> {
+        let mesh = world.mesh()?;
+        let agents = mesh.start(&world.place)?;
+        let side = |label: &str, agent: &LocalAgent| Watched {
+            label: label.to_owned(),
+            pids: vec![agent.process().pid()],
+        };
+        Ok(Self {
+            entry: mesh.entry,
+            inbound: Some(mesh.inbound()),
+            sides: vec![side("a", &agents[0]), side("b", &agents[1])],
+            processes: Vec::new(),
+            agents: agents.into(),
+        })
+    }
+
+    fn peer(world: &World, subject: Subject) -> Result<Self, BenchError> {
+        let [a, b] = free_ports();
+        let ports = Ports { a, b, app: world.app };
+        let start = |side| peers::start(&world.place, &world.authority, subject, side, ports);
+        let mut pair = Self {
+            entry: a,
+            inbound: Some(b),
+            sides: Vec::new(),
+            processes: Vec::new(),
+            agents: Vec::new(),
+        };
+        // The application's side first: a caller's sidecar that found nobody might back off.
+        for (label, side) in [("b", Side::In), ("a", Side::Out)] {
+            let started = start(side)?;
+            let pids = started.iter().map(|process| process.pid()).collect();
+            pair.processes.extend(started);
+            pair.sides.insert(0, Watched { label: label.to_owned(), pids });
+            if side == Side::In {
+                wait_for(&format!("{} to listen", subject.title()), UP, || {
+                    let dialled = std::net::TcpStream::connect_timeout(&b, PATIENCE);
+                    dialled.map(drop).map_err(|e| format!("{e}; {}", pair.logs()))
+                })?;
+            }
+        }
+        Ok(pair)
+    }
+
+    /// The ends of its logs, for messages.
+    #[must_use]
+    pub fn logs(&self) -> String {
+        let agents = self.agents.iter().map(LocalAgent::process);
+        let all = self.processes.iter().map(AsRef::as_ref).chain(agents);
+        let ends = all.map(|p| format!("{}: {}", p.label(), tail(&p.stderr(), 3)));
+        ends.collect::<Vec<_>>().join("; ")
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        // One that ended already needs no signal; one that cannot be signalled dies with this program.
+        for process in &self.processes {
+            let _ = process.kill();
+        }
+        for agent in &self.agents {
+            let _ = agent.process().kill();
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! What all pairs of a run share: a private directory, certificates, the application and its files.
+
+use std::cell::OnceCell;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::authority::Authority;
+use super::error::BenchError;
+use super::hearth::Mesh;
+use super::peers;
+use super::probe::fetch;
+use super::{LARGE, SMALL};
+use crate::lab::wait::wait_for;
+use crate::lab::{LabError, Process};
+use crate::loopback::{Place, free_ports};
+
+/// Name of the place, and so of its directory.
+const NAME: &str = "bench";
+const KIB: usize = 1024;
+/// The large file: long enough that a download is bulk, short enough to stay in the page cache.
+const LARGE_BYTES: usize = 64 * KIB * KIB;
+
+/// The surroundings of every pair.
+#[derive(Debug)]
+pub struct World {
+    /// Directory of everything; gone with this value, and with it all processes.
+    pub place: Place,
+    /// Certificates of those that are not Hearth.
+    pub authority: Authority,
+    /// Where the application listens.
+    pub app: SocketAddr,
+    /// The application.
+    pub app_process: Arc<Process>,
+    /// What is in the large file.
+    pub large: Vec<u8>,
+    mesh: OnceCell<Mesh>,
+}
+
+impl World {
+    /// Makes certificates and files, starts the application and waits until it answers.
+    ///
+    /// # Errors
+    /// [`BenchError`] with what could not be had.
+    pub fn new() -> Result<Self, BenchError> {
+        sweep(&std::env::temp_dir());
+        let place = Place::new(NAME)?;
+        let authority = Authority::new(&place)?;
+        let root = place.path("files");
+        std::fs::create_dir_all(&root).map_err(LabError::file("create", &root))?;
+        // Noise, the same in every run: nothing that could be compressed on the way.
+        let mut large = vec![0; LARGE_BYTES];
+        StdRng::seed_from_u64(7).fill_bytes(&mut large);
+        let write = |path: &str, bytes: &[u8]| {
+            let path: PathBuf = root.join(path.trim_start_matches('/'));
+            std::fs::write(&path, bytes).map_err(LabError::file("write", &path))
+        };
+        write(SMALL, &large[..KIB])?;
+        write(LARGE, &large)?;
+        let [app] = free_ports();
+        let app_process = peers::application(&place, app, &root)?;
+        wait_for("the application to answer", Duration::from_secs(10), || {
+            fetch(app, SMALL, Duration::from_secs(2))
+                .map_err(|e| format!("{e}; {}", app_process.stderr()))
+        })?;
+        Ok(Self { place, authority, app, app_process, large, mesh: OnceCell::new() })
+    }
+
+    /// Hearth's agents, joined when they are first asked for.
+    ///
+    /// # Errors
+    /// As [`Mesh::join`].
+    pub fn mesh(&self) -> Result<&Mesh, BenchError> {
+        if let Some(mesh) = self.mesh.get() {
+            return Ok(mesh);
+        }
+        let mesh = Mesh::join(&self.place, self.app)?;
+        Ok(self.mesh.get_or_init(|| mesh))
+    }
+}
+
+/// Removes what a bench left that was interrupted: its processes ended with it, its files did not.
+/// Problems are ignored: a bench must start on a messy disk too.
+fn sweep(temporary: &Path) {
+    let prefix = format!("hearth-{NAME}-");
+    let entries = std::fs::read_dir(temporary).into_iter().flatten().flatten();
+    for entry in entries {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let owner = name.strip_prefix(&prefix).and_then(|pid| pid.parse::<u32>().ok());
+        if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
