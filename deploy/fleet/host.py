@@ -62,7 +62,8 @@ def members(host):
     """The mesh as this host's agent sees it: {name: Seen}."""
     view = {}
     for row in json.loads(hearth(host, "members -o json", "asking for the members")):
-        usable = [end for end in row["endpoints"] if end["standing"] != "out"]
+        # A warm endpoint that stands by is out of the route, and just what it should be.
+        usable = [end for end in row["endpoints"] if end["standing"] != "out" or end["condition"] == "standby"]
         view[row["node"]] = Seen(
             row["state"], row["generation"],
             frozenset(end["endpoint"] for end in usable if end["condition"] in ("serving", "standby")),
