@@ -130,7 +130,10 @@ impl World {
         from: &'static str,
         to: &'static str,
     ) {
-        let faults = self.checks.faults;
+        let (faults, now) = (self.checks.faults, self.now);
+        if let Some(app) = self.hosts[host].apps.get_mut(endpoint).filter(|_| to == "serving") {
+            app.served = now;
+        }
         let changes = self.checks.changes.entry(endpoint.clone()).or_default();
         *changes += 1;
         let n = *changes;

@@ -81,9 +81,10 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "  {} requests, {} failed, {} retries, slowest {:.3} s; {} incidents, {} not stable",
+            "  {} requests, {} failed ({} avoidable), {} retries, slowest {:.3} s; {} incidents, {} not stable",
             s.requests,
             s.failed,
+            s.avoidable,
             s.retries,
             s.slowest as f64 / S as f64,
             s.incidents,
@@ -139,13 +140,14 @@ pub fn many(seeds: std::ops::Range<u64>, nodes: usize, scenario: &'static Scenar
     let sums = sums.into_inner().unwrap_or_else(PoisonError::into_inner);
     println!(
         "{total} seeds of {} with {nodes} nodes in {:.1} s: {} failed; {} events, {} requests \
-         ({} failed), {} call-ups ({} needless), {} incidents",
+         ({} failed, {} of them avoidable), {} call-ups ({} needless), {} incidents",
         scenario.name,
         began.elapsed().as_secs_f64(),
         failed.len(),
         sums.events,
         sums.requests,
         sums.failed,
+        sums.avoidable,
         sums.activations,
         sums.needless,
         sums.incidents
@@ -160,6 +162,7 @@ fn add(sum: &mut Stats, one: &Stats) {
     sum.events += one.events;
     sum.requests += one.requests;
     sum.failed += one.failed;
+    sum.avoidable += one.avoidable;
     sum.activations += one.activations;
     sum.needless += one.needless;
     sum.incidents += one.incidents;

@@ -1,6 +1,6 @@
 //! The named scenarios, each with what it must show.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
 use std::time::Duration;
 
@@ -88,6 +88,11 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "restart",
         about: "a hot host leaves in good order and returns: nobody is called up for its start",
         run: restart,
+    },
+    Scenario {
+        name: "figures",
+        about: "how long things take in this mesh; the story says it",
+        run: figures,
     },
     Scenario {
         name: "revoked",
@@ -194,6 +199,8 @@ fn one_host_lost(w: &mut World) {
     w.pass(15.0);
     let (up, calls) = (w.up(), w.calls());
     w.expect((up, calls) == (1, 1), || format!("exactly one call-up; {up} up, {calls} calls"));
+    let names: usize = w.names.values().map(BTreeSet::len).sum();
+    w.expect(names == 1, || format!("one name for one loss, {names} were given"));
     w.inflict(&Fault::Boot(LEDGER_HOT[0], false));
     let back = w.until(2.5, |w| w.warm_in(&[Condition::Draining]) > 0);
     w.expect(back.is_none(), || format!("no failback before the hold, after {back:?} µs"));
@@ -386,4 +393,45 @@ fn revoked(w: &mut World) {
     w.inflict(&Fault::Boot(victim, false));
     let back = w.until(20.0, |w| used(w) == 4);
     w.expect(back.is_some(), || "all callers to use it again".to_owned());
+}
+
+/// Measures rather than checks: what `proto/ALGORITHM.md` says of times comes from here.
+fn figures(w: &mut World) {
+    w.settle();
+    let ms = |took: Option<u64>| took.map_or(-1.0, |us| us as f64 / MS as f64);
+    w.give_policy(1, 2);
+    let policy = w.until(10.0, |w| policy_everywhere(w, 2));
+    w.tell(|| format!("FIGURE a document reaches all: {:.1} ms", ms(policy)));
+    w.pass(5.0);
+    let victim = LEDGER_HOT[0];
+    let before = w.hosts[CALLER].node.as_ref().and_then(|n| n.table().version(&node_name(victim)));
+    let id = w.endpoints(&service("ledger"))[0].1.clone();
+    w.inflict(&Fault::App(id.clone(), false));
+    w.until(3.0, |w| w.condition(victim, &id) == Some(Condition::Unready));
+    let all = w.until(5.0, |w| {
+        w.hosts
+            .iter()
+            .filter_map(|h| h.node.as_ref())
+            .all(|n| n.table().version(&node_name(victim)) > before)
+    });
+    w.tell(|| format!("FIGURE a changed record reaches all: {:.1} ms", ms(all)));
+    w.inflict(&Fault::App(id, true));
+    w.pass(20.0);
+    let began = w.now;
+    w.inflict(&Fault::Crash(LEDGER_HOT[1]));
+    let up = w.until(2.0, |w| w.up() > 0);
+    w.tell(|| format!("FIGURE from a host's death to the call-up: {:.1} ms", ms(up)));
+    let is = |w: &World, state: &str| -> usize {
+        let lost = node_name(LEDGER_HOT[1]);
+        let now = hearth_proto::time::Time(w.now);
+        let nodes = w.hosts.iter().filter_map(|h| h.node.as_ref());
+        nodes
+            .filter(|n| n.members_view(now).iter().any(|m| m.node == lost && m.state == state))
+            .count()
+    };
+    for (state, least) in [("suspect", 1), ("down", 1), ("down", w.hosts.len() - 1)] {
+        w.until(30.0, |w| is(w, state) >= least);
+        let took = w.now - began;
+        w.tell(|| format!("FIGURE {least} hold it for {state}: {:.1} ms", ms(Some(took))));
+    }
 }

@@ -1,6 +1,6 @@
 //! Applications with health checks and hooks, and callers that pick, retry and report as the proxy does.
 
-use hearth_proto::advert::Role;
+use hearth_proto::advert::{Condition, Role};
 use hearth_proto::evidence::Outcome;
 use hearth_proto::ids::{EndpointId, ServiceName};
 use hearth_proto::node::Node;
@@ -20,6 +20,10 @@ const FALL: u32 = 2;
 const TRY: u64 = S;
 /// Tries of one request.
 const TRIES: u32 = 4;
+/// An endpoint in reach is known to be so after this: the longest wait between two dials (1 s), a dial's
+/// first packet repeated (0.3 s), and as long again for the record.
+const KNOWN: u64 = 2_500 * MS;
+const OUT_OF_TRIES: &str = "too many tries";
 /// A request whose service is being called up is held so long.
 const HOLD: u64 = 10 * S;
 /// Requests of one caller to one service, per second.
@@ -37,13 +41,15 @@ pub struct App {
     pub run: u32,
     /// When it last went up or down.
     pub changed: At,
+    /// When its owner last said that it serves.
+    pub served: At,
     failures: u32,
 }
 
 impl App {
     /// An application that runs.
     pub fn new(role: Role) -> Self {
-        Self { role, up: true, activated: false, run: 0, changed: 0, failures: 0 }
+        Self { role, up: true, activated: false, run: 0, changed: 0, served: 0, failures: 0 }
     }
 
     /// Whether it accepts requests.
@@ -157,7 +163,7 @@ impl World {
             return;
         }
         if request.attempt >= TRIES {
-            self.fail(id, "too many tries");
+            self.fail(id, OUT_OF_TRIES);
             return;
         }
         let snapshot = self.hosts[caller].node.as_ref().map(Node::snapshot);
@@ -326,6 +332,16 @@ impl World {
     fn fail(&mut self, id: u64, why: &'static str) {
         let Some(request) = self.requests.remove(&id) else { return };
         self.stats.failed += 1;
+        // That its few tries met none but those just lost is bad luck within the policy's bound (seed 54).
+        if why != OUT_OF_TRIES
+            && let Some(endpoint) = self.would_have_answered(&request)
+        {
+            self.stats.avoidable += 1;
+            let host = &self.hosts[request.caller].name;
+            let what =
+                format!("a request of {host} failed ({why}) that {endpoint} would have answered");
+            self.checks.violate(self.now, &what);
+        }
         *self.stats.failures.entry(why).or_default() += 1;
         if self.stats.failed <= 50 {
             let host = self.hosts[request.caller].name.clone();
@@ -337,6 +353,32 @@ impl World {
                 )
             });
         }
+    }
+
+    /// An endpoint that served, in reach of its caller, all the time a failed request was under way and long
+    /// enough before for the caller to know it.
+    fn would_have_answered(&self, request: &Request) -> Option<EndpointId> {
+        let (caller, began) = (request.caller, request.began);
+        let before = |at: At| at == 0 || at + KNOWN <= began;
+        if !before(self.hosts[caller].since)
+            || !before(self.checks.loss_ended)
+            || self.net.loss > 0.0
+        {
+            return None;
+        }
+        let fit = |(host, id, _): &(usize, EndpointId, Role)| {
+            let h = &self.hosts[*host];
+            self.could_serve(*host, id)
+                && self.condition(*host, id) == Some(Condition::Serving)
+                && before(h.since)
+                && h.apps.get(id).is_some_and(|app| before(app.changed) && before(app.served))
+                && self.net.blocked(caller, *host).is_none()
+                && self.net.blocked(*host, caller).is_none()
+                && before(self.net.freed(caller, *host))
+                && before(self.net.freed(*host, caller))
+        };
+        let all = self.endpoints(&request.service);
+        all.into_iter().find(fit).map(|(_, id, _)| id)
     }
 
     pub(super) fn drop_requests_of(&mut self, host: usize) {

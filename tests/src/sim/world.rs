@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::PoisonError;
 
 use hearth_proto::ids::{EndpointId, Identity, NodeName, ServiceName};
+use hearth_proto::incident::IncidentKey;
 use hearth_proto::node::{Event, Node, Transmit};
 use hearth_proto::time::Time;
 use hearth_proto::wire::{self, Message};
@@ -100,6 +101,8 @@ pub struct Stats {
     pub requests: u64,
     /// Those that failed.
     pub failed: u64,
+    /// Those that failed though an endpoint served, in reach, all the while.
+    pub avoidable: u64,
     /// Why, of those that failed after the mesh had settled.
     pub failures: BTreeMap<&'static str, u64>,
     /// Tries beyond the first.
@@ -148,6 +151,8 @@ pub struct World {
     pub seeds: Vec<usize>,
     /// Share of activation hooks that fail.
     pub hook_failure: f64,
+    /// What agents called the losses of each endpoint.
+    pub names: BTreeMap<EndpointId, BTreeSet<IncidentKey>>,
     /// Whether callers call.
     pub calling: bool,
     pub(super) requests: BTreeMap<u64, Request>,
@@ -185,6 +190,7 @@ impl World {
             stats: Stats::default(),
             seeds: vec![0, 1, 2],
             hook_failure: 0.0,
+            names: BTreeMap::new(),
             calling: true,
             requests: BTreeMap::new(),
             sour: BTreeSet::new(),
@@ -498,6 +504,7 @@ impl World {
             }
             Event::IncidentOpened { key, reason, decision } => {
                 self.stats.incidents += 1;
+                self.names.entry(key.lost.clone()).or_default().insert(key.clone());
                 let name = self.hosts[host].name.clone();
                 self.tell(|| format!("{name} opens {key} ({}, {reason}): {decision}", key.lost));
             }
