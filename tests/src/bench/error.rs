@@ -31,13 +31,8 @@ pub enum BenchError {
         reason: String,
     },
     /// A pair does not do what it is compared for.
-    #[error("{pair}: not comparable: {reason}")]
-    NotComparable {
-        /// The pair.
-        pair: String,
-        /// What it did.
-        reason: String,
-    },
+    #[error("not comparable: {0}")]
+    NotComparable(String),
     /// A result could not be written.
     #[error("cannot write {path}: {source}; choose another directory with --out")]
     Write {

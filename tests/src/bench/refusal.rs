@@ -33,8 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// # Errors
 /// [`BenchError::NotComparable`] with what it let pass.
 pub fn check(world: &World, subject: Subject, pair: &Pair) -> Result<(), BenchError> {
-    let bad =
-        |reason: String| BenchError::NotComparable { pair: subject.title().to_owned(), reason };
+    let bad = BenchError::NotComparable;
     let large = fetch(pair.entry, LARGE, Duration::from_secs(20)).map_err(bad)?;
     if large != world.large {
         return Err(bad("the large file came through changed".to_owned()));
