@@ -74,7 +74,10 @@ impl Token {
             Self::File(path) => {
                 let text = fs::read_to_string(path)
                     .map_err(|source| EnrolError::TokenFile { path: path.clone(), source })?;
-                Ok(JoinToken::parse(&text)?)
+                Ok(JoinToken::parse(&text).map_err(|e| TokenError {
+                    what: format!("{}: {}", path.display(), e.what),
+                    ..e
+                })?)
             }
         }
     }

@@ -227,7 +227,8 @@ fn expired(mesh: &Mesh) -> Result<(), Disturbed> {
     assert_eq!(count(told.len()), TIMES, "{told:?}");
     let words = |line: &serde_json::Value| {
         let text = line["fields"]["detail"].as_str().unwrap_or_default();
-        text.starts_with("the certificate expired 24 h ago") && text.contains("clock may be off")
+        text.starts_with("the certificate of node/web-2 expired 24 h ago")
+            && text.contains("clock may be off")
     };
     assert!(told.iter().all(words), "{told:?}");
     mesh.unchanged(&before)?;

@@ -51,7 +51,15 @@ enum What {
 }
 
 fn main() -> ExitCode {
-    match Arguments::parse().command {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(told) => {
+            // Nothing is left to do if even this cannot be printed.
+            let _ = told.print();
+            return if told.use_stderr() { Exit::Usage.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    match arguments.command {
         What::Run { config } => run::main(&config),
         What::Check { config } => match Config::load(&config, std::env::vars()) {
             Ok(_) => {

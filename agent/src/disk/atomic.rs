@@ -41,6 +41,10 @@ fn hint(source: &io::Error) -> &'static str {
         io::ErrorKind::ReadOnlyFilesystem => {
             "\n  hint: mount it writable, or set state_dir to a directory that is"
         }
+        io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
+            "\n  hint: a file stands there or on the way; move it away, or set state_dir to another \
+             directory"
+        }
         _ => "",
     }
 }

@@ -89,7 +89,9 @@ async fn connect(control: &HostPort) -> Result<TcpStream, EnrolError> {
     for address in addresses {
         match connect_to(address).await {
             Ok(tcp) => return Ok(tcp),
-            Err(why) => whys.push(why),
+            // An address that is what was asked for is told already.
+            Err(why) if control.to_string() == address.to_string() => whys.push(why),
+            Err(why) => whys.push(format!("{address}: {why}")),
         }
     }
     Err(EnrolError::Unreachable { control: control.clone(), why: whys.join("; ") })
@@ -98,8 +100,8 @@ async fn connect(control: &HostPort) -> Result<TcpStream, EnrolError> {
 async fn connect_to(address: SocketAddr) -> Result<TcpStream, String> {
     match tokio::time::timeout(CONNECT, TcpStream::connect(address)).await {
         Ok(Ok(tcp)) => Ok(tcp),
-        Ok(Err(e)) => Err(format!("{address}: {e}")),
-        Err(_) => Err(format!("{address}: no answer within {} s", CONNECT.as_secs())),
+        Ok(Err(e)) => Err(e.to_string()),
+        Err(_) => Err(format!("no answer within {} s", CONNECT.as_secs())),
     }
 }
 

@@ -267,8 +267,8 @@ async fn an_unreachable_control_plane_says_where_and_why() {
     let nobody = HostPort::parse(&port.to_string()).unwrap();
     assert_eq!(
         failure(&nobody, &token_for(&authority.root())).await,
-        "cannot reach the control plane at CONTROL: CONTROL: Connection refused (os error 111)\n  hint: \
-         is \"hearth-control serve\" running there, and may this host reach it over TCP? A node that has \
+        "cannot reach the control plane at CONTROL: Connection refused (os error 111)\n  hint: is \
+         \"hearth-control serve\" running there, and may this host reach it over TCP? A node that has \
          joined needs it only to renew"
     );
 }

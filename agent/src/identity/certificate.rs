@@ -33,8 +33,10 @@ pub enum Refusal {
     #[error("the certificate's name is none of this mesh: {0}")]
     Foreign(#[from] hearth_proto::ids::IdentityError),
     /// The certificate is outside its validity.
-    #[error("{}", validity_text(*.now, *.from, *.to))]
+    #[error("{}", validity_text(.who, *.now, *.from, *.to))]
     Validity {
+        /// Whom it names.
+        who: Identity,
         /// Our time.
         now: Wall,
         /// Start of validity.
@@ -76,7 +78,7 @@ pub enum Refusal {
     },
 }
 
-fn validity_text(now: Wall, from: Wall, to: Wall) -> String {
+fn validity_text(who: &Identity, now: Wall, from: Wall, to: Wall) -> String {
     let gap = |a: Wall, b: Wall| roughly(std::time::Duration::from_micros(a.0.saturating_sub(b.0)));
     let state = if now < from {
         format!("is valid only in {}", gap(from, now))
@@ -84,8 +86,8 @@ fn validity_text(now: Wall, from: Wall, to: Wall) -> String {
         format!("expired {} ago", gap(now, to))
     };
     format!(
-        "the certificate {state}, or this host's clock may be off: our time is {}, certificate valid \
-         from {} to {}",
+        "the certificate of {who} {state}, or this host's clock may be off: our time is {}, certificate \
+         valid from {} to {}",
         rfc3339(now),
         rfc3339(from),
         rfc3339(to)

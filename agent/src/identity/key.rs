@@ -8,7 +8,7 @@ use hearth_proto::ids::{Identity, NodeName, TrustDomain};
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
@@ -69,11 +69,21 @@ pub(crate) fn certificates(
     let bad = |why: String| KeyError::Pem { what, why };
     let found: Vec<_> = CertificateDer::pem_slice_iter(pem.as_bytes())
         .collect::<Result<_, _>>()
-        .map_err(|e| bad(e.to_string()))?;
+        .map_err(|e| bad(pem_words(&e)))?;
     if found.is_empty() {
         return Err(bad("it holds no certificate".into()));
     }
     Ok(found)
+}
+
+/// Why a PEM text cannot be read, without the bytes that its reader prints.
+fn pem_words(error: &pem::Error) -> String {
+    match error {
+        pem::Error::MissingSectionEnd { .. } => "it was cut off".to_owned(),
+        pem::Error::IllegalSectionStart { .. } => "a line that begins a part is damaged".to_owned(),
+        pem::Error::Base64Decode(_) => "it holds what is no base64".to_owned(),
+        other => other.to_string(),
+    }
 }
 
 /// Key and certificate in use: one value, swapped whole.
@@ -115,7 +125,7 @@ impl Current {
         };
         let unusable = |e: &dyn std::fmt::Display| KeyError::Unusable(e.to_string());
         let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes())
-            .map_err(|e| KeyError::Pem { what: "the private key", why: e.to_string() })?;
+            .map_err(|e| KeyError::Pem { what: "the private key", why: pem_words(&e) })?;
         let signing = EcdsaKeyPair::from_pkcs8(
             &ECDSA_P256_SHA256_ASN1_SIGNING,
             key.secret_der(),

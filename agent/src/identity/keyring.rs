@@ -132,7 +132,7 @@ impl Keyring for AgentKeyring {
             return Err(Untrusted::OtherIdentity { expected: signer.clone(), found: vouched.who });
         }
         let moment = if lasting { Moment::Lasting(now) } else { Moment::Now(now) };
-        moment.within(vouched.from, vouched.to).map_err(untrusted)?;
+        moment.within(&vouched.who, vouched.from, vouched.to).map_err(untrusted)?;
         trust.not_revoked(&vouched.who, vouched.from).map_err(untrusted)?;
         verify_signature(&der, message, signature)
     }

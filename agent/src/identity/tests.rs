@@ -138,8 +138,12 @@ async fn a_listener_refuses_and_counts_each_kind_of_wrong_certificate() {
     let server = authority.node("web-2");
     let seen = reasons(&server);
     for (leaf, reason, words) in [
-        (expired, "expired", "the certificate expired 3 h ago, or this host's clock may be off"),
-        (early, "not_yet_valid", "the certificate is valid only in 3 h, or this host's clock"),
+        (expired, "expired", "the certificate of node/web-1 expired 3 h ago, or this host's clock"),
+        (
+            early,
+            "not_yet_valid",
+            "the certificate of node/web-1 is valid only in 3 h, or this host",
+        ),
         (two_names, "names", "the certificate has 2 URI names; it must have exactly one"),
         (other_domain, "foreign", "is of another trust domain than mesh.example"),
         (an_authority, "authority", "the certificate is an authority's"),
@@ -240,14 +244,15 @@ async fn a_clock_two_hours_behind_is_said_to_be_possibly_off_with_both_times() {
 #[test]
 fn the_text_about_validity_is_whole() {
     let refusal = Refusal::Validity {
+        who: Identity::Node(name("web-1")),
         now: clock::from_seconds(1_767_225_600),
         from: clock::from_seconds(1_767_232_800),
         to: clock::from_seconds(1_767_319_200),
     };
     assert_eq!(
         refusal.to_string(),
-        "the certificate is valid only in 2 h, or this host's clock may be off: our time is \
-         2026-01-01T00:00:00Z, certificate valid from 2026-01-01T02:00:00Z to 2026-01-02T02:00:00Z"
+        "the certificate of node/web-1 is valid only in 2 h, or this host's clock may be off: our time \
+         is 2026-01-01T00:00:00Z, certificate valid from 2026-01-01T02:00:00Z to 2026-01-02T02:00:00Z"
     );
 }
 
@@ -311,7 +316,7 @@ fn what_does_not_validate_is_not_taken_and_the_old_stays() {
         (&other_key, &certificate, &bundle, "the certificate is for another key than ours"),
         (&other_key, &of_another, &bundle, "it is for web-2 of mesh.example, we are web-1"),
         (&foreign_key, &foreign, &bundle, "does not chain to a root"),
-        (&expired_key, &expired, &bundle, "the certificate expired"),
+        (&expired_key, &expired, &bundle, "the certificate of node/web-1 expired"),
         (&control_key, &control, &bundle, "the certificate is of control/control-1, not of a node"),
         (&key, &certificate, &String::new(), "the trust bundle is not readable PEM"),
         (&String::from("x"), &certificate, &bundle, "the private key is not readable PEM"),

@@ -147,7 +147,7 @@ impl Trust {
     ) -> Result<(Facts, Identity), Refusal> {
         let facts = Facts::read(leaf)?;
         let who = Identity::parse(&facts.uri, &self.domain)?;
-        let at = moment.within(facts.from, facts.to)?;
+        let at = moment.within(&who, facts.from, facts.to)?;
         let usage = match usage {
             Usage::Client => KeyUsage::client_auth(),
             Usage::Server => KeyUsage::server_auth(),
@@ -181,11 +181,11 @@ impl Trust {
 }
 
 impl Moment {
-    /// Rule 3: the time to verify the chain at.
-    pub(crate) fn within(self, from: Wall, to: Wall) -> Result<UnixTime, Refusal> {
+    /// Rule 3: the time to verify the chain of `who` at.
+    pub(crate) fn within(self, who: &Identity, from: Wall, to: Wall) -> Result<UnixTime, Refusal> {
         let at = match self {
             Self::Now(now) if now < from || now > to => {
-                return Err(Refusal::Validity { now, from, to });
+                return Err(Refusal::Validity { who: who.clone(), now, from, to });
             }
             Self::Now(now) => now,
             Self::Lasting(now) => now.min(to).max(from),

@@ -171,8 +171,9 @@ pub enum LinkHealth {
 pub enum LinkError {
     /// The mesh port could not be opened.
     #[error(
-        "cannot listen on the mesh port {listen} (udp): {why}; is another agent running, or is \
-         mesh.listen not an address of this host?"
+        "cannot listen on the mesh port {listen} (udp, mesh.listen): {why}\n  hint: `ss -lunp 'sport = \
+         :{}'` names who holds the port; set mesh.listen to another port, or to an address of this \
+         host", listen.port()
     )]
     Bind {
         /// The port.

@@ -98,8 +98,8 @@ pub struct LocalEndpoint {
 pub enum ProxyError {
     /// The port could not be opened.
     #[error(
-        "cannot listen on {address} for {what}: {source}; is the port in use, or is the address none of \
-         this host?"
+        "cannot listen on {address} for {what}: {source}\n  hint: `ss -ltnp 'sport = :{}'` names who holds \
+         the port; give it another port, or an address of this host", address.port()
     )]
     Listen {
         /// The port.
@@ -230,7 +230,7 @@ impl Proxy {
             address,
             what: match &entry {
                 Entry::Upstream(service) => format!("the upstream {service}"),
-                Entry::Shared => "outbound HTTP".into(),
+                Entry::Shared => "outbound.http".into(),
             },
             source,
         };

@@ -1,6 +1,7 @@
 //! Asking the agent on this host, over its unix socket.
 
 use std::io;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use hyper::body::Bytes;
@@ -34,6 +35,14 @@ impl Agent {
 
 fn unreachable(socket: &Path, error: &io::Error) -> Failure {
     let path = socket.display();
+    let no_socket = |metadata: std::fs::Metadata| !metadata.file_type().is_socket();
+    if std::fs::metadata(socket).is_ok_and(no_socket) {
+        return Failure::new(
+            Exit::Unavailable,
+            format!("no agent at {path}: it is no socket"),
+            "name the agent's admin socket: --socket PATH or HEARTH_SOCKET",
+        );
+    }
     match error.kind() {
         io::ErrorKind::NotFound => Failure::new(
             Exit::Unavailable,
