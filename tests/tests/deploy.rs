@@ -9,6 +9,8 @@
 mod fleet;
 #[path = "deploy/install.rs"]
 mod install;
+#[path = "deploy/live.rs"]
+mod live;
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -46,6 +48,18 @@ const METRICS: &[&str] = &[
     "hearth_control_reachable",
     "hearth_control_joins_total",
     "hearth_control_push_total",
+];
+
+/// Those that have no series before the first event they count. That their names are right is the agent's own
+/// test; all others must be there a moment after the start.
+const AFTER_AN_EVENT: &[&str] = &[
+    "hearth_retries_total",
+    "hearth_failovers_total",
+    "hearth_activation_duration_seconds",
+    "hearth_adverts_refused_total",
+    "hearth_handshakes_refused_total",
+    "hearth_documents_refused_total",
+    "hearth_control_reachable",
 ];
 
 /// Kubernetes versions to validate against: the oldest with native sidecars, and the newest known.

@@ -24,7 +24,8 @@ case $1 in
         curse=$(cat "$host/cursed" 2>/dev/null || true)
         [ "$version" != 1 ] || curse=
         if [ "$curse" = dies ]; then echo down; else echo alive; fi >"$host/run/state"
-        if [ "$curse" = unfit ]; then echo unready; else echo serving; fi >"$host/run/condition" ;;
+        well=serving; [ ! -e "$host/warm" ] || well=standby
+        if [ "$curse" = unfit ]; then echo unready; else echo $well; fi >"$host/run/condition" ;;
 esac
 "#;
 
@@ -39,9 +40,10 @@ case "$*" in
     "members -o json")
         comma='['
         for other in "$host"/../*/run; do
-            node=$(basename "$(dirname "$other")")
-            printf '%s{"node":"%s","state":"%s","generation":%s,"endpoints":[{"endpoint":"ledger@%s","condition":"%s","standing":"ready"}]}' \
-                "$comma" "$node" "$(cat "$other/state")" "$(cat "$other/generation")" "$node" "$(cat "$other/condition")"
+            node=$(basename "$(dirname "$other")") standing=ready condition=$(cat "$other/condition")
+            [ "$condition" != standby ] || standing=out # as the agent says it
+            printf '%s{"node":"%s","state":"%s","generation":%s,"endpoints":[{"endpoint":"ledger@%s","condition":"%s","standing":"%s"}]}' \
+                "$comma" "$node" "$(cat "$other/state")" "$(cat "$other/generation")" "$node" "$condition" "$standing"
             comma=,
         done
         echo ']' ;;
@@ -224,6 +226,18 @@ fn a_broken_canary_is_put_back_and_the_fleet_is_untouched() {
             );
         }
     }
+}
+
+#[test]
+fn a_warm_host_that_no_longer_stands_by_is_put_back() {
+    let Some(fleet) = Fleet::new("warm", 3) else { return };
+    std::fs::write(fleet.host(1).join("warm"), "").expect("warm");
+    std::fs::write(fleet.host(1).join("run/condition"), "standby\n").expect("condition");
+    std::fs::write(fleet.host(1).join("cursed"), "unfit").expect("curse");
+    let (code, said) = fleet.roll("2", &[]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("not fit: ledger@web-1"), "{said}");
+    assert_eq!(fleet.status(1), "1/3/alive/standby", "{said}");
 }
 
 #[test]

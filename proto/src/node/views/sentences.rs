@@ -80,7 +80,7 @@ fn demand(route: &Route, policy_version: u64) -> String {
     }
     let share = match route.policy.min_hot {
         Need::Count(n) => format!("min_hot {n}"),
-        Need::Percent(p) if tally.declared * usize::from(p.0) % 100 == 0 => {
+        Need::Percent(p) if (tally.declared * usize::from(p.0)).is_multiple_of(100) => {
             format!("min_hot {}% of {} hot", p.0, tally.declared)
         }
         Need::Percent(p) => format!("min_hot {}% of {} hot, rounded up", p.0, tally.declared),
