@@ -62,8 +62,8 @@ pub enum Command {
     Leave,
     /// Changed endpoints and upstreams, after a reload.
     Apply(Vec<EndpointConfig>, BTreeSet<ServiceName>),
-    /// Documents that came with an enrolment.
-    Documents(Vec<SignedDocument>),
+    /// The certificate was renewed; these documents came with it.
+    Renewed(Vec<SignedDocument>),
     /// Result of a health check.
     Health {
         /// Which endpoint of ours.
@@ -288,7 +288,10 @@ impl<E: Effects> Driver<E> {
             Command::Drain(on) => self.node.drain(now, on),
             Command::Leave => self.node.leave(now),
             Command::Apply(endpoints, interest) => self.node.apply(now, endpoints, interest),
-            Command::Documents(documents) => self.node.restore(now, Vec::new(), documents),
+            Command::Renewed(documents) => {
+                self.node.restore(now, Vec::new(), documents);
+                self.node.resign(now);
+            }
             Command::Health { endpoint, healthy } => {
                 self.node.handle_health(now, &endpoint, healthy);
             }

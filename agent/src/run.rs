@@ -339,7 +339,7 @@ fn renew(config: &Config, credentials: &Credentials, handle: &Handle, metrics: &
             match event {
                 RenewalEvent::Renewed { documents, .. } => {
                     metrics.control_reachable(true);
-                    if handle.command(Command::Documents(documents)).await.is_err() {
+                    if handle.command(Command::Renewed(documents)).await.is_err() {
                         return;
                     }
                 }

@@ -347,6 +347,13 @@ impl Node {
         self.settle(now);
     }
 
+    /// Signs our advert anew, as after a renewal: one under an expired certificate would be refused by nodes
+    /// that join later.
+    pub fn resign(&mut self, now: Time) {
+        self.stale_advert = true;
+        self.settle(now);
+    }
+
     /// Notes that this node's applications call `service`.
     pub fn set_interest(&mut self, service: &ServiceName) {
         if !self.config.interest.contains(service) && self.config.interest.len() < 1024 {

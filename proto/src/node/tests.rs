@@ -687,3 +687,14 @@ fn an_application_that_fails_is_replaced_and_comes_back() {
     lab.run(ms(100));
     assert_eq!(lab.standing("c1", "h1"), Standing::Ready);
 }
+
+#[test]
+fn an_advert_signed_anew_is_newer_and_reaches_the_others() {
+    let mut lab = Lab::new(&["c1", "h1"]);
+    let version = |lab: &Lab| lab.nodes[&name("c1")].table().version(&name("h1")).unwrap();
+    let before = version(&lab);
+    let now = lab.now;
+    lab.node("h1").resign(now);
+    lab.run(ms(200));
+    assert!(version(&lab) > before);
+}

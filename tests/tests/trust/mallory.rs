@@ -111,11 +111,11 @@ impl Mallory {
         let records = wait_for("an agent's records", SOON, || {
             let heard = self.heard.lock().unwrap();
             let told = heard.iter().filter(|(who, _)| *who == from);
-            let adverts = told.filter_map(|(_, message)| match message {
+            let mut adverts = told.filter_map(|(_, message)| match message {
                 Message::Adverts(adverts) if adverts.len() == names.len() => Some(adverts.clone()),
                 _ => None,
             });
-            adverts.last().ok_or_else(|| format!("{heard:?}"))
+            adverts.next_back().ok_or_else(|| format!("{heard:?}"))
         });
         let mut records = records.unwrap();
         records.sort_by(|a, b| a.node.cmp(&b.node));
