@@ -14,6 +14,10 @@ use crate::time::Time;
 /// Failures in a row after which an endpoint is ejected, as Envoy's `consecutive_gateway_failure`;
 /// three, since each costs a user a retry.
 pub const EJECT_AFTER: u32 = 3;
+/// Time-outs of requests that were under way together may be one stall, of the application, of a busy
+/// machine or of our own: only a row that lasts so long ejects. What is refused or broken off is certain
+/// at once.
+pub const STALL: Duration = Duration::from_millis(100);
 /// First ejection. Short, because a retry hides a wrong guess and a probe request ends it.
 pub const EJECT_BASE: Duration = Duration::from_secs(2);
 /// Longest ejection.
@@ -286,6 +290,8 @@ impl Outcome {
 #[derive(Clone, Debug, Default)]
 pub struct EndpointEvidence {
     failures: u32,
+    /// When the present row of failures began.
+    failing_since: Option<Time>,
     ejections: u32,
     ejected_until: Option<Time>,
 }
@@ -296,12 +302,15 @@ impl EndpointEvidence {
     pub fn observe(&mut self, outcome: Outcome, now: Time, jitter: f64, may_eject: bool) -> bool {
         if let Outcome::Answered { .. } = outcome {
             self.failures = 0;
+            self.failing_since = None;
             self.ejections = 0;
             self.ejected_until = None;
             return false;
         }
-        self.failures += 1;
-        if self.failures < EJECT_AFTER || !may_eject || self.is_ejected(now) {
+        self.failures = self.failures.saturating_add(1);
+        let since = *self.failing_since.get_or_insert(now);
+        let one_stall = outcome == Outcome::TimedOut && now.since(since) < STALL;
+        if self.failures < EJECT_AFTER || one_stall || !may_eject || self.is_ejected(now) {
             return false;
         }
         self.ejections += 1;
@@ -461,6 +470,15 @@ mod tests {
         assert_eq!(e.standing(first), Standing::Ready);
         assert!(e.observe(Outcome::Refused, first, 0.5, true));
         assert_eq!(e.ejected_until(), Some(first + EJECT_BASE * 2));
+    }
+
+    #[test]
+    fn time_outs_that_come_together_are_one_stall_and_eject_nobody() {
+        let mut e = EndpointEvidence::default();
+        for _ in 0..10 {
+            assert!(!e.observe(Outcome::TimedOut, T, 0.5, true));
+        }
+        assert!(e.observe(Outcome::TimedOut, T + STALL, 0.5, true), "it goes on: a hang");
     }
 
     #[test]

@@ -59,6 +59,19 @@ pub enum MergeRefused {
 }
 
 impl MergeRefused {
+    /// Everything [`Self::reason`] may say, so that counters can start at zero.
+    pub const REASONS: [&'static str; 9] = [
+        "too_large",
+        "certificate",
+        "other_identity",
+        "expired",
+        "revoked",
+        "signature",
+        "malformed",
+        "contradiction",
+        "table_full",
+    ];
+
     /// One word for the counter's `reason` label.
     pub fn reason(&self) -> &'static str {
         match self {

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hearth_proto::node::{Event, Node};
+use hearth_proto::table::MergeRefused;
 use hearth_proto::time::{Time, Wall};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -25,6 +26,7 @@ use prometheus_client::registry::Registry;
 
 use self::core::{Picture, State};
 use self::labels::{ReasonLabel, RefusalLabels, ServiceLabel, ServiceReasonLabels};
+use crate::identity::Refusal;
 use crate::link::{Labelled, LinkMetrics};
 use crate::proxy::ProxyMetrics;
 
@@ -106,6 +108,17 @@ impl Inner {
         self.proxy.register(r);
         r.register_collector(Box::new(self.state.clone()));
     }
+
+    /// A counter that appears with its first event hides that event from `increase()`: refusals are there
+    /// from the start.
+    fn start_at_zero(&self) {
+        for reason in MergeRefused::REASONS {
+            drop(self.adverts_refused.get_or_create(&ReasonLabel { reason }));
+        }
+        for reason in Refusal::REASONS {
+            drop(self.links.handshakes_refused.get_or_create(&[("reason", reason)]));
+        }
+    }
 }
 
 impl Metrics {
@@ -129,6 +142,7 @@ impl Metrics {
             state: State::default(),
         };
         inner.register();
+        inner.start_at_zero();
         Self(Arc::new(inner))
     }
 

@@ -133,7 +133,7 @@ fn ejections_grow_to_their_bound_and_are_spread_by_a_fifth() {
     let mut now = Time(0);
     let mut longest = Duration::ZERO;
     for _ in 0..100 {
-        while !e.observe(Outcome::TimedOut, now, 1.0, true) {}
+        while !e.observe(Outcome::Broken, now, 1.0, true) {}
         let until = e.ejected_until().unwrap();
         longest = longest.max(until.since(now));
         now = until;

@@ -406,7 +406,7 @@ fn one_callers_luck_with_requests_calls_nobody_up() {
     let mut lab = Lab::new(&["c1", "h1", "h2", "h3", "w1"]);
     for _ in 0..EJECT_AFTER {
         let now = lab.now;
-        lab.node("c1").handle_outcome(now, &at("h1"), Outcome::TimedOut);
+        lab.node("c1").handle_outcome(now, &at("h1"), Outcome::Broken);
     }
     assert!(matches!(lab.standing("c1", "h1"), Standing::Out(Why::Ejected { .. })));
     lab.run(Duration::from_secs(1));
