@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint purity deny advisories unit sim sim-soak lab bench-speed docs release clean
+.PHONY: help setup build demo test lint purity deny advisories unit sim soak sim-soak lab bench-speed docs release clean
 
 PROFILE ?= lab
 CARGO   := cargo
@@ -44,6 +44,9 @@ unit: ## unit tests and property laws
 
 sim: ## seeded simulator slice; `make sim SEED=n` replays one run, SEEDS=a..b NODES=n another slice
 	$(CARGO) run --profile $(PROFILE) -q -p hearth-tests --bin sim -- $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) --nodes $(NODES)
+
+soak: ## the long tests of links and traffic path that `make test` leaves out
+	$(CARGO) test --profile $(PROFILE) -p hearth-agent --lib -- --ignored --nocapture
 
 sim-soak: ## simulator over many seeds (SEEDS=0..20000 for a night)
 	$(MAKE) sim SEEDS=$(if $(filter 0..200,$(SEEDS)),0..2000,$(SEEDS)) NODES=50

@@ -8,6 +8,9 @@
 //!
 //! Terms are those of SWIM (Das, Gupta, Motivala, DSN 2002).
 
+mod codec;
+mod rumour;
+
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::net::SocketAddr;
@@ -15,19 +18,22 @@ use std::num::{NonZeroU8, NonZeroUsize};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use bytes::{Buf, BufMut, Bytes};
-use foca::{
-    BroadcastHandler, Codec, Foca, Header, Invalidates, Notification, PeriodicParams, State,
-};
+use bytes::Bytes;
+use foca::{Foca, Header, Notification, PeriodicParams, State};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde::{Deserialize, Serialize};
 
 use crate::evidence::Swim;
-use crate::ids::{Generation, NodeName, Version};
+use crate::ids::{Generation, NodeName};
 use crate::table;
 use crate::time::Time;
-use crate::wire::{self, WireError};
+use crate::wire;
+
+pub use rumour::Rumour;
+
+use codec::WireCodec;
+use rumour::Rumours;
 
 /// A member as SWIM knows it: unique by name, the higher generation wins.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -154,97 +160,6 @@ impl SwimConfig {
     }
 }
 
-/// A rumour that a node has said something new of itself (at most 100 bytes on the wire).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rumour {
-    /// Who.
-    pub node: NodeName,
-    /// In which version.
-    pub version: Version,
-}
-
-impl Invalidates for Rumour {
-    fn invalidates(&self, other: &Self) -> bool {
-        self.node == other.node && self.version >= other.version
-    }
-}
-
-/// Takes rumours in: what is newer than the newest heard is kept and spread on. foca owns its handler and
-/// lends it to nobody, so what was heard comes out through a channel that stays within one thread.
-struct Rumours {
-    newest: BTreeMap<NodeName, Version>,
-    fresh: mpsc::Sender<Rumour>,
-}
-
-impl BroadcastHandler<MemberId> for Rumours {
-    type Key = Rumour;
-    type Error = WireError;
-
-    fn receive_item(
-        &mut self,
-        data: &[u8],
-        _sender: Option<&MemberId>,
-    ) -> Result<Option<Rumour>, WireError> {
-        // An error would make foca drop the packet's other rumours: what cannot be read is of a later
-        // version, and stale to us.
-        let Ok(rumour) = wire::decode_body::<Rumour>(data) else { return Ok(None) };
-        if self.newest.get(&rumour.node).is_some_and(|v| *v >= rumour.version) {
-            return Ok(None);
-        }
-        if self.newest.len() >= table::MAX_NODES && !self.newest.contains_key(&rumour.node) {
-            return Ok(None);
-        }
-        self.newest.insert(rumour.node.clone(), rumour.version);
-        // The receiver lives in the same struct as foca: it cannot be gone.
-        let _ = self.fresh.send(rumour.clone());
-        Ok(Some(rumour))
-    }
-}
-
-/// foca's codec over our wire module.
-#[derive(Debug, Default)]
-struct WireCodec;
-
-fn put(value: &impl Serialize, mut buf: impl BufMut) -> Result<(), WireError> {
-    let bytes = wire::encode_body(value)?;
-    if buf.remaining_mut() < bytes.len() {
-        return Err(WireError::Encode("the packet is full".into()));
-    }
-    buf.put_slice(&bytes);
-    Ok(())
-}
-
-fn take<T: serde::de::DeserializeOwned>(mut buf: impl Buf) -> Result<T, WireError> {
-    let (value, used) = wire::decode_prefix(buf.chunk())?;
-    buf.advance(used);
-    Ok(value)
-}
-
-impl Codec<MemberId> for WireCodec {
-    type Error = WireError;
-
-    fn encode_header(
-        &mut self,
-        header: &Header<MemberId>,
-        buf: impl BufMut,
-    ) -> Result<(), WireError> {
-        put(header, buf)
-    }
-    fn decode_header(&mut self, buf: impl Buf) -> Result<Header<MemberId>, WireError> {
-        take(buf)
-    }
-    fn encode_member(
-        &mut self,
-        member: &foca::Member<MemberId>,
-        buf: impl BufMut,
-    ) -> Result<(), WireError> {
-        put(member, buf)
-    }
-    fn decode_member(&mut self, buf: impl Buf) -> Result<foca::Member<MemberId>, WireError> {
-        take(buf)
-    }
-}
-
 /// A timer in the heap: earliest first, then foca's own order for ties, then first come first served.
 struct Due {
     at: Time,
@@ -368,7 +283,7 @@ impl Member {
             config.foca(1),
             StdRng::seed_from_u64(seed),
             WireCodec,
-            Rumours { newest: BTreeMap::new(), fresh },
+            Rumours::new(fresh),
         );
         let effects = Effects { idle: true, ..Effects::default() };
         Self { foca, effects, rumours, config, bucket: 0, left: false }
