@@ -16,10 +16,11 @@ use tokio::time::timeout;
 
 use super::Inner;
 use super::body::{Body, Lazy, Supply, framed, pump};
-use super::frame::{self, BodyKind, Cause, Frame, FrameError, Frames, Opening, RequestHead};
+use super::frame::{self, Cause, Frame, FrameError, Frames, Opening};
+use super::head::{BodyKind, RequestHead};
 use super::load::UnderWay;
 use super::safety::{Reach, is_idempotent};
-use crate::link::{InFlight, LinkError};
+use crate::link::{InFlight, LinkError, StreamError};
 use http_body_util::BodyExt;
 
 /// A dial that takes longer leaves the request for others; the dial itself goes on for later ones.
@@ -117,7 +118,7 @@ impl From<frame::Refused> for Fault {
 impl From<FrameError> for Fault {
     fn from(error: FrameError) -> Self {
         match &error {
-            FrameError::Lost { unseen: true, .. } => {
+            FrameError::Stream(StreamError::Lost { unseen: true, .. }) => {
                 Self::not_executed(FaultKind::Dial, error.to_string())
             }
             _ => Self::unknown(FaultKind::Cut, error.to_string()),
@@ -208,8 +209,9 @@ async fn remote(
     let left = deadline.saturating_duration_since(since);
     head.left_us = u64::try_from(left.as_micros()).unwrap_or(u64::MAX);
     let after_go = head.body == BodyKind::AfterGo;
-    let opening = frame::encode_opening(&Opening::Http(head))
-        .map_err(|e| Fault::not_executed(FaultKind::Owner(Cause::Malformed), e.to_string()))?;
+    let opening = frame::encode_opening(&Opening::Http(head)).ok_or_else(|| {
+        Fault::not_executed(FaultKind::Owner(Cause::Malformed), "its head is too large")
+    })?;
     let mut send = stream.send;
     let mut pumping = None;
     let mut waiting = None;
@@ -240,7 +242,7 @@ async fn remote(
             Frame::Refused(refused) => return Err(refused.into()),
             Frame::Head(head) => {
                 let status = StatusCode::from_u16(head.status);
-                let headers = head.fields.try_into();
+                let headers = (&head.fields).try_into();
                 let (Ok(status), Ok(headers)) = (status, headers) else {
                     return Err(Fault::unknown(FaultKind::Cut, "the answer cannot be read"));
                 };
