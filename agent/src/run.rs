@@ -170,7 +170,7 @@ async fn live(
         protocol: (wire::PROTOCOL, wire::PROTOCOL),
     };
     let (event_tx, events) = mpsc::channel::<LinkEvent>(LINK_EVENTS);
-    let runtimes = Runtimes { mesh: tokio::runtime::Handle::current(), data: data.clone() };
+    let runtimes = Runtimes { mesh: tokio::runtime::Handle::current(), data: vec![data.clone()] };
     let links = Links::bind(
         config.mesh.listen,
         credentials.clone(),
