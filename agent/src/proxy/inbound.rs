@@ -138,8 +138,9 @@ async fn http(
             response = &mut call => break response?,
         }
     };
-    let (parts, body) = response.into_parts();
-    let length = hyper::body::Body::size_hint(&body).exact();
+    let (mut parts, body) = response.into_parts();
+    let length = parts.headers.remove(CONTENT_LENGTH);
+    let length = length.and_then(|l| l.to_str().ok()?.parse().ok());
     let head =
         ResponseHead { status: parts.status.as_u16(), length, fields: (&parts.headers).into() };
     let head = frame::head(&head).ok_or_else(|| Refused {
