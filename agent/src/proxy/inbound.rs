@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use hearth_proto::advert::Condition;
 use hearth_proto::ids::{EndpointId, NodeName};
-use http::header::{CONTENT_LENGTH, HOST, TE};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -285,6 +285,9 @@ fn build(
         // Some servers insist on it (gRPC over HTTP/2, "te: trailers").
         headers.insert(TE, HeaderValue::from_static("trailers"));
         *request.version_mut() = http::Version::HTTP_2;
+    } else if headers.contains_key(TE) {
+        // RFC 9110 section 10.1.4: it is of this hop only.
+        headers.insert(CONNECTION, HeaderValue::from_static("te"));
     }
     // Told by the body itself.
     headers.remove(CONTENT_LENGTH);

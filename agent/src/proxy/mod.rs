@@ -8,11 +8,12 @@
 //! | module | does |
 //! |---|---|
 //! | [`outbound`] | listeners; a client's request to an answer |
+//! | `edge`, `guard`, `scan` | clients' connections: HTTP by hyper, which sees only what is read one way |
 //! | `race`, `attempt` | attempts one after the other and side by side, until one answers |
 //! | `inbound`, `application` | a peer's request to our own application |
 //! | `frame`, `head`, `body` | requests and bodies on streams |
 //! | `tcp` | connections carried as opaque bytes |
-//! | `headers`, `safety`, `budget`, `load`, `latency`, `learnt`, `answer` | the pure pieces |
+//! | `target`, `framing`, `headers`, `safety`, `budget`, `load`, `latency`, `learnt`, `answer` | the pure pieces |
 //!
 //! Tasks: one per listener, per client connection, per stream of a peer. Aborting one ends its own
 //! requests only.
@@ -22,7 +23,10 @@ mod application;
 mod attempt;
 mod body;
 mod budget;
+mod edge;
 mod frame;
+mod framing;
+mod guard;
 mod head;
 mod headers;
 mod inbound;
@@ -33,6 +37,8 @@ mod metrics;
 mod outbound;
 mod race;
 mod safety;
+mod scan;
+mod target;
 mod tcp;
 #[cfg(test)]
 mod tests;

@@ -259,8 +259,13 @@ async fn respond(
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let mut unanswered = Unanswered(dropped, false);
     let path = request.uri().path().to_owned();
-    let fields: String =
-        request.headers().iter().map(|(n, v)| format!("{n}: {}\n", v.to_str().unwrap())).collect();
+    let target = request.uri().path_and_query().map_or_else(String::new, ToString::to_string);
+    let fields: String = format!("\n:path: {target}\n")
+        + &request
+            .headers()
+            .iter()
+            .map(|(n, v)| format!("{n}: {}\n", v.to_str().unwrap()))
+            .collect::<String>();
     let mut response = Response::new(Full::new(Bytes::from(says)));
     response.headers_mut().insert("connection", "x-hop".parse().unwrap());
     response.headers_mut().insert("x-hop", "1".parse().unwrap());
