@@ -30,6 +30,7 @@ use super::headers::{MAX_VIA, forward_request, hops, sign_via};
 use super::race::Race;
 use super::safety::MAX_REPLAY;
 use super::{Inner, tcp};
+use crate::pipe::Pipe;
 
 /// A client's head must be complete within this; an idle connection is closed after it too.
 const HEADER_LIMIT: Duration = Duration::from_secs(60);
@@ -116,7 +117,7 @@ async fn connection(
     let _ = stream.set_nodelay(true);
     match &**door.leads.load() {
         Entry::Upstream(service) if inner.protocol(service) == Some(Protocol::Tcp) => {
-            tcp::carry(&inner, service, stream).await;
+            tcp::carry(&inner, service, Pipe::Tcp(stream)).await;
         }
         _ => {
             let served = inner.clone();
