@@ -28,6 +28,7 @@ use super::race::Race;
 use super::safety::MAX_REPLAY;
 use super::target::{canonical, valid_authority};
 use super::{Inner, edge, tcp};
+use crate::pipe::Pipe;
 
 /// After an error that comes from a lack of file descriptors: accepting at once again would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -118,7 +119,7 @@ async fn connection(
     let _ = stream.set_nodelay(true);
     match &*door.leads() {
         Entry::Upstream(service) if inner.protocol(service) == Some(Protocol::Tcp) => {
-            tcp::carry(&inner, service, stream).await;
+            tcp::carry(&inner, service, Pipe::Tcp(stream)).await;
         }
         _ => edge::serve(&inner, stream, BytesMut::new(), client, &door).await,
     }
