@@ -22,7 +22,7 @@ use super::lane::choose::{self, Carrier, LaneChoice};
 use super::lane::pool::{self, Found};
 use super::peer::Peer;
 use super::stream::{DataStream, Receiver, Sender};
-use super::{CloseCode, Kind, LinkError, LinkHealth, Shared, lane, lock, mesh};
+use super::{CloseCode, Kind, LinkError, LinkHealth, Shared, lock, mesh};
 use crate::identity::Expected;
 
 /// Requests that wait for one dial.
@@ -228,7 +228,7 @@ async fn dialled(
                 dial.under_way = Some(waiter.clone());
                 drop(state);
                 let task = run_dial(shared.clone(), peer.clone(), address, outcome);
-                shared.runtimes.data_of(lane::slot()).spawn(task);
+                shared.runtimes.data_of(crate::threads::slot()).spawn(task);
                 // The mesh link is what senses the peer.
                 dial::want_mesh(shared, peer);
                 waiter

@@ -223,7 +223,7 @@ pub enum LinkError {
 pub struct Runtimes {
     /// The endpoint, mesh links and the silence monitor.
     pub mesh: Handle,
-    /// Data connections and lanes: one for each data thread, by its [`lane::slot`]. Never empty.
+    /// Data connections and lanes: one for each data thread, by its [`crate::threads::slot`]. Never empty.
     pub data: Vec<Handle>,
 }
 

@@ -13,7 +13,7 @@ use quinn::{
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{Kind, lane};
+use super::Kind;
 use crate::identity::{Credentials, Expected};
 
 /// Kernel buffers: with less, bulk at 1,500 bytes loses packets on the host itself.
@@ -117,7 +117,7 @@ fn marked(kind: Kind) -> ConnectionId {
     let mut id: [u8; 20] = rand::random();
     id[0] = id[0] & 0x7f | if kind == Kind::Data { 0x80 } else { 0 };
     // Beyond 256 threads two share a mark, which costs them nothing but that.
-    id[1] = (lane::slot() % 256) as u8;
+    id[1] = (crate::threads::slot() % 256) as u8;
     ConnectionId::new(&id)
 }
 

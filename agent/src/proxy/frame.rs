@@ -21,8 +21,9 @@ pub(crate) const DATA: u8 = 0;
 pub(crate) const TRAILERS: u8 = 1;
 pub(crate) const END: u8 = 2;
 pub(crate) const HEAD: u8 = 3;
-const REFUSED: u8 = 4;
+pub(crate) const REFUSED: u8 = 4;
 pub(crate) const GO: u8 = 5;
+pub(crate) const INFO: u8 = 6;
 
 /// Kind and length in front of each frame.
 pub(crate) const HEADER: usize = 5;
@@ -208,6 +209,8 @@ pub(crate) enum Frame {
     Trailers(Fields),
     /// The end of the body.
     End,
+    /// An informational answer (1xx); the final one follows.
+    Info(ResponseHead),
     /// The head of an answer.
     Head(ResponseHead),
     /// A refusal.
@@ -241,13 +244,7 @@ impl Frames {
 
     /// Reads the preamble. Cancel-safe.
     pub(crate) async fn opening(&mut self) -> Result<Opening, FrameError> {
-        self.at_least(1 + HEADER).await?;
-        let version = self.ahead[0];
-        if version != wire::PROTOCOL {
-            return Err(FrameError::Version(version));
-        }
-        let (kind, length) = header(&self.ahead[1..]);
-        let head = self.payload(1 + HEADER, length, "a request head").await?;
+        let (kind, head) = self.preamble().await?;
         match kind {
             HTTP => Ok(Opening::Http(RequestHead::decode(head)?)),
             BYTES => Ok(Opening::Bytes(RequestHead::decode(head)?)),
@@ -255,59 +252,72 @@ impl Frames {
         }
     }
 
+    async fn preamble(&mut self) -> Result<(u8, Bytes), FrameError> {
+        self.at_least(1 + HEADER).await?;
+        let version = self.ahead[0];
+        if version != wire::PROTOCOL {
+            return Err(FrameError::Version(version));
+        }
+        let (kind, length) = header(&self.ahead[1..]);
+        if length > MAX_HEAD {
+            return Err(FrameError::TooLarge("a request head"));
+        }
+        self.at_least(1 + HEADER + length).await?;
+        self.ahead.advance(1 + HEADER);
+        Ok((kind, self.ahead.split_to(length)))
+    }
+
     /// The next frame. Must not be called again after an error or [`Frame::End`]. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Result<Frame, FrameError> {
         loop {
-            if self.left > 0 {
-                return Ok(Frame::Data(self.piece().await?));
+            match self.ready()? {
+                Ready::Frame(frame) => return Ok(frame),
+                Ready::Wants(bytes) => self.at_least(bytes).await?,
             }
-            self.at_least(HEADER).await?;
+        }
+    }
+
+    /// The next frame if it is here already.
+    pub(crate) fn ready(&mut self) -> Result<Ready, FrameError> {
+        loop {
+            if self.left > 0 {
+                if self.ahead.is_empty() {
+                    return Ok(Ready::Wants(1));
+                }
+                let piece = self.ahead.split_to(self.left.min(self.ahead.len()));
+                self.left -= piece.len();
+                return Ok(Ready::Frame(Frame::Data(piece)));
+            }
+            if self.ahead.len() < HEADER {
+                return Ok(Ready::Wants(HEADER));
+            }
             let (kind, length) = header(&self.ahead);
             if kind == DATA {
                 self.ahead.advance(HEADER);
                 self.left = length;
                 continue;
             }
-            let payload = self.payload(HEADER, length, what(kind)).await?;
-            match kind {
-                END => return Ok(Frame::End),
-                GO => return Ok(Frame::Go),
-                TRAILERS => return Ok(Frame::Trailers(Fields::unread(payload))),
-                HEAD => return Ok(Frame::Head(ResponseHead::decode(payload)?)),
-                REFUSED => {
-                    let refused = wire::decode_body(&payload);
-                    return refused
-                        .map(Frame::Refused)
-                        .map_err(|_| FrameError::Malformed(what(kind)));
-                }
-                _ => {}
+            if length > MAX_HEAD {
+                return Err(FrameError::TooLarge(what(kind)));
             }
+            if self.ahead.len() < HEADER + length {
+                return Ok(Ready::Wants(HEADER + length));
+            }
+            self.ahead.advance(HEADER);
+            let payload = self.ahead.split_to(length);
+            return Ok(Ready::Frame(match kind {
+                END => Frame::End,
+                GO => Frame::Go,
+                TRAILERS => Frame::Trailers(Fields::unread(payload)),
+                HEAD => Frame::Head(ResponseHead::decode(payload)?),
+                INFO => Frame::Info(ResponseHead::decode(payload)?),
+                REFUSED => match wire::decode_body(&payload) {
+                    Ok(refused) => Frame::Refused(refused),
+                    Err(_) => return Err(FrameError::Malformed(what(kind))),
+                },
+                _ => continue,
+            }));
         }
-    }
-
-    async fn piece(&mut self) -> Result<Bytes, FrameError> {
-        if self.ahead.is_empty() {
-            let piece = self.recv.read_chunk(usize::MAX).await?;
-            self.ahead = piece.ok_or(FrameError::Truncated)?;
-        }
-        let piece = self.ahead.split_to(self.left.min(self.ahead.len()));
-        self.left -= piece.len();
-        Ok(piece)
-    }
-
-    /// Takes a payload that stands behind `skip` bytes.
-    async fn payload(
-        &mut self,
-        skip: usize,
-        length: usize,
-        what: &'static str,
-    ) -> Result<Bytes, FrameError> {
-        if length > MAX_HEAD {
-            return Err(FrameError::TooLarge(what));
-        }
-        self.at_least(skip + length).await?;
-        self.ahead.advance(skip);
-        Ok(self.ahead.split_to(length))
     }
 
     /// Reads until `wanted` bytes are ahead.
@@ -329,6 +339,15 @@ impl Frames {
         }
         Ok(())
     }
+}
+
+/// What is here of a stream.
+#[derive(Debug)]
+pub(crate) enum Ready {
+    /// A frame.
+    Frame(Frame),
+    /// Nothing whole before so many bytes are ahead.
+    Wants(usize),
 }
 
 /// Kind and length of a frame. `bytes` has at least [`HEADER`] of them.

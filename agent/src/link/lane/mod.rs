@@ -25,7 +25,6 @@ pub(crate) mod pool;
 mod record;
 mod turns;
 
-use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -38,21 +37,6 @@ use mux::{End, Mux, NotOpened};
 pub(crate) use half::{LaneReceiver, LaneSender};
 pub(crate) use inflow::Budget;
 pub(crate) use listen::{open as open_listener, run as accept};
-
-thread_local! {
-    static SLOT: Cell<usize> = const { Cell::new(0) };
-}
-
-/// Says which of the data threads this is, from 0. To be called as each of them starts; other threads count
-/// as the first.
-pub fn set_slot(slot: usize) {
-    SLOT.set(slot);
-}
-
-/// Which of the data threads this is.
-pub fn slot() -> usize {
-    SLOT.get()
-}
 
 /// One lane, for everybody who has a stream on it.
 pub(crate) struct Lane {

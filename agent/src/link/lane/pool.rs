@@ -99,7 +99,7 @@ pub(crate) fn find(
     peer: &Arc<Peer>,
     address: SocketAddr,
 ) -> Result<Found, LinkError> {
-    let slot = super::slot() % shared.runtimes.data.len();
+    let slot = crate::threads::slot() % shared.runtimes.data.len();
     let mut slots = lock(&peer.slots);
     let place = slots.at(slot);
     if let Some(lane) = &place.lane {
