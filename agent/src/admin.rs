@@ -201,7 +201,13 @@ async fn status(State(admin): State<Arc<Admin>>) -> Answer {
 }
 
 async fn members(State(admin): State<Arc<Admin>>) -> Answer {
-    Ok(Json(admin.handle.read(Node::members_view).await?).into_response())
+    let mut members = admin.handle.read(Node::members_view).await?;
+    for link in admin.links.views() {
+        for member in members.iter_mut().filter(|m| m.node == link.node) {
+            member.link.clone_from(&link.carrier);
+        }
+    }
+    Ok(Json(members).into_response())
 }
 
 async fn routes(State(admin): State<Arc<Admin>>) -> Answer {

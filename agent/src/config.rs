@@ -22,6 +22,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::link::LaneChoice;
 use crate::pipe::AppAddress;
 use hearth_proto::advert::{Protocol, Role};
 use hearth_proto::ids::{NodeName, ServiceName};
@@ -77,6 +78,8 @@ pub struct Mesh {
     pub advertise: SocketAddr,
     /// Any few agents.
     pub seeds: Vec<HostPort>,
+    /// What carries requests to peers.
+    pub lane: LaneChoice,
 }
 
 /// The control plane and the token it gave out.

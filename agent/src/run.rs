@@ -178,6 +178,7 @@ async fn live(
         metrics.links(),
         runtimes,
     )?;
+    links.prefer(config.mesh.lane);
     let mut node =
         Node::new(node_config(&config, generation, now), credentials.keyring(), origin.time());
     node.restore(origin.time(), table, documents);

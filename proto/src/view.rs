@@ -54,6 +54,9 @@ pub struct LinkView {
     pub state: String,
     /// Smoothed round-trip time in microseconds.
     pub rtt_us: u64,
+    /// What it runs on: `quic`, or `tcp (udp blocked)`.
+    #[serde(default)]
+    pub carrier: String,
 }
 
 /// One of `GET /v1/members`
@@ -69,6 +72,9 @@ pub struct MemberView {
     pub generation: u64,
     /// Where it is reached.
     pub address: String,
+    /// What our link to it runs on, as in [`LinkView::carrier`]; empty where there is none.
+    #[serde(default)]
+    pub link: String,
     /// Zone.
     pub zone: String,
     /// Policy version in force there.

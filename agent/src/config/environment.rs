@@ -69,6 +69,7 @@ fn slot<'a>(config: &'a mut Config, key: &str, variable: &str) -> Option<Slot<'a
         "LOG" => Slot::One(&mut config.log),
         "MESH_LISTEN" => Slot::One(&mut config.mesh.listen),
         "MESH_ADVERTISE" => Slot::One(&mut config.mesh.advertise),
+        "MESH_LANE" => Slot::One(&mut config.mesh.lane),
         "MESH_SEEDS" => Slot::Commas(&mut config.mesh.seeds),
         "JOIN_CONTROL" => Slot::One(&mut join(config, variable).control),
         // One of the two replaces the other of the file: the variable is the later word.
@@ -206,7 +207,7 @@ fn entry<'a, T: Default>(
     list.get_mut(n).map(|table| &mut table.keys)
 }
 
-const PLAIN_KEYS: [&str; 19] = [
+const PLAIN_KEYS: [&str; 20] = [
     "NAME",
     "ZONE",
     "REGION",
@@ -214,6 +215,7 @@ const PLAIN_KEYS: [&str; 19] = [
     "LOG",
     "MESH_LISTEN",
     "MESH_ADVERTISE",
+    "MESH_LANE",
     "MESH_SEEDS",
     "JOIN_CONTROL",
     "JOIN_TOKEN",

@@ -30,6 +30,8 @@ pub struct Changes {
     pub telemetry: bool,
     /// The seeds differ.
     pub seeds: bool,
+    /// What carries requests differs.
+    pub lane: bool,
     /// Zone or region differ.
     pub locality: bool,
     /// The control plane's address or the token differ.
@@ -105,6 +107,7 @@ impl Config {
             log: self.log != new.log,
             telemetry: self.otlp != new.otlp,
             seeds: self.mesh.seeds != new.mesh.seeds,
+            lane: self.mesh.lane != new.mesh.lane,
             locality: (&self.zone, &self.region) != (&new.zone, &new.region),
             join: self.join != new.join,
         })

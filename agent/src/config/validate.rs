@@ -18,6 +18,7 @@ use super::value::{
     span, target, word,
 };
 use super::{Admin, Config, HostPort, Join, Mesh, Token, Transport, Upstream};
+use crate::link::LaneChoice;
 
 const STATE_DIR: &str = "/var/lib/hearth";
 const SOCKET: &str = "/run/hearth/agent.sock";
@@ -105,7 +106,12 @@ pub(super) fn config(
         region: place_name("region", raw.region.as_ref(), m),
         state_dir: path(raw.state_dir.as_ref(), STATE_DIR, m),
         log: log_filter(raw.log.as_ref(), m),
-        mesh: Mesh { listen, advertise, seeds: seeds(raw.mesh.seeds.as_deref(), m) },
+        mesh: Mesh {
+            listen,
+            advertise,
+            seeds: seeds(raw.mesh.seeds.as_deref(), m),
+            lane: lane(raw.mesh.lane.as_ref(), m),
+        },
         join: raw.join.as_ref().and_then(|table| join(table, m)),
         admin: Admin { socket: path(raw.admin.socket.as_ref(), SOCKET, m), http: admin_http },
         outbound,
@@ -180,6 +186,14 @@ fn mesh_addresses(raw: &raw::Mesh, m: &mut Mistakes<'_>) -> (SocketAddr, SocketA
     };
     let listen = listen.unwrap_or(MESH);
     (listen, advertise.unwrap_or(listen))
+}
+
+fn lane(given: Option<&Given>, m: &mut Mistakes<'_>) -> LaneChoice {
+    match given.and_then(|given| word(given, "lane", &["auto", "quic", "tcp"], m)) {
+        Some("quic") => LaneChoice::Quic,
+        Some("tcp") => LaneChoice::Tcp,
+        _ => LaneChoice::Auto,
+    }
 }
 
 fn seeds(given: Option<&[Given]>, m: &mut Mistakes<'_>) -> Vec<HostPort> {

@@ -20,6 +20,7 @@ use super::backoff::Backoff;
 use super::dial::{self, connect, explain};
 use super::lane::choose::{self, Carrier, LaneChoice};
 use super::lane::pool::{self, Found};
+use super::line::Line;
 use super::peer::Peer;
 use super::stream::{DataStream, Receiver, Sender};
 use super::{CloseCode, Kind, LinkError, LinkHealth, Shared, lock, mesh};
@@ -111,6 +112,7 @@ impl InFlight {
 
     pub(crate) fn on_lane(peer: &Arc<Peer>) -> Self {
         peer.in_flight.fetch_add(1, Ordering::Relaxed);
+        peer.on_lanes.fetch_add(1, Ordering::Relaxed);
         Self { peer: peer.clone(), connection: None }
     }
 
@@ -129,9 +131,12 @@ impl std::fmt::Debug for InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.peer.in_flight.fetch_sub(1, Ordering::Relaxed);
-        if let Some(connection) = &self.connection {
-            connection.streams.fetch_sub(1, Ordering::SeqCst);
-            connection.close_if_done();
+        match &self.connection {
+            Some(connection) => {
+                connection.streams.fetch_sub(1, Ordering::SeqCst);
+                connection.close_if_done();
+            }
+            None => drop(self.peer.on_lanes.fetch_sub(1, Ordering::Relaxed)),
         }
     }
 }
@@ -143,7 +148,7 @@ pub(crate) async fn open(
     address: SocketAddr,
     choice: LaneChoice,
 ) -> Result<DataStream, LinkError> {
-    let found = match choose::carrier(choice, peer.auto()) {
+    let found = match choose::carrier(choice, peer.auto(), peer.is_udp_blocked()) {
         Carrier::Tcp => pool::find(shared, peer, address)?,
         Carrier::Quic => Found::Nothing,
     };
@@ -250,7 +255,8 @@ async fn run_dial(
     let result = async {
         let _turn = shared.data_dials.acquire().await.map_err(|_| LinkError::Closed)?;
         let expected = Expected::Node(peer.name.clone());
-        connect(&shared, expected, address, Kind::Data, peer.name.as_str()).await
+        let dialled = connect(&shared, expected, address, Kind::Data, peer.name.as_str()).await;
+        dialled.map_err(|failed| failed.error)
     }
     .await;
     let result = result.map(|connection| {
@@ -288,7 +294,7 @@ fn attend(shared: &Arc<Shared>, peer: &Arc<Peer>, connection: &Connection) {
     let (peer, connection) = (peer.clone(), connection.clone());
     tokio::spawn(async move {
         connection.closed().await;
-        peer.unregister(&connection);
+        peer.unregister(&Line::Quic(connection), false);
     });
 }
 

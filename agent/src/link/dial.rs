@@ -4,20 +4,26 @@
 //! waits to be sent) and ends with the link or the last wish. A dial gives up after [`DIAL_LIMIT`].
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::{self, Either};
 use hearth_proto::ids::Identity;
 use quinn::{Connection, ConnectionError};
 use rustls::pki_types::CertificateDer;
 use tokio::time::timeout;
 
 use super::peer::Peer;
-use super::{CloseCode, Kind, LinkError, LinkEvent, Shared, lock, mesh, socket};
+use super::{CloseCode, Kind, LinkError, LinkEvent, Shared, lane, lock, mesh, socket};
 use crate::identity::{Expected, peer_identity};
 
 /// A dial that takes longer is given up; three first packets fit in it.
 pub(crate) const DIAL_LIMIT: Duration = Duration::from_secs(1);
+
+/// TCP is dialled beside QUIC when that has not answered for so long: one of its first packets was repeated
+/// by then.
+const HEAD_START: Duration = Duration::from_millis(400);
 
 /// Makes sure that `peer` is being dialled if there is no usable mesh link.
 pub(crate) fn want_mesh(shared: &Arc<Shared>, peer: &Arc<Peer>) {
@@ -78,8 +84,12 @@ async fn report_failure(shared: &Shared, peer: &Peer, error: &LinkError) {
         let probed = state.sense.probing.take().is_some();
         // A silent link is still a link: its end will be told when it comes.
         let gone = state.mesh.is_none();
-        let tell = gone && (probed || state.watched && !state.told_down);
+        let owed = std::mem::take(&mut state.owes_down);
+        let tell = gone && (probed || owed || state.watched && !state.told_down);
         state.told_down |= tell;
+        if gone {
+            state.close_dialled_lanes();
+        }
         tell
     };
     if tell {
@@ -105,6 +115,8 @@ pub(crate) fn seed(shared: &Arc<Shared>, address: SocketAddr) {
     });
 }
 
+/// Dials QUIC, and TCP beside it where QUIC does not answer for a moment. The first link that stands is
+/// taken; of two failures QUIC's is told.
 async fn mesh_dial(
     shared: &Arc<Shared>,
     expected: Expected,
@@ -114,11 +126,40 @@ async fn mesh_dial(
         Expected::Node(name) => name.to_string(),
         _ => "a seed".into(),
     };
-    let connection = {
-        let _turn = shared.mesh_dials.acquire().await.map_err(|_| LinkError::Closed)?;
-        connect(shared, expected, address, Kind::Mesh, &who).await?
+    let _turn = shared.mesh_dials.acquire().await.map_err(|_| LinkError::Closed)?;
+    let tcp = async {
+        tokio::time::sleep(HEAD_START).await;
+        lane::mesh::dial(shared, expected.clone(), address, &who).await
     };
-    let unreachable = |why: String| LinkError::Unreachable { peer: who.clone(), address, why };
+    let quic = quic(shared, expected.clone(), address, &who);
+    match future::select(pin!(quic), pin!(tcp)).await {
+        Either::Left((Ok(()), _)) | Either::Right((Ok(()), _)) => Ok(()),
+        // It answers on QUIC: TCP would be refused as well.
+        Either::Left((Err(Failed { answered: true, error }), _)) => Err(error),
+        Either::Left((Err(failed), tcp)) => tcp.await.map_err(|_| failed.error),
+        Either::Right((Err(_), quic)) => quic.await.map_err(|failed| failed.error),
+    }
+}
+
+/// A dial that came to nothing.
+pub(crate) struct Failed {
+    pub(crate) error: LinkError,
+    /// The peer was heard.
+    pub(crate) answered: bool,
+}
+
+/// Dials QUIC once, whoever answers, and makes a mesh link of it.
+pub(crate) async fn quic(
+    shared: &Arc<Shared>,
+    expected: Expected,
+    address: SocketAddr,
+    who: &str,
+) -> Result<(), Failed> {
+    let connection = connect(shared, expected, address, Kind::Mesh, who).await?;
+    let unreachable = |why: String| Failed {
+        error: LinkError::Unreachable { peer: who.to_owned(), address, why },
+        answered: true,
+    };
     let name = match identify(shared, &connection) {
         Ok(Identity::Node(name)) => name,
         Ok(other) => return Err(unreachable(format!("{other} answered, not a node"))),
@@ -138,10 +179,11 @@ pub(crate) async fn connect(
     address: SocketAddr,
     kind: Kind,
     who: &str,
-) -> Result<Connection, LinkError> {
+) -> Result<Connection, Failed> {
     let failed = |result, why: String| {
         shared.metrics.dial(result);
-        Err(LinkError::Unreachable { peer: who.to_owned(), address, why })
+        let error = LinkError::Unreachable { peer: who.to_owned(), address, why };
+        Err(Failed { error, answered: result == "refused" })
     };
     let config = match socket::client_config(&shared.credentials, expected, kind) {
         Ok(config) => config,
@@ -149,7 +191,9 @@ pub(crate) async fn connect(
     };
     let connecting = match shared.endpoint.connect_with(config, address, "hearth") {
         Ok(connecting) => connecting,
-        Err(quinn::ConnectError::EndpointStopping) => return Err(LinkError::Closed),
+        Err(quinn::ConnectError::EndpointStopping) => {
+            return Err(Failed { error: LinkError::Closed, answered: true });
+        }
         Err(error) => return failed("failed", error.to_string()),
     };
     match timeout(DIAL_LIMIT, connecting).await {

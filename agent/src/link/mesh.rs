@@ -2,6 +2,7 @@
 //!
 //! Each link has a reader of streams, a reader of datagrams and a writer; they end with the connection.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,8 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::dial::explain;
-use super::peer::Peer;
+use super::line::Line;
+use super::peer::{Lost, Peer};
 use super::sense::{self, Heard};
 use super::settle::Verdict;
 use super::{CloseCode, LinkEvent, Shared, dial, monitor};
@@ -27,7 +29,7 @@ const MESSAGE_LIMIT: Duration = Duration::from_secs(10);
 /// A link that gave way to another still delivers what is under way on it.
 const RETIRE_AFTER: Duration = Duration::from_secs(1);
 /// Hellos take a round trip; past this the peer does not mean to talk.
-const HELLO_LIMIT: Duration = Duration::from_secs(1);
+pub(crate) const HELLO_LIMIT: Duration = Duration::from_secs(1);
 /// A Hello is small.
 const MAX_HELLO: usize = 1024;
 /// Documents of one visit of the control plane wait so long for the driver's answer.
@@ -49,30 +51,59 @@ pub(crate) async fn establish(
             return Err(why);
         }
     };
+    let (line, remote) = (Line::Quic(connection.clone()), connection.remote_address());
+    let admitted = admit(shared, &line, name, dialled_here, hello, remote).await?;
+    for datagram in admitted.datagrams {
+        let _ = connection.send_datagram(datagram);
+    }
+    serve(shared, connection, &admitted.peer, admitted.queue, admitted.messages);
+    shared.monitor.look(&admitted.peer);
+    Ok(())
+}
+
+/// A connection whose peer may talk to us.
+pub(crate) struct Admitted {
+    pub(crate) peer: Arc<Peer>,
+    /// Messages to be written on it.
+    pub(crate) queue: mpsc::Receiver<Bytes>,
+    /// What waited for a link.
+    pub(crate) datagrams: Vec<Bytes>,
+    pub(crate) messages: Vec<Bytes>,
+}
+
+/// Settles which link stays and tells the driver. The error says why this one does not; it is closed then.
+pub(crate) async fn admit(
+    shared: &Arc<Shared>,
+    line: &Line,
+    name: &NodeName,
+    dialled_here: bool,
+    hello: wire::Hello,
+    remote: SocketAddr,
+) -> Result<Admitted, String> {
     let mut address = hello.address;
     if address.ip().is_unspecified() {
-        address.set_ip(connection.remote_address().ip());
+        address.set_ip(remote.ip());
     }
     let peer = shared.peer(name, address);
     let (outbox, queue) = mpsc::channel(OUTBOX);
-    let registered = peer.register(shared.own(), connection, dialled_here, &hello, address, outbox);
+    let registered = peer.register(shared.own(), line, dialled_here, &hello, address, outbox);
     match registered.verdict {
         Verdict::Refuse => {
             shared.metrics.refuse("old_generation");
             tracing::warn!(peer = %name, generation = hello.generation.0,
                 reason = "old_generation", "handshake refused");
-            connection.close(CloseCode::OldGeneration.code(), b"an older generation than was seen");
+            line.close(CloseCode::OldGeneration, "an older generation than was seen");
             return Err("it presented an older generation than was seen".into());
         }
         Verdict::Keep => {
             // If the one we keep is dead and we did not notice, this will tell.
             peer.probe(address);
             shared.monitor.look(&peer);
-            retire(connection.clone());
+            retire(line.clone());
         }
         Verdict::Supersede => {
             if let Some(old) = registered.retired {
-                old.close(CloseCode::Superseded.code(), b"a newer start of the peer took over");
+                old.close(CloseCode::Superseded, "a newer start of the peer took over");
             }
         }
         Verdict::Replace => registered.retired.into_iter().for_each(retire),
@@ -83,12 +114,8 @@ pub(crate) async fn establish(
         // A closed queue means that the driver is gone; the link may stay until the endpoint closes.
         let _ = shared.events.send(event).await;
     }
-    for datagram in registered.datagrams {
-        let _ = connection.send_datagram(datagram);
-    }
-    serve(shared, connection, &peer, queue, registered.messages);
-    shared.monitor.look(&peer);
-    Ok(())
+    let (datagrams, messages) = (registered.datagrams, registered.messages);
+    Ok(Admitted { peer, queue, datagrams, messages })
 }
 
 async fn exchange(shared: &Shared, connection: &Connection) -> Result<wire::Hello, String> {
@@ -103,7 +130,12 @@ async fn exchange(shared: &Shared, connection: &Connection) -> Result<wire::Hell
         stream.read_to_end(MAX_HELLO).await.map_err(|e| format!("Hello not read: {e}"))
     };
     let ((), theirs) = tokio::try_join!(say, hear)?;
-    match Message::decode(&theirs) {
+    read_hello(shared, &theirs)
+}
+
+/// The peer's Hello, if we understand each other.
+pub(crate) fn read_hello(shared: &Shared, theirs: &[u8]) -> Result<wire::Hello, String> {
+    match Message::decode(theirs) {
         Ok(Some(Message::Hello(hello))) => {
             let (low, high) = hello.protocol;
             if low > wire::PROTOCOL || high < shared.hello.protocol.0 {
@@ -123,11 +155,10 @@ fn count(shared: &Shared) -> usize {
     shared.all().iter().filter(|p| super::lock(&p.state).mesh.is_some()).count()
 }
 
-fn retire(connection: Connection) {
+fn retire(line: Line) {
     tokio::spawn(async move {
-        let ended = timeout(RETIRE_AFTER, connection.closed()).await;
-        if ended.is_err() {
-            connection.close(CloseCode::Retired.code(), b"another link of the pair stays");
+        if !line.closed_within(RETIRE_AFTER).await {
+            line.close(CloseCode::Retired, "another link of the pair stays");
         }
     });
 }
@@ -146,16 +177,30 @@ fn serve(
         let from = Identity::Node(peer.name.clone());
         read_messages(&shared, &connection, &from).await;
         let end = connection.closed().await;
-        let (reason, orderly) = (explain(&end), is_orderly(&end));
-        let lost = peer.unregister(&connection);
-        shared.metrics.links.set(i64::try_from(count(&shared)).unwrap_or(i64::MAX));
-        if lost {
-            let event = LinkEvent::Down { peer: peer.name.clone(), reason, orderly };
-            // A closed queue means that the driver is gone; nobody is left to tell.
-            let _ = shared.events.send(event).await;
-            dial::want_mesh(&shared, &peer);
-        }
+        let line = Line::Quic(connection);
+        ended(&shared, &peer, &line, explain(&end), is_orderly(&end)).await;
     });
+}
+
+/// A connection of a mesh link ended: tells the driver if the peer is without a link now, and dials anew
+/// if somebody wants one.
+pub(crate) async fn ended(
+    shared: &Arc<Shared>,
+    peer: &Arc<Peer>,
+    line: &Line,
+    reason: String,
+    orderly: bool,
+) {
+    let lost = peer.unregister(line, orderly);
+    shared.metrics.links.set(i64::try_from(count(shared)).unwrap_or(i64::MAX));
+    if lost == Lost::Link {
+        let event = LinkEvent::Down { peer: peer.name.clone(), reason, orderly };
+        // A closed queue means that the driver is gone; nobody is left to tell.
+        let _ = shared.events.send(event).await;
+    }
+    if lost != Lost::Nothing {
+        dial::want_mesh(shared, peer);
+    }
 }
 
 async fn write_messages(
@@ -245,7 +290,12 @@ async fn read_one(mut stream: RecvStream, from: &Identity) -> Option<Message> {
             return None;
         }
     };
-    match Message::decode(&bytes) {
+    decode(&bytes, from)
+}
+
+/// A message that says something.
+pub(crate) fn decode(bytes: &[u8], from: &Identity) -> Option<Message> {
+    match Message::decode(bytes) {
         // A second Hello says nothing new; unknown kinds belong to other versions.
         Ok(Some(Message::Hello(_)) | None) => None,
         Ok(message) => message,

@@ -22,6 +22,7 @@ mod backoff;
 mod data;
 mod dial;
 pub mod lane;
+mod line;
 mod mesh;
 mod metrics;
 mod monitor;

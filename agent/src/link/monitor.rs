@@ -20,7 +20,7 @@ use super::lane::pool::LANE_DEAD;
 use super::peer::{Peer, STALE_AFTER, State};
 use super::sense::Silence;
 use super::silence::{FLOOR, LATE, Sign};
-use super::{CloseCode, LinkEvent, Shared, dial, lock};
+use super::{CloseCode, Kind, LinkEvent, Shared, dial, lock};
 
 /// How often what is outstanding is looked at.
 const TICK: Duration = Duration::from_millis(5);
@@ -43,6 +43,12 @@ const LINGER: Duration = Duration::from_millis(15);
 /// gone. Far above the threshold for the peer, since closing it cannot be taken back.
 const DEAD: Duration = Duration::from_millis(300);
 const DEAD_FACTOR: u32 = 5;
+/// The mesh link on QUIC, while only lanes answer: UDP is blocked. Longer, since lanes live on other threads
+/// than the mesh, which a busy host may keep waiting.
+const DEAD_MESH: Duration = Duration::from_secs(1);
+/// A mesh link on a lane is not silent sooner: TCP repeats a lost segment after tens of milliseconds at best,
+/// and what is lost is rare where it is used.
+const LANE_FLOOR: Duration = Duration::from_millis(50);
 
 /// The list of peers to look at, as others see it.
 #[derive(Default)]
@@ -178,7 +184,8 @@ fn look(shared: &Arc<Shared>, entry: &mut Entry, now: Instant, late: bool) -> Lo
     }
     match sampled.sign {
         Sign::Doubt => {
-            state.ping(now, false);
+            // Lanes too: where UDP was blocked a moment ago, they are what answers.
+            state.ping(now, true);
         }
         Sign::Silent if state.sense.silence.is_none() => {
             let opened = now - state.sense.window.age(now).unwrap_or_default();
@@ -190,7 +197,7 @@ fn look(shared: &Arc<Shared>, entry: &mut Entry, now: Instant, late: bool) -> Lo
         Sign::Fine | Sign::Silent => {}
     }
     ping_if_due(&mut state, now, busy);
-    if busy {
+    if peer.on_lanes.load(Ordering::Relaxed) > 0 {
         ask_for_lanes(&mut state, now, sampled.threshold);
     }
     if state.sense.judged.is_none_or(|t| now.saturating_duration_since(t) >= JUDGE) {
@@ -235,6 +242,11 @@ struct Sampled {
 /// Looks at all connections of a peer: a datagram heard on any of them answers for all.
 fn sample(state: &mut State, now: Instant, late: bool) -> Sampled {
     let (mut sent, mut heard, mut threshold) = (false, false, Duration::ZERO);
+    let on_tcp = state.is_on_tcp();
+    if on_tcp {
+        let rtt = state.mesh.as_ref().map_or(Duration::ZERO, |m| m.line.rtt());
+        threshold = LANE_FLOOR.max(4 * rtt);
+    }
     if late {
         state.sense.window.excuse(now);
     }
@@ -244,7 +256,10 @@ fn sample(state: &mut State, now: Instant, late: bool) -> Sampled {
         if late {
             tracked.window.excuse(now);
         }
-        let dead = DEAD.max(t * DEAD_FACTOR);
+        let mut dead = DEAD.max(t * DEAD_FACTOR);
+        if tracked.kind == Kind::Mesh && !state.lanes.is_empty() {
+            dead = dead.max(DEAD_MESH);
+        }
         let sign = tracked.window.sample(now, s, h, dead);
         if sign == Sign::Silent && state.sense.silence.is_none() {
             tracked.connection.close(CloseCode::Stale.code(), b"nothing is acknowledged here");
@@ -259,6 +274,7 @@ fn sample(state: &mut State, now: Instant, late: bool) -> Sampled {
         if sign == Sign::Silent && state.sense.silence.is_none() {
             tracked.lane.close(CloseCode::Stale, "nothing is answered here");
         }
+        sent |= asked && on_tcp;
         if h {
             (state.sense.lane_heard, state.sense.stirred, heard) = (Some(now), true, true);
         }
@@ -272,8 +288,7 @@ fn sample(state: &mut State, now: Instant, late: bool) -> Sampled {
 /// threshold and a tick.
 fn ask_for_lanes(state: &mut State, now: Instant, threshold: Duration) {
     let since = |t: Option<Instant>| t.map_or(Duration::MAX, |t| now.saturating_duration_since(t));
-    let due = !state.lanes.is_empty()
-        && state.sense.stirred
+    let due = state.sense.stirred
         && state.sense.silence.is_none()
         && state.sense.window.age(now).is_none()
         && since(state.sense.lane_heard) >= QUIET_LANE

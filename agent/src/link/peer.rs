@@ -21,8 +21,9 @@ use super::lane::Lane;
 use super::lane::choose::{self, Carrier, Losses};
 use super::lane::mux::End;
 use super::lane::pool::{MAX_LANES, Slots};
+use super::line::{Given, Line};
 use super::sense::{Sense, Tracked, TrackedLane, ping};
-use super::settle::{Contender, Verdict, settle};
+use super::settle::{Contender, On, Verdict, settle};
 use super::silence::Window;
 use super::{CloseCode, Kind, LinkHealth, lock};
 
@@ -39,6 +40,10 @@ pub(crate) const STALE_AFTER: Duration = Duration::from_secs(1);
 /// A link that ended sooner than this did not work out: a peer that refuses us right after the handshake
 /// must not be dialled in a tight loop.
 const WORKED_OUT: Duration = Duration::from_secs(2);
+/// A link over QUIC that is younger than this works, whatever was dialled beside it over TCP.
+const YOUNG: Duration = Duration::from_secs(2);
+/// Lanes on which something was heard within this are alive, though the mesh link may be dead.
+const LIVELY: Duration = Duration::from_millis(1500);
 /// Connections of one peer at once. A mesh link and a data connection in each direction, those that were
 /// replaced, and room; beyond it somebody opens them without end.
 const MAX_CONNECTIONS: usize = 32;
@@ -55,7 +60,7 @@ pub(crate) enum Sent {
 
 /// The current mesh link.
 pub(crate) struct Mesh {
-    pub(crate) connection: Connection,
+    pub(crate) line: Line,
     pub(crate) dialled_here: bool,
     pub(crate) generation: Generation,
     pub(crate) outbox: mpsc::Sender<Bytes>,
@@ -74,6 +79,8 @@ pub(crate) struct State {
     pub(crate) dialling: bool,
     pub(crate) watched: bool,
     pub(crate) told_down: bool,
+    /// The mesh link is gone, which the driver is told if no other can be had: lanes go on.
+    pub(crate) owes_down: bool,
     pub(crate) backoff: Backoff,
     /// No dial before this.
     pub(crate) not_before: Option<Instant>,
@@ -94,8 +101,12 @@ pub(crate) struct Peer {
     pub(crate) slots: Mutex<Slots>,
     /// Whether `auto` means QUIC on the path to it.
     prefers_quic: AtomicBool,
+    /// Whether the mesh link had to be made over TCP.
+    udp_blocked: AtomicBool,
     /// Requests of ours under way.
     pub(crate) in_flight: AtomicUsize,
+    /// Those of them that are on lanes.
+    pub(crate) on_lanes: AtomicUsize,
     /// Requests of ours that wait for a data connection.
     pub(crate) waiting: AtomicUsize,
     /// Whether the monitor has it on its list.
@@ -114,7 +125,18 @@ pub(crate) struct Registered {
     pub(crate) datagrams: Vec<Bytes>,
     pub(crate) messages: Vec<Bytes>,
     /// The link that was replaced.
-    pub(crate) retired: Option<Connection>,
+    pub(crate) retired: Option<Line>,
+}
+
+/// What ended with a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lost {
+    /// Nothing that matters.
+    Nothing,
+    /// The mesh link; the peer is alive all the same, by what is heard on its lanes.
+    Quietly,
+    /// The mesh link, and with it all we know of the peer.
+    Link,
 }
 
 impl Peer {
@@ -132,6 +154,7 @@ impl Peer {
                 dialling: false,
                 watched: false,
                 told_down: false,
+                owes_down: false,
                 backoff: Backoff::default(),
                 not_before: None,
                 sense: Sense::default(),
@@ -142,7 +165,9 @@ impl Peer {
             }),
             slots: Mutex::default(),
             prefers_quic: AtomicBool::new(false),
+            udp_blocked: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
+            on_lanes: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             looked_at: AtomicBool::new(false),
             looks: AtomicUsize::new(0),
@@ -168,12 +193,12 @@ impl Peer {
         let mut state = lock(&self.state);
         state.address = address;
         if let Some(mesh) = &state.mesh {
-            match mesh.connection.send_datagram(bytes.clone()) {
-                Ok(()) => return Sent::Now,
-                Err(quinn::SendDatagramError::ConnectionLost(_)) => {}
-                Err(error) => {
-                    // TooLarge is a bug in whoever made it; the bound is the wire module's.
-                    tracing::error!(peer = %self.name, size = bytes.len(), %error, "datagram not sent");
+            match mesh.line.send_datagram(bytes.clone()) {
+                Given::Sent => return Sent::Now,
+                Given::Gone => {}
+                Given::Refused(why) => {
+                    // Too large is a bug in whoever made it; the bound is the wire module's.
+                    tracing::error!(peer = %self.name, size = bytes.len(), why, "datagram not sent");
                     return Sent::Dropped;
                 }
             }
@@ -223,6 +248,7 @@ impl Peer {
         let mut state = lock(&self.state);
         state.expire(now);
         let wanted = state.watched
+            || state.owes_down
             || state.sense.probing.is_some()
             || !state.datagrams.is_empty()
             || !state.messages.is_empty();
@@ -238,18 +264,23 @@ impl Peer {
     pub(crate) fn register(
         &self,
         own: &NodeName,
-        connection: &Connection,
+        line: &Line,
         dialled_here: bool,
         hello: &wire::Hello,
         address: SocketAddr,
         outbox: mpsc::Sender<Bytes>,
     ) -> Registered {
         let mut state = lock(&self.state);
-        let new = Contender { generation: hello.generation, dialled_here, silent: false };
+        let on = if line.is_quic() { On::Quic { young: true } } else { On::Tcp };
+        let new = Contender { generation: hello.generation, dialled_here, silent: false, on };
         let current = state.mesh.as_ref().map(|m| Contender {
             generation: m.generation,
             dialled_here: m.dialled_here,
-            silent: state.sense.silence.is_some() || m.connection.close_reason().is_some(),
+            silent: state.sense.silence.is_some() || !m.line.is_open(),
+            on: match &m.line {
+                Line::Quic(_) => On::Quic { young: m.since.elapsed() < YOUNG },
+                Line::Lane(_) => On::Tcp,
+            },
         });
         let verdict = settle(own, &self.name, state.newest, current, new);
         let mut registered = Registered {
@@ -262,12 +293,18 @@ impl Peer {
         if verdict == Verdict::Refuse {
             return registered;
         }
-        state.connections.push(Tracked::new(connection.clone(), Kind::Mesh));
+        match line {
+            Line::Quic(connection) => {
+                state.connections.push(Tracked::new(connection.clone(), Kind::Mesh));
+            }
+            Line::Lane(lane) => state.lanes.push(TrackedLane::new(lane.clone())),
+        }
         if verdict == Verdict::Keep {
             return registered;
         }
-        registered.up = state.mesh.is_none() || verdict == Verdict::Supersede;
-        registered.retired = state.mesh.take().map(|m| m.connection);
+        let owed = std::mem::take(&mut state.owes_down);
+        registered.up = state.mesh.is_none() && !owed || verdict == Verdict::Supersede;
+        registered.retired = state.mesh.take().map(|m| m.line);
         if verdict == Verdict::Supersede {
             if state.newest > Generation(0)
                 && let Some(data) = state.data.take()
@@ -283,12 +320,13 @@ impl Peer {
         registered.datagrams = state.datagrams.drain(..).map(|(_, b)| b).collect();
         registered.messages = state.messages.drain(..).map(|(_, b)| b).collect();
         state.mesh = Some(Mesh {
-            connection: connection.clone(),
+            line: line.clone(),
             dialled_here,
             generation: hello.generation,
             outbox,
             since: Instant::now(),
         });
+        self.udp_blocked.store(!line.is_quic(), Ordering::Relaxed);
         state.address = address;
         state.told_down = false;
         state.data_dial.forgive();
@@ -299,29 +337,40 @@ impl Peer {
         registered
     }
 
-    /// Forgets a connection that is closed. `true`: it was the mesh link, and none is left.
-    pub(crate) fn unregister(&self, connection: &Connection) -> bool {
-        let id = connection.stable_id();
+    /// Forgets a connection that is closed, `orderly` or for want of answers.
+    pub(crate) fn unregister(&self, line: &Line, orderly: bool) -> Lost {
         let mut state = lock(&self.state);
-        state.connections.retain(|t| t.connection.stable_id() != id);
-        if state.data.as_ref().is_some_and(|d| d.connection.stable_id() == id) {
-            state.data = None;
+        match line {
+            Line::Quic(connection) => {
+                let id = connection.stable_id();
+                state.connections.retain(|t| t.connection.stable_id() != id);
+                if state.data.as_ref().is_some_and(|d| d.connection.stable_id() == id) {
+                    state.data = None;
+                }
+            }
+            Line::Lane(lane) => state.lanes.retain(|t| !Arc::ptr_eq(&t.lane, lane)),
         }
-        let was_link = state.mesh.as_ref().is_some_and(|m| m.connection.stable_id() == id);
-        if was_link {
-            let lasted = state.mesh.take().map(|m| m.since.elapsed()).unwrap_or_default();
-            state.pace(lasted);
-            state.told_down = true;
+        let mut lost = Lost::Nothing;
+        if let Some(mesh) = state.mesh.take_if(|m| m.line.is(line)) {
+            state.pace(mesh.since.elapsed());
             // What is under way there moves at once: without a mesh link nothing senses for it.
             if let Some(data) = state.data.take() {
                 data.connection.close(CloseCode::Stale.code(), b"the mesh link is gone");
             }
-            let dialled = state.lanes.iter().filter(|t| t.lane.end == End::Dialled);
-            dialled.for_each(|t| t.lane.close(CloseCode::Stale, "the mesh link is gone"));
+            lost = if !orderly && state.hears_lanes(Instant::now()) {
+                // UDP is blocked, most likely: the next dial will tell.
+                (state.owes_down, state.backoff, state.not_before) =
+                    (true, Backoff::default(), None);
+                Lost::Quietly
+            } else {
+                state.told_down = true;
+                state.close_dialled_lanes();
+                Lost::Link
+            };
         }
         state.forget_sense_if_alone();
         self.publish(&state);
-        was_link
+        lost
     }
 
     pub(crate) fn track_lane(&self, lane: &Arc<Lane>) {
@@ -355,6 +404,11 @@ impl Peer {
         if self.prefers_quic.load(Ordering::Relaxed) { Carrier::Quic } else { Carrier::Tcp }
     }
 
+    /// Whether UDP does not get through to it, as far as is known.
+    pub(crate) fn is_udp_blocked(&self) -> bool {
+        self.udp_blocked.load(Ordering::Relaxed)
+    }
+
     /// Judges the path anew by what the mesh link and QUIC's data connections lost.
     pub(crate) fn judge_path(&self, state: &mut State) {
         let (mut sent, mut lost) = (0, 0);
@@ -364,7 +418,7 @@ impl Peer {
         }
         state.losses.add(sent, lost);
         let Some(mesh) = &state.mesh else { return };
-        let carrier = choose::auto(self.auto(), mesh.connection.rtt(), state.losses);
+        let carrier = choose::auto(self.auto(), mesh.line.rtt(), state.losses);
         self.prefers_quic.store(carrier == Carrier::Quic, Ordering::Relaxed);
     }
 
@@ -433,14 +487,17 @@ impl Peer {
 
     pub(crate) fn view(&self) -> Option<view::LinkView> {
         let state = lock(&self.state);
-        let connection = match &state.mesh {
-            Some(mesh) => &mesh.connection,
-            None => &state.connections.first()?.connection,
+        let first = state.connections.first();
+        let (rtt, carrier) = match (&state.mesh, first) {
+            (Some(mesh), _) => (mesh.line.rtt(), mesh.line.carrier()),
+            (None, Some(tracked)) => (tracked.connection.rtt(), "quic"),
+            (None, None) => return None,
         };
         Some(view::LinkView {
             node: self.name.clone(),
             state: if state.sense.silence.is_some() { "silent" } else { "up" }.into(),
-            rtt_us: u64::try_from(connection.rtt().as_micros()).unwrap_or(u64::MAX),
+            rtt_us: u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX),
+            carrier: carrier.into(),
         })
     }
 
@@ -456,7 +513,7 @@ impl State {
             .sense
             .silence
             .is_some_and(|s| now.saturating_duration_since(s.opened) >= STALE_AFTER);
-        !stale && self.mesh.as_ref().is_some_and(|m| m.connection.close_reason().is_none())
+        !stale && self.mesh.as_ref().is_some_and(|m| m.line.is_open())
     }
 
     /// A link ended that had lasted so long: when may the next be dialled?
@@ -478,6 +535,26 @@ impl State {
     /// Whether there is any connection with it.
     pub(crate) fn is_connected(&self) -> bool {
         !self.connections.is_empty() || !self.lanes.is_empty()
+    }
+
+    /// Whether a lane for requests has been heard a moment ago.
+    fn hears_lanes(&self, now: Instant) -> bool {
+        let lately = |t: Instant| now.saturating_duration_since(t) < LIVELY;
+        self.sense.lane_heard.is_some_and(lately)
+            && self.lanes.iter().any(|t| t.lane.kind == Kind::Data && t.lane.is_open())
+    }
+
+    /// Whether the mesh link runs on a lane.
+    pub(crate) fn is_on_tcp(&self) -> bool {
+        self.mesh.as_ref().is_some_and(|m| !m.line.is_quic())
+    }
+
+    /// Lanes of ours for requests are closed: nothing senses for them.
+    pub(crate) fn close_dialled_lanes(&self) {
+        let dialled = |t: &&TrackedLane| t.lane.end == End::Dialled && t.lane.kind == Kind::Data;
+        for tracked in self.lanes.iter().filter(dialled) {
+            tracked.lane.close(CloseCode::Stale, "the mesh link is gone");
+        }
     }
 
     /// What was sensed on connections that are all gone says nothing about the next one.
@@ -507,17 +584,18 @@ impl State {
     /// link. `false`: there is no connection to send it on.
     pub(crate) fn ping(&mut self, now: Instant, everywhere: bool) -> bool {
         let number = self.sense.next_ping;
-        let link = self.mesh.as_ref().map(|m| m.connection.stable_id());
+        let link = self.mesh.as_ref().map(|m| m.line.clone());
+        let asked = |line: Line| everywhere || link.as_ref().is_none_or(|link| link.is(&line));
         let mut sent = false;
         for tracked in &mut self.connections {
-            if everywhere || link.is_none_or(|id| id == tracked.connection.stable_id()) {
+            if asked(Line::Quic(tracked.connection.clone())) {
                 // What was heard before this ping is no answer to it.
                 tracked.heard = tracked.connection.stats().udp_rx.datagrams;
                 sent |= tracked.connection.send_datagram(ping(number)).is_ok();
             }
         }
-        if everywhere || link.is_none() {
-            for tracked in &self.lanes {
+        for tracked in &self.lanes {
+            if asked(Line::Lane(tracked.lane.clone())) {
                 tracked.lane.ping(number);
                 sent = true;
             }

@@ -4,8 +4,10 @@
 //! 1. a peer that presents an older generation than was seen is refused: it is a ghost;
 //! 2. one that presents a newer generation replaces what there was: the old process is gone;
 //! 3. a link that is silent gives way to one that just proved itself;
-//! 4. of two links dialled by the same side the newer stays: its dialler gave the older up;
-//! 5. of two links dialled by different sides the one dialled by the smaller name stays.
+//! 4. a link over TCP is only dialled where QUIC does not answer, and QUIC beside one over TCP only to see
+//!    whether it does: of two such the newer stays, unless one over QUIC was made a moment ago;
+//! 5. of two links dialled by the same side the newer stays: its dialler gave the older up;
+//! 6. of two links dialled by different sides the one dialled by the smaller name stays.
 
 use hearth_proto::ids::{Generation, NodeName};
 
@@ -18,6 +20,18 @@ pub(crate) struct Contender {
     pub(crate) dialled_here: bool,
     /// Whether it is silent now.
     pub(crate) silent: bool,
+    /// What it runs on.
+    pub(crate) on: On,
+}
+
+/// What a link runs on, as far as the rule cares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum On {
+    Quic {
+        /// Made a moment ago: it works.
+        young: bool,
+    },
+    Tcp,
 }
 
 /// The verdict on a newly established link.
@@ -48,6 +62,12 @@ pub(crate) fn settle(
         return Verdict::Supersede;
     }
     let Some(current) = current else { return Verdict::Replace };
+    match (current.on, new.on) {
+        _ if current.silent => {}
+        (On::Quic { young: true }, On::Tcp) => return Verdict::Keep,
+        (On::Quic { .. }, On::Tcp) | (On::Tcp, On::Quic { .. }) => return Verdict::Replace,
+        (On::Quic { .. }, On::Quic { .. }) | (On::Tcp, On::Tcp) => {}
+    }
     if current.silent || current.dialled_here == new.dialled_here {
         return Verdict::Replace;
     }
@@ -60,7 +80,8 @@ mod tests {
     use super::*;
 
     fn link(generation: u64, dialled_here: bool, silent: bool) -> Contender {
-        Contender { generation: Generation(generation), dialled_here, silent }
+        let on = On::Quic { young: false };
+        Contender { generation: Generation(generation), dialled_here, silent, on }
     }
 
     fn run(own: &str, peer: &str, newest: u64, old: Option<Contender>, new: Contender) -> Verdict {
@@ -105,5 +126,25 @@ mod tests {
             run("b", "a", 1, Some(link(1, false, false)), link(1, false, false)),
             Verdict::Replace
         );
+    }
+
+    #[test]
+    fn of_a_link_over_tcp_and_one_over_quic_the_newer_stays_whoever_dialled() {
+        let tcp = |dialled_here| Contender { on: On::Tcp, ..link(1, dialled_here, false) };
+        for (old_here, new_here) in [(true, true), (true, false), (false, true), (false, false)] {
+            let quic = link(1, old_here, false);
+            assert_eq!(run("a", "b", 1, Some(quic), tcp(new_here)), Verdict::Replace);
+            let quic = link(1, new_here, false);
+            assert_eq!(run("a", "b", 1, Some(tcp(old_here)), quic), Verdict::Replace);
+        }
+    }
+
+    #[test]
+    fn a_link_over_quic_that_just_came_up_does_not_give_way_to_one_over_tcp() {
+        let young = Contender { on: On::Quic { young: true }, ..link(1, false, false) };
+        let tcp = Contender { on: On::Tcp, ..link(1, true, false) };
+        assert_eq!(run("a", "b", 1, Some(young), tcp), Verdict::Keep);
+        let silent = Contender { silent: true, ..young };
+        assert_eq!(run("a", "b", 1, Some(silent), tcp), Verdict::Replace);
     }
 }

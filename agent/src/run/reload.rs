@@ -36,6 +36,9 @@ async fn attempt(path: &Path, running: &mut Running) -> Result<String, String> {
     if changes.log {
         running.logs.set_filter(&new.log).map_err(|e| e.to_string())?;
     }
+    if changes.lane {
+        running.links.prefer(new.mesh.lane);
+    }
     if changes.seeds {
         running.seeds.store(Arc::new(new.mesh.seeds.clone()));
     }
@@ -89,6 +92,7 @@ fn words(changes: &Changes) -> String {
         ("dns", changes.dns),
         ("log filter", changes.log),
         ("seeds", changes.seeds),
+        ("lane", changes.lane),
         ("zone or region (at the next start)", changes.locality),
         ("telemetry (at the next start)", changes.telemetry),
         ("join (at the next renewal after a start)", changes.join),

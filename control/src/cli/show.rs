@@ -2,7 +2,7 @@
 
 use hearth_proto::time::Wall;
 use hearth_proto::view::{
-    EndpointView, ExplainView, IncidentView, MemberView, RouteView, StatusView,
+    EndpointView, ExplainView, IncidentView, LinkView, MemberView, RouteView, StatusView,
 };
 
 use super::table::{Style, Table, pairs, wrap};
@@ -41,9 +41,22 @@ fn certificate(expires: Option<Wall>, page: Page) -> String {
     }
 }
 
+/// How many links there are, and which of them do not run as they should.
+fn links(links: &[LinkView]) -> String {
+    let silent = links.iter().filter(|l| l.state == "silent").count();
+    let mut text = format!("{} up, {silent} silent", links.len() - silent);
+    for link in links.iter().filter(|l| on_tcp(&l.carrier)) {
+        text += &format!("; {} over {}", link.node, link.carrier);
+    }
+    text
+}
+
+fn on_tcp(carrier: &str) -> bool {
+    carrier.starts_with("tcp")
+}
+
 /// `hearth status`
 pub fn status(view: &StatusView, page: Page) -> String {
-    let silent = view.links.iter().filter(|l| l.state == "silent").count();
     let incidents = match view.open_incidents {
         0 => "none open".to_owned(),
         n => format!("{n} open: see hearth incidents"),
@@ -69,7 +82,7 @@ pub fn status(view: &StatusView, page: Page) -> String {
                     view.alive, view.suspect, view.down, view.records
                 ),
             ),
-            ("links", format!("{} up, {silent} silent", view.links.len() - silent)),
+            ("links", links(&view.links)),
             ("policy", policy(view, page)),
             ("certificate", certificate(view.certificate_expires, page)),
             ("incidents", incidents),
@@ -130,7 +143,7 @@ pub fn members(list: &[MemberView], page: Page) -> String {
             m.node.to_string(),
             m.state.clone(),
             page.ago(m.since),
-            m.address.clone(),
+            if on_tcp(&m.link) { format!("{}, {}", m.address, m.link) } else { m.address.clone() },
             m.zone.clone(),
             m.policy_version.to_string(),
             offers.join(", "),

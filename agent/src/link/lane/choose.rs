@@ -1,10 +1,11 @@
 //! Whether a request goes over TLS/TCP or over QUIC. Pure.
 //!
 //! In this order:
-//! 1. a policy that names a lane gets it; one that names TCP gets QUIC while TCP cannot be had;
-//! 2. `auto` takes TCP, which costs less, as long as the path is short and loses next to nothing;
-//! 3. on a long or lossy path it takes QUIC, where a lost packet holds up one request and not all;
-//! 4. what was decided stays until the path is clearly different: the two bounds of each measure are apart.
+//! 1. where UDP is known to be blocked there is nothing but TCP;
+//! 2. a policy that names a lane gets it; one that names TCP gets QUIC while TCP cannot be had;
+//! 3. `auto` takes TCP, which costs less, as long as the path is short and loses next to nothing;
+//! 4. on a long or lossy path it takes QUIC, where a lost packet holds up one request and not all;
+//! 5. what was decided stays until the path is clearly different: the two bounds of each measure are apart.
 
 use std::time::Duration;
 
@@ -70,8 +71,9 @@ pub(crate) fn auto(now: Carrier, rtt: Duration, losses: Losses) -> Carrier {
 }
 
 /// What carries the next request, if it can be had.
-pub(crate) fn carrier(choice: LaneChoice, auto: Carrier) -> Carrier {
+pub(crate) fn carrier(choice: LaneChoice, auto: Carrier, udp_blocked: bool) -> Carrier {
     match choice {
+        _ if udp_blocked => Carrier::Tcp,
         LaneChoice::Auto => auto,
         LaneChoice::Quic => Carrier::Quic,
         LaneChoice::Tcp => Carrier::Tcp,
@@ -125,8 +127,16 @@ mod tests {
 
     #[test]
     fn a_policy_that_names_a_lane_gets_it() {
-        assert_eq!(carrier(LaneChoice::Quic, Carrier::Tcp), Carrier::Quic);
-        assert_eq!(carrier(LaneChoice::Tcp, Carrier::Quic), Carrier::Tcp);
-        assert_eq!(carrier(LaneChoice::Auto, Carrier::Tcp), Carrier::Tcp);
+        assert_eq!(carrier(LaneChoice::Quic, Carrier::Tcp, false), Carrier::Quic);
+        assert_eq!(carrier(LaneChoice::Tcp, Carrier::Quic, false), Carrier::Tcp);
+        assert_eq!(carrier(LaneChoice::Auto, Carrier::Tcp, false), Carrier::Tcp);
+        assert_eq!(carrier(LaneChoice::Auto, Carrier::Quic, false), Carrier::Quic);
+    }
+
+    #[test]
+    fn where_udp_is_blocked_everything_takes_tcp() {
+        for choice in [LaneChoice::Auto, LaneChoice::Quic, LaneChoice::Tcp] {
+            assert_eq!(carrier(choice, Carrier::Quic, true), Carrier::Tcp);
+        }
     }
 }

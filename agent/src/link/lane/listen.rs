@@ -14,7 +14,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::handshake::{Established, HandshakeError, Mark, server};
-use super::pool;
+use super::{mesh, pool};
 use crate::identity::peer_identity;
 use crate::link::{Kind, Shared};
 
@@ -124,7 +124,7 @@ async fn admit(
     turn: OwnedSemaphorePermit,
 ) {
     tune(&socket);
-    let config = shared.credentials.server_config(&[wire::ALPN_DATA]);
+    let config = shared.credentials.server_config(&[wire::ALPN_MESH, wire::ALPN_DATA]);
     let established = match timeout(HANDSHAKE_LIMIT, server(socket, extractable(config))).await {
         Ok(Ok(established)) => established,
         Ok(Err(error)) => {
@@ -145,7 +145,8 @@ async fn admit(
     }
     match established.kind {
         Some(Kind::Data) => pool::accepted(shared, &name, remote, established).await,
-        _ => shared.metrics.refuse("protocol"),
+        Some(Kind::Mesh) => mesh::accepted(shared, &name, remote, established).await,
+        None => shared.metrics.refuse("protocol"),
     }
 }
 

@@ -8,7 +8,7 @@
 //! From the bottom: [`frame`] what is said, [`outbox`] laid out for the kernel, [`record`] sealed and opened in
 //! place, [`inflow`] and [`turns`] who may send how much, [`mux`] all streams of a connection, [`carry`] the
 //! task between them and the socket, [`handshake`] who is at the other end, [`pool`] which lanes there are,
-//! [`choose`] whether a request takes one.
+//! [`choose`] whether a request takes one, [`mesh`] the mesh link itself where UDP is blocked.
 //!
 //! Tasks: one acceptor, one per lane. Aborting a lane's task breaks its streams as a lost connection does.
 
@@ -19,19 +19,23 @@ mod half;
 mod handshake;
 mod inflow;
 mod listen;
+pub(crate) mod mesh;
 pub(crate) mod mux;
 mod outbox;
 pub(crate) mod pool;
 mod record;
+#[cfg(test)]
+mod tests;
 mod turns;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use hearth_proto::ids::{Generation, NodeName};
 
-use super::lock;
 use super::stream::{DataStream, Receiver, Sender};
+use super::{Kind, lock};
 use mux::{End, Mux, NotOpened};
 
 pub(crate) use half::{LaneReceiver, LaneSender};
@@ -41,6 +45,7 @@ pub(crate) use listen::{open as open_listener, run as accept};
 /// One lane, for everybody who has a stream on it.
 pub(crate) struct Lane {
     pub(crate) peer: NodeName,
+    pub(crate) kind: Kind,
     pub(crate) end: End,
     mux: Mutex<Mux>,
     /// Reads that brought something.
@@ -49,17 +54,33 @@ pub(crate) struct Lane {
     asked: AtomicU64,
     /// Which start of the peer accepted it.
     generation: AtomicU64,
+    /// The ping whose answer is timed.
+    timed: Mutex<Option<(u64, Instant)>>,
+    /// Smoothed, in microseconds; 0 while unknown.
+    rtt: AtomicU64,
+}
+
+/// What became of something to be sent on a mesh link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MeshSent {
+    Now,
+    /// Too much is waiting.
+    Full,
+    Over,
 }
 
 impl Lane {
-    fn new(peer: NodeName, end: End, budget: Arc<Budget>) -> Arc<Self> {
+    fn new(peer: NodeName, kind: Kind, end: End, budget: Arc<Budget>) -> Arc<Self> {
         Arc::new(Self {
             peer,
+            kind,
             end,
             mux: Mutex::new(Mux::new(end, budget)),
             heard: AtomicU64::new(0),
             asked: AtomicU64::new(0),
             generation: AtomicU64::new(0),
+            timed: Mutex::default(),
+            rtt: AtomicU64::new(0),
         })
     }
 
@@ -110,7 +131,44 @@ impl Lane {
     /// Asks the peer's agent for a sign of life.
     pub(crate) fn ping(&self, number: u64) {
         self.asked.fetch_add(1, Ordering::Relaxed);
+        lock(&self.timed).get_or_insert_with(|| (number, Instant::now()));
         self.with(|mux| mux.say(frame::PING, &number.to_be_bytes()));
+    }
+
+    /// An answer to one of our pings.
+    fn answered(&self, number: u64) {
+        // An answer stands for all pings before it.
+        let Some((_, since)) = lock(&self.timed).take_if(|(timed, _)| number >= *timed) else {
+            return;
+        };
+        let sample = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX).max(1);
+        let old = self.rtt.load(Ordering::Relaxed);
+        // RFC 6298 section 2.3, with its alpha of an eighth.
+        let smoothed = if old == 0 { sample } else { old - old / 8 + sample / 8 };
+        self.rtt.store(smoothed, Ordering::Relaxed);
+    }
+
+    /// How long its pings take; zero while none was answered.
+    pub(crate) fn rtt(&self) -> Duration {
+        Duration::from_micros(self.rtt.load(Ordering::Relaxed))
+    }
+
+    fn send_mesh(&self, say: impl FnOnce(&mut Mux) -> bool) -> MeshSent {
+        self.with(|mux| match mux.is_over() {
+            true => MeshSent::Over,
+            false if say(mux) => MeshSent::Now,
+            false => MeshSent::Full,
+        })
+    }
+
+    /// Sends a datagram of the mesh link.
+    pub(crate) fn send_datagram(&self, bytes: &[u8]) -> MeshSent {
+        self.send_mesh(|mux| mux.say_datagram(bytes))
+    }
+
+    /// Sends a message of the mesh link.
+    pub(crate) fn send_message(&self, bytes: &[u8]) -> MeshSent {
+        self.send_mesh(|mux| mux.say_message(bytes))
     }
 
     /// No new streams; it closes with the last one.

@@ -218,6 +218,13 @@ impl Mux {
         self.over.is_some() || self.closing.is_some()
     }
 
+    /// Why nothing more can be sent, if so.
+    fn why_over(&self) -> Option<StreamError> {
+        let closing = self.closing.as_ref();
+        let closing = closing.map(|(_, why)| StreamError::Lost { why: why.clone(), unseen: false });
+        self.over.clone().or(closing)
+    }
+
     pub(crate) fn is_retired(&self) -> bool {
         self.retired
     }
@@ -246,8 +253,8 @@ impl Mux {
         waker: &Waker,
     ) -> Poll<Result<(), StreamError>> {
         loop {
-            if let Some(why) = &self.over {
-                return Poll::Ready(Err(why.clone()));
+            if let Some(why) = self.why_over() {
+                return Poll::Ready(Err(why));
             }
             let Some(stream) = self.streams.get_mut(&id) else {
                 return Poll::Ready(Err(StreamError::Reset));
@@ -296,9 +303,9 @@ impl Mux {
     /// Appends several pieces as one frame. `false`: they do not fit now, or cannot be sent any more.
     pub(crate) fn write_gathered(&mut self, id: u32, pieces: &[Bytes], last: bool) -> bool {
         let length: usize = pieces.iter().map(Bytes::len).sum();
-        let backlog = self.outbox.len();
+        let (backlog, over) = (self.outbox.len(), self.is_over());
         let Some(stream) = self.streams.get_mut(&id) else { return false };
-        let open = self.over.is_none() && stream.sending == Sending::Open;
+        let open = !over && stream.sending == Sending::Open;
         let fits = length <= frame::MAX_PAYLOAD
             && length <= stream.credit
             && length <= self.turns.room(&stream.turn, backlog, length);
@@ -580,6 +587,15 @@ impl Mux {
             self.outbox.frame(0, kind, payload);
             self.stirred = true;
         }
+    }
+
+    /// Says a datagram. `false`: too much is waiting to be sent, or it is too large.
+    pub(crate) fn say_datagram(&mut self, datagram: &[u8]) -> bool {
+        if self.outbox.len() > UNREAD / 4 || datagram.len() > frame::MAX_PAYLOAD {
+            return false;
+        }
+        self.say(frame::DATAGRAM, datagram);
+        true
     }
 
     /// Says a message. `false`: too much is waiting to be sent.

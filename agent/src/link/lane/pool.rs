@@ -198,7 +198,7 @@ async fn connect(
     let refused = |why: String| ("refused", why);
     let shaken = timeout(DIAL_LIMIT, shake(shared, peer, address, slot)).await;
     let established = shaken.map_err(late)?.map_err(refused)?;
-    let lane = Lane::new(peer.name.clone(), End::Dialled, shared.budget.clone());
+    let lane = Lane::new(peer.name.clone(), Kind::Data, End::Dialled, shared.budget.clone());
     let (welcome, welcomed) = oneshot::channel();
     let attendant =
         DataAttendant { shared: shared.clone(), peer: peer.clone(), welcome: Some(welcome) };
@@ -243,7 +243,7 @@ pub(super) async fn accepted(
     established: Established,
 ) {
     let peer = shared.peer(name, remote);
-    let lane = Lane::new(name.clone(), End::Accepted, shared.budget.clone());
+    let lane = Lane::new(name.clone(), Kind::Data, End::Accepted, shared.budget.clone());
     lane.with(|mux| mux.say(frame::WELCOME, &shared.hello.generation.0.to_be_bytes()));
     let attendant = DataAttendant { shared: shared.clone(), peer: peer.clone(), welcome: None };
     attend(shared, &peer, &lane, Carry::new(lane.clone(), established, attendant));
@@ -287,7 +287,10 @@ impl Attendant for DataAttendant {
                     let _ = welcome.send(());
                 }
             }
-            Arrival::Pong(number) => monitor::pong(&self.shared, &self.peer, number),
+            Arrival::Pong(number) => {
+                lane.answered(number);
+                monitor::pong(&self.shared, &self.peer, number);
+            }
             // Of a later version, or misplaced: no harm in skipping them.
             Arrival::Closed { .. } | Arrival::Datagram(_) | Arrival::Message(_) => {}
         }

@@ -243,3 +243,82 @@ async fn a_cut_peer_loses_its_lanes() {
     b.links.cut(&a.name, "trust was withdrawn");
     assert!(timed("the end", stream.recv.read_chunk(1)).await.is_err());
 }
+
+/// A runtime of its own for one agent, that can be stopped as a frozen process is.
+fn on_own_thread(authority: &Authority, node: &str) -> (tokio::runtime::Handle, Agent) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let handle = runtime.handle().clone();
+    std::thread::spawn(move || runtime.block_on(std::future::pending::<()>()));
+    let _context = handle.enter();
+    (handle.clone(), Agent::start(authority, node))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_agent_is_silent_although_its_kernel_goes_on_acknowledging() {
+    let authority = Authority::new("mesh.example");
+    let mut a = Agent::start(&authority, "a");
+    let (at_b, b) = on_own_thread(&authority, "b");
+    b.links.serve_streams(|_, stream| drop(tokio::spawn(echo(stream))));
+    a.links.watch(vec![(b.name.clone(), b.address)]);
+    a.up(&b.name).await;
+    let mut stream = on_lane(&a, &b).await;
+    stream.send.write(b"x").await.unwrap();
+    assert!(timed("the echo", stream.recv.read_chunk(1)).await.unwrap().is_some());
+    healthy(&a, &b.name, LinkHealth::Up).await;
+    let (froze, frozen) = tokio::sync::oneshot::channel();
+    at_b.spawn(async move {
+        froze.send(Instant::now()).unwrap();
+        std::thread::sleep(Duration::from_millis(900));
+    });
+    let since = frozen.await.unwrap();
+    stream.send.write(b"y").await.unwrap();
+    healthy(&a, &b.name, LinkHealth::Silent).await;
+    let took = since.elapsed();
+    println!("silent after {took:?}");
+    assert!(took < Duration::from_millis(900), "only noticed when it was over: {took:?}");
+    // It thaws, and answers.
+    healthy(&a, &b.name, LinkHealth::Up).await;
+    assert!(timed("the late echo", stream.recv.read_chunk(1)).await.unwrap().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_application_that_is_slow_on_a_lane_is_not_called_silent() {
+    let (mut a, b) = pair(|mut stream: DataStream| async move {
+        let _ = stream.recv.read_chunk(1).await;
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        echo(stream).await;
+    })
+    .await;
+    a.links.watch(vec![(b.name.clone(), b.address)]);
+    a.up(&b.name).await;
+    let mut stream = on_lane(&a, &b).await;
+    stream.send.write_last(b"xy").await.unwrap();
+    assert_eq!(timed("the answer", read_all(&mut stream.recv)).await.unwrap(), b"y");
+    assert_eq!(a.metrics.silences.get(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lanes_of_an_older_start_get_no_new_requests() {
+    let authority = Authority::new("mesh.example");
+    let mut a = Agent::start(&authority, "a");
+    let first = Agent::with(authority.node("b"), 1, None);
+    first.links.serve_streams(|_, stream| drop(tokio::spawn(echo(stream))));
+    a.links.watch(vec![(first.name.clone(), first.address)]);
+    a.up(&first.name).await;
+    let mut before = on_lane(&a, &first).await;
+    before.send.write(b"x").await.unwrap();
+    let second = Agent::with(authority.node("b"), 2, None);
+    let (arrived, mut seen) = mpsc::channel(1);
+    second.links.serve_streams(move |_, _| _ = arrived.try_send(()));
+    second.links.probe(&a.name, a.address);
+    a.expect("the new start", |e| match e {
+        LinkEvent::Up { hello, .. } if hello.generation == Generation(2) => Some(()),
+        _ => None,
+    })
+    .await;
+    let mut after = on_lane(&a, &second).await;
+    after.send.write(b"y").await.unwrap();
+    assert_eq!(timed("a stream at the new start", seen.recv()).await, Some(()));
+    // What is under way on the old one goes on.
+    assert!(timed("the echo", before.recv.read_chunk(1)).await.unwrap().is_some());
+}

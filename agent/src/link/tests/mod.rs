@@ -1,5 +1,6 @@
 //! Links between agents on loopback, with a relay in between that can go deaf in either direction.
 
+mod blocked;
 mod cost;
 mod handshakes;
 mod lanes;

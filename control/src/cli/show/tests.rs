@@ -88,8 +88,18 @@ fn status_fits_a_screen() {
         policy_issued: Some(before(3_600)),
         certificate_expires: Some(Wall(PAGE.now.0 + 43_200_000_000)),
         links: vec![
-            LinkView { node: node("web-2"), state: "up".into(), rtt_us: 400 },
-            LinkView { node: node("web-3"), state: "silent".into(), rtt_us: 400 },
+            LinkView {
+                node: node("web-2"),
+                state: "up".into(),
+                rtt_us: 400,
+                carrier: "quic".into(),
+            },
+            LinkView {
+                node: node("web-3"),
+                state: "silent".into(),
+                rtt_us: 400,
+                carrier: "quic".into(),
+            },
         ],
         open_incidents: 1,
         endpoints: vec![endpoint("web-1", "hot", "serving", "ready", "")],
@@ -111,6 +121,18 @@ fn status_fits_a_screen() {
 }
 
 #[test]
+fn links_that_had_to_be_made_over_tcp_are_named() {
+    let link = |name: &str, carrier: &str| LinkView {
+        node: node(name),
+        state: "up".into(),
+        rtt_us: 400,
+        carrier: carrier.into(),
+    };
+    let list = [link("web-2", "quic"), link("web-3", "tcp (udp blocked)")];
+    assert_eq!(links(&list), "2 up, 0 silent; web-3 over tcp (udp blocked)");
+}
+
+#[test]
 fn members_and_routes_are_one_line_each() {
     let view = MemberView {
         node: node("web-3"),
@@ -118,6 +140,7 @@ fn members_and_routes_are_one_line_each() {
         since: before(12),
         generation: 2,
         address: "10.77.0.13:7940".into(),
+        link: "quic".into(),
         zone: String::new(),
         policy_version: 7,
         record_age_s: 1.5,
@@ -181,6 +204,7 @@ fn a_warm_endpoint_that_stands_by_is_not_shown_as_out_and_one_whose_node_is_lost
         since: before(3),
         generation: 2,
         address: "10.77.0.13:7940".into(),
+        link: "quic".into(),
         zone: String::new(),
         policy_version: 7,
         record_age_s: 1.5,
