@@ -124,11 +124,10 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         }
         let lag = now.saturating_duration_since(next);
         shared.metrics.lag.set(lag.as_secs_f64());
-        let late = lag > LATE;
         let pinged = ping_idle(&shared, now);
         let mut due = now + if hot.is_empty() { pinged } else { TICK };
         hot.retain_mut(|entry| {
-            let look = look(&shared, entry, now, late);
+            let look = look(&shared, entry, now, lag);
             due = due.min(look.due.unwrap_or(due)).max(now + Duration::from_millis(1));
             if !look.stay {
                 entry.peer.looked_at.store(false, Ordering::Release);
@@ -166,7 +165,7 @@ fn ping_idle(shared: &Arc<Shared>, now: Instant) -> Duration {
     soonest
 }
 
-fn look(shared: &Arc<Shared>, entry: &mut Entry, now: Instant, late: bool) -> Look {
+fn look(shared: &Arc<Shared>, entry: &mut Entry, now: Instant, lag: Duration) -> Look {
     let peer = &entry.peer;
     let looks = peer.looks.load(Ordering::Acquire);
     if looks != entry.looks {
@@ -177,7 +176,7 @@ fn look(shared: &Arc<Shared>, entry: &mut Entry, now: Instant, late: bool) -> Lo
     state.sense.stirred |= entry.stirred;
     entry.stirred = false;
     let mut look = Look::default();
-    let sampled = sample(&mut state, now, late);
+    let sampled = sample(&mut state, now, lag);
     if sampled.sent {
         state.sense.last_sent = Some(now);
         entry.until = now + LINGER;
@@ -240,22 +239,20 @@ struct Sampled {
 }
 
 /// Looks at all connections of a peer: a datagram heard on any of them answers for all.
-fn sample(state: &mut State, now: Instant, late: bool) -> Sampled {
+fn sample(state: &mut State, now: Instant, lag: Duration) -> Sampled {
     let (mut sent, mut heard, mut threshold) = (false, false, Duration::ZERO);
     let on_tcp = state.is_on_tcp();
     if on_tcp {
         let rtt = state.mesh.as_ref().map_or(Duration::ZERO, |m| m.line.rtt());
         threshold = LANE_FLOOR.max(4 * rtt);
     }
-    if late {
+    if lag > LATE {
         state.sense.window.excuse(now);
     }
     for tracked in &mut state.connections {
         let (s, h, t) = tracked.moved();
         (sent, heard, threshold) = (sent | s, heard | h, threshold.max(t));
-        if late {
-            tracked.window.excuse(now);
-        }
+        tracked.window.forgive(now, lag);
         let mut dead = DEAD.max(t * DEAD_FACTOR);
         if tracked.kind == Kind::Mesh && !state.lanes.is_empty() {
             dead = dead.max(DEAD_MESH);
@@ -267,9 +264,7 @@ fn sample(state: &mut State, now: Instant, late: bool) -> Sampled {
     }
     for tracked in &mut state.lanes {
         let (asked, h) = tracked.moved();
-        if late {
-            tracked.window.excuse(now);
-        }
+        tracked.window.forgive(now, lag);
         let sign = tracked.window.sample(now, asked, h, LANE_DEAD);
         if sign == Sign::Silent && state.sense.silence.is_none() {
             tracked.lane.close(CloseCode::Stale, "nothing is answered here");

@@ -40,8 +40,9 @@ pub(crate) const STALE_AFTER: Duration = Duration::from_secs(1);
 /// A link that ended sooner than this did not work out: a peer that refuses us right after the handshake
 /// must not be dialled in a tight loop.
 const WORKED_OUT: Duration = Duration::from_secs(2);
-/// A link over QUIC that is younger than this works, whatever was dialled beside it over TCP.
-const YOUNG: Duration = Duration::from_secs(2);
+/// A link over QUIC that is younger than this works, whatever was dialled beside it over TCP: to give up one
+/// that does not takes longer.
+const YOUNG: Duration = Duration::from_millis(500);
 /// Lanes on which something was heard within this are alive, though the mesh link may be dead.
 const LIVELY: Duration = Duration::from_millis(1500);
 /// Connections of one peer at once. A mesh link and a data connection in each direction, those that were

@@ -91,6 +91,12 @@ impl Window {
         }
     }
 
+    /// Our own loop was late by so much, which is not counted: for judgements that take so long that a busy
+    /// host would excuse them for ever.
+    pub(crate) fn forgive(&mut self, now: Instant, lag: Duration) {
+        self.opened = self.opened.map(|opened| (opened + lag).min(now));
+    }
+
     /// How long the oldest send has been unanswered.
     pub(crate) fn age(&self, now: Instant) -> Option<Duration> {
         self.opened.map(|t| now.saturating_duration_since(t))
@@ -164,6 +170,20 @@ mod tests {
         let mut idle = Window::default();
         idle.excuse(t);
         assert_eq!(idle.age(t), None);
+    }
+
+    #[test]
+    fn our_own_lateness_is_taken_off_a_long_judgement() {
+        let t = Instant::now();
+        let mut w = Window::default();
+        w.sample(t, true, false, 10 * THR);
+        for i in 1..=20 {
+            // Every look comes 5 ms too late.
+            w.forgive(t + i * 15 * MS, 5 * MS);
+        }
+        assert_eq!(w.age(t + 300 * MS), Some(200 * MS));
+        w.forgive(t + 300 * MS, 1000 * MS);
+        assert_eq!(w.age(t + 300 * MS), Some(Duration::ZERO), "never into the future");
     }
 
     #[test]

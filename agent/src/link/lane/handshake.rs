@@ -225,8 +225,9 @@ async fn shake(
             }
             Ok(Next::Done) => break,
             Err(error) => {
-                // The peer is told why, as far as it listens.
-                while matches!(side.step(&mut [], &mut out), (_, Ok(Next::Again))) {}
+                // The peer is told why, as far as it listens: the alert is what comes next. Not asked for
+                // more than once, since rustls would look at what it has refused already.
+                let _ = side.step(&mut read, &mut out);
                 let _ = socket.write_all(&out).await;
                 return Err(error);
             }

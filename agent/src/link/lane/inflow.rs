@@ -92,6 +92,8 @@ pub(crate) struct Inflow {
     unreturned: usize,
     /// Read since the window grew the last time.
     passed: usize,
+    /// The reader has found nothing left since more was granted the last time.
+    drained: bool,
 }
 
 impl Default for Inflow {
@@ -103,6 +105,7 @@ impl Default for Inflow {
             window: INITIAL_WINDOW,
             unreturned: 0,
             passed: 0,
+            drained: false,
         }
     }
 }
@@ -127,12 +130,13 @@ impl Inflow {
         let chunk = self.chunks.pop(max)?;
         self.waiting -= chunk.len();
         self.unreturned += chunk.len();
+        self.drained |= self.chunks.is_empty();
         if self.unreturned < self.window / 2 {
             return Some((chunk, 0));
         }
         let mut more = std::mem::take(&mut self.unreturned);
         self.passed += more;
-        let kept_up = self.chunks.is_empty() && self.passed >= self.window;
+        let kept_up = std::mem::take(&mut self.drained) && self.passed >= self.window;
         if kept_up && self.window < MAX_WINDOW && budget.take(self.window) {
             more += self.window;
             self.window *= 2;

@@ -42,10 +42,9 @@ async fn a_peer_that_refuses_us_after_the_handshake_is_not_dialled_in_a_loop() {
     // A clone of the host, or a clock set back: an older start, refused for good.
     let mut older = Agent::with(authority.node("a"), 1, None);
     older.links.watch(vec![(b.name.clone(), b.address)]);
-    let started = Instant::now();
-    while started.elapsed() < Duration::from_secs(1) {
-        older.down(&b.name).await;
-    }
+    // Told at least once; how often depends on whether its refusal overtakes the other's Hello.
+    older.down(&b.name).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
     let dials = older.metrics.dials.get_or_create(&[("result", "connected")]).get();
     assert!(dials < 12, "{dials} dials in a second");
 }
