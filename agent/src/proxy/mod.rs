@@ -54,8 +54,10 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 
+use crate::config::HttpVersion;
 use crate::driver::PathReport;
 use crate::link::{Links, lock};
+use crate::pipe::AppAddress;
 
 pub use metrics::ProxyMetrics;
 pub use outbound::Entry;
@@ -92,9 +94,11 @@ pub struct LocalEndpoint {
     /// Which.
     pub id: EndpointId,
     /// Where its application listens.
-    pub address: SocketAddr,
+    pub address: AppAddress,
     /// What it speaks.
     pub protocol: Protocol,
+    /// The version of HTTP it is spoken to in.
+    pub http: HttpVersion,
 }
 
 /// Why a listener is not there.
@@ -229,6 +233,7 @@ impl Proxy {
 
     /// Replaces what this host offers, after a reload.
     pub fn set_locals(&self, locals: Vec<LocalEndpoint>) {
+        self.inner.applications.retain(&locals);
         self.inner.locals.store(Arc::new(locals));
     }
 

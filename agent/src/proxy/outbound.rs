@@ -31,6 +31,7 @@ use super::race::{Race, Won};
 use super::rewind::Rewind;
 use super::safety::MAX_REPLAY;
 use super::{Inner, fast, tcp};
+use crate::pipe::Pipe;
 
 /// A client's head must be complete within this; an idle connection is closed after it too.
 pub(crate) const HEADER_LIMIT: Duration = Duration::from_secs(60);
@@ -129,7 +130,7 @@ async fn connection(
     let _ = stream.set_nodelay(true);
     match &**door.leads.load() {
         Entry::Upstream(service) if inner.protocol(service) == Some(Protocol::Tcp) => {
-            tcp::carry(&inner, service, stream).await;
+            tcp::carry(&inner, service, Pipe::Tcp(stream)).await;
         }
         _ => {
             let (stream, read) = match fast::client::serve(&inner, &door, stream, client).await {

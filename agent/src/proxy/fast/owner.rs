@@ -7,6 +7,7 @@
 //! An answer that is here whole goes back in one piece; a longer one is passed on as it is read, no faster
 //! than the stream takes it.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BufMut, BytesMut};
@@ -25,8 +26,10 @@ use super::super::{Inner, LocalEndpoint};
 use super::chunked::{Chunks, Piece};
 use super::pool::AppConnection;
 use super::response::{self, AnswerHead, Framing, Read};
+use crate::config::HttpVersion;
 use crate::driver::PathReport;
 use crate::link::Sender;
+use crate::pipe::AppAddress;
 
 /// Read of an application at once: first little, more where there is more.
 const FIRST_READ: usize = 4 * 1024;
@@ -34,15 +37,18 @@ const READ: usize = 64 * 1024;
 /// More informational answers than this to one request are an application gone mad.
 const MAX_INTERIM: usize = 16;
 
-/// Whether the fast path carries this.
-pub(in super::super) fn takes(endpoint: &LocalEndpoint, head: &RequestHead) -> bool {
-    endpoint.protocol == Protocol::Http
+/// The application's port, if the fast path carries this.
+pub(in super::super) fn takes(endpoint: &LocalEndpoint, head: &RequestHead) -> Option<SocketAddr> {
+    let AppAddress::Port(port) = endpoint.address else { return None };
+    let plain = endpoint.protocol == Protocol::Http
+        && endpoint.http == HttpVersion::One
         && head.upgrade.is_empty()
         && match head.body {
             BodyKind::None => true,
             BodyKind::Inline => head.length.is_some_and(|l| l <= MAX_REPLAY),
             BodyKind::AfterGo => false,
-        }
+        };
+    plain.then_some(port)
 }
 
 /// Why there is no answer, or no more of it.
@@ -60,7 +66,7 @@ enum Fail {
 /// Carries one request to its end.
 pub(in super::super) async fn serve(
     inner: &Inner,
-    endpoint: &LocalEndpoint,
+    (endpoint, port): (&LocalEndpoint, SocketAddr),
     head: &RequestHead,
     left: Duration,
     send: &mut Sender,
@@ -73,7 +79,7 @@ pub(in super::super) async fn serve(
     let left = left.saturating_sub(arrived.elapsed());
     let mut exchange = Exchange {
         inner,
-        endpoint,
+        port,
         request: &request,
         out: BytesMut::new(),
         to_head: head.method == "HEAD",
@@ -93,7 +99,7 @@ pub(in super::super) async fn serve(
     };
     let (mut connection, answer) = answered;
     match exchange.pass_on(&mut connection, answer, send).await {
-        Ok(()) if answer.keep => inner.pools.put(endpoint.address, connection),
+        Ok(()) if answer.keep => inner.pools.put(port, connection),
         Ok(()) => {}
         // The head is out: all that is left is to reset the stream, which dropping it does.
         Err(Fail::NotReached(why) | Fail::Early(why) | Fail::Broke(why)) => {
@@ -216,7 +222,7 @@ pub(super) fn put_chunk_size(out: &mut BytesMut, size: usize) {
 /// One request and its answer at the application.
 struct Exchange<'a> {
     inner: &'a Inner,
-    endpoint: &'a LocalEndpoint,
+    port: SocketAddr,
     request: &'a [u8],
     /// What goes to the caller next.
     out: BytesMut,
@@ -229,7 +235,7 @@ impl Exchange<'_> {
     async fn answered(&mut self, repeatable: bool) -> Result<(AppConnection, AnswerHead), Fail> {
         let mut fresh = false;
         loop {
-            let taken = self.inner.pools.take(self.endpoint.address, repeatable, fresh).await;
+            let taken = self.inner.pools.take(self.port, repeatable, fresh).await;
             let mut connection = taken.map_err(|e| Fail::NotReached(e.to_string()))?;
             match self.head(&mut connection).await {
                 Ok(answer) => return Ok((connection, answer)),
