@@ -7,10 +7,11 @@ use std::process::ExitCode;
 
 use crate::config::{ConfigError, NeedsRestart};
 use crate::disk::{DiskError, OpenError, Unsaved};
+use crate::dns::DnsError;
 use crate::enrol::EnrolError;
 use crate::identity::{IdentityError, StoreError};
 use crate::link::LinkError;
-use crate::proxy::ProxyError;
+use crate::proxy::{GateError, ProxyError};
 
 /// A sysexits code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,6 +144,21 @@ impl From<&LinkError> for Exit {
             | LinkError::Lost { .. }
             | LinkError::Closed => Self::Temporary,
         }
+    }
+}
+
+impl From<&DnsError> for Exit {
+    fn from(error: &DnsError) -> Self {
+        match error.source.kind() {
+            std::io::ErrorKind::PermissionDenied => Self::NoPermission,
+            _ => Self::Unavailable,
+        }
+    }
+}
+
+impl From<&GateError> for Exit {
+    fn from(_: &GateError) -> Self {
+        Self::Config
     }
 }
 

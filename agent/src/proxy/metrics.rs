@@ -28,6 +28,8 @@ pub struct ProxyMetrics {
     pub retries: Family<ByServiceAnd, Counter>,
     /// `hearth_inbound_requests_total{service,outcome}`: `ok`, or why not.
     pub inbound: Family<ByServiceAnd, Counter>,
+    /// `hearth_tunnels_total{by,outcome}`: by `socks5` or `connect`; `open`, or why not.
+    pub tunnels: Family<[(&'static str, &'static str); 2], Counter>,
     /// `hearth_requests_held`: waiting for somebody to serve.
     pub held: Gauge,
     /// `hearth_connections`: of clients.
@@ -43,6 +45,7 @@ impl Default for ProxyMetrics {
             duration: Family::new_with_constructor(latency),
             retries: Family::default(),
             inbound: Family::default(),
+            tunnels: Family::default(),
             held: Gauge::default(),
             connections: Gauge::default(),
             dropped: Labelled::default(),
@@ -72,6 +75,11 @@ impl ProxyMetrics {
             "hearth_inbound_requests",
             "Requests of peers to our own endpoints, by service and outcome",
             self.inbound.clone(),
+        );
+        registry.register(
+            "hearth_tunnels",
+            "Tunnels asked for by programs, by the way they asked and what came of it",
+            self.tunnels.clone(),
         );
         registry.register(
             "hearth_requests_held",
@@ -116,6 +124,10 @@ impl ProxyMetrics {
         self.inbound
             .get_or_create(&[("service", service.to_string()), ("outcome", outcome.to_owned())])
             .inc();
+    }
+
+    pub(crate) fn tunnel(&self, by: &'static str, outcome: &'static str) {
+        self.tunnels.get_or_create(&[("by", by), ("outcome", outcome)]).inc();
     }
 
     pub(crate) fn drop(&self, queue: &'static str) {

@@ -12,6 +12,8 @@
 //! | `inbound`, `application` | a peer's request to our own application |
 //! | `frame`, `head`, `body` | requests and bodies on streams |
 //! | `tcp` | connections carried as opaque bytes |
+//! | `connect`, `socks` | tunnels to services, for programs that speak to proxies |
+//! | `ingress` | clients outside the mesh |
 //! | `headers`, `safety`, `budget`, `load`, `latency`, `learnt`, `answer` | the pure pieces |
 //!
 //! Tasks: one per listener, per client connection, per stream of a peer. Aborting one ends its own
@@ -22,11 +24,13 @@ mod application;
 mod attempt;
 mod body;
 mod budget;
+mod connect;
 mod fast;
 mod frame;
 mod head;
 mod headers;
 mod inbound;
+mod ingress;
 mod latency;
 mod learnt;
 mod load;
@@ -35,6 +39,7 @@ mod outbound;
 mod race;
 mod rewind;
 mod safety;
+mod socks;
 mod tcp;
 #[cfg(test)]
 mod tests;
@@ -55,10 +60,12 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::config::HttpVersion;
+use crate::dns::{Found, Over};
 use crate::driver::PathReport;
 use crate::link::{Links, lock};
 use crate::pipe::AppAddress;
 
+pub use ingress::{Gate, GateError};
 pub use metrics::ProxyMetrics;
 pub use outbound::Entry;
 
@@ -138,6 +145,7 @@ pub(crate) struct Inner {
     connections: Arc<Semaphore>,
     inbound: AtomicUsize,
     metrics: ProxyMetrics,
+    listeners: Mutex<BTreeMap<SocketAddr, Arc<Door>>>,
 }
 
 impl Inner {
@@ -187,7 +195,6 @@ pub struct Proxy {
     inner: Arc<Inner>,
     runtime: Handle,
     stop: watch::Sender<bool>,
-    listeners: Arc<Mutex<BTreeMap<SocketAddr, Arc<Door>>>>,
 }
 
 impl Proxy {
@@ -222,13 +229,14 @@ impl Proxy {
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             inbound: AtomicUsize::new(0),
             metrics,
+            listeners: Mutex::default(),
         });
         let (served, spawner) = (inner.clone(), runtime.clone());
         links.serve_streams(move |caller, stream| {
             spawner.spawn(inbound::serve(served.clone(), caller, stream));
         });
         drop(_context);
-        Self { inner, runtime, stop: watch::Sender::new(false), listeners: Arc::default() }
+        Self { inner, runtime, stop: watch::Sender::new(false) }
     }
 
     /// Replaces what this host offers, after a reload.
@@ -248,28 +256,54 @@ impl Proxy {
             what: match &entry {
                 Entry::Upstream(service) => format!("the upstream {service}"),
                 Entry::Shared => "outbound.http".into(),
+                Entry::Socks => "outbound.socks5".into(),
+                Entry::Ingress(_) => "an ingress".into(),
             },
             source,
         };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let bound = listener.local_addr().map_err(failed)?;
         let door = Arc::new(Door::new(entry, *self.stop.borrow()));
-        lock(&self.listeners).insert(bound, door.clone());
+        lock(&self.inner.listeners).insert(bound, door.clone());
         self.runtime.spawn(outbound::accept(self.inner.clone(), listener, door));
         Ok(bound)
     }
 
     /// Has a listener that is open lead elsewhere, from the next request on.
     pub fn redirect(&self, address: SocketAddr, entry: Entry) {
-        if let Some(door) = lock(&self.listeners).get(&address) {
+        if let Some(door) = lock(&self.inner.listeners).get(&address) {
             door.redirect(entry);
         }
     }
 
     /// Closes a listener; requests under way on its connections finish.
     pub fn close_listener(&self, address: SocketAddr) {
-        if let Some(door) = lock(&self.listeners).remove(&address) {
+        if let Some(door) = lock(&self.inner.listeners).remove(&address) {
             door.close();
+        }
+    }
+
+    /// Where programs of this host reach `service`: at its own port, otherwise at the shared one if it speaks
+    /// HTTP.
+    pub fn find(&self, service: &ServiceName, over: Over) -> Found {
+        let listeners = lock(&self.inner.listeners);
+        let at = |wanted: &dyn Fn(&Entry) -> bool| {
+            let found = listeners.iter().find(|(_, door)| wanted(&door.leads()));
+            found.map(|(address, _)| *address)
+        };
+        let own = at(&|entry| matches!(entry, Entry::Upstream(s) if s == service));
+        if let (Some(address), Over::Tcp | Over::Either) = (own, over) {
+            return Found::At(address);
+        }
+        let Some(route) = self.inner.route(service) else {
+            return if own.is_some() { Found::Nowhere } else { Found::Unknown };
+        };
+        let protocol = route.candidates.first().map_or(Protocol::Http, |c| c.protocol);
+        match (protocol, over, at(&|entry| *entry == Entry::Shared)) {
+            (Protocol::Http | Protocol::Grpc, Over::Tcp | Over::Either, Some(address)) => {
+                Found::At(address)
+            }
+            _ => Found::Nowhere,
         }
     }
 
@@ -277,14 +311,14 @@ impl Proxy {
     /// turned away by the conditions the core publishes.
     pub fn stop_accepting(&self) {
         self.stop.send_replace(true);
-        lock(&self.listeners).values().for_each(|door| door.close());
+        lock(&self.inner.listeners).values().for_each(|door| door.close());
     }
 
     /// Requests and connections under way.
     pub fn under_way(&self) -> usize {
         let free = self.inner.connections.available_permits();
         // Each listener holds one permit while it waits for a connection.
-        let waiting = lock(&self.listeners).values().filter(|door| !door.is_closed()).count();
+        let waiting = lock(&self.inner.listeners).values().filter(|door| !door.is_closed()).count();
         let connections = MAX_CONNECTIONS.saturating_sub(free).saturating_sub(waiting);
         connections + self.inner.inbound.load(Ordering::Relaxed)
     }

@@ -27,11 +27,12 @@ use super::attempt::{Answer, Prepared};
 use super::body::{Body, Supply};
 use super::head::{BodyKind, RequestHead};
 use super::headers::{MAX_VIA, forward_request, hops, sign_via};
+use super::ingress::Gate;
 use super::race::{Race, Won};
 use super::rewind::Rewind;
 use super::safety::MAX_REPLAY;
-use super::{Inner, fast, tcp};
-use crate::pipe::Pipe;
+use super::{Inner, connect, fast, socks, tcp};
+use crate::pipe::{Duplex, Pipe};
 
 /// A client's head must be complete within this; an idle connection is closed after it too.
 pub(crate) const HEADER_LIMIT: Duration = Duration::from_secs(60);
@@ -47,8 +48,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub enum Entry {
     /// One service, whatever the host says.
     Upstream(ServiceName),
-    /// The service that the host names: `<service>.mesh` or `<service>`.
+    /// The service that the host names: `<service>.mesh` or `<service>`; tunnels to services too.
     Shared,
+    /// The service that a program names in SOCKS.
+    Socks,
+    /// Services by their names outside the mesh.
+    Ingress(Arc<Gate>),
 }
 
 /// A listener as others see it: where it leads, and whether it is closed.
@@ -60,6 +65,11 @@ pub(crate) struct Door {
 impl Door {
     pub(crate) fn new(leads: Entry, closed: bool) -> Self {
         Self { leads: ArcSwap::from_pointee(leads), closed: watch::Sender::new(closed) }
+    }
+
+    /// A door that leads elsewhere and closes with this one.
+    pub(crate) fn towards(&self, leads: Entry) -> Self {
+        Self { leads: ArcSwap::from_pointee(leads), closed: self.closed.clone() }
     }
 
     pub(crate) fn redirect(&self, leads: Entry) {
@@ -123,61 +133,81 @@ async fn connection(
     permit: OwnedSemaphorePermit,
 ) {
     let _permit = permit;
-    let mut stop = door.closed.subscribe();
     let gauge = inner.metrics.connections.clone();
     gauge.inc();
     // Answers are written whole; waiting for more only delays them.
     let _ = stream.set_nodelay(true);
-    match &**door.leads.load() {
-        Entry::Upstream(service) if inner.protocol(service) == Some(Protocol::Tcp) => {
-            tcp::carry(&inner, service, Pipe::Tcp(stream)).await;
-        }
-        _ => {
-            let (stream, read) = match fast::client::serve(&inner, &door, stream, client).await {
-                fast::client::After::Unusual(stream, read) => (stream, read),
-                fast::client::After::Closed => {
-                    gauge.dec();
-                    return;
-                }
-            };
-            let stream = Rewind::new(stream, read);
-            let served = inner.clone();
-            let service = service_fn(move |request| {
-                let (inner, entry) = (served.clone(), door.leads.load_full());
-                async move {
-                    Ok::<_, std::convert::Infallible>(handle(&inner, &entry, client, request).await)
-                }
-            });
-            let mut builder = auto::Builder::new(TokioExecutor::new());
-            builder
-                .http1()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEADER_LIMIT)
-                .max_buf_size(MAX_HEADERS)
-                .http2()
-                .timer(TokioTimer::new())
-                .max_header_list_size(MAX_HEADERS as u32)
-                .max_concurrent_streams(MAX_STREAMS);
-            let serving = builder.serve_connection(TokioIo::new(stream), service);
-            tokio::pin!(serving);
-            let stopped = async { drop(stop.wait_for(|s| *s).await) };
-            let ended = tokio::select! {
-                ended = serving.as_mut() => Some(ended),
-                () = stopped => None,
-            };
-            let ended = match ended {
-                Some(ended) => ended,
-                None => {
-                    serving.as_mut().graceful_shutdown();
-                    serving.await
-                }
-            };
-            if let Err(error) = ended {
-                tracing::trace!(%client, error, "client's connection ended");
-            }
-        }
+    match &*door.leads() {
+        Entry::Socks => socks::serve(&inner, stream, client, &door).await,
+        Entry::Ingress(gate) => gate.clone().serve(&inner, stream, client, &door).await,
+        _ => serve(&inner, Pipe::Tcp(stream), client, &door).await,
     }
     gauge.dec();
+}
+
+/// Serves bytes that came through `door`, by whatever way, to their end.
+pub(crate) async fn serve(inner: &Arc<Inner>, pipe: Pipe, client: SocketAddr, door: &Arc<Door>) {
+    match (&*door.leads(), pipe) {
+        (Entry::Upstream(service), pipe) if inner.protocol(service) == Some(Protocol::Tcp) => {
+            tcp::carry(inner, service, pipe).await;
+        }
+        (Entry::Upstream(_) | Entry::Shared, Pipe::Tcp(stream)) => {
+            use fast::client::After;
+            match fast::client::serve(inner, door, stream, client).await {
+                After::Unusual(stream, read) => {
+                    http(inner, Rewind::new(stream, read), client, door).await;
+                }
+                After::Closed => {}
+            }
+        }
+        (_, pipe) => http(inner, pipe, client, door).await,
+    }
+}
+
+async fn http<S>(inner: &Arc<Inner>, stream: S, client: SocketAddr, door: &Arc<Door>)
+where
+    S: Duplex + 'static,
+{
+    let mut stop = door.closed.subscribe();
+    let (served, door) = (inner.clone(), door.clone());
+    let service = service_fn(move |request| {
+        let (inner, door) = (served.clone(), door.clone());
+        async move {
+            let entry = door.leads.load_full();
+            let response = match connect::is_tunnel(&entry, &request) {
+                true => connect::open(&inner, client, &door, request).await,
+                false => handle(&inner, &entry, client, request).await,
+            };
+            Ok::<_, std::convert::Infallible>(response)
+        }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_LIMIT)
+        .max_buf_size(MAX_HEADERS)
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(MAX_HEADERS as u32)
+        .max_concurrent_streams(MAX_STREAMS);
+    let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    tokio::pin!(serving);
+    let stopped = async { drop(stop.wait_for(|s| *s).await) };
+    let ended = tokio::select! {
+        ended = serving.as_mut() => Some(ended),
+        () = stopped => None,
+    };
+    let ended = match ended {
+        Some(ended) => ended,
+        None => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::trace!(%client, error, "client's connection ended");
+    }
 }
 
 /// One request of a client.
@@ -189,14 +219,19 @@ async fn handle(
 ) -> Response<Body> {
     let started = Instant::now();
     let node = inner.node().as_str();
-    let service = match named(entry, &request) {
+    let mut request = request;
+    let named = match entry {
+        Entry::Ingress(gate) => gate.receive(&mut request, client.ip()),
+        _ => named(entry, &request),
+    };
+    let service = match named {
         Ok(service) => service,
         Err(failure) => return failure.respond(node),
     };
     let version = request.version();
     // Names that clients make up must not become time series.
     let counted = match inner.route(&service) {
-        None if matches!(entry, Entry::Shared) => inner.unknown.clone(),
+        None if !matches!(entry, Entry::Upstream(_)) => inner.unknown.clone(),
         _ => service.clone(),
     };
     let won = answer(inner, &service, client, request, started).await;
@@ -246,11 +281,12 @@ fn named(entry: &Entry, request: &Request<Incoming>) -> Result<ServiceName, Fail
     let host = authority(request);
     match entry {
         Entry::Upstream(service) => Ok(service.clone()),
-        Entry::Shared => service_of(&host).ok_or(Failure::NoService(host)),
+        _ => service_of(&host).ok_or(Failure::NoService(host)),
     }
 }
 
-fn authority(request: &Request<Incoming>) -> String {
+/// Whom a request is addressed to.
+pub(crate) fn authority<B>(request: &Request<B>) -> String {
     let in_uri = request.uri().authority().map(|a| a.as_str().to_owned());
     let in_header = || {
         let host = request.headers().get(http::header::HOST)?;

@@ -31,6 +31,32 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// Carries a client's connection to an endpoint of `service`.
 pub(crate) async fn carry(inner: &Arc<Inner>, service: &ServiceName, client: Pipe) {
+    match reach(inner, service).await {
+        Some(reached) => reached.exchange(client).await,
+        None => {
+            tracing::info!(%service, "connection failed: nobody took it");
+            // Dropping the client's connection without a word would look like an orderly end.
+            client.abort();
+        }
+    }
+}
+
+/// An endpoint that took a connection.
+pub(crate) struct Reached {
+    taken: Taken,
+    under_way: UnderWay,
+}
+
+impl Reached {
+    /// Carries what `client` says, to its end.
+    pub(crate) async fn exchange(self, client: Pipe) {
+        exchange(client, self.taken).await;
+        drop(self.under_way);
+    }
+}
+
+/// Has an endpoint of `service` take a connection.
+pub(crate) async fn reach(inner: &Arc<Inner>, service: &ServiceName) -> Option<Reached> {
     let started = Instant::now();
     let limit = inner.route(service).map(|r| r.policy.timeout.0).unwrap_or_default();
     let deadline = started + limit;
@@ -55,9 +81,7 @@ pub(crate) async fn carry(inner: &Arc<Inner>, service: &ServiceName, client: Pip
             Ok(Ok(taken)) => {
                 load.observe(Instant::now(), now.elapsed());
                 inner.metrics.request(service, "ok", started.elapsed().as_secs_f64());
-                exchange(client, taken).await;
-                drop(under_way);
-                return;
+                return Some(Reached { taken, under_way });
             }
             Ok(Err(why)) => tracing::debug!(endpoint = %id, why, "connection not taken"),
             Err(_) => tracing::debug!(endpoint = %id, "connection not taken in time"),
@@ -67,9 +91,7 @@ pub(crate) async fn carry(inner: &Arc<Inner>, service: &ServiceName, client: Pip
         tried.push(id);
     }
     inner.metrics.request(service, "failed", started.elapsed().as_secs_f64());
-    tracing::info!(%service, "connection failed: nobody took it");
-    // Dropping the client's connection without a word would look like an orderly end.
-    client.abort();
+    None
 }
 
 /// A stream whose endpoint took the connection.

@@ -3,6 +3,7 @@
 
 mod applications;
 mod failures;
+mod finding;
 mod hostile;
 mod mesh;
 mod requests;
