@@ -103,16 +103,16 @@ fn a_service_stands_for_its_own_port() {
     assert_eq!(ask("six.mesh", Rtype::AAAA), "answered NOERROR | six.mesh 5 AAAA ::1 |  | ");
     assert_eq!(
         ask("ledger.mesh", Rtype::SRV),
-        "answered NOERROR | ledger.mesh 5 SRV 0 0 8001 ledger.mesh. |  | ledger.mesh 5 A 127.0.10.1"
+        "answered NOERROR | ledger.mesh 5 SRV 0 0 8001 ledger.mesh |  | ledger.mesh 5 A 127.0.10.1"
     );
     assert_eq!(
         ask("_http._tcp.ledger.mesh", Rtype::SRV),
-        "answered NOERROR | _http._tcp.ledger.mesh 5 SRV 0 0 8001 ledger.mesh. |  | ledger.mesh 5 A \
+        "answered NOERROR | _http._tcp.ledger.mesh 5 SRV 0 0 8001 ledger.mesh |  | ledger.mesh 5 A \
          127.0.10.1"
     );
     assert_eq!(
         ask("_syslog._udp.beats.mesh", Rtype::SRV),
-        "answered NOERROR | _syslog._udp.beats.mesh 5 SRV 0 0 514 beats.mesh. |  | beats.mesh 5 A \
+        "answered NOERROR | _syslog._udp.beats.mesh 5 SRV 0 0 514 beats.mesh |  | beats.mesh 5 A \
          127.0.0.1"
     );
 }
