@@ -164,7 +164,7 @@ impl From<&GateError> for Exit {
 
 impl From<&ProxyError> for Exit {
     fn from(error: &ProxyError) -> Self {
-        let ProxyError::Listen { source, .. } = error;
+        let (ProxyError::Listen { source, .. } | ProxyError::ListenUdp { source, .. }) = error;
         Self::of_io(source)
     }
 }

@@ -38,7 +38,7 @@ use crate::link::{LinkEvent, Links, Runtimes};
 use crate::local::{self, Locals};
 use crate::notify::Notify;
 use crate::outside::{self, Outside};
-use crate::proxy::{Entry, Gate, GateError, MeshHandle, Proxy};
+use crate::proxy::{Entry, Gate, GateError, MeshHandle, Proxy, UdpEntry};
 use crate::telemetry::{Logs, Metrics, SpanSink};
 use names::Names;
 
@@ -220,6 +220,9 @@ async fn live(
     for (address, entry) in entries(&config)? {
         proxy.listen(address, entry).await?;
     }
+    for (address, entry) in udp_entries(&config) {
+        proxy.listen_udp(address, entry).await?;
+    }
 
     let mut dns = Names::new(proxy.clone(), metrics.dns(), data);
     dns.set(config.dns.as_ref()).await?;
@@ -281,6 +284,15 @@ fn entries(config: &Config) -> Result<Vec<(std::net::SocketAddr, Entry)>, GateEr
         entries.push((ingress.listen, Entry::Ingress(Arc::new(Gate::new(ingress)?))));
     }
     Ok(entries)
+}
+
+/// Every port that applications of this host send datagrams to.
+fn udp_entries(config: &Config) -> Vec<(std::net::SocketAddr, UdpEntry)> {
+    let entry = |u: &crate::config::Upstream| match u.transport {
+        Transport::Udp { idle } => Some((u.listen, UdpEntry { service: u.service.clone(), idle })),
+        Transport::Tcp => None,
+    };
+    config.upstreams.iter().filter_map(entry).collect()
 }
 
 /// The services that programs of this host call by a port, or that it lets in from outside.

@@ -28,6 +28,8 @@ pub struct ProxyMetrics {
     pub retries: Family<ByServiceAnd, Counter>,
     /// `hearth_inbound_requests_total{service,outcome}`: `ok`, or why not.
     pub inbound: Family<ByServiceAnd, Counter>,
+    /// `hearth_udp_sessions`: of clients.
+    pub udp_sessions: Gauge,
     /// `hearth_tunnels_total{by,outcome}`: by `socks5` or `connect`; `open`, or why not.
     pub tunnels: Family<[(&'static str, &'static str); 2], Counter>,
     /// `hearth_requests_held`: waiting for somebody to serve.
@@ -45,6 +47,7 @@ impl Default for ProxyMetrics {
             duration: Family::new_with_constructor(latency),
             retries: Family::default(),
             inbound: Family::default(),
+            udp_sessions: Gauge::default(),
             tunnels: Family::default(),
             held: Gauge::default(),
             connections: Gauge::default(),
@@ -75,6 +78,11 @@ impl ProxyMetrics {
             "hearth_inbound_requests",
             "Requests of peers to our own endpoints, by service and outcome",
             self.inbound.clone(),
+        );
+        registry.register(
+            "hearth_udp_sessions",
+            "Sessions of clients that speak in datagrams",
+            self.udp_sessions.clone(),
         );
         registry.register(
             "hearth_tunnels",

@@ -11,7 +11,7 @@
 //! | `race`, `attempt` | attempts one after the other and side by side, until one answers |
 //! | `inbound`, `application` | a peer's request to our own application |
 //! | `frame`, `head`, `body` | requests and bodies on streams |
-//! | `tcp` | connections carried as opaque bytes |
+//! | `tcp`, `udp`, `reach` | connections carried as opaque bytes, sessions of datagrams, and who takes them |
 //! | `connect`, `socks` | tunnels to services, for programs that speak to proxies |
 //! | `ingress` | clients outside the mesh |
 //! | `headers`, `safety`, `budget`, `load`, `latency`, `learnt`, `answer` | the pure pieces |
@@ -37,12 +37,14 @@ mod load;
 mod metrics;
 mod outbound;
 mod race;
+mod reach;
 mod rewind;
 mod safety;
 mod socks;
 mod tcp;
 #[cfg(test)]
 mod tests;
+mod udp;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -55,7 +57,7 @@ use hearth_proto::advert::Protocol;
 use hearth_proto::evidence::Outcome;
 use hearth_proto::ids::{EndpointId, NodeName, ServiceName};
 use hearth_proto::route::{Route, Snapshot};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 
@@ -68,15 +70,19 @@ use crate::pipe::AppAddress;
 pub use ingress::{Gate, GateError};
 pub use metrics::ProxyMetrics;
 pub use outbound::Entry;
+pub use udp::UdpEntry;
 
 use application::Applications;
 use fast::{Plans, Pools};
 use learnt::{Learnt, Services};
 use load::Loads;
 use outbound::Door;
+use udp::UdpDoor;
 
 /// Connections of clients at once; beyond it they wait in the kernel.
 const MAX_CONNECTIONS: usize = 16_384;
+/// Receive buffer of a port for datagrams: some hundred full-sized ones.
+const UDP_BUFFER: usize = 1 << 20;
 /// Requests held while nobody serves.
 const MAX_HELD: usize = 4096;
 /// The core is asked to wake somebody so often per service, however many requests wait.
@@ -124,6 +130,19 @@ pub enum ProxyError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The port could not be opened for datagrams.
+    #[error(
+        "cannot listen on {address} (udp) for {what}: {source}\n  hint: `ss -lunp 'sport = :{}'` names who \
+         holds the port; give it another port, or an address of this host", address.port()
+    )]
+    ListenUdp {
+        /// The port.
+        address: SocketAddr,
+        /// What it is for.
+        what: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
 }
 
 /// What all of the traffic path shares.
@@ -146,6 +165,7 @@ pub(crate) struct Inner {
     inbound: AtomicUsize,
     metrics: ProxyMetrics,
     listeners: Mutex<BTreeMap<SocketAddr, Arc<Door>>>,
+    datagrams: Mutex<BTreeMap<SocketAddr, Arc<UdpDoor>>>,
 }
 
 impl Inner {
@@ -230,6 +250,7 @@ impl Proxy {
             inbound: AtomicUsize::new(0),
             metrics,
             listeners: Mutex::default(),
+            datagrams: Mutex::default(),
         });
         let (served, spawner) = (inner.clone(), runtime.clone());
         links.serve_streams(move |caller, stream| {
@@ -295,8 +316,14 @@ impl Proxy {
         if let (Some(address), Over::Tcp | Over::Either) = (own, over) {
             return Found::At(address);
         }
+        let doors = lock(&self.inner.datagrams);
+        let datagrams = doors.iter().find(|(_, door)| door.leads().service == *service);
+        if let (Some((address, _)), Over::Udp | Over::Either) = (datagrams, over) {
+            return Found::At(*address);
+        }
         let Some(route) = self.inner.route(service) else {
-            return if own.is_some() { Found::Nowhere } else { Found::Unknown };
+            let known = own.is_some() || datagrams.is_some();
+            return if known { Found::Nowhere } else { Found::Unknown };
         };
         let protocol = route.candidates.first().map_or(Protocol::Http, |c| c.protocol);
         match (protocol, over, at(&|entry| *entry == Entry::Shared)) {
@@ -304,6 +331,41 @@ impl Proxy {
                 Found::At(address)
             }
             _ => Found::Nowhere,
+        }
+    }
+
+    /// Opens a port for datagrams and returns the address it is bound to.
+    pub async fn listen_udp(
+        &self,
+        address: SocketAddr,
+        entry: UdpEntry,
+    ) -> Result<SocketAddr, ProxyError> {
+        let failed = |source| ProxyError::ListenUdp {
+            address,
+            what: format!("the upstream {}", entry.service),
+            source,
+        };
+        let socket = UdpSocket::bind(address).await.map_err(failed)?;
+        let bound = socket.local_addr().map_err(failed)?;
+        // A burst waits in the kernel while the task is elsewhere; less than wished for is no failure.
+        let _ = socket2::SockRef::from(&socket).set_recv_buffer_size(UDP_BUFFER);
+        let door = Arc::new(UdpDoor::new(entry));
+        lock(&self.inner.datagrams).insert(bound, door.clone());
+        self.runtime.spawn(udp::accept(self.inner.clone(), socket, door));
+        Ok(bound)
+    }
+
+    /// Has a port for datagrams lead elsewhere, from the next datagram on.
+    pub fn redirect_udp(&self, address: SocketAddr, entry: UdpEntry) {
+        if let Some(door) = lock(&self.inner.datagrams).get(&address) {
+            door.redirect(entry);
+        }
+    }
+
+    /// Closes a port for datagrams, and its sessions.
+    pub fn close_udp(&self, address: SocketAddr) {
+        if let Some(door) = lock(&self.inner.datagrams).remove(&address) {
+            door.close();
         }
     }
 

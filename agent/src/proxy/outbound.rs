@@ -312,10 +312,13 @@ async fn answer(
     if request.method() == Method::CONNECT {
         return Err(Failure::BadRequest("CONNECT asks for a tunnel, which is not offered".into()));
     }
-    if inner.protocol(service) == Some(Protocol::Tcp) {
-        return Err(Failure::BadRequest(format!(
-            "{service} speaks opaque bytes (tcp); connect to its own upstream port"
-        )));
+    let other = match inner.protocol(service) {
+        Some(Protocol::Tcp) => Some("opaque bytes (tcp); connect to its own upstream port"),
+        Some(Protocol::Udp) => Some("in datagrams (udp); use an upstream port with that protocol"),
+        _ => None,
+    };
+    if let Some(other) = other {
+        return Err(Failure::BadRequest(format!("{service} speaks {other}")));
     }
     let passed = hops(request.headers());
     if passed >= MAX_VIA {

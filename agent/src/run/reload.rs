@@ -8,7 +8,7 @@ use crate::config::{Changes, Config, Transport};
 use crate::driver::Command;
 use crate::local;
 
-use super::{Running, core_endpoints, entries, interest};
+use super::{Running, core_endpoints, entries, interest, udp_entries};
 
 /// Reloads. The text says what changed, or why nothing did.
 pub(super) async fn reload(path: &Path, running: &mut Running) -> Result<String, String> {
@@ -32,7 +32,12 @@ async fn attempt(path: &Path, running: &mut Running) -> Result<String, String> {
     }
     // What can fail comes first: a port may be taken, a file may be unreadable.
     if changes.upstreams || changes.socks || changes.ingresses || shows {
-        listen(running, &new).await?;
+        let opened = open_udp(running, &new).await?;
+        if let Err(error) = listen(running, &new).await {
+            opened.into_iter().for_each(|bound| running.proxy.close_udp(bound));
+            return Err(error);
+        }
+        settle_udp(running, &new);
     }
     if changes.dns {
         running.dns.set(new.dns.as_ref()).await.map_err(|e| e.to_string())?;
@@ -73,6 +78,36 @@ async fn listen(running: &Running, new: &Config) -> Result<(), String> {
     let gone = before.iter().filter(|before| !after.iter().any(|(address, _)| address == *before));
     gone.for_each(|address| running.proxy.close_listener(*address));
     Ok(())
+}
+
+/// Opens the ports for datagrams that are new: all of them or none.
+async fn open_udp(running: &Running, new: &Config) -> Result<Vec<SocketAddr>, String> {
+    let before = udp_entries(&running.config);
+    let mut opened = Vec::new();
+    for (address, entry) in udp_entries(new) {
+        if before.iter().any(|(taken, _)| *taken == address) {
+            continue;
+        }
+        match running.proxy.listen_udp(address, entry).await {
+            Ok(bound) => opened.push(bound),
+            Err(error) => {
+                opened.into_iter().for_each(|bound| running.proxy.close_udp(bound));
+                return Err(error.to_string());
+            }
+        }
+    }
+    Ok(opened)
+}
+
+/// Redirects the ports for datagrams that stay, and closes those that are gone.
+fn settle_udp(running: &Running, new: &Config) {
+    let after = udp_entries(new);
+    for (address, _) in udp_entries(&running.config) {
+        match after.iter().find(|(a, _)| *a == address) {
+            Some((_, entry)) => running.proxy.redirect_udp(address, entry.clone()),
+            None => running.proxy.close_udp(address),
+        }
+    }
 }
 
 /// The ports of [`entries`].

@@ -2,6 +2,7 @@
 //! happens when one of them fails.
 
 mod applications;
+mod datagrams;
 mod failures;
 mod finding;
 mod hostile;
