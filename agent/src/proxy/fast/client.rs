@@ -211,6 +211,7 @@ impl Client<'_> {
                 }
                 None => return Look::Unusual,
             },
+            Entry::Socks | Entry::Ingress(_) => return Look::Unusual,
         };
         let plan = self.inner.plans.of(self.inner, service, self.plan.as_ref(), Instant::now());
         let Some(plan) = plan.filter(|p| p.is_plain()) else { return Look::Unusual };
