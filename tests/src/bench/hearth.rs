@@ -12,6 +12,7 @@ use hearth_proto::view::StatusView;
 
 use super::error::BenchError;
 use super::probe::fetch;
+use super::speech::Speech;
 use crate::lab::wait::wait_for;
 use crate::loopback::{
     ControlPlane, LocalAgent, Place, agent_config, agent_program, free_ports, join_table,
@@ -24,6 +25,7 @@ const NAMES: [&str; 2] = ["bench-a", "bench-b"];
 /// Two agents' configurations and states.
 #[derive(Debug)]
 pub struct Mesh {
+    /// Without the endpoint.
     configs: [String; 2],
     mesh: [SocketAddr; 2],
     /// Where the client calls.
@@ -35,23 +37,22 @@ impl Mesh {
     ///
     /// # Errors
     /// [`BenchError::Lab`] with what was last seen.
-    pub fn join(place: &Place, app: SocketAddr) -> Result<Self, BenchError> {
+    pub fn join(place: &Place, app: SocketAddr, policy: &[String]) -> Result<Self, BenchError> {
         let control = ControlPlane::init(place)?;
         control.serve(place)?;
         let [a, b, entry] = free_ports();
         let upstream = format!("[[upstream]]\nservice = \"bench\"\nlisten = \"{entry}\"\n");
-        let endpoint =
-            format!("[[endpoint]]\nservice = \"bench\"\naddress = \"{app}\"\nrole = \"hot\"\n");
         let config = |name, mesh, tables: &str| agent_config(place, name, mesh, &[a, b]) + tables;
-        let configs = [config(NAMES[0], a, &upstream), config(NAMES[1], b, &endpoint)];
+        let configs = [config(NAMES[0], a, &upstream), config(NAMES[1], b, "")];
         let mesh = Self { configs, mesh: [a, b], entry };
         let joined = {
             let join = |name: &str| -> Result<String, BenchError> {
                 Ok(join_table(control.address(), &control.token(place, name)?))
             };
-            mesh.start_with(place, &[join(NAMES[0])?, join(NAMES[1])?])?
+            let endpoint = endpoint(app, Speech::Http);
+            mesh.start_with(place, &[join(NAMES[0])?, join(NAMES[1])? + &endpoint])?
         };
-        control.apply(place, POLICY)?;
+        control.apply(place, &format!("{POLICY}{}\n", policy.join("\n")))?;
         let status = |agent: &LocalAgent| -> Result<StatusView, String> {
             agent.get("/v1/status").map_err(|e| e.to_string())
         };
@@ -73,12 +74,17 @@ impl Mesh {
         Ok(mesh)
     }
 
-    /// Starts both agents from their disks: the caller's first.
+    /// Starts both agents from their disks, the caller's first, with this application as the endpoint.
     ///
     /// # Errors
     /// [`BenchError::Lab`] with the end of the log.
-    pub fn start(&self, place: &Place) -> Result<[LocalAgent; 2], BenchError> {
-        self.start_with(place, &[String::new(), String::new()])
+    pub fn start(
+        &self,
+        place: &Place,
+        app: SocketAddr,
+        speech: Speech,
+    ) -> Result<[LocalAgent; 2], BenchError> {
+        self.start_with(place, &[String::new(), endpoint(app, speech)])
     }
 
     fn start_with(
@@ -99,4 +105,13 @@ impl Mesh {
     pub fn inbound(&self) -> SocketAddr {
         self.mesh[1]
     }
+}
+
+fn endpoint(app: SocketAddr, speech: Speech) -> String {
+    let protocol = match speech {
+        Speech::Grpc => "protocol = \"grpc\"\n",
+        // A WebSocket begins as a request.
+        Speech::Http | Speech::WebSocket => "",
+    };
+    format!("[[endpoint]]\nservice = \"bench\"\naddress = \"{app}\"\nrole = \"hot\"\n{protocol}")
 }

@@ -19,8 +19,9 @@ use rustls::{DigitallySignedStruct, SignatureScheme};
 use super::authority::{Authority, Leaf, SERVER};
 use super::error::BenchError;
 use super::pair::Pair;
-use super::peers::{self, Ports, Side, Subject};
+use super::peers::{self, Kind, Ports, Side, Subject};
 use super::probe::fetch;
+use super::speech::Speech;
 use super::world::World;
 use super::{LARGE, SMALL};
 use crate::lab::wait::wait_for;
@@ -93,8 +94,10 @@ fn outbound_refuses(world: &World, subject: Subject) -> Result<Result<(), String
         Ok(impostor) => impostor,
         Err(reason) => return Ok(Err(reason)),
     };
-    let ports = Ports { a, b: impostor.address, app: world.app };
-    let started = peers::start(&world.place, &world.authority, subject, Side::Out, ports)?;
+    let app = world.application(Speech::Http)?.address;
+    let ports = Ports { a, b: impostor.address, app };
+    let kind = Kind { subject, speech: Speech::Http };
+    let started = peers::start(&world.place, &world.authority, kind, Side::Out, ports)?;
     let answer =
         wait_for("an answer about an impostor", Duration::from_secs(10), || {
             match fetch(a, SMALL, PATIENCE) {

@@ -1,4 +1,4 @@
-//! What all pairs of a run share: a private directory, certificates, the application and its files.
+//! What all pairs of a run share: a private directory, certificates, the applications and their files.
 
 use std::cell::OnceCell;
 use std::net::SocketAddr;
@@ -13,10 +13,10 @@ use super::authority::Authority;
 use super::error::BenchError;
 use super::hearth::Mesh;
 use super::peers;
-use super::probe::fetch;
+use super::speech::Speech;
 use super::{LARGE, SMALL};
 use crate::lab::wait::wait_for;
-use crate::lab::{LabError, Process};
+use crate::lab::{LabError, Process, Program};
 use crate::loopback::{Place, free_ports};
 
 /// Name of the place, and so of its directory.
@@ -32,13 +32,23 @@ pub struct World {
     pub place: Place,
     /// Certificates of those that are not Hearth.
     pub authority: Authority,
-    /// Where the application listens.
-    pub app: SocketAddr,
-    /// The application.
-    pub app_process: Arc<Process>,
     /// What is in the large file.
     pub large: Vec<u8>,
+    files: Application,
+    /// Started when it is first asked for.
+    speaker: OnceCell<Application>,
     mesh: OnceCell<Mesh>,
+    /// Lines of policy for Hearth's service.
+    policy: Vec<String>,
+}
+
+/// An application behind the pairs.
+#[derive(Debug, Clone)]
+pub struct Application {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The program.
+    pub process: Arc<Process>,
 }
 
 impl World {
@@ -46,7 +56,7 @@ impl World {
     ///
     /// # Errors
     /// [`BenchError`] with what could not be had.
-    pub fn new() -> Result<Self, BenchError> {
+    pub fn new(policy: &[String]) -> Result<Self, BenchError> {
         sweep(&std::env::temp_dir());
         let place = Place::new(NAME)?;
         let authority = Authority::new(&place)?;
@@ -61,13 +71,33 @@ impl World {
         };
         write(SMALL, &large[..KIB])?;
         write(LARGE, &large)?;
-        let [app] = free_ports();
-        let app_process = peers::application(&place, app, &root)?;
-        wait_for("the application to answer", Duration::from_secs(10), || {
-            fetch(app, SMALL, Duration::from_secs(2))
-                .map_err(|e| format!("{e}; {}", app_process.stderr()))
-        })?;
-        Ok(Self { place, authority, app, app_process, large, mesh: OnceCell::new() })
+        let [address] = free_ports();
+        let process = peers::application(&place, address, &root)?;
+        let files = Application { address, process };
+        files.answers(Speech::Http)?;
+        let (speaker, mesh) = (OnceCell::new(), OnceCell::new());
+        let policy = policy.to_vec();
+        Ok(Self { place, authority, large, files, speaker, mesh, policy })
+    }
+
+    /// The application that speaks this.
+    ///
+    /// # Errors
+    /// [`BenchError::Lab`] when it does not come up.
+    pub fn application(&self, speech: Speech) -> Result<&Application, BenchError> {
+        if speech == Speech::Http {
+            return Ok(&self.files);
+        }
+        if let Some(speaker) = self.speaker.get() {
+            return Ok(speaker);
+        }
+        let [address] = free_ports();
+        let own = std::env::current_exe().map_err(LabError::file("find", "this program"))?;
+        let program =
+            Program::new("speaker", own).args(["speaker".to_owned(), address.to_string()]);
+        let speaker = Application { address, process: self.place.start(program)? };
+        speaker.answers(speech)?;
+        Ok(self.speaker.get_or_init(|| speaker))
     }
 
     /// Hearth's agents, joined when they are first asked for.
@@ -78,8 +108,17 @@ impl World {
         if let Some(mesh) = self.mesh.get() {
             return Ok(mesh);
         }
-        let mesh = Mesh::join(&self.place, self.app)?;
+        let mesh = Mesh::join(&self.place, self.files.address, &self.policy)?;
         Ok(self.mesh.get_or_init(|| mesh))
+    }
+}
+
+impl Application {
+    fn answers(&self, speech: Speech) -> Result<(), BenchError> {
+        Ok(wait_for("the application to answer", Duration::from_secs(10), || {
+            let answered = speech.probe(self.address, Duration::from_secs(2));
+            answered.map_err(|e| format!("{e}; {}", self.process.stderr()))
+        })?)
     }
 }
 

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::authority::Authority;
 use super::error::BenchError;
+use super::speech::Speech;
 use crate::lab::binaries::{target_dir, tool};
 use crate::lab::{LabError, Process, Program};
 use crate::loopback::Place;
@@ -40,7 +41,7 @@ pub enum Subject {
 
 impl Subject {
     /// What a run without a choice measures.
-    pub const USUAL: [Self; 7] = [
+    pub const USUAL: [Self; 8] = [
         Self::Direct,
         Self::Hearth,
         Self::EnvoyH2,
@@ -48,6 +49,7 @@ impl Subject {
         Self::HaproxyH1,
         Self::HaproxyH2,
         Self::NginxH1,
+        Self::NginxH1Twice,
     ];
 
     /// As it is printed.
@@ -77,7 +79,14 @@ impl Subject {
         matches!(self, Self::EnvoyH2 | Self::EnvoyH1)
     }
 
-    /// What its sidecars say to each other, by ALPN. `None`: not TLS over TCP.
+    /// Whether this pair can carry it at all. gRPC needs HTTP/2 between the two; nginx speaks that for
+    /// gRPC, and only for it.
+    #[must_use]
+    pub fn carries(self, speech: Speech) -> bool {
+        speech != Speech::Grpc || !matches!(self, Self::EnvoyH1 | Self::HaproxyH1)
+    }
+
+    /// What its sidecars say to each other for plain requests, by ALPN. `None`: not TLS over TCP.
     #[must_use]
     pub fn alpn(self) -> Option<&'static str> {
         match self {
@@ -97,6 +106,15 @@ impl Subject {
             _ => (1, 1),
         }
     }
+}
+
+/// Which pair, for whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kind {
+    /// The pair.
+    pub subject: Subject,
+    /// What client and application speak.
+    pub speech: Speech,
 }
 
 /// Which sidecar.
@@ -126,19 +144,19 @@ pub struct Ports {
 pub fn start(
     place: &Place,
     authority: &Authority,
-    subject: Subject,
+    kind: Kind,
     side: Side,
     ports: Ports,
 ) -> Result<Vec<Arc<Process>>, BenchError> {
-    let (processes, threads) = subject.shape();
+    let (processes, threads) = kind.subject.shape();
     let way = match side {
         Side::Out => "out",
         Side::In => "in",
     };
     let mut started = Vec::new();
     for worker in 0..processes {
-        let values = values(place, authority, subject, ports, (worker, threads));
-        let program = match subject {
+        let values = values(place, authority, kind, ports, (worker, threads));
+        let program = match kind.subject {
             Subject::EnvoyH2 | Subject::EnvoyH1 => envoy(place, way, &values, threads)?,
             Subject::HaproxyH1 | Subject::HaproxyH2 => haproxy(place, way, &values)?,
             Subject::NginxH1 | Subject::NginxH1Twice => {
@@ -206,22 +224,18 @@ type Value = (&'static str, String);
 fn values(
     place: &Place,
     authority: &Authority,
-    subject: Subject,
+    kind: Kind,
     ports: Ports,
     (worker, threads): (usize, usize),
 ) -> Vec<Value> {
     let file = |path: &Path| path.display().to_string();
     let (client, server) = (&authority.client, &authority.server);
     let files = open_files();
-    let alpn = subject.alpn().unwrap_or_default();
-    let (codec, options) = match alpn {
-        "h2" => (
-            "HTTP2",
-            "http2_protocol_options: { max_concurrent_streams: 1000, \
-             initial_stream_window_size: 16777216, initial_connection_window_size: 33554432 }",
-        ),
-        _ => ("HTTP1", "http_protocol_options: {}"),
-    };
+    let alpn = kind.subject.alpn().unwrap_or_default();
+    let grpc = kind.speech == Speech::Grpc;
+    let (codec, options) = envoy_codec(alpn == "h2");
+    let (edge, application) = envoy_codec(grpc);
+    let only_grpc = |text: &str| if grpc { text.to_owned() } else { String::new() };
     vec![
         ("A_PORT", ports.a.port().to_string()),
         ("B_PORT", ports.b.port().to_string()),
@@ -236,6 +250,11 @@ fn values(
         ("ALPN", alpn.to_owned()),
         ("CODEC", codec.to_owned()),
         ("UPSTREAM_OPTIONS", options.to_owned()),
+        ("EDGE_CODEC", edge.to_owned()),
+        ("APPLICATION_OPTIONS", application.to_owned()),
+        // Of HAProxy and of nginx: HTTP/2 without TLS where the application is, by prior knowledge.
+        ("PROTO", only_grpc(" proto h2")),
+        ("HTTP2", only_grpc(" http2")),
         ("THREADS", threads.to_string()),
         ("WORKER", worker.to_string()),
         ("FILES", files.to_string()),
@@ -244,6 +263,19 @@ fn values(
         ("USER", user()),
         ("DIR", file(place.dir())),
     ]
+}
+
+/// Envoy's name for a codec, and the options of a cluster that speaks it.
+fn envoy_codec(h2: bool) -> (&'static str, &'static str) {
+    match h2 {
+        true => (
+            "HTTP2",
+            "http2_protocol_options: { max_concurrent_streams: 1000, \
+             initial_stream_window_size: 16777216, initial_connection_window_size: 33554432, \
+             allow_connect: true }",
+        ),
+        false => ("HTTP1", "http_protocol_options: {}"),
+    }
 }
 
 /// As root nginx would become another user, who cannot read the bench's directory.
