@@ -51,7 +51,7 @@ use pair::Pair;
 use peers::Subject;
 use plan::{Measure, Plan};
 use speech::Speech;
-use world::World;
+use world::{HearthChoice, World};
 
 use crate::lab::binaries::target_dir;
 
@@ -88,6 +88,9 @@ struct Flags {
     /// A line of policy for Hearth's service, for example 'lane = "tcp"'; may be repeated.
     #[arg(long, value_name = "TOML")]
     policy: Vec<String>,
+    /// Measure the build in this directory, too, as hearth-before: what has a change done?
+    #[arg(long, value_name = "DIR")]
+    before: Option<PathBuf>,
     /// Do not check first that pairs refuse who has no certificate. For work on a pair that was checked.
     #[arg(long)]
     unchecked: bool,
@@ -186,10 +189,14 @@ fn bench(flags: &Flags) -> Result<(), BenchError> {
     let plan = plan(flags);
     let mut subjects =
         if flags.only.is_empty() { Subject::USUAL.to_vec() } else { flags.only.clone() };
+    if flags.before.is_some() {
+        subjects.push(Subject::HearthBefore);
+    }
     subjects.sort_unstable();
     subjects.dedup();
     let machine = Machine::here();
-    let world = World::new(&flags.policy)?;
+    let world =
+        World::new(HearthChoice { policy: flags.policy.clone(), before: flags.before.clone() })?;
     let mut bench = Bench { world, plan, taken: Vec::new(), not_run: Vec::new() };
     if !flags.unchecked {
         subjects.iter().for_each(|&subject| bench.check(subject));

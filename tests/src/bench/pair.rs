@@ -57,7 +57,7 @@ impl Pair {
         };
         let pair = match subject {
             Subject::Direct => none,
-            Subject::Hearth => none.hearth(world, speech)?,
+            Subject::Hearth | Subject::HearthBefore => none.hearth(world, subject, speech)?,
             peer => none.peer(world, peer, speech)?,
         };
         wait_for(&format!("{} to answer {}", subject.title(), speech.title()), UP, || {
@@ -67,9 +67,9 @@ impl Pair {
         Ok(pair)
     }
 
-    fn hearth(self, world: &World, speech: Speech) -> Result<Self, BenchError> {
-        let mesh = world.mesh()?;
-        let agents = mesh.start(&world.place, self.entry, speech)?;
+    fn hearth(self, world: &World, subject: Subject, speech: Speech) -> Result<Self, BenchError> {
+        let mesh = world.mesh(subject)?;
+        let agents = mesh.start(self.entry, speech)?;
         let side = |label: &str, agent: &LocalAgent| Watched {
             label: label.to_owned(),
             pids: vec![agent.process().pid()],

@@ -12,15 +12,18 @@ use rand::{Rng, SeedableRng};
 use super::authority::Authority;
 use super::error::BenchError;
 use super::hearth::Mesh;
-use super::peers;
+use super::peers::{self, Subject};
 use super::speech::Speech;
 use super::{LARGE, SMALL};
+use crate::lab::binaries::ours;
 use crate::lab::wait::wait_for;
 use crate::lab::{LabError, Process, Program};
 use crate::loopback::{Place, free_ports};
 
-/// Name of the place, and so of its directory.
+/// Names of the places, and so of their directories: everything's, and one for each of Hearth's builds.
 const NAME: &str = "bench";
+const HEARTH: &str = "bench-hearth";
+const BEFORE: &str = "bench-before";
 const KIB: usize = 1024;
 /// The large file: long enough that a download is bulk, short enough to stay in the page cache.
 const LARGE_BYTES: usize = 64 * KIB * KIB;
@@ -38,8 +41,17 @@ pub struct World {
     /// Started when it is first asked for.
     speaker: OnceCell<Application>,
     mesh: OnceCell<Mesh>,
-    /// Lines of policy for Hearth's service.
-    policy: Vec<String>,
+    before: OnceCell<Mesh>,
+    hearth: HearthChoice,
+}
+
+/// What of Hearth a run may choose.
+#[derive(Debug, Clone, Default)]
+pub struct HearthChoice {
+    /// Lines of policy for its service.
+    pub policy: Vec<String>,
+    /// Directory of an earlier build, to be measured beside this one.
+    pub before: Option<PathBuf>,
 }
 
 /// An application behind the pairs.
@@ -56,7 +68,7 @@ impl World {
     ///
     /// # Errors
     /// [`BenchError`] with what could not be had.
-    pub fn new(policy: &[String]) -> Result<Self, BenchError> {
+    pub fn new(hearth: HearthChoice) -> Result<Self, BenchError> {
         sweep(&std::env::temp_dir());
         let place = Place::new(NAME)?;
         let authority = Authority::new(&place)?;
@@ -75,9 +87,8 @@ impl World {
         let process = peers::application(&place, address, &root)?;
         let files = Application { address, process };
         files.answers(Speech::Http)?;
-        let (speaker, mesh) = (OnceCell::new(), OnceCell::new());
-        let policy = policy.to_vec();
-        Ok(Self { place, authority, large, files, speaker, mesh, policy })
+        let (speaker, mesh, before) = (OnceCell::new(), OnceCell::new(), OnceCell::new());
+        Ok(Self { place, authority, large, files, speaker, mesh, before, hearth })
     }
 
     /// The application that speaks this.
@@ -100,16 +111,24 @@ impl World {
         Ok(self.speaker.get_or_init(|| speaker))
     }
 
-    /// Hearth's agents, joined when they are first asked for.
+    /// Hearth's agents of this build or of the earlier one, joined when they are first asked for.
     ///
     /// # Errors
-    /// As [`Mesh::join`].
-    pub fn mesh(&self) -> Result<&Mesh, BenchError> {
-        if let Some(mesh) = self.mesh.get() {
+    /// As [`Mesh::join`], or when there is no earlier build.
+    pub fn mesh(&self, subject: Subject) -> Result<&Mesh, BenchError> {
+        let before = subject == Subject::HearthBefore;
+        let (cell, name) = if before { (&self.before, BEFORE) } else { (&self.mesh, HEARTH) };
+        if let Some(mesh) = cell.get() {
             return Ok(mesh);
         }
-        let mesh = Mesh::join(&self.place, self.files.address, &self.policy)?;
-        Ok(self.mesh.get_or_init(|| mesh))
+        let agent = match (&self.hearth.before, before) {
+            (_, false) => ours("hearth-agent")?,
+            (Some(dir), true) => dir.join("hearth-agent"),
+            (None, true) => return Err(BenchError::NoBefore),
+        };
+        let (app, policy) = (self.files.address, &self.hearth.policy);
+        let mesh = Mesh::join(Place::new(name)?, agent, app, policy)?;
+        Ok(cell.get_or_init(|| mesh))
     }
 }
 
@@ -125,12 +144,12 @@ impl Application {
 /// Removes what a bench left that was interrupted: its processes ended with it, its files did not.
 /// Problems are ignored: a bench must start on a messy disk too.
 fn sweep(temporary: &Path) {
-    let prefix = format!("hearth-{NAME}-");
     let entries = std::fs::read_dir(temporary).into_iter().flatten().flatten();
     for entry in entries {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let owner = name.strip_prefix(&prefix).and_then(|pid| pid.parse::<u32>().ok());
-        if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+        let owner = name.strip_prefix("hearth-").and_then(|rest| rest.rsplit_once('-'));
+        let Some((NAME | HEARTH | BEFORE, pid)) = owner else { continue };
+        if pid.parse::<u32>().is_ok_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
             let _ = std::fs::remove_dir_all(entry.path());
         }
     }

@@ -25,6 +25,8 @@ pub enum Subject {
     Direct,
     /// Hearth, all features on.
     Hearth,
+    /// An earlier build of Hearth, to see what a change did.
+    HearthBefore,
     /// Envoy, HTTP/2 between the two, 2 threads.
     EnvoyH2,
     /// Envoy, HTTP/1.1 between the two, 2 threads.
@@ -58,6 +60,7 @@ impl Subject {
         match self {
             Self::Direct => "no sidecar",
             Self::Hearth => "Hearth",
+            Self::HearthBefore => "Hearth, before",
             Self::EnvoyH2 => "Envoy h2, 2 threads",
             Self::EnvoyH1 => "Envoy h1, 2 threads",
             Self::HaproxyH1 => "HAProxy h1, 1 thread",
@@ -70,7 +73,7 @@ impl Subject {
     /// One of those that Hearth is held against.
     #[must_use]
     pub fn is_peer(self) -> bool {
-        !matches!(self, Self::Direct | Self::Hearth)
+        !matches!(self, Self::Direct | Self::Hearth | Self::HearthBefore)
     }
 
     /// One of Envoy's profiles.
@@ -90,7 +93,7 @@ impl Subject {
     #[must_use]
     pub fn alpn(self) -> Option<&'static str> {
         match self {
-            Self::Direct | Self::Hearth => None,
+            Self::Direct | Self::Hearth | Self::HearthBefore => None,
             Self::EnvoyH2 | Self::HaproxyH2 => Some("h2"),
             Self::EnvoyH1 | Self::HaproxyH1 | Self::NginxH1 | Self::NginxH1Twice => {
                 Some("http/1.1")
@@ -166,7 +169,7 @@ pub fn start(
                 };
                 nginx(place, &format!("nginx-{way}-{worker}"), template, &values)?
             }
-            Subject::Direct | Subject::Hearth => continue,
+            Subject::Direct | Subject::Hearth | Subject::HearthBefore => continue,
         };
         started.push(place.start(program)?);
     }
