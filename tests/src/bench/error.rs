@@ -38,6 +38,9 @@ pub enum BenchError {
         "there is no earlier build to measure; name the directory of its binaries with --before"
     )]
     NoBefore,
+    /// No pair gave a figure.
+    #[error("nothing was measured: see above why not")]
+    Nothing,
     /// A result could not be written.
     #[error("cannot write {path}: {source}; choose another directory with --out")]
     Write {

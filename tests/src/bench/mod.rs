@@ -131,8 +131,16 @@ struct Taken {
 #[derive(Debug, Serialize)]
 struct NotRun {
     subject: Subject,
-    speech: Speech,
+    /// In which speech; none: the pair is not comparable at all.
+    speech: Option<Speech>,
     reason: String,
+}
+
+impl NotRun {
+    fn text(&self) -> String {
+        let speech = self.speech.map_or(String::new(), |speech| format!(", {}", speech.title()));
+        format!("NOT RUN: {}{speech}: {}", self.subject.title(), self.reason)
+    }
 }
 
 /// All of it, as it is written down.
@@ -209,6 +217,9 @@ fn bench(flags: &Flags) -> Result<(), BenchError> {
         }
     }
     let outcome = bench.outcome(machine, flags);
+    if outcome.taken.is_empty() {
+        return Err(BenchError::Nothing);
+    }
     print!("{}", text(&outcome));
     write(&outcome, &flags.out.clone().unwrap_or_else(|| target_dir().join("bench")))
 }
@@ -229,15 +240,13 @@ impl Bench {
         let checked = Pair::start(&self.world, subject, Speech::Http)
             .and_then(|pair| refusal::check(&self.world, subject, &pair));
         if let Err(error) = checked {
-            for speech in Speech::ALL {
-                self.leave_out(subject, speech, &error);
-            }
+            self.leave_out(subject, None, &error);
         }
     }
 
     /// One pair in one round, in one speech.
     fn measure(&mut self, round: usize, subject: Subject, speech: Speech) {
-        let left_out = |n: &NotRun| n.subject == subject && n.speech == speech;
+        let left_out = |n: &NotRun| n.subject == subject && n.speech.is_none_or(|s| s == speech);
         let wanted = self.plan.measures(speech).next().is_some() && subject.carries(speech);
         if !wanted || self.not_run.iter().any(left_out) {
             return;
@@ -248,18 +257,16 @@ impl Bench {
             .and_then(|pair| measure(&self.world, &pair, &self.plan, speech));
         match measured {
             Ok(figures) => self.taken.push(Taken { round, subject, speech, figures }),
-            Err(error) => self.leave_out(subject, speech, &error),
+            Err(error) => self.leave_out(subject, Some(speech), &error),
         }
     }
 
     /// What failed once has no comparable rounds any more.
-    fn leave_out(&mut self, subject: Subject, speech: Speech, error: &BenchError) {
-        if self.plan.measures(speech).next().is_none() {
-            return;
-        }
-        eprintln!("NOT RUN: {}, {}: {error}", subject.title(), speech.title());
-        self.not_run.push(NotRun { subject, speech, reason: error.to_string() });
-        self.taken.retain(|t| t.subject != subject || t.speech != speech);
+    fn leave_out(&mut self, subject: Subject, speech: Option<Speech>, error: &BenchError) {
+        let not_run = NotRun { subject, speech, reason: error.to_string().trim_end().to_owned() };
+        eprintln!("{}", not_run.text());
+        self.not_run.push(not_run);
+        self.taken.retain(|t| t.subject != subject || speech.is_some_and(|s| s != t.speech));
     }
 
     fn outcome(self, machine: Machine, flags: &Flags) -> Outcome {
@@ -292,8 +299,8 @@ fn text(outcome: &Outcome) -> String {
     if !outcome.goals.is_empty() {
         text += &format!("\n{}", table::goals(&outcome.goals));
     }
-    for NotRun { subject, speech, reason } in &outcome.not_run {
-        text += &format!("\nNOT RUN: {}, {}: {reason}", subject.title(), speech.title());
+    for not_run in &outcome.not_run {
+        text += &format!("\n{}", not_run.text());
     }
     for taken in &outcome.taken {
         for note in &taken.figures.notes {
