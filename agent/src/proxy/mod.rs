@@ -10,7 +10,7 @@
 //! | [`outbound`] | listeners; a client's request to an answer |
 //! | `race`, `attempt` | attempts one after the other and side by side, until one answers |
 //! | `inbound`, `application` | a peer's request to our own application |
-//! | `frame`, `body` | requests and bodies on streams |
+//! | `frame`, `head`, `body` | requests and bodies on streams |
 //! | `tcp` | connections carried as opaque bytes |
 //! | `headers`, `safety`, `budget`, `load`, `latency`, `learnt`, `answer` | the pure pieces |
 //!
@@ -23,6 +23,7 @@ mod attempt;
 mod body;
 mod budget;
 mod frame;
+mod head;
 mod headers;
 mod inbound;
 mod latency;

@@ -25,7 +25,7 @@ use tokio::time::timeout_at;
 use super::answer::Failure;
 use super::attempt::Prepared;
 use super::body::{Body, Supply};
-use super::frame::{BodyKind, RequestHead};
+use super::head::{BodyKind, RequestHead};
 use super::headers::{MAX_VIA, forward_request, hops, sign_via};
 use super::race::Race;
 use super::safety::MAX_REPLAY;
@@ -296,6 +296,7 @@ async fn prepare(
         method: parts.method.as_str().to_owned(),
         target,
         authority,
+        upgrade: String::new(),
         fields: (&parts.headers).into(),
     };
     Ok(Prepared { method: parts.method, head, supply: Arc::new(supply) })
