@@ -52,7 +52,7 @@ sim-soak: ## simulator over many seeds (SEEDS=0..20000 for a night)
 	$(MAKE) sim SEEDS=$(if $(filter 0..200,$(SEEDS)),0..2000,$(SEEDS)) NODES=50
 
 lab: build ## real processes in network namespaces: every fault of the demo
-	$(CARGO) test --profile $(PROFILE) -p hearth-tests --test lab --test failover --test trust --test errors --test rollout -- --test-threads=1
+	$(CARGO) test --profile $(PROFILE) -p hearth-tests --test lab --test failover --test trust --test errors --test rollout --test allocations -- --test-threads=1
 
 bench-speed: ## what a sidecar pair costs, beside Envoy, HAProxy and nginx in one run (about 20 minutes)
 	tests/bench-setup

@@ -14,8 +14,8 @@ use hearth_proto::view::StatusView;
 use super::error::BenchError;
 use super::probe::fetch;
 use super::speech::Speech;
-use crate::lab::Program;
 use crate::lab::wait::wait_for;
+use crate::lab::{LabError, Program};
 use crate::loopback::{ControlPlane, LocalAgent, Place, agent_config, free_ports, join_table};
 
 const POLICY: &str = "[services.bench]\nallow = [\"bench-a\"]\n";
@@ -94,7 +94,8 @@ impl Mesh {
     fn start_with(&self, extra: &[String; 2]) -> Result<[LocalAgent; 2], BenchError> {
         let start = |n: usize| -> Result<LocalAgent, BenchError> {
             let config = format!("{}{}", self.configs[n], extra[n]);
-            let file = self.place.write(&format!("{}.toml", NAMES[n]), &config)?;
+            let file = &self.config_files()[n];
+            std::fs::write(file, config).map_err(LabError::file("write", file))?;
             let program = Program::new(NAMES[n], &self.agent).args(["run", "--config"]);
             let program = program.arg(file.display().to_string());
             Ok(LocalAgent::start(&self.place, NAMES[n], self.mesh[n], program)?)
@@ -107,6 +108,12 @@ impl Mesh {
                 Err(error)
             }
         }
+    }
+
+    /// Where the agents' configurations are written when they start.
+    #[must_use]
+    pub fn config_files(&self) -> [PathBuf; 2] {
+        NAMES.map(|name| self.place.path(&format!("{name}.toml")))
     }
 
     /// The mesh port of the application's agent.

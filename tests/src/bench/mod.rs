@@ -16,6 +16,7 @@
 //! Traffic stays on the loopback. What is killed was started here.
 
 pub mod account;
+pub mod allocations;
 pub mod authority;
 pub mod calls;
 pub mod chart;
@@ -103,6 +104,8 @@ struct Flags {
 
 #[derive(Debug, Subcommand)]
 enum Role {
+    /// How often a pair of agents allocates for a request, and where.
+    Allocations,
     /// The measuring client, as the bench starts it.
     #[command(hide = true)]
     Client {
@@ -169,6 +172,9 @@ pub fn run() -> ExitCode {
         Some(Role::Speaker { listen }) => {
             speaker::main(*listen).map_err(|e| format!("cannot serve on {listen}: {e}"))
         }
+        Some(Role::Allocations) => allocations::count(flags.seconds.unwrap_or(4.0))
+            .map(|counted| print!("{}", allocations::text(&counted)))
+            .map_err(|e| e.to_string()),
         None => bench(&flags).map_err(|e| e.to_string()),
     };
     match done {

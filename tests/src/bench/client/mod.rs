@@ -129,14 +129,21 @@ pub fn main(spec: &str) -> Result<(), String> {
         serde_json::from_str(spec).map_err(|e| format!("not a client spec: {e}"))?;
     let own = std::process::id().cast_signed();
     spec.watched.push(Watched { label: CLIENT.to_owned(), pids: vec![own] });
-    let report = match (&spec.say, spec.way) {
-        (Say::Call(call), Way::Closed) => grpc::run(&spec, *call),
-        (Say::Call(_), way) => return Err(format!("gRPC is called in closed loop, not {way:?}")),
-        (_, Way::Idle) => idle::run(&spec),
-        (_, Way::Closed | Way::Open { .. }) => drive::run(&spec),
-    };
-    let report = report.map_err(|e| e.to_string())?;
-    let text = serde_json::to_string(&report).map_err(|e| e.to_string())?;
+    let text = serde_json::to_string(&run(&spec)?).map_err(|e| e.to_string())?;
     println!("{text}");
     Ok(())
+}
+
+/// Runs a spec here.
+///
+/// # Errors
+/// In words: what the client could not do.
+pub fn run(spec: &Spec) -> Result<Report, String> {
+    let report = match (&spec.say, spec.way) {
+        (Say::Call(call), Way::Closed) => grpc::run(spec, *call),
+        (Say::Call(_), way) => return Err(format!("gRPC is called in closed loop, not {way:?}")),
+        (_, Way::Idle) => idle::run(spec),
+        (_, Way::Closed | Way::Open { .. }) => drive::run(spec),
+    };
+    report.map_err(|e| e.to_string())
 }
