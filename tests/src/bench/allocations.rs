@@ -30,9 +30,31 @@ const CONNECTIONS: usize = 4;
 const UP: Duration = Duration::from_secs(30);
 /// Places shown of each side.
 const SHOWN: usize = 30;
-/// Frames of an allocator, a collection or the runtime's plumbing: never where an allocation comes from.
-const PLUMBING: [&str; 8] =
-    ["alloc::", "core::", "std::", "dhat", "hashbrown::", "__r", "[root]", "_"];
+/// Symbols of allocators and collections: never where an allocation comes from.
+const PLUMBING: [&str; 6] = ["alloc::", "core::", "std::", "dhat", "hashbrown::", "[root]"];
+/// The same for functions that were inlined, of which only the file tells whose they are.
+const PLUMBING_FILES: [&str; 16] = [
+    "alloc/src",
+    "core/src",
+    "std/src",
+    "src/fmt",
+    "src/raw_vec",
+    "src/vec",
+    "src/boxed.rs",
+    "src/string.rs",
+    "src/sync.rs",
+    "src/slice.rs",
+    "src/ops",
+    "src/iter",
+    "src/option.rs",
+    "src/convert",
+    "src/alloc",
+    "src/future/future.rs",
+];
+/// Crates of ours, beside this one.
+const OURS: [&str; 2] = ["../agent", "../proto"];
+/// Longest name of a function that is shown.
+const NAME: usize = 80;
 
 /// What was counted.
 #[derive(Debug)]
@@ -56,16 +78,16 @@ pub struct Side {
     pub places: Vec<Origin>,
 }
 
-/// Where allocations come from: a library's function, and ours that led there.
+/// Where allocations come from.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Origin {
     /// Allocations per request, those without traffic included.
     pub blocks: f64,
     /// Bytes of each.
     pub size: f64,
-    /// The innermost frame that is no plumbing.
-    pub function: String,
-    /// The innermost frame of ours, if it is another.
+    /// The innermost place that is no plumbing.
+    pub place: String,
+    /// The innermost place of ours, if it is another.
     pub ours: Option<String>,
 }
 
@@ -171,27 +193,23 @@ struct Point {
 #[allow(clippy::cast_precision_loss)] // Far below 2^53.
 fn origins(profile: &str, requests: f64) -> Result<Vec<Origin>, serde_json::Error> {
     let profile: Profile = serde_json::from_str(profile)?;
+    let frames: Vec<Frame> = profile.ftbl.iter().map(|text| Frame::parse(text)).collect();
     let mut sums: BTreeMap<(String, Option<String>), (u64, u64)> = BTreeMap::new();
     for point in &profile.pps {
-        let names = point.fs.iter().filter_map(|&frame| profile.ftbl.get(frame));
-        let names: Vec<&str> = names.map(|frame| frame_name(frame)).collect();
-        let plumbing = |name: &&&str| {
-            let name = name.trim_start_matches('<');
-            PLUMBING.iter().any(|prefix| name.starts_with(prefix))
-        };
-        let function = names.iter().find(|name| !plumbing(name)).copied().unwrap_or("?");
-        let ours = names.iter().find(|name| name.contains("hearth_")).copied();
-        let ours = ours.filter(|ours| *ours != function).map(str::to_owned);
-        let sum = sums.entry((function.to_owned(), ours)).or_default();
+        let trace = || point.fs.iter().filter_map(|&frame| frames.get(frame));
+        let place = trace().find(|frame| !frame.is_plumbing()).map_or("?".to_owned(), Frame::text);
+        let ours = trace().find(|frame| frame.is_ours()).map(Frame::text);
+        let ours = ours.filter(|ours| *ours != place);
+        let sum = sums.entry((place, ours)).or_default();
         sum.0 += point.tbk;
         sum.1 += point.tb;
     }
     let mut origins: Vec<Origin> = sums
         .into_iter()
-        .map(|((function, ours), (blocks, bytes))| Origin {
+        .map(|((place, ours), (blocks, bytes))| Origin {
             blocks: blocks as f64 / requests,
             size: bytes as f64 / blocks.max(1) as f64,
-            function,
+            place,
             ours,
         })
         .collect();
@@ -199,9 +217,43 @@ fn origins(profile: &str, requests: f64) -> Result<Vec<Origin>, serde_json::Erro
     Ok(origins)
 }
 
-/// `0x1234: path::function (file:line)` without the address.
-fn frame_name(frame: &str) -> &str {
-    frame.split_once(": ").map_or(frame, |(_, name)| name)
+/// One frame of a trace.
+struct Frame<'a> {
+    /// Its function: the symbol, or the bare name where it was inlined.
+    name: &'a str,
+    /// The last parts of its file's path.
+    file: &'a str,
+    line: &'a str,
+}
+
+impl<'a> Frame<'a> {
+    /// `0x1234: path::function (src/of/file.rs:12:5)`.
+    fn parse(text: &'a str) -> Self {
+        let text = text.split_once(": ").map_or(text, |(_, rest)| rest);
+        let (name, at) = text.rsplit_once(" (").unwrap_or((text, ""));
+        let mut parts = at.trim_end_matches(')').split(':');
+        Self { name, file: parts.next().unwrap_or(""), line: parts.next().unwrap_or("") }
+    }
+
+    fn is_plumbing(&self) -> bool {
+        let name = self.name.trim_start_matches(['<', '&', ' ']).trim_start_matches("mut ");
+        PLUMBING.iter().any(|prefix| name.starts_with(prefix))
+            || PLUMBING_FILES.iter().any(|prefix| self.file.starts_with(prefix))
+    }
+
+    fn is_ours(&self) -> bool {
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        self.file.starts_with("src/")
+            && OURS.iter().any(|of| here.join(of).join(self.file).is_file())
+    }
+
+    fn text(&self) -> String {
+        let name: String = self.name.chars().take(NAME).collect();
+        match self.file {
+            "" | "???" => name,
+            file => format!("{file}:{} {name}", self.line),
+        }
+    }
 }
 
 /// Both sides and where they allocate.
@@ -221,7 +273,7 @@ pub fn text(counted: &Counted) -> String {
         );
         for origin in side.places.iter().take(SHOWN) {
             let (blocks, size) = (number(origin.blocks), number(origin.size));
-            let _ = writeln!(text, "{blocks:>7} × {size:>6} B  {}", origin.function);
+            let _ = writeln!(text, "{blocks:>7} × {size:>6} B  {}", origin.place);
             if let Some(ours) = &origin.ours {
                 let _ = writeln!(text, "{:>19}  for {ours}", "");
             }
@@ -239,17 +291,19 @@ mod tests {
         let profile = r#"{
             "pps": [
                 {"tb": 640, "tbk": 10, "fs": [1, 2, 3]},
-                {"tb": 360, "tbk": 10, "fs": [1, 2, 3, 4]},
-                {"tb": 8, "tbk": 1, "fs": [1, 4]}
+                {"tb": 360, "tbk": 10, "fs": [1, 2, 3, 5]},
+                {"tb": 8, "tbk": 1, "fs": [1, 4, 5]}
             ],
-            "ftbl": ["[root]", "0x1: <alloc::alloc::Global as x>::y (a.rs:1)", "0x2: hyper::buffer (b.rs:2)",
-                     "0x3: hearth_agent::proxy::frame (frame.rs:3)", "0x4: hearth_agent::run (run.rs:4)"]
+            "ftbl": ["[root]", "0x1: <alloc::alloc::Global as x>::y (???:0:0)",
+                     "0x2: hyper::buffer (proto/h1/io.rs:2:1)", "0x3: read (src/proxy/frame.rs:3:7)",
+                     "0x4: finish_grow<u8> (src/raw_vec/mod.rs:4:1)",
+                     "0x5: hearth_agent::run::main (src/run.rs:5:9)"]
         }"#;
         let all = origins(profile, 10.0).unwrap();
         assert_eq!((all[0].blocks, all[0].size), (2.0, 50.0));
-        assert_eq!(all[0].function, "hyper::buffer (b.rs:2)");
-        assert_eq!(all[0].ours.as_deref(), Some("hearth_agent::proxy::frame (frame.rs:3)"));
-        assert_eq!(all[1].function, "hearth_agent::run (run.rs:4)");
+        assert_eq!(all[0].place, "proto/h1/io.rs:2 hyper::buffer");
+        assert_eq!(all[0].ours.as_deref(), Some("src/proxy/frame.rs:3 read"));
+        assert_eq!(all[1].place, "src/run.rs:5 hearth_agent::run::main");
         assert_eq!(all[1].ours, None);
     }
 }
