@@ -11,7 +11,7 @@ use hearth_proto::evidence::{Standing, Why};
 use hearth_proto::ids::{EndpointId, NodeName};
 use hearth_proto::route::Candidate;
 use http::header::CONTENT_LENGTH;
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -21,7 +21,7 @@ use super::frame::{self, Cause, Frame, FrameError, Frames, Opening};
 use super::head::{BodyKind, RequestHead, ResponseHead};
 use super::load::UnderWay;
 use super::safety::{Reach, is_idempotent};
-use crate::link::{InFlight, LinkError, Sender, StreamError};
+use crate::link::{DataStream, InFlight, LinkError, Sender, StreamError};
 use http_body_util::BodyExt;
 
 /// A dial that takes longer leaves the request for others; the dial itself goes on for later ones.
@@ -60,6 +60,16 @@ pub(crate) struct Answer {
     pub(crate) body: Body,
     /// When the request left: dialling says nothing about the endpoint's speed.
     pub(crate) since: Instant,
+}
+
+impl Answer {
+    /// As a response.
+    pub(crate) fn into_response(self) -> Response<Body> {
+        let mut response = Response::new(self.body);
+        *response.status_mut() = self.status;
+        *response.headers_mut() = self.headers;
+        response
+    }
 }
 
 /// Why an attempt brought no answer.
@@ -169,6 +179,34 @@ async fn local(
     Ok(Answer { status: parts.status, headers: parts.headers, body, since })
 }
 
+/// Opens a stream to an endpoint's node, on which the request may be sent.
+pub(crate) async fn open(
+    inner: &Inner,
+    target: &Target,
+    repeatable: bool,
+) -> Result<DataStream, Fault> {
+    let opened = inner.mesh.links.open_stream(&target.id.node, target.address);
+    let stream = match timeout(DIAL_PATIENCE, opened).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error @ LinkError::Busy { .. })) => {
+            return Err(Fault::not_executed(FaultKind::Owner(Cause::Busy), error.to_string()));
+        }
+        Ok(Err(error)) => return Err(Fault::not_executed(FaultKind::Dial, error.to_string())),
+        Err(_) => {
+            let why = format!("{} is still being dialled", target.id.node);
+            return Err(Fault::not_executed(FaultKind::Dial, why));
+        }
+    };
+    // The route is a moment older than the link. And what must not be done twice is not sent where its fate
+    // may stay unknown: it is held, and goes when the link answers.
+    let unsafe_there = !target.silent || !repeatable;
+    if unsafe_there && stream.guard.as_ref().is_some_and(InFlight::is_silent) {
+        let why = format!("the link to {} is silent, nothing was sent on it", target.id.node);
+        return Err(Fault::not_executed(FaultKind::Silent, why));
+    }
+    Ok(stream)
+}
+
 /// Aborts the task with itself.
 struct Pumping(JoinHandle<()>);
 
@@ -185,25 +223,7 @@ async fn remote(
     deadline: Instant,
     under_way: UnderWay,
 ) -> Result<Answer, Fault> {
-    let opened = inner.mesh.links.open_stream(&target.id.node, target.address);
-    let stream = match timeout(DIAL_PATIENCE, opened).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error @ LinkError::Busy { .. })) => {
-            return Err(Fault::not_executed(FaultKind::Owner(Cause::Busy), error.to_string()));
-        }
-        Ok(Err(error)) => return Err(Fault::not_executed(FaultKind::Dial, error.to_string())),
-        Err(_) => {
-            let why = format!("{} is still being dialled", target.id.node);
-            return Err(Fault::not_executed(FaultKind::Dial, why));
-        }
-    };
-    // The route is a moment older than the link. And what must not be done twice is not sent where its fate
-    // may stay unknown: it is held, and goes when the link answers.
-    let unsafe_there = !target.silent || !is_idempotent(&request.method);
-    if unsafe_there && stream.guard.as_ref().is_some_and(InFlight::is_silent) {
-        let why = format!("the link to {} is silent, nothing was sent on it", target.id.node);
-        return Err(Fault::not_executed(FaultKind::Silent, why));
-    }
+    let stream = open(inner, target, is_idempotent(&request.method)).await?;
     let mut head = request.head.clone();
     head.instance = target.id.instance;
     let since = Instant::now();
@@ -265,6 +285,8 @@ impl Sent {
                         let _ = pump(&mut send, body, Vec::new()).await;
                     })));
                 }
+                // hyper's server cannot send it on.
+                Frame::Info(_) => {}
                 Frame::Refused(refused) => return Err(refused.into()),
                 Frame::Head(head) => return self.headed(&head),
                 Frame::Data(_) | Frame::Trailers(_) | Frame::End => {

@@ -169,7 +169,7 @@ pub(crate) fn framed<T: Send + 'static>(
                 Ok(frame::Frame::End) => return None,
                 // A late GO means nothing once the body flows the other way.
                 Ok(frame::Frame::Go) => {}
-                Ok(frame::Frame::Head(_) | frame::Frame::Refused(_)) => {
+                Ok(frame::Frame::Head(_) | frame::Frame::Info(_) | frame::Frame::Refused(_)) => {
                     let error = FrameError::Malformed("a second answer within a body");
                     return Some((Err(error.into()), None));
                 }

@@ -21,8 +21,9 @@ pub(crate) const DATA: u8 = 0;
 pub(crate) const TRAILERS: u8 = 1;
 pub(crate) const END: u8 = 2;
 pub(crate) const HEAD: u8 = 3;
-const REFUSED: u8 = 4;
+pub(crate) const REFUSED: u8 = 4;
 pub(crate) const GO: u8 = 5;
+pub(crate) const INFO: u8 = 6;
 
 /// Kind and length in front of each frame.
 pub(crate) const HEADER: usize = 5;
@@ -208,6 +209,8 @@ pub(crate) enum Frame {
     Trailers(Fields),
     /// The end of the body.
     End,
+    /// An informational answer (1xx); the final one follows.
+    Info(ResponseHead),
     /// The head of an answer.
     Head(ResponseHead),
     /// A refusal.
@@ -307,6 +310,7 @@ impl Frames {
                 GO => Frame::Go,
                 TRAILERS => Frame::Trailers(Fields::unread(payload)),
                 HEAD => Frame::Head(ResponseHead::decode(payload)?),
+                INFO => Frame::Info(ResponseHead::decode(payload)?),
                 REFUSED => match wire::decode_body(&payload) {
                     Ok(refused) => Frame::Refused(refused),
                     Err(_) => return Err(FrameError::Malformed(what(kind))),

@@ -22,7 +22,7 @@ use super::body::{Body, BodyError, framed, pump};
 use super::frame::{self, Cause, Frames, Opening, Refused};
 use super::head::{BodyKind, RequestHead, ResponseHead};
 use super::headers::forward_response;
-use super::{Inner, LocalEndpoint, tcp};
+use super::{Inner, LocalEndpoint, fast, tcp};
 use crate::driver::PathReport;
 use crate::link::{DataStream, Sender};
 use hearth_proto::advert::Protocol;
@@ -117,6 +117,9 @@ async fn http(
     let limit = Duration::from_micros(head.left_us);
     let endpoint = inner.admit(caller, &head, limit).await?;
     let left = limit.saturating_sub(arrived.elapsed());
+    if fast::owner::takes(&endpoint, &head) {
+        return fast::owner::serve(inner, &endpoint, &head, left, send, frames).await;
+    }
     let (go, mut asked) = oneshot::channel();
     let mut awaits_go = head.body == BodyKind::AfterGo;
     let body = match head.body {

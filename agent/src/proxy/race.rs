@@ -161,8 +161,7 @@ impl<'a> Race<'a> {
 
     /// Runs to the first usable answer, or to the failure that is to be told.
     pub(crate) async fn run(mut self) -> Won {
-        self.learnt.retries.deposit(self.started);
-        self.learnt.hedges.deposit(self.started);
+        self.learnt.deposit(self.started);
         if let Some(failure) = self.launch("first") {
             return Err(failure);
         }
