@@ -139,11 +139,9 @@ impl Metric {
     /// More of it is better.
     #[must_use]
     pub fn more_is_better(self) -> bool {
-        match self {
-            Self::Rps32 | Self::Rps64 | Self::Bulk => true,
-            Self::Calls | Self::CallEchoes | Self::Streamed | Self::Messages => true,
-            _ => false,
-        }
+        let talks =
+            matches!(self, Self::Calls | Self::CallEchoes | Self::Streamed | Self::Messages);
+        talks || matches!(self, Self::Rps32 | Self::Rps64 | Self::Bulk)
     }
 }
 
