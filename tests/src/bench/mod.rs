@@ -259,8 +259,11 @@ impl Bench {
         }
         let (title, rounds) = (subject.title(), self.plan.rounds);
         eprintln!("round {} of {rounds}: {title}, {}", round + 1, speech.title());
-        let measured = Pair::start(&self.world, subject, speech)
-            .and_then(|pair| measure(&self.world, &pair, &self.plan, speech));
+        let measured = Pair::start(&self.world, subject, speech).and_then(|pair| {
+            // For whoever wants to attach a profiler.
+            pair.sides.iter().for_each(|side| eprintln!("  {}: {:?}", side.label, side.pids));
+            measure(&self.world, &pair, &self.plan, speech)
+        });
         match measured {
             Ok(figures) => self.taken.push(Taken { round, subject, speech, figures }),
             Err(error) => self.leave_out(subject, Some(speech), &error),
