@@ -28,8 +28,9 @@ use crate::loopback::{Place, free_ports};
 
 const CONNECTIONS: usize = 4;
 const UP: Duration = Duration::from_secs(30);
-/// Places shown of each side.
-const SHOWN: usize = 30;
+/// Places shown of each side, if they allocate so often for a request.
+const SHOWN: usize = 40;
+const OFTEN: f64 = 0.05;
 /// Symbols of allocators and collections: never where an allocation comes from.
 const PLUMBING: [&str; 6] = ["alloc::", "core::", "std::", "dhat", "hashbrown::", "[root]"];
 /// The same for functions that were inlined, of which only the file tells whose they are.
@@ -271,7 +272,7 @@ pub fn text(counted: &Counted) -> String {
             number(side.bytes),
             number(side.at_rest)
         );
-        for origin in side.places.iter().take(SHOWN) {
+        for origin in side.places.iter().take(SHOWN).take_while(|o| o.blocks >= OFTEN) {
             let (blocks, size) = (number(origin.blocks), number(origin.size));
             let _ = writeln!(text, "{blocks:>7} × {size:>6} B  {}", origin.place);
             if let Some(ours) = &origin.ours {
