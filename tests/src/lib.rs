@@ -5,6 +5,7 @@
 
 pub mod app;
 pub mod bench;
+pub mod counted;
 pub mod demo;
 pub mod lab;
 pub mod load;
