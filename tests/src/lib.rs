@@ -5,6 +5,7 @@
 
 pub mod app;
 pub mod bench;
+pub mod conformance;
 pub mod demo;
 pub mod lab;
 pub mod load;
