@@ -9,6 +9,8 @@
 
 #[path = "conformance/h1/mod.rs"]
 mod h1;
+#[path = "conformance/h2/mod.rs"]
+mod h2;
 #[path = "conformance/world.rs"]
 mod world;
 
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
         let name = case.name.clone();
         Trial::test(name, move || world::lane()?.run(&case).map_err(Into::into))
     }));
+    trials.extend(h2::trials());
     let conclusion = libtest_mimic::run(&arguments, trials);
     world::end(conclusion.has_failed());
     conclusion.exit_code()

@@ -30,6 +30,18 @@ pub struct Lane {
     pub app: Application,
 }
 
+impl Lane {
+    /// Whether a request on a new connection is answered.
+    ///
+    /// # Errors
+    /// What came instead.
+    pub fn serves(&self) -> Result<(), String> {
+        let connection = Connection::open(self.entry);
+        let mut connection = connection.map_err(|e| format!("connect again: {e}"))?;
+        serves(&mut connection, self, "a new connection", 0)
+    }
+}
+
 /// One thing the client does.
 #[derive(Debug, Clone)]
 enum Act {
@@ -135,10 +147,12 @@ impl Want {
         self.that(format!("content is {:?}", shown(&body)), move |a| a.body == body)
     }
 
-    /// Whose end is seen to be missing: fewer bytes than announced, or chunks without the last.
+    /// Whose end is seen to be missing (fewer bytes than announced, or chunks without the last), or
+    /// instead of it a whole 502.
     #[must_use]
     pub fn cut_short(mut self) -> Self {
         self.whole = false;
+        self.statuses.push(502);
         self
     }
 
@@ -193,7 +207,7 @@ impl Want {
             Whole::ByClose => end == Some(End::Fin) || answer.status == 101,
             Whole::Not => false,
         };
-        match (whole, self.whole) {
+        match (whole, self.whole || answer.status == 502) {
             (false, true) => found.push(format!("answer {n}: its end is missing")),
             (true, false) => found.push(format!("answer {n}: cut short, and not seen to be")),
             _ => {}
@@ -442,8 +456,8 @@ impl Case {
         if arrived.is_err() {
             complaints.push(format!("not all answers within {SOON:?}"));
         }
-        complaints.extend(self.ended(&mut connection));
-        if let Err(why) = serves(&mut lane_connection(lane)?, "a new connection", 0) {
+        complaints.extend(self.ended(&mut connection, lane));
+        if let Err(why) = lane.serves() {
             complaints.push(why);
         }
         let (bytes, end) = connection.got();
@@ -512,7 +526,7 @@ impl Case {
     }
 
     /// Judges the answers and what became of the connection.
-    fn ended(&self, connection: &mut Connection) -> Vec<String> {
+    fn ended(&self, connection: &mut Connection, lane: &Lane) -> Vec<String> {
         let mut complaints = Vec::new();
         let closed = || connection.wait(SOON, |_, end| end);
         match self.ends {
@@ -538,7 +552,9 @@ impl Case {
         }
         if self.ends == Ends::Open {
             match end {
-                None => complaints.extend(serves(connection, "the connection", bytes.len()).err()),
+                None => {
+                    complaints.extend(serves(connection, lane, "the connection", bytes.len()).err())
+                }
                 Some(end) => complaints.push(format!("closed ({end:?}), expected open")),
             }
         }
@@ -571,13 +587,14 @@ impl Case {
     }
 }
 
-fn lane_connection(lane: &Lane) -> Result<Connection, String> {
-    Connection::open(lane.entry).map_err(|e| format!("connect again: {e}"))
-}
-
 /// Whether a request on this connection is answered, `after` so many bytes.
-fn serves(connection: &mut Connection, what: &str, after: usize) -> Result<(), String> {
-    let request = format!("GET {SENTINEL} HTTP/1.1\r\nHost: svc\r\n\r\n");
+fn serves(
+    connection: &mut Connection,
+    lane: &Lane,
+    what: &str,
+    after: usize,
+) -> Result<(), String> {
+    let request = format!("GET {SENTINEL} HTTP/1.1\r\nHost: {}.mesh\r\n\r\n", lane.service);
     let _ = connection.send(request.as_bytes());
     let answer = connection.wait(SOON, |bytes, end| {
         let (found, _, wrong) = answers(&bytes[after..], &["GET"]);

@@ -1,9 +1,12 @@
 //! The pair that all tests share, and the lanes that cases take turns on.
 
-use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{
+    Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+};
 
 use hearth_tests::conformance::application::Application;
 use hearth_tests::conformance::case::{Case, Lane};
+use hearth_tests::conformance::memory;
 use hearth_tests::conformance::pair::{Pair, Service};
 
 /// Cases at once.
@@ -12,12 +15,24 @@ const LANES: usize = 6;
 static PAIR: Mutex<Option<Pair>> = Mutex::new(None);
 static LANES_FREE: OnceLock<Result<(Mutex<Vec<Lane>>, Condvar), String>> = OnceLock::new();
 
+/// Held by each test that runs; whoever measures memory or time has it alone.
+static MACHINE: RwLock<()> = RwLock::new(());
+
 /// A lane while a case is run on it.
-pub(crate) struct Turn(Option<Lane>);
+pub(crate) struct Turn(Option<Lane>, #[allow(dead_code, reason = "held")] Held);
+
+enum Held {
+    WithOthers(#[allow(dead_code, reason = "held")] RwLockReadGuard<'static, ()>),
+    Alone(#[allow(dead_code, reason = "held")] RwLockWriteGuard<'static, ()>),
+}
 
 impl Turn {
     pub(crate) fn run(&self, case: &Case) -> Result<(), String> {
-        self.0.as_ref().map_or(Ok(()), |lane| case.run(lane))
+        case.run(self.lane())
+    }
+
+    pub(crate) fn lane(&self) -> &Lane {
+        self.0.as_ref().expect("given back only when dropped")
     }
 }
 
@@ -32,14 +47,32 @@ impl Drop for Turn {
 
 /// A lane that nobody else has.
 pub(crate) fn lane() -> Result<Turn, String> {
+    let held = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
+    turn(Held::WithOthers(held))
+}
+
+/// A lane while no other test runs.
+pub(crate) fn alone() -> Result<Turn, String> {
+    let held = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
+    turn(Held::Alone(held))
+}
+
+fn turn(held: Held) -> Result<Turn, String> {
     let (free, one) = LANES_FREE.get_or_init(start).as_ref().map_err(Clone::clone)?;
     let mut lanes = guard(free);
     loop {
         if let Some(lane) = lanes.pop() {
-            return Ok(Turn(Some(lane)));
+            return Ok(Turn(Some(lane), held));
         }
         lanes = one.wait(lanes).unwrap_or_else(PoisonError::into_inner);
     }
+}
+
+/// The agents' resident memory in bytes, the caller's first.
+pub(crate) fn resident() -> Result<[u64; 2], String> {
+    let pair = guard(&PAIR);
+    let [a, b] = pair.as_ref().ok_or("the pair is gone")?.pids;
+    Ok([memory::resident(a)?, memory::resident(b)?])
 }
 
 /// Ends the pair, if one was started.

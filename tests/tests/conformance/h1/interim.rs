@@ -61,7 +61,7 @@ pub(super) fn cases() -> Vec<Case> {
             .want(one_of(&[200, 502])),
         case("an_interim_answer_and_then_nothing_is_502")
             .send(get("/x"))
-            .app_does([Step::Body, Step::Send(HINTS.into()), Step::Close])
+            .app_at("/x", [Step::Body, Step::Send(HINTS.into()), Step::Close])
             .want(status(502).mentions("proxy-status", "error=")),
         case("switching_protocols_nobody_asked_for_is_502")
             .send(get("/x"))
