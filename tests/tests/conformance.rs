@@ -7,10 +7,20 @@
 //!
 //! `HEARTH_CONFORMANCE=full` raises sizes and counts (`make conformance`).
 
+#[path = "conformance/curl.rs"]
+mod curl;
 #[path = "conformance/h1/mod.rs"]
 mod h1;
 #[path = "conformance/h2/mod.rs"]
 mod h2;
+#[path = "conformance/large.rs"]
+mod large;
+#[path = "conformance/misbehaviour/mod.rs"]
+mod misbehaviour;
+#[path = "conformance/nginx.rs"]
+mod nginx;
+#[path = "conformance/streams.rs"]
+mod streams;
 #[path = "conformance/world.rs"]
 mod world;
 
@@ -30,6 +40,10 @@ fn main() -> ExitCode {
         Trial::test(name, move || world::lane()?.run(&case).map_err(Into::into))
     }));
     trials.extend(h2::trials());
+    trials.extend(streams::trials());
+    trials.extend(curl::trials());
+    trials.extend(large::trials());
+    trials.extend(misbehaviour::trials());
     let conclusion = libtest_mimic::run(&arguments, trials);
     world::end(conclusion.has_failed());
     conclusion.exit_code()

@@ -7,7 +7,7 @@
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::wire::{Body, Framing, Head, Read, framing, head};
@@ -18,6 +18,29 @@ pub const SENTINEL: &str = "/hearth-sentinel";
 pub const SENTINEL_BODY: &str = "in step";
 /// Bytes kept per request for reports.
 const KEPT: usize = 256 * 1024;
+
+/// Holds an application back until somebody opens it, once per passage.
+#[derive(Debug, Clone, Default)]
+pub struct Gate(Arc<(Mutex<usize>, Condvar)>);
+
+impl Gate {
+    /// Lets one through.
+    pub fn open(&self) {
+        *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.0.1.notify_all();
+    }
+
+    /// Waits to be let through; false when nobody did in time.
+    fn pass(&self) -> bool {
+        const LONG: Duration = Duration::from_secs(20);
+        let open = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.0.1.wait_timeout_while(open, LONG, |open| *open == 0);
+        let (mut open, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let passed = *open > 0;
+        *open = open.saturating_sub(1);
+        passed
+    }
+}
 
 /// One thing the application does for a request.
 #[derive(Debug, Clone)]
@@ -34,6 +57,10 @@ pub enum Step {
     Close,
     /// Ends it with a reset.
     Reset,
+    /// Goes on once it is let through; else ends the connection.
+    Gate(Gate),
+    /// Sends the request's content back in chunks, as it comes.
+    EchoChunks,
     /// Sends back whatever comes, up to its end, and then ends its own side.
     Echo,
     /// Reads whatever comes until the peer is gone.
@@ -289,6 +316,8 @@ impl Serving {
                 socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO))?;
                 return Ok(false);
             }
+            Step::Gate(gate) => return Ok(gate.pass()),
+            Step::EchoChunks => self.echo_chunks(noted, body)?,
             Step::Echo => return self.echo(noted).map(|()| false),
             Step::UntilGone => {
                 let mut piece = [0; 64 * 1024];
@@ -311,8 +340,27 @@ impl Serving {
         }
     }
 
+    fn echo_chunks(&mut self, noted: usize, body: &mut Body) -> io::Result<()> {
+        self.stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+        self.each(noted, body, |stream, content| {
+            let size = format!("{:x}\r\n", content.len());
+            stream.write_all(&[size.as_bytes(), content, b"\r\n"].concat())
+        })?;
+        self.stream.write_all(b"0\r\n\r\n")
+    }
+
     /// Reads the rest of a request's body.
     fn rest(&mut self, noted: usize, body: &mut Body) -> io::Result<()> {
+        self.each(noted, body, |_, _| Ok(()))
+    }
+
+    /// Reads the rest of a request's body, piece by piece.
+    fn each(
+        &mut self,
+        noted: usize,
+        body: &mut Body,
+        mut take: impl FnMut(&mut TcpStream, &[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
         loop {
             let mut content = Vec::new();
             let fed = body.feed(&self.buffer, |data| content.extend_from_slice(data));
@@ -332,6 +380,9 @@ impl Serving {
                 request.body.extend_from_slice(&content);
                 (request.whole, request.trailers) = (whole, trailers);
             });
+            if !content.is_empty() {
+                take(&mut self.stream, &content)?;
+            }
             if body.done() {
                 return Ok(());
             }

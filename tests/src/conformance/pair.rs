@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use hearth_proto::view::{RouteView, StatusView};
 
-use crate::lab::process::tail;
+use crate::lab::process::{Program, tail};
 use crate::lab::wait::wait_for;
 use crate::loopback::{
     ControlPlane, LocalAgent, Place, agent_config, agent_program, free_ports, join_table,
@@ -33,6 +33,8 @@ pub struct Service {
     pub endpoint: String,
     /// Further lines of its policy.
     pub policy: String,
+    /// What is started to listen there, if it is a program.
+    pub program: Option<Program>,
 }
 
 impl Service {
@@ -40,13 +42,20 @@ impl Service {
     #[must_use]
     pub fn new(name: &str, address: SocketAddr) -> Self {
         let (endpoint, policy) = (String::new(), String::new());
-        Self { name: name.to_owned(), address, endpoint, policy }
+        Self { name: name.to_owned(), address, endpoint, policy, program: None }
     }
 
     /// The same whose endpoint speaks `protocol`.
     #[must_use]
     pub fn speaking(mut self, protocol: &str) -> Self {
         self.endpoint.push_str(&format!("protocol = \"{protocol}\"\n"));
+        self
+    }
+
+    /// The same with this program behind it, started with the pair.
+    #[must_use]
+    pub fn run(mut self, program: Program) -> Self {
+        self.program = Some(program);
         self
     }
 
@@ -159,12 +168,21 @@ fn keep(
 
 fn start(place: &Place, services: &[Service]) -> Result<(Started, [LocalAgent; 2]), String> {
     let said = |e: crate::lab::LabError| e.to_string();
+    for service in services {
+        let Some(program) = service.program.clone() else { continue };
+        let process = place.start(program).map_err(said)?;
+        wait_for(&format!("{} to listen", service.name), SOON, || {
+            let tried = TcpStream::connect(service.address).map(drop);
+            tried.map_err(|e| format!("{e}; {}", tail(&process.stderr(), 5)))
+        })
+        .map_err(said)?;
+    }
     let control = ControlPlane::init(place).map_err(said)?;
     control.serve(place).map_err(said)?;
     let [a, b, shared] = free_ports();
     let entries = ports(services)?;
     let (mut upstreams, mut endpoints, mut policy) = (String::new(), String::new(), String::new());
-    for Service { name, address, endpoint, policy: lines } in services {
+    for Service { name, address, endpoint, policy: lines, .. } in services {
         let entry = entries[name];
         upstreams.push_str(&format!("[[upstream]]\nservice = \"{name}\"\nlisten = \"{entry}\"\n"));
         endpoints.push_str(&format!(

@@ -101,17 +101,6 @@ fn lasting() -> Vec<Case> {
             .send(get("/x"))
             .app("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok")
             .want(ok("ok").that("not told to close", |a| !a.head.lists("connection", "close"))),
-        case("half_closed_after_a_whole_request_it_is_answered")
-            .send(get("/x"))
-            .half_close()
-            .app_does([
-                Step::Body,
-                Step::Pause(Duration::from_millis(100)),
-                Step::Send(answer("late").into()),
-            ])
-            .want(ok("late"))
-            .closed()
-            .saw(saw("GET", "/x")),
     ]
 }
 
