@@ -29,6 +29,7 @@ mod sense;
 mod settle;
 mod silence;
 mod socket;
+mod stream;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -47,8 +48,9 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::identity::Credentials;
 
-pub use data::{DataStream, InFlight, Sender};
+pub use data::InFlight;
 pub use metrics::{Labelled, LinkMetrics};
+pub use stream::{DataStream, Receiver, Sender, StreamError};
 
 use monitor::Monitor;
 use peer::Peer;
@@ -217,14 +219,14 @@ pub enum LinkError {
 pub struct Runtimes {
     /// The endpoint, mesh links and the silence monitor.
     pub mesh: Handle,
-    /// Data connections.
-    pub data: Handle,
+    /// Data connections: one for each data thread, by its slot. Never empty.
+    pub data: Vec<Handle>,
 }
 
 impl Runtimes {
     /// Everything on the runtime of the caller. Panics outside of one, as tokio does.
     pub fn current() -> Self {
-        Self { mesh: Handle::current(), data: Handle::current() }
+        Self { mesh: Handle::current(), data: vec![Handle::current()] }
     }
 }
 

@@ -6,30 +6,31 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::{Bytes, BytesMut};
 use hearth_proto::evidence::Outcome;
 use hearth_proto::ids::{EndpointId, NodeName, ServiceName};
-use quinn::RecvStream;
-use tokio::io::{AsyncWriteExt, copy};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::Inner;
-use super::frame::{
-    self, BodyKind, Cause, Fields, Frame, FrameError, Frames, Opening, Refused, RequestHead,
-};
+use super::frame::{self, Cause, Frame, FrameError, Frames, Opening, Refused};
+use super::head::{BodyKind, Fields, RequestHead};
 use super::load::UnderWay;
 use crate::driver::PathReport;
-use crate::link::{DataStream, Sender};
+use crate::link::{DataStream, InFlight, Receiver, Sender, StreamError};
+use crate::pipe::Pipe;
 
 /// On loopback a connection stands at once or the application is not there.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 /// One endpoint has so long to take a connection.
 const TAKE_LIMIT: Duration = Duration::from_secs(2);
+/// Read of a connection at once.
+const COPY: usize = 64 * 1024;
 /// A connection that nobody takes waits so long for the routes to change.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// Carries a client's connection to an endpoint of `service`.
-pub(crate) async fn carry(inner: &Arc<Inner>, service: &ServiceName, client: TcpStream) {
+pub(crate) async fn carry(inner: &Arc<Inner>, service: &ServiceName, client: Pipe) {
     let started = Instant::now();
     let limit = inner.route(service).map(|r| r.policy.timeout.0).unwrap_or_default();
     let deadline = started + limit;
@@ -68,15 +69,23 @@ pub(crate) async fn carry(inner: &Arc<Inner>, service: &ServiceName, client: Tcp
     inner.metrics.request(service, "failed", started.elapsed().as_secs_f64());
     tracing::info!(%service, "connection failed: nobody took it");
     // Dropping the client's connection without a word would look like an orderly end.
-    let _ = client.set_zero_linger();
+    client.abort();
+}
+
+/// A stream whose endpoint took the connection.
+struct Carried {
+    send: Sender,
+    ahead: Bytes,
+    recv: Receiver,
+    guard: Option<InFlight>,
 }
 
 /// An endpoint that took the connection.
 enum Taken {
     /// On this host.
-    Local(TcpStream),
+    Local(Pipe),
     /// On another.
-    Remote(Box<DataStream>),
+    Remote(Box<Carried>),
 }
 
 async fn take(
@@ -95,6 +104,7 @@ async fn take(
         method: String::new(),
         target: String::new(),
         authority: String::new(),
+        upgrade: String::new(),
         fields: Fields::default(),
     };
     if &id.node == inner.node() {
@@ -103,12 +113,13 @@ async fn take(
     }
     let DataStream { mut send, recv, guard } =
         inner.mesh.links.open_stream(&id.node, address).await.map_err(|e| e.to_string())?;
-    let opening = frame::encode_opening(&Opening::Bytes(head)).map_err(|e| e.to_string())?;
+    let opening = frame::encode_opening(&Opening::Bytes(head)).ok_or("its head is too large")?;
     send.write_chunk(opening).await.map_err(|e| e.to_string())?;
     let mut frames = Frames::new(recv);
     match frames.next().await {
         Ok(Frame::Go) => {
-            Ok(Taken::Remote(Box::new(DataStream { send, recv: frames.into_bytes(), guard })))
+            let (ahead, recv) = frames.into_bytes();
+            Ok(Taken::Remote(Box::new(Carried { send, ahead, recv, guard })))
         }
         Ok(Frame::Refused(refused)) => Err(refused.detail),
         Ok(_) => Err(FrameError::Malformed("an answer").to_string()),
@@ -116,54 +127,92 @@ async fn take(
     }
 }
 
-async fn exchange(mut client: TcpStream, taken: Taken) {
+async fn exchange(mut client: Pipe, taken: Taken) {
     // How either side ended it is for the two applications to see.
     match taken {
         Taken::Local(mut app) => {
             let _ = tokio::io::copy_bidirectional(&mut client, &mut app).await;
         }
-        Taken::Remote(stream) => {
-            let DataStream { mut send, recv, guard } = *stream;
-            both_ways(client, &mut send, recv).await;
+        Taken::Remote(carried) => {
+            let Carried { mut send, ahead, recv, guard } = *carried;
+            both_ways(client, &mut send, ahead, recv).await;
             drop(guard);
         }
     }
 }
 
-/// Copies until both halves have ended or one has broken. A broken half resets the stream.
-async fn both_ways(mut tcp: TcpStream, send: &mut Sender, mut recv: RecvStream) {
-    let (mut read, mut write) = tcp.split();
-    let out = async {
-        copy(&mut read, &mut **send).await?;
-        send.finish();
-        Ok::<_, std::io::Error>(())
+/// Copies until both halves have ended or one has broken. A broken half resets the stream. `ahead` was
+/// read of the stream already.
+pub(crate) async fn both_ways(mut pipe: Pipe, send: &mut Sender, ahead: Bytes, recv: Receiver) {
+    let copied = match &mut pipe {
+        Pipe::Tcp(stream) => {
+            let (read, write) = stream.split();
+            copy_both(read, write, send, ahead, recv).await
+        }
+        Pipe::Unix(stream) => {
+            let (read, write) = stream.split();
+            copy_both(read, write, send, ahead, recv).await
+        }
+        Pipe::Tunnel(stream) => {
+            let (read, write) = tokio::io::split(stream);
+            copy_both(read, write, send, ahead, recv).await
+        }
     };
-    let back = async {
-        copy(&mut recv, &mut write).await?;
-        write.shutdown().await
-    };
-    if let Err(error) = tokio::try_join!(out, back) {
+    if let Err(error) = copied {
         tracing::trace!(%error, "connection broke");
-        let _ = tcp.set_zero_linger();
+        pipe.abort();
     }
 }
 
-async fn connect(
-    inner: &Inner,
-    caller: &NodeName,
-    head: &RequestHead,
-) -> Result<TcpStream, Refused> {
+async fn copy_both(
+    mut read: impl AsyncRead + Unpin,
+    mut write: impl AsyncWrite + Unpin,
+    send: &mut Sender,
+    ahead: Bytes,
+    mut recv: Receiver,
+) -> Result<(), Ended> {
+    let out = async {
+        let mut buffer = BytesMut::new();
+        loop {
+            buffer.reserve(COPY);
+            if read.read_buf(&mut buffer).await? == 0 {
+                break;
+            }
+            send.write_chunk(buffer.split().freeze()).await?;
+        }
+        send.finish();
+        Ok::<_, Ended>(())
+    };
+    let back = async {
+        write.write_all(&ahead).await?;
+        while let Some(piece) = recv.read_chunk(usize::MAX).await? {
+            write.write_all(&piece).await?;
+        }
+        Ok(write.shutdown().await?)
+    };
+    tokio::try_join!(out, back).map(drop)
+}
+
+/// Why bytes are no longer copied.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Ended {
+    /// The application or the client.
+    #[error("the connection broke: {0}")]
+    Tcp(#[from] std::io::Error),
+    /// The stream.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+}
+
+async fn connect(inner: &Inner, caller: &NodeName, head: &RequestHead) -> Result<Pipe, Refused> {
     let endpoint = inner.admit(caller, head, Duration::from_micros(head.left_us)).await?;
     let refused = |why: String| {
         inner.tell(PathReport::LocalRefused { endpoint: endpoint.id.clone() });
         let detail = format!("the application at {} refused: {why}", endpoint.address);
         Refused { executed: false, cause: Cause::AppRefused, detail }
     };
-    match timeout(CONNECT_LIMIT, TcpStream::connect(endpoint.address)).await {
-        Ok(Ok(stream)) => {
-            let _ = stream.set_nodelay(true);
-            Ok(stream)
-        }
+    match timeout(CONNECT_LIMIT, endpoint.address.connect()).await {
+        Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(refused(error.to_string())),
         Err(_) => Err(refused(format!("no connection within {CONNECT_LIMIT:?}"))),
     }
@@ -175,11 +224,12 @@ pub(crate) async fn serve(
     caller: &NodeName,
     head: &RequestHead,
     send: &mut Sender,
-    recv: RecvStream,
+    frames: Frames,
 ) -> Result<(), Refused> {
     let app = connect(inner, caller, head).await?;
     if send.write_chunk(frame::go()).await.is_ok() {
-        both_ways(app, send, recv).await;
+        let (ahead, recv) = frames.into_bytes();
+        both_ways(app, send, ahead, recv).await;
     }
     Ok(())
 }
