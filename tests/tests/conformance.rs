@@ -17,6 +17,8 @@ mod h2;
 mod large;
 #[path = "conformance/misbehaviour/mod.rs"]
 mod misbehaviour;
+#[path = "conformance/modern.rs"]
+mod modern;
 #[path = "conformance/nginx.rs"]
 mod nginx;
 #[path = "conformance/streams.rs"]
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         Trial::test(name, move || world::lane()?.run(&case).map_err(Into::into))
     }));
     trials.extend(h2::trials());
+    trials.extend(modern::trials());
     trials.extend(streams::trials());
     trials.extend(curl::trials());
     trials.extend(large::trials());

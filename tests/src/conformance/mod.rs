@@ -7,6 +7,7 @@
 //! | [`application`] | a scripted server that keeps each byte it was sent |
 //! | [`client`] | a connection that writes in pieces and keeps each byte it got |
 //! | [`h2`] | HTTP/2 frames, right and wrong |
+//! | [`modern`] | an application that speaks HTTP/2 |
 //! | [`noise`], [`source`], [`transfer`] | large bodies, checked byte by byte at both ends |
 //! | [`memory`] | what a process holds |
 //! | [`wire`] | a strict reader of HTTP/1 messages, of its own |
@@ -19,6 +20,7 @@ pub mod case;
 pub mod client;
 pub mod h2;
 pub mod memory;
+pub mod modern;
 pub mod noise;
 pub mod pair;
 pub mod source;

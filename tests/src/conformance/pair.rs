@@ -45,10 +45,11 @@ impl Service {
         Self { name: name.to_owned(), address, endpoint, policy, program: None }
     }
 
-    /// The same whose endpoint speaks `protocol`.
+    /// The same with a line of its endpoint.
     #[must_use]
-    pub fn speaking(mut self, protocol: &str) -> Self {
-        self.endpoint.push_str(&format!("protocol = \"{protocol}\"\n"));
+    pub fn endpoint(mut self, line: &str) -> Self {
+        self.endpoint.push_str(line);
+        self.endpoint.push('\n');
         self
     }
 

@@ -9,6 +9,7 @@ use std::sync::{
 use hearth_tests::conformance::application::Application;
 use hearth_tests::conformance::case::{Case, Lane};
 use hearth_tests::conformance::memory;
+use hearth_tests::conformance::modern::Modern;
 use hearth_tests::conformance::pair::{Pair, Service};
 use hearth_tests::conformance::source::Source;
 
@@ -30,6 +31,12 @@ pub(crate) struct World {
     pub(crate) source: Source,
     /// The caller's listener for it.
     pub(crate) source_entry: SocketAddr,
+    /// The application that speaks HTTP/2.
+    pub(crate) modern: Modern,
+    /// The caller's listener for it.
+    pub(crate) modern_entry: SocketAddr,
+    /// The caller's listener for an application that is said to speak HTTP/2 and does not.
+    pub(crate) liar_entry: SocketAddr,
     /// nginx and the caller's listener for it, where nginx is installed.
     pub(crate) nginx: Option<(Nginx, SocketAddr)>,
     /// The caller's listener for all services.
@@ -146,6 +153,9 @@ fn start() -> Result<World, String> {
     }
     let source = Source::start().map_err(|e| format!("the source: {e}"))?;
     services.push(Service::new("source", source.address).policy("timeout = \"300s\""));
+    let modern = Modern::start().map_err(|e| format!("the HTTP/2 application: {e}"))?;
+    services.push(Service::new("modern", modern.address).endpoint("http = \"2\""));
+    services.push(Service::new("liar", source.address).endpoint("http = \"2\""));
     let nginx = Nginx::prepare(source.address)?;
     if let Some(nginx) = &nginx {
         let service = Service::new("nginx", nginx.address).policy("timeout = \"300s\"");
@@ -163,6 +173,9 @@ fn start() -> Result<World, String> {
         free: Condvar::new(),
         source,
         source_entry: pair.entry("source"),
+        modern,
+        modern_entry: pair.entry("modern"),
+        liar_entry: pair.entry("liar"),
         nginx: nginx.map(|nginx| (nginx, pair.entry("nginx"))),
         shared: pair.shared,
         pids: pair.pids,

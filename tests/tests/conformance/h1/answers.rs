@@ -27,38 +27,107 @@ fn answered_and_closed(name: &str, bytes: &str) -> Case {
     case(name).send(get("/x")).app_at("/x", [Step::Body, Step::Send(bytes.into()), Step::Close])
 }
 
+/// 200 in chunks: these bytes behind the head.
+fn chunked(rest: &str) -> String {
+    format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{rest}")
+}
+
+/// So many field lines.
+fn numbered(count: usize) -> String {
+    (0..count).map(|i| format!("X-{i}: {i}")).collect::<Vec<_>>().join("\r\n")
+}
+
+/// 200 `ok` with these field lines before its length.
+fn with(fields: &str) -> String {
+    format!("HTTP/1.1 200 OK\r\n{fields}\r\nContent-Length: 2\r\n\r\nok")
+}
+
 fn good() -> Vec<Case> {
     let long = "x".repeat(300_000);
     let many = "1\r\na\r\n".repeat(5_000);
     vec![
-        answered("a_reason_may_be_missing", "HTTP/1.1 200 \r\nContent-Length: 2\r\n\r\nok").want(ok("ok")),
-        answered("its_space_may_be_missing_too", "HTTP/1.1 200\r\nContent-Length: 2\r\n\r\nok").want(ok("ok")),
-        answered("a_reason_of_many_words", "HTTP/1.1 200 All Is Well\r\nContent-Length: 2\r\n\r\nok").want(ok("ok")),
-        answered("an_unknown_status", "HTTP/1.1 299 Odd\r\nContent-Length: 2\r\n\r\nok").want(status(299).body("ok")),
-        answered("a_status_of_no_class", "HTTP/1.1 799 Odd\r\nContent-Length: 2\r\n\r\nok").want(one_of(&[799, 502])),
+        answered(
+            "a_reason_may_be_missing",
+            "HTTP/1.1 200 \r\nContent-Length: 2\r\n\r\n\
+             ok",
+        )
+        .want(ok("ok")),
+        answered(
+            "its_space_may_be_missing_too",
+            "HTTP/1.1 200\r\nContent-Length: 2\r\n\r\n\
+             ok",
+        )
+        .want(ok("ok")),
+        answered(
+            "a_reason_of_many_words",
+            "HTTP/1.1 200 All Is Well\r\n\
+             Content-Length: 2\r\n\r\nok",
+        )
+        .want(ok("ok")),
+        answered(
+            "an_unknown_status",
+            "HTTP/1.1 299 Odd\r\nContent-Length: 2\r\n\r\n\
+             ok",
+        )
+        .want(status(299).body("ok")),
+        answered(
+            "a_status_of_no_class",
+            "HTTP/1.1 799 Odd\r\nContent-Length: 2\r\n\r\n\
+             ok",
+        )
+        .want(one_of(&[799, 502])),
         answered("of_length_zero", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").want(ok("")),
-        answered("of_http10_with_length", "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok").want(ok("ok")),
+        answered(
+            "of_http10_with_length",
+            "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\n\
+             ok",
+        )
+        .want(ok("ok")),
         answered("of_300_kb", &answer(&long)).want(ok(&long)),
-        answered("in_chunks", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n")
-            .want(ok("abcde")),
-        answered("in_no_chunks", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n").want(ok("")),
-        answered("in_chunks_with_extensions", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;a=\"b\"\r\nabc\r\n0;c\r\n\r\n")
+        answered("in_chunks", &chunked("3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n")).want(ok("abcde")),
+        answered("in_no_chunks", &chunked("0\r\n\r\n")).want(ok("")),
+        answered("in_chunks_with_extensions", &chunked("3;a=\"b\"\r\nabc\r\n0;c\r\n\r\n"))
             .want(ok("abc")),
-        answered("in_five_thousand_chunks", &format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{many}0\r\n\r\n"))
+        answered("in_five_thousand_chunks", &chunked(&format!("{many}0\r\n\r\n")))
             .want(ok(&"a".repeat(5_000))),
-        answered("in_chunks_named_in_capitals", "HTTP/1.1 200 OK\r\nTransfer-Encoding: CHUNKED\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
-            .want(ok("abc")),
+        answered(
+            "in_chunks_named_in_capitals",
+            "HTTP/1.1 200 OK\r\n\
+             Transfer-Encoding: CHUNKED\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        )
+        .want(ok("abc")),
         case("with_trailers_for_who_asked_for_them")
             .send("GET /x HTTP/1.1\r\nHost: svc\r\nTE: trailers\r\nConnection: TE\r\n\r\n")
-            .app("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 1\r\n\r\n")
+            .app(
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n\
+                 3\r\nabc\r\n0\r\nX-Sum: 1\r\n\r\n",
+            )
             .want(ok("abc").that("trailer x-sum: 1", |a| {
                 a.trailers.iter().any(|(n, v)| n == "x-sum" && v == b"1")
             })),
-        answered("with_trailers_for_who_did_not", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 1\r\n\r\n")
+        answered("with_trailers_for_who_did_not", &chunked("3\r\nabc\r\n0\r\nX-Sum: 1\r\n\r\n"))
             .want(ok("abc").without("x-sum")),
-        answered_and_closed("until_the_connection_ends", "HTTP/1.1 200 OK\r\nX-A: b\r\n\r\nabc").want(ok("abc")).either(),
-        answered_and_closed("until_the_connection_ends_without_a_byte", "HTTP/1.1 200 OK\r\nX-A: b\r\n\r\n").want(ok("")).either(),
-        answered_and_closed("of_http10_until_the_connection_ends", "HTTP/1.0 200 OK\r\n\r\nabc").want(ok("abc")).either(),
+        answered_and_closed(
+            "until_the_connection_ends",
+            "HTTP/1.1 200 OK\r\nX-A: b\r\n\r\n\
+             abc",
+        )
+        .want(ok("abc"))
+        .either(),
+        answered_and_closed(
+            "until_the_connection_ends_without_a_byte",
+            "HTTP/1.1 200 OK\r\n\
+             X-A: b\r\n\r\n",
+        )
+        .want(ok(""))
+        .either(),
+        answered_and_closed(
+            "of_http10_until_the_connection_ends",
+            "HTTP/1.0 200 OK\r\n\r\n\
+             abc",
+        )
+        .want(ok("abc"))
+        .either(),
         case("in_pieces")
             .send(get("/x"))
             .app_does([
@@ -74,14 +143,22 @@ fn good() -> Vec<Case> {
                 Step::Send("cd".into()),
             ])
             .want(ok("abcd")),
-        answered("with_a_field_of_32_kib", &format!("HTTP/1.1 200 OK\r\nX-A: {}\r\nContent-Length: 2\r\n\r\nok", "a".repeat(32 * 1024)))
+        answered("with_a_field_of_32_kib", &with(&format!("X-A: {}", "a".repeat(32 * 1024))))
             .want(ok("ok").with("x-a", &"a".repeat(32 * 1024))),
-        answered("with_eighty_fields", &format!("HTTP/1.1 200 OK\r\n{}Content-Length: 2\r\n\r\nok", (0..80).map(|i| format!("X-{i}: {i}\r\n")).collect::<String>()))
-            .want(ok("ok").with("x-79", "79")),
+        answered("with_eighty_fields", &with(&numbered(80))).want(ok("ok").with("x-79", "79")),
         case("before_the_request_is_all_there")
-            .send("POST /x HTTP/1.1\r\nHost: svc\r\nContent-Length: 400000\r\n\r\n".to_owned() + &"x".repeat(200_000))
+            .send(
+                "POST /x HTTP/1.1\r\nHost: svc\r\nContent-Length: 400000\r\n\
+                 \r\n"
+                    .to_owned()
+                    + &"x".repeat(200_000),
+            )
             .app_does([
-                Step::Send("HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 3\r\n\r\nbig".into()),
+                Step::Send(
+                    "HTTP/1.1 413 Content Too Large\r\nConnection: close\r\n\
+                     Content-Length: 3\r\n\r\nbig"
+                        .into(),
+                ),
                 Step::UntilGone,
             ])
             .want(status(413).to("POST").body("big"))
@@ -120,7 +197,8 @@ fn without_content() -> Vec<Case> {
         ),
         then_another(
             "204_with_content_smuggles_nothing",
-            "HTTP/1.1 204 No Content\r\nContent-Length: 46\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nsmuggled",
+            "HTTP/1.1 204 No Content\r\nContent-Length: 46\r\n\r\nHTTP/1.1 200 OK\r\n\
+                 Content-Length: 8\r\n\r\nsmuggled",
             status(204),
         ),
         then_another(
@@ -180,7 +258,8 @@ fn broken() -> Vec<Case> {
         ),
         (
             "length_and_chunked",
-            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n\
+                 ok\r\n0\r\n\r\n",
         ),
         ("gzip_as_transfer_encoding", "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nok"),
         (
@@ -271,29 +350,14 @@ fn cut_short() -> Vec<Case> {
         cut("with_a_length", "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc"),
         cut("with_a_length_and_no_content", "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n"),
         cut("with_a_large_length", &large),
-        cut("in_a_chunk", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nA\r\nabc"),
-        cut("after_a_chunk", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"),
-        cut(
-            "in_the_last_chunk",
-            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n",
-        ),
-        cut(
-            "by_a_broken_chunk_size",
-            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n-1\r\nx",
-        ),
-        cut(
-            "by_a_missing_line_end",
-            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcd\r\n0\r\n\r\n",
-        ),
-        cut(
-            "by_a_size_beyond_64_bits",
-            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nFFFFFFFFFFFFFFFFF\r\nx",
-        ),
+        cut("in_a_chunk", &chunked("A\r\nabc")),
+        cut("after_a_chunk", &chunked("3\r\nabc\r\n")),
+        cut("in_the_last_chunk", &chunked("3\r\nabc\r\n0\r\n")),
+        cut("by_a_broken_chunk_size", &chunked("3\r\nabc\r\n-1\r\nx")),
+        cut("by_a_missing_line_end", &chunked("3\r\nabcd\r\n0\r\n\r\n")),
+        cut("by_a_size_beyond_64_bits", &chunked("3\r\nabc\r\nFFFFFFFFFFFFFFFFF\r\nx")),
         reset("by_a_reset_with_a_length", "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc"),
-        reset(
-            "by_a_reset_in_chunks",
-            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
-        ),
+        reset("by_a_reset_in_chunks", &chunked("3\r\nabc\r\n")),
         reset("by_a_reset_without_length", "HTTP/1.1 200 OK\r\nX-A: b\r\n\r\nabc"),
     ]
 }
@@ -333,9 +397,7 @@ fn connections() -> Vec<Case> {
         ),
         poisoned(
             "an_answer_behind_the_last_chunk_reaches_nobody",
-            &format!(
-                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n{poison}"
-            ),
+            &chunked(&format!("2\r\nok\r\n0\r\n\r\n{poison}")),
             ok("ok"),
         ),
     ]

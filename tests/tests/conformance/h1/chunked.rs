@@ -73,7 +73,14 @@ fn good() -> Vec<Case> {
         passed("space_before_an_extension", &chunks("3 ;a=b\r\nabc\r\n0\r\n\r\n"), "abc"),
         passed("data_with_line_ends", &chunks("6\r\n\r\n0\r\n\r\r\n0\r\n\r\n"), "\r\n0\r\n\r"),
         passed("one_large_chunk", &chunks(&format!("186a0\r\n{large}\r\n0\r\n\r\n")), &large),
-        passed("five_thousand_small_chunks", &chunks(&format!("{many}0\r\n\r\n")), &"a".repeat(5_000)),
+        passed(
+            "five_thousand_small_chunks",
+            &chunks(&format!(
+                "{many}0\r\n\
+             \r\n"
+            )),
+            &"a".repeat(5_000),
+        ),
         case("byte_by_byte")
             .send_by(1, &two)
             .want(ok("ok").to("POST"))
@@ -89,7 +96,10 @@ fn good() -> Vec<Case> {
             .saw(saw("POST", "/x").body("abcdefg"))
             .saw(saw("POST", "/x").body("abcdefg")),
         case("on_a_get")
-            .send("GET /x HTTP/1.1\r\nHost: svc\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
+            .send(
+                "GET /x HTTP/1.1\r\nHost: svc\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n\
+                 abc\r\n0\r\n\r\n",
+            )
             .want(ok("ok"))
             .saw(saw("GET", "/x").body("abc")),
     ]

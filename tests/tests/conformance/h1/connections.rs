@@ -179,7 +179,10 @@ fn old() -> Vec<Case> {
             .closed()
             .saw(saw("POST", "/x").body("abc")),
         case("http10_with_transfer_encoding_is_refused")
-            .send("POST /x HTTP/1.0\r\nHost: svc\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
+            .send(
+                "POST /x HTTP/1.0\r\nHost: svc\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n\
+                 abc\r\n0\r\n\r\n",
+            )
             .refused(&[400]),
         case("http10_pipelined_after_no_keep_alive_is_not_served")
             .send("GET /1 HTTP/1.0\r\n\r\nGET /2 HTTP/1.0\r\n\r\n")
@@ -207,7 +210,17 @@ fn old() -> Vec<Case> {
         case("a_head_request_between_two_gets")
             .send(get("/1") + "HEAD /2 HTTP/1.1\r\nHost: svc\r\n\r\n" + &get("/3"))
             .app_at("/1", [Step::Body, Step::Send(answer("one").into())])
-            .app_at("/2", [Step::Body, Step::Send("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n".into())])
+            .app_at(
+                "/2",
+                [
+                    Step::Body,
+                    Step::Send(
+                        "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\
+                 \r\n"
+                            .into(),
+                    ),
+                ],
+            )
             .app_at("/3", [Step::Body, Step::Send(answer("three").into())])
             .want(ok("one"))
             .want(status(200).to("HEAD").with("content-length", "9"))

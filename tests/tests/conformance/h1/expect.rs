@@ -71,7 +71,10 @@ pub(super) fn cases() -> Vec<Case> {
             .want(ok("ok").to("POST"))
             .saw(saw("POST", "/x").with("expect", "100-continue")),
         case("http10_is_not_invited")
-            .send("POST /x HTTP/1.0\r\nHost: svc\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\nabc")
+            .send(
+                "POST /x HTTP/1.0\r\nHost: svc\r\nContent-Length: 3\r\n\
+                 Expect: 100-continue\r\n\r\nabc",
+            )
             .app_does(inviting())
             .want(ok("ok").to("POST").that("no 1xx", |a| a.interim.is_empty()))
             .closed()
@@ -89,7 +92,11 @@ fn refusing(name: &str, head: String) -> Case {
     case(name)
         .send(head)
         .app_does([
-            Step::Send("HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 3\r\n\r\nbig".into()),
+            Step::Send(
+                "HTTP/1.1 413 Content Too Large\r\nConnection: close\r\n\
+                 Content-Length: 3\r\n\r\nbig"
+                    .into(),
+            ),
             Step::Close,
         ])
         .want(status(413).to("POST").body("big").that("no 100 before it", |a| a.interim.is_empty()))

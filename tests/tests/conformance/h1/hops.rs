@@ -20,13 +20,27 @@ fn taken_out() -> Vec<Case> {
         case(name).send(get_with(fields)).want(ok("ok")).saw(saw("GET", "/x").without(gone))
     };
     vec![
-        without("fields_named_by_connection_go_no_further", "Connection: x-hop\r\nX-Hop: 1", "x-hop"),
+        without(
+            "fields_named_by_connection_go_no_further",
+            "Connection: x-hop\r\n\
+             X-Hop: 1",
+            "x-hop",
+        ),
         without("also_in_another_case", "Connection: X-HOP\r\nx-hop: 1", "x-hop"),
         without("also_before_connection", "X-Hop: 1\r\nConnection: x-hop", "x-hop"),
         without("also_in_a_list", "Connection: keep-alive, x-a ,x-hop\r\nX-Hop: 1", "x-hop"),
-        without("also_in_a_second_connection", "Connection: x-a\r\nConnection: x-hop\r\nX-Hop: 1", "x-hop"),
+        without(
+            "also_in_a_second_connection",
+            "Connection: x-a\r\nConnection: x-hop\r\n\
+             X-Hop: 1",
+            "x-hop",
+        ),
         without("keep_alive_goes_no_further", "Keep-Alive: timeout=5", "keep-alive"),
-        without("proxy_connection_goes_no_further", "Proxy-Connection: keep-alive", "proxy-connection"),
+        without(
+            "proxy_connection_goes_no_further",
+            "Proxy-Connection: keep-alive",
+            "proxy-connection",
+        ),
         case("te_goes_no_further_but_for_trailers")
             .send(get_with("TE: gzip, trailers;q=0.5\r\nConnection: TE"))
             .want(ok("ok"))
@@ -38,11 +52,16 @@ fn taken_out() -> Vec<Case> {
             .want(ok("ok"))
             .saw(saw("GET", "/x").with("host", "svc")),
         case("connection_cannot_take_out_the_length")
-            .send("POST /x HTTP/1.1\r\nHost: svc\r\nConnection: content-length\r\nContent-Length: 3\r\n\r\nabc")
+            .send(
+                "POST /x HTTP/1.1\r\nHost: svc\r\nConnection: content-length\r\n\
+                 Content-Length: 3\r\n\r\nabc",
+            )
             .want(ok("ok").to("POST"))
             .saw(saw("POST", "/x").body("abc")),
         case("connection_cannot_take_out_whom_it_is_forwarded_for")
-            .send(get_with("Connection: x-forwarded-for, via, forwarded, x-request-id, traceparent"))
+            .send(get_with(
+                "Connection: x-forwarded-for, via, forwarded, x-request-id, traceparent",
+            ))
             .want(ok("ok"))
             .saw(
                 saw("GET", "/x")
@@ -57,7 +76,9 @@ fn taken_out() -> Vec<Case> {
         case("other_fields_stay")
             .send(get_with("Connection: x-hop\r\nX-Stays: 1\r\nAccept: */*\r\nUser-Agent: t"))
             .want(ok("ok"))
-            .saw(saw("GET", "/x").with("x-stays", "1").with("accept", "*/*").with("user-agent", "t")),
+            .saw(
+                saw("GET", "/x").with("x-stays", "1").with("accept", "*/*").with("user-agent", "t"),
+            ),
     ]
 }
 
@@ -233,7 +254,12 @@ fn own_answers() -> Vec<Case> {
             .saw_nothing()
     };
     vec![
-        with_status("proxy_status_on_400_for_a_broken_head", get_with("X A: b"), 400, "http_request_error"),
+        with_status(
+            "proxy_status_on_400_for_a_broken_head",
+            get_with("X A: b"),
+            400,
+            "http_request_error",
+        ),
         with_status(
             "proxy_status_on_400_for_a_broken_request_line",
             "GET /x y HTTP/1.1\r\nHost: svc\r\n\r\n".into(),
@@ -242,7 +268,9 @@ fn own_answers() -> Vec<Case> {
         ),
         with_status(
             "proxy_status_on_400_for_two_framings",
-            "POST /x HTTP/1.1\r\nHost: svc\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".into(),
+            "POST /x HTTP/1.1\r\nHost: svc\r\nContent-Length: 3\r\n\
+                 Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+                .into(),
             400,
             "http_request_error",
         ),
@@ -265,7 +293,11 @@ fn own_answers() -> Vec<Case> {
             .app_does([Step::Body, Step::Close])
             .app_does([Step::Body, Step::Close])
             .app_does([Step::Body, Step::Close])
-            .want(status(502).mentions("proxy-status", "error=").mentions("proxy-status", "next-hop=")),
+            .want(
+                status(502)
+                    .mentions("proxy-status", "error=")
+                    .mentions("proxy-status", "next-hop="),
+            ),
         case("proxy_status_on_504")
             .send("POST /x HTTP/1.1\r\nHost: svc\r\nContent-Length: 1\r\n\r\nx")
             .app_does([Step::Body, Step::UntilGone])
@@ -281,6 +313,9 @@ fn own_answers() -> Vec<Case> {
             .app("HTTP/1.1 500 Oops\r\nContent-Length: 4\r\n\r\nmine")
             .want(status(500).to("POST").body("mine"))
             .saw(saw("POST", "/x").body("x")),
-        case("answers_of_ours_are_told_from_answers_of_others").send(get("/x")).app(answer("ok")).want(ok("ok")),
+        case("answers_of_ours_are_told_from_answers_of_others")
+            .send(get("/x"))
+            .app(answer("ok"))
+            .want(ok("ok")),
     ]
 }

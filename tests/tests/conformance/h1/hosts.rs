@@ -54,7 +54,9 @@ fn shared() -> Vec<Case> {
         case(name).on_shared().send(format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n"))
     };
     vec![
-        to("shared_finds_a_service_by_its_host", "/x", "{service}.mesh").want(ok("ok")).saw(saw("GET", "/x")),
+        to("shared_finds_a_service_by_its_host", "/x", "{service}.mesh")
+            .want(ok("ok"))
+            .saw(saw("GET", "/x")),
         to("shared_finds_a_service_in_any_case_and_with_port", "/x", "{service}.MESH:7942")
             .want(ok("ok"))
             .saw(saw("GET", "/x")),
@@ -74,7 +76,10 @@ fn shared() -> Vec<Case> {
         case("shared_refuses_no_host").on_shared().send("GET /x HTTP/1.1\r\n\r\n").refused(&[400]),
         case("shared_serves_another_service_on_the_same_connection")
             .on_shared()
-            .send("GET /1 HTTP/1.1\r\nHost: nobody.mesh\r\n\r\nGET /2 HTTP/1.1\r\nHost: {service}.mesh\r\n\r\n")
+            .send(
+                "GET /1 HTTP/1.1\r\nHost: nobody.mesh\r\n\r\nGET /2 HTTP/1.1\r\n\
+                 Host: {service}.mesh\r\n\r\n",
+            )
             .want(status(503))
             .want(ok("ok"))
             .saw(saw("GET", "/2")),

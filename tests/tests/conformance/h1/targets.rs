@@ -86,7 +86,12 @@ fn methods() -> Vec<Case> {
             .either()
             .saw_nothing(),
         case("connect_with_content_smuggles_nothing")
-            .send("CONNECT example.org:80 HTTP/1.1\r\nHost: example.org:80\r\nContent-Length: 37\r\n\r\n".to_owned() + &get("/smuggled"))
+            .send(
+                "CONNECT example.org:80 HTTP/1.1\r\nHost: example.org:80\r\n\
+                 Content-Length: 37\r\n\r\n"
+                    .to_owned()
+                    + &get("/smuggled"),
+            )
             .want(one_of(&[400, 403, 404, 405, 501, 502, 503]))
             .either()
             .saw_nothing(),

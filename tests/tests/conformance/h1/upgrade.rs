@@ -32,9 +32,11 @@ pub(super) fn cases() -> Vec<Case> {
             .app_does(echo())
             .want(switched("hello\r\n\0\u{ff}"))
             .closed()
-            .saw(saw("GET", "/x").with("upgrade", "echo").that("asked to upgrade", |r| {
-                r.head.lists("connection", "upgrade")
-            })),
+            .saw(
+                saw("GET", "/x")
+                    .with("upgrade", "echo")
+                    .that("asked to upgrade", |r| r.head.lists("connection", "upgrade")),
+            ),
         case("the_application_may_speak_first_after_101")
             .send(ASK)
             .await_tunnelled(7)
@@ -87,15 +89,18 @@ pub(super) fn cases() -> Vec<Case> {
             .want(ok("no")),
         case("a_websocket_handshake_passes_whole")
             .send(
-                "GET /chat HTTP/1.1\r\nHost: svc\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
+                "GET /chat HTTP/1.1\r\nHost: svc\r\nConnection: keep-alive, Upgrade\r\n\
+                     Upgrade: websocket\r\n\
                  Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
                  Sec-WebSocket-Protocol: chat, superchat\r\n\r\n",
             )
             .app_does([
                 Step::Body,
                 Step::Send(
-                    "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                     Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nSec-WebSocket-Protocol: chat\r\n\r\n"
+                    "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
+                         Connection: Upgrade\r\n\
+                     Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\
+                          Sec-WebSocket-Protocol: chat\r\n\r\n"
                         .into(),
                 ),
                 Step::Close,
@@ -124,18 +129,25 @@ pub(super) fn cases() -> Vec<Case> {
             .saw(saw("GET", "/x").without("upgrade")),
         case("h2c_is_not_offered_to_the_application")
             .send(
-                "GET /x HTTP/1.1\r\nHost: svc\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\
+                "GET /x HTTP/1.1\r\nHost: svc\r\nConnection: Upgrade, HTTP2-Settings\r\n\
+                     Upgrade: h2c\r\n\
                  HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\r\n",
             )
             .want(ok("ok"))
-            .saw(saw("GET", "/x").without("http2-settings").that("no h2c", |r| {
-                r.head.get("upgrade").is_none_or(|u| !u.contains("h2c"))
-            })),
+            .saw(
+                saw("GET", "/x")
+                    .without("http2-settings")
+                    .that("no h2c", |r| r.head.get("upgrade").is_none_or(|u| !u.contains("h2c"))),
+            ),
         case("a_101_for_another_protocol_than_asked_is_502_or_passed_on")
             .send(ASK)
             .app_does([
                 Step::Body,
-                Step::Send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: other\r\n\r\n".into()),
+                Step::Send(
+                    "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
+                     Upgrade: other\r\n\r\n"
+                        .into(),
+                ),
                 Step::Close,
             ])
             .want(one_of(&[101, 502]))

@@ -208,7 +208,8 @@ fn trailers_arrive(lane: &Lane) -> Result<(), String> {
 
 fn trailers_come_back(lane: &Lane) -> Result<(), String> {
     lane.app.load(vec![Script::answer(
-        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: x-sum\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 7\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: x-sum\r\n\r\n3\r\nabc\r\n\
+             0\r\nX-Sum: 7\r\n\r\n",
     )]);
     let mut session = Session::open(lane.entry, &[])?;
     let _ = session.send(&headers(1, WHOLE, &request("GET", "/x", &[("te", "trailers")])));
@@ -314,7 +315,8 @@ fn an_application_that_closes_is_502(lane: &Lane) -> Result<(), String> {
 
 fn an_answers_connection_fields_go_no_further(lane: &Lane) -> Result<(), String> {
     lane.app.load(vec![Script::answer(
-        "HTTP/1.1 200 OK\r\nConnection: keep-alive, x-hop\r\nX-Hop: smuggled\r\nKeep-Alive: timeout=5\r\n\
+        "HTTP/1.1 200 OK\r\nConnection: keep-alive, x-hop\r\nX-Hop: smuggled\r\n\
+             Keep-Alive: timeout=5\r\n\
          Content-Length: 2\r\n\r\nok",
     )]);
     let mut session = Session::open(lane.entry, &[])?;

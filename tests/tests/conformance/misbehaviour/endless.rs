@@ -42,7 +42,8 @@ pub(super) fn told() -> Vec<(&'static str, Told)> {
             cut_off(
                 l,
                 "trailers without end",
-                "POST /x HTTP/1.1\r\nHost: svc\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n",
+                "POST /x HTTP/1.1\r\nHost: svc\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n\
+                     abc\r\n0\r\n",
                 "X-A: b\r\n",
             )
         }),
