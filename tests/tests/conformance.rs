@@ -13,6 +13,8 @@ mod curl;
 mod h1;
 #[path = "conformance/h2/mod.rs"]
 mod h2;
+#[path = "conformance/known.rs"]
+mod known;
 #[path = "conformance/large.rs"]
 mod large;
 #[path = "conformance/misbehaviour/mod.rs"]
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
     trials.extend(curl::trials());
     trials.extend(large::trials());
     trials.extend(misbehaviour::trials());
+    let trials = trials.into_iter().map(known::marked).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     world::end(conclusion.has_failed());
     conclusion.exit_code()

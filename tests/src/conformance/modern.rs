@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `/echo` | the request's content as it comes, and its trailers |
 //! | `/seen` | the request's head, a line per field |
-//! | `/trailers` | `abc` and the trailer `x-sum: 7` |
+//! | `/trailers` | `abc` and the trailer `x-sum: 7`, announced |
 //! | `/broken` | `abc`, and then the stream is reset |
 //! | `/wait` | none; when the request is given up is noted |
 //!
@@ -21,7 +21,7 @@ use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
-use hyper::header::HeaderValue;
+use hyper::header::{HeaderValue, TRAILER};
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -107,6 +107,7 @@ async fn answer(
     noted: Arc<Noted>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
+    let announces = request.uri().path() == "/trailers";
     let body = match request.uri().path() {
         "/echo" => request.into_body().map_err(std::io::Error::other).boxed_unsync(),
         "/trailers" => {
@@ -126,7 +127,11 @@ async fn answer(
         }
         _ => full(&seen(&request)).boxed_unsync(),
     };
-    Ok(Response::new(body))
+    let mut response = Response::new(body);
+    if announces {
+        response.headers_mut().insert(TRAILER, HeaderValue::from_static("x-sum"));
+    }
+    Ok(response)
 }
 
 fn full(text: &str) -> impl hyper::body::Body<Data = Bytes, Error = std::io::Error> + Send + use<> {

@@ -59,7 +59,7 @@ fn run(name: &str, test: Told) -> Result<(), libtest_mimic::Failed> {
 
 const CURL: [(&str, Told); 32] = [
     ("get", |s| s.gets(&[], "/small.txt", "200 1.1", SMALL)),
-    ("get_http10", |s| s.gets(&["--http1.0"], "/small.txt", "200 1.", SMALL)),
+    ("get_http10", |s| s.gets(&["--http1.0"], "/small.txt", "200 1 ", SMALL)),
     ("get_http2", |s| s.gets(&["--http2-prior-knowledge"], "/small.txt", "200 2", SMALL)),
     ("get_offering_an_upgrade_to_h2c", |s| s.gets(&["--http2"], "/small.txt", "200 ", SMALL)),
     ("get_asking_for_a_transfer_coding", |s| {

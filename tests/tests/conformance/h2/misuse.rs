@@ -8,7 +8,7 @@ use hearth_tests::conformance::h2::{
 };
 
 use super::Told;
-use crate::world::resident;
+use crate::world::{forget_peaks, peaks, resident};
 
 /// Memory that one connection's misuse may cost: its buffers, 256 streams' worth of heads (64 KiB each), and
 /// what an allocator keeps.
@@ -31,7 +31,7 @@ pub(super) fn told() -> Vec<(&'static str, Told)> {
 
 /// Writes it all, whether or not it is taken, and looks at the memory.
 fn flood(lane: &Lane, what: &str, begin: &[u8], piece: &[u8], times: usize) -> Result<(), String> {
-    let before = resident()?;
+    let before = memory()?;
     let mut session = Session::open(lane.entry, &[])?;
     let _ = session.send(begin);
     let many = piece.repeat(times.min(1_000));
@@ -44,11 +44,17 @@ fn flood(lane: &Lane, what: &str, begin: &[u8], piece: &[u8], times: usize) -> R
     bounded(what, before)
 }
 
+/// What the agents hold now; the most they hold is counted from here on.
+fn memory() -> Result<[u64; 2], String> {
+    forget_peaks()?;
+    resident()
+}
+
 fn bounded(what: &str, before: [u64; 2]) -> Result<(), String> {
-    let after = resident()?;
+    let after = peaks()?;
     for (name, before, after) in [("caller", before[0], after[0]), ("owner", before[1], after[1])] {
         let grown = after.saturating_sub(before);
-        println!("{what}: the {name}'s memory {} → {} KiB", before >> 10, after >> 10);
+        println!("{what}: the {name}'s memory {} → at most {} KiB", before >> 10, after >> 10);
         if grown > ROOM {
             return Err(format!("{what}: the {name} grew by {} MiB", grown >> 20));
         }
@@ -79,7 +85,7 @@ fn window_updates_of_one(lane: &Lane) -> Result<(), String> {
 
 fn a_hundred_thousand_empty_continuations(lane: &Lane) -> Result<(), String> {
     let open = headers(1, END_STREAM, &request("GET", "/x", &[]));
-    let before = resident()?;
+    let before = memory()?;
     let mut session = Session::open(lane.entry, &[])?;
     let _ = session.send(&open);
     let many = frame(kind::CONTINUATION, 0, 1, &[]).repeat(1_000);
@@ -94,7 +100,7 @@ fn a_hundred_thousand_empty_continuations(lane: &Lane) -> Result<(), String> {
 }
 
 fn a_header_block_of_8_mib(lane: &Lane) -> Result<(), String> {
-    let before = resident()?;
+    let before = memory()?;
     let mut session = Session::open(lane.entry, &[])?;
     let _ = session.send(&headers(1, END_STREAM, &request("GET", "/x", &[])));
     let value = "a".repeat(16_000);
@@ -124,7 +130,7 @@ fn a_header_block_of_8_mib(lane: &Lane) -> Result<(), String> {
 
 /// An entry of 4,000 bytes in the table of the receiver, then named by one byte each.
 fn a_table_entry_named_ten_thousand_times(lane: &Lane) -> Result<(), String> {
-    let before = resident()?;
+    let before = memory()?;
     let mut session = Session::open(lane.entry, &[])?;
     let value = "a".repeat(4_000);
     let mut fields = block(&request("GET", "/x", &[]));
@@ -157,7 +163,7 @@ fn nothing_arrived(lane: &Lane) -> Result<(), String> {
 }
 
 fn ten_thousand_streams_reset_at_once(lane: &Lane) -> Result<(), String> {
-    let before = resident()?;
+    let before = memory()?;
     let mut session = Session::open(lane.entry, &[])?;
     let reset = code::CANCEL.to_be_bytes();
     for n in 0..10_000 {
@@ -177,7 +183,7 @@ fn ten_thousand_streams_reset_at_once(lane: &Lane) -> Result<(), String> {
 }
 
 fn a_thousand_prefaces(lane: &Lane) -> Result<(), String> {
-    let before = resident()?;
+    let before = memory()?;
     let mut sessions = Vec::new();
     for _ in 0..1_000 {
         let mut session = Session::silent(lane.entry)?;
