@@ -165,6 +165,28 @@ fn answered(connection: &Connection, part: &str) -> Result<(), String> {
     came.map_err(|(bytes, end)| format!("{} then {end:?}", String::from_utf8_lossy(&bytes)))
 }
 
+/// Only in a full run: it takes as long as a head may.
+pub(super) fn a_head_that_never_ends(lane: &Lane, _: &World) -> Result<(), String> {
+    const LONG: Duration = Duration::from_secs(100);
+    let mut connection = Connection::open(lane.entry).map_err(said)?;
+    connection.send(b"GET /x HTTP/1.1\r\nHost: svc\r\n").map_err(said)?;
+    let begun = Instant::now();
+    while begun.elapsed() < LONG {
+        // A field a second: never idle, never done.
+        if connection.send(b"X-A: b\r\n").is_err() || connection.got().1.is_some() {
+            let (bytes, _) = connection.got();
+            let answer = String::from_utf8_lossy(&bytes).into_owned();
+            println!("a head that never ends: given up after {:.0?}", begun.elapsed());
+            return match answer.is_empty() || answer.starts_with("HTTP/1.1 408 ") {
+                true => Ok(()),
+                false => Err(answer),
+            };
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    Err(format!("still open after {LONG:?}"))
+}
+
 fn many_unfinished_heads(lane: &Lane, world: &World) -> Result<(), String> {
     let memory = Memory::now()?;
     let mut open = Vec::new();
