@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint purity deny advisories unit sim soak sim-soak lab bench-speed allocations docs release clean
+.PHONY: help setup build demo test lint purity deny advisories unit sim soak sim-soak lab bench-speed allocations docs release clean conformance
 
 PROFILE ?= lab
 CARGO   := cargo
@@ -53,6 +53,10 @@ sim-soak: ## simulator over many seeds (SEEDS=0..20000 for a night)
 
 lab: build ## real processes in network namespaces: every fault of the demo
 	$(CARGO) test --profile $(PROFILE) -p hearth-tests --test lab --test failover --test trust --test errors --test rollout --test allocations -- --test-threads=1
+	$(CARGO) test --profile $(PROFILE) -p hearth-tests --test conformance
+
+conformance: build ## the traffic path against the rules of HTTP, full sizes (`make lab` runs a slice); CASES=h1::length a part
+	HEARTH_CONFORMANCE=full $(CARGO) test --profile $(PROFILE) -p hearth-tests --test conformance -- $(CASES)
 
 bench-speed: ## what a sidecar pair costs, beside Envoy, HAProxy and nginx in one run (about 35 minutes; BENCH="--help")
 	tests/bench-setup

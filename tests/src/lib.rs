@@ -6,6 +6,7 @@
 pub mod app;
 pub mod bench;
 pub mod counted;
+pub mod conformance;
 pub mod demo;
 pub mod lab;
 pub mod load;
