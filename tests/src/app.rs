@@ -1,7 +1,8 @@
 //! A small HTTP service for the lab: the application behind an endpoint.
 //!
 //! Owns its own state only: whether it is activated, and which one-time ids it has executed (so
-//! that a request executed twice is seen). Every answer names the host in `x-served-by`.
+//! that a request executed twice is seen; with a ledger also after it was killed and started again).
+//! Every answer names the host in `x-served-by`.
 //!
 //! | request | answer |
 //! |---|---|
@@ -17,7 +18,10 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::fs::File;
+use std::io::Write;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -47,6 +51,8 @@ pub struct AppSpec {
     pub warm: bool,
     /// How long activation takes.
     pub activate: Duration,
+    /// A file to which each executed id is added, one a line, before it is answered.
+    pub ledger: Option<PathBuf>,
 }
 
 /// A running service's state.
@@ -55,6 +61,7 @@ struct App {
     spec: AppSpec,
     active: AtomicBool,
     executed: Mutex<BTreeMap<String, u32>>,
+    ledger: Option<File>,
 }
 
 /// Serves until the future is dropped.
@@ -63,8 +70,13 @@ struct App {
 /// When the address cannot be listened on.
 pub async fn serve(spec: AppSpec) -> std::io::Result<()> {
     let listener = TcpListener::bind(spec.listen).await?;
-    let app =
-        Arc::new(App { active: AtomicBool::new(!spec.warm), executed: Mutex::default(), spec });
+    let open = |path: &PathBuf| File::options().create(true).append(true).open(path);
+    let app = Arc::new(App {
+        active: AtomicBool::new(!spec.warm),
+        executed: Mutex::default(),
+        ledger: spec.ledger.as_ref().map(open).transpose()?,
+        spec,
+    });
     loop {
         // Out of descriptors or an aborted handshake: this connection is lost, the next may not be.
         let Ok((stream, _)) = listener.accept().await else {
@@ -107,10 +119,10 @@ async fn answer(
         (&Method::GET, "/executed") => app.say(StatusCode::OK, app.report()),
         _ if !active => app.say(StatusCode::SERVICE_UNAVAILABLE, "not activated\n"),
         (_, "/healthz") => app.say(StatusCode::OK, "ok\n"),
-        (&Method::POST, "/once") => {
-            let times = app.execute(parameter(query, "id").unwrap_or(""));
-            app.say(StatusCode::OK, format!("{times}\n"))
-        }
+        (&Method::POST, "/once") => match app.execute(parameter(query, "id").unwrap_or("")) {
+            Ok(times) => app.say(StatusCode::OK, format!("{times}\n")),
+            Err(e) => app.say(StatusCode::INTERNAL_SERVER_ERROR, format!("ledger: {e}\n")),
+        },
         (_, "/slow") => {
             let wait = parameter(query, "ms").and_then(|ms| ms.parse().ok());
             tokio::time::sleep(Duration::from_millis(wait.unwrap_or(0))).await;
@@ -130,11 +142,15 @@ impl App {
         response
     }
 
-    fn execute(&self, id: &str) -> u32 {
+    fn execute(&self, id: &str) -> std::io::Result<u32> {
+        if let Some(mut ledger) = self.ledger.as_ref() {
+            // One write: whole lines even where the process is killed in the middle of everything.
+            ledger.write_all(format!("{id}\n").as_bytes())?;
+        }
         let mut executed = self.executed.lock().unwrap_or_else(PoisonError::into_inner);
         let times = executed.entry(id.to_owned()).or_default();
         *times += 1;
-        *times
+        Ok(*times)
     }
 
     fn report(&self) -> String {

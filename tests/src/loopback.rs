@@ -340,11 +340,21 @@ impl LocalAgent {
     ) -> Result<Self, LabError> {
         let process = place.start(program)?;
         let agent = Self { mesh, socket: socket_path(place, name), process };
-        wait_for(&format!("agent `{name}` to answer"), UP, || {
-            let log = || tail(&agent.process.stderr(), 5);
-            agent.get::<Value>("/v1/status").map_err(|e| format!("{e}; log: {}", log()))
+        let log = || tail(&agent.process.stderr(), 5);
+        let up = wait_for(&format!("agent `{name}` to answer"), UP, || {
+            match agent.get::<Value>("/v1/status") {
+                Ok(_) => Ok(true),
+                // It said no: waiting longer brings nothing.
+                Err(_) if !agent.process.running() => Ok(false),
+                Err(e) => Err(format!("{e}; log: {}", log())),
+            }
         })?;
-        Ok(agent)
+        if up {
+            return Ok(agent);
+        }
+        let status = format!("{:?}", agent.process.wait(Duration::ZERO)?.code());
+        let command = format!("hearth-agent run ({name})");
+        Err(LabError::Failed { command, host: HERE.to_owned(), status, output: log() })
     }
 
     /// Its process.
