@@ -96,7 +96,7 @@ fn havoc(
     going_on: impl Fn() -> bool,
 ) -> BTreeMap<Fault, usize> {
     let mut struck = BTreeMap::new();
-    let mut pause = |random: &mut StdRng, least, most| {
+    let pause = |random: &mut StdRng, least, most| {
         let until = Instant::now() + Duration::from_millis(random.random_range(least..most));
         while going_on() && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(10)); // The length of a fault, or of the calm.
