@@ -115,6 +115,13 @@ macro_rules! name {
             }
         }
 
+        // Ordered, compared and hashed as its text is, so that maps can be asked with a text.
+        impl std::borrow::Borrow<str> for $type {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+
         impl TryFrom<String> for $type {
             type Error = NameError;
             fn try_from(text: String) -> Result<Self, NameError> {

@@ -189,26 +189,41 @@ impl Route {
         exclude: &[EndpointId],
         load: impl Fn(&EndpointId) -> u64,
     ) -> Decision<'_> {
+        let (picked, reason) = self.pick_index(
+            random,
+            |i| exclude.contains(&self.candidates[i].id),
+            |i| load(&self.candidates[i].id),
+        );
+        Decision { pick: picked.map(|i| &self.candidates[i]), reason }
+    }
+
+    /// [`Route::pick`] by indices into [`Route::candidates`], for who keeps what it knows beside them.
+    pub fn pick_index(
+        &self,
+        random: u64,
+        exclude: impl Fn(usize) -> bool,
+        load: impl Fn(usize) -> u64,
+    ) -> (Option<usize>, &'static str) {
         let (indices, reason) = match &self.choice {
             Choice::Serve(v) => (v, "ready, less loaded of two"),
             Choice::Panic(v) => (v, "panic: too few are ready"),
-            Choice::Wake(_) => return Decision { pick: None, reason: "being called up" },
-            Choice::Nobody => return Decision { pick: None, reason: "nobody is left" },
+            Choice::Wake(_) => return (None, "being called up"),
+            Choice::Nobody => return (None, "nobody is left"),
         };
-        let fresh = |i: &&usize| !exclude.contains(&self.candidates[**i].id);
+        let fresh = |i: &&usize| !exclude(**i);
         let n = indices.iter().filter(fresh).count();
-        let nth = |k: usize| indices.iter().filter(fresh).nth(k).map(|i| &self.candidates[*i]);
         if n == 0 {
-            return Decision { pick: None, reason: "every candidate was tried" };
+            return (None, "every candidate was tried");
         }
+        let nth = |k: usize| indices.iter().filter(fresh).nth(k).copied();
         // Two distinct draws from one random number: its halves, the second skipping the first.
         let a = (random >> 32) as usize % n;
         let b = if n > 1 { (a + 1 + (random as u32 as usize) % (n - 1)) % n } else { a };
         let pick = match (nth(a), nth(b)) {
-            (Some(x), Some(y)) if load(&y.id) < load(&x.id) => Some(y),
+            (Some(x), Some(y)) if x != y && load(y) < load(x) => Some(y),
             (x, _) => x,
         };
-        Decision { pick, reason }
+        (pick, reason)
     }
 }
 

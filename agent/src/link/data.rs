@@ -4,19 +4,19 @@
 //! one waits out its backoff; requests meanwhile fail at once, so that they go elsewhere.
 
 use std::net::SocketAddr;
-use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use hearth_proto::ids::NodeName;
-use quinn::{Connection, RecvStream, SendStream, VarInt};
+use quinn::Connection;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::backoff::Backoff;
 use super::dial::{self, connect, explain};
 use super::peer::Peer;
+use super::stream::{DataStream, Receiver, Sender};
 use super::{CloseCode, Kind, LinkError, LinkHealth, Shared, lock, mesh};
 use crate::identity::Expected;
 
@@ -25,8 +25,6 @@ const MAX_WAITERS: usize = 1024;
 /// A peer that has so many requests of ours that it takes no more is busy, not unreachable; said within a
 /// request's patience for a dial, so that the two are never taken for each other.
 const OPEN_LIMIT: Duration = Duration::from_millis(200);
-/// A stream that was dropped before its end.
-const ABANDONED: VarInt = VarInt::from_u32(1);
 
 /// A data connection of ours and what is under way on it.
 pub(crate) struct DataConnection {
@@ -92,65 +90,6 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// The sending half of a stream. Dropped before [`Sender::finish`] it resets the stream, so that nothing
-/// cut short is ever taken for whole.
-#[derive(Debug)]
-pub struct Sender {
-    stream: SendStream,
-    finished: bool,
-}
-
-impl Sender {
-    fn new(stream: SendStream) -> Self {
-        Self { stream, finished: false }
-    }
-
-    /// The end of what is sent.
-    pub fn finish(&mut self) {
-        self.finished = true;
-        // Refused only when the peer stopped reading, or it was finished before: no more to do then.
-        let _ = self.stream.finish();
-    }
-
-    /// Gives the stream up with a reason.
-    pub fn abandon(&mut self, code: VarInt) {
-        self.finished = true;
-        let _ = self.stream.reset(code);
-    }
-}
-
-impl Deref for Sender {
-    type Target = SendStream;
-    fn deref(&self) -> &SendStream {
-        &self.stream
-    }
-}
-
-impl DerefMut for Sender {
-    fn deref_mut(&mut self) -> &mut SendStream {
-        &mut self.stream
-    }
-}
-
-impl Drop for Sender {
-    fn drop(&mut self) {
-        if !self.finished {
-            let _ = self.stream.reset(ABANDONED);
-        }
-    }
-}
-
-/// A stream between two agents.
-#[derive(Debug)]
-pub struct DataStream {
-    /// Our half.
-    pub send: Sender,
-    /// The peer's half.
-    pub recv: RecvStream,
-    /// Counts the stream among those under way; dropped when nothing more is awaited on it.
-    pub guard: Option<InFlight>,
-}
-
 /// A request of ours that is under way: while there is one, its peer is watched closely.
 pub struct InFlight {
     peer: Arc<Peer>,
@@ -198,7 +137,7 @@ pub(crate) async fn open(
         .await
         .map_err(|_| LinkError::Busy { peer: peer.name.clone(), why: "too many open requests" })?
         .map_err(lost)?;
-    Ok(DataStream { send: Sender::new(send), recv, guard: Some(guard) })
+    Ok(DataStream { send: Sender::quic(send), recv: Receiver::quic(recv), guard: Some(guard) })
 }
 
 fn usable(peer: &Peer) -> Option<Arc<DataConnection>> {
@@ -312,7 +251,8 @@ pub(crate) async fn serve(
     let peer = shared.peer(name, remote);
     attend(shared, &peer, connection);
     while let Ok((send, recv)) = connection.accept_bi().await {
-        let stream = DataStream { send: Sender::new(send), recv, guard: None };
+        let stream =
+            DataStream { send: Sender::quic(send), recv: Receiver::quic(recv), guard: None };
         match shared.handler.get() {
             Some(handler) => handler(name.clone(), stream),
             None => drop(stream),

@@ -29,6 +29,7 @@ mod sense;
 mod settle;
 mod silence;
 mod socket;
+mod stream;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -47,8 +48,9 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::identity::Credentials;
 
-pub use data::{DataStream, InFlight, Sender};
+pub use data::InFlight;
 pub use metrics::{Labelled, LinkMetrics};
+pub use stream::{DataStream, Receiver, Sender, StreamError};
 
 use monitor::Monitor;
 use peer::Peer;

@@ -10,16 +10,18 @@ use std::time::{Duration, Instant};
 use hearth_proto::evidence::{Standing, Why};
 use hearth_proto::ids::{EndpointId, NodeName};
 use hearth_proto::route::Candidate;
-use http::{HeaderMap, Method, StatusCode};
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::Inner;
 use super::body::{Body, Lazy, Supply, framed, pump};
-use super::frame::{self, BodyKind, Cause, Frame, FrameError, Frames, Opening, RequestHead};
+use super::frame::{self, Cause, Frame, FrameError, Frames, Opening};
+use super::head::{BodyKind, RequestHead, ResponseHead};
 use super::load::UnderWay;
 use super::safety::{Reach, is_idempotent};
-use crate::link::{InFlight, LinkError};
+use crate::link::{DataStream, InFlight, LinkError, Sender, StreamError};
 use http_body_util::BodyExt;
 
 /// A dial that takes longer leaves the request for others; the dial itself goes on for later ones.
@@ -58,6 +60,16 @@ pub(crate) struct Answer {
     pub(crate) body: Body,
     /// When the request left: dialling says nothing about the endpoint's speed.
     pub(crate) since: Instant,
+}
+
+impl Answer {
+    /// As a response.
+    pub(crate) fn into_response(self) -> Response<Body> {
+        let mut response = Response::new(self.body);
+        *response.status_mut() = self.status;
+        *response.headers_mut() = self.headers;
+        response
+    }
 }
 
 /// Why an attempt brought no answer.
@@ -117,7 +129,7 @@ impl From<frame::Refused> for Fault {
 impl From<FrameError> for Fault {
     fn from(error: FrameError) -> Self {
         match &error {
-            FrameError::Lost { unseen: true, .. } => {
+            FrameError::Stream(StreamError::Lost { unseen: true, .. }) => {
                 Self::not_executed(FaultKind::Dial, error.to_string())
             }
             _ => Self::unknown(FaultKind::Cut, error.to_string()),
@@ -167,6 +179,34 @@ async fn local(
     Ok(Answer { status: parts.status, headers: parts.headers, body, since })
 }
 
+/// Opens a stream to an endpoint's node, on which the request may be sent.
+pub(crate) async fn open(
+    inner: &Inner,
+    target: &Target,
+    repeatable: bool,
+) -> Result<DataStream, Fault> {
+    let opened = inner.mesh.links.open_stream(&target.id.node, target.address);
+    let stream = match timeout(DIAL_PATIENCE, opened).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error @ LinkError::Busy { .. })) => {
+            return Err(Fault::not_executed(FaultKind::Owner(Cause::Busy), error.to_string()));
+        }
+        Ok(Err(error)) => return Err(Fault::not_executed(FaultKind::Dial, error.to_string())),
+        Err(_) => {
+            let why = format!("{} is still being dialled", target.id.node);
+            return Err(Fault::not_executed(FaultKind::Dial, why));
+        }
+    };
+    // The route is a moment older than the link. And what must not be done twice is not sent where its fate
+    // may stay unknown: it is held, and goes when the link answers.
+    let unsafe_there = !target.silent || !repeatable;
+    if unsafe_there && stream.guard.as_ref().is_some_and(InFlight::is_silent) {
+        let why = format!("the link to {} is silent, nothing was sent on it", target.id.node);
+        return Err(Fault::not_executed(FaultKind::Silent, why));
+    }
+    Ok(stream)
+}
+
 /// Aborts the task with itself.
 struct Pumping(JoinHandle<()>);
 
@@ -183,74 +223,92 @@ async fn remote(
     deadline: Instant,
     under_way: UnderWay,
 ) -> Result<Answer, Fault> {
-    let opened = inner.mesh.links.open_stream(&target.id.node, target.address);
-    let stream = match timeout(DIAL_PATIENCE, opened).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error @ LinkError::Busy { .. })) => {
-            return Err(Fault::not_executed(FaultKind::Owner(Cause::Busy), error.to_string()));
-        }
-        Ok(Err(error)) => return Err(Fault::not_executed(FaultKind::Dial, error.to_string())),
-        Err(_) => {
-            let why = format!("{} is still being dialled", target.id.node);
-            return Err(Fault::not_executed(FaultKind::Dial, why));
-        }
-    };
-    // The route is a moment older than the link. And what must not be done twice is not sent where its fate
-    // may stay unknown: it is held, and goes when the link answers.
-    let unsafe_there = !target.silent || !is_idempotent(&request.method);
-    if unsafe_there && stream.guard.as_ref().is_some_and(InFlight::is_silent) {
-        let why = format!("the link to {} is silent, nothing was sent on it", target.id.node);
-        return Err(Fault::not_executed(FaultKind::Silent, why));
-    }
+    let stream = open(inner, target, is_idempotent(&request.method)).await?;
     let mut head = request.head.clone();
     head.instance = target.id.instance;
     let since = Instant::now();
     let left = deadline.saturating_duration_since(since);
     head.left_us = u64::try_from(left.as_micros()).unwrap_or(u64::MAX);
     let after_go = head.body == BodyKind::AfterGo;
-    let opening = frame::encode_opening(&Opening::Http(head))
-        .map_err(|e| Fault::not_executed(FaultKind::Owner(Cause::Malformed), e.to_string()))?;
+    let opening = frame::encode_opening(&Opening::Http(head)).ok_or_else(|| {
+        Fault::not_executed(FaultKind::Owner(Cause::Malformed), "its head is too large")
+    })?;
+    let mut sent = Sent::new(Frames::new(stream.recv), stream.guard, under_way, since);
     let mut send = stream.send;
-    let mut pumping = None;
-    let mut waiting = None;
     if after_go {
         // A write that fails is explained by what is read next.
         let _ = send.write_chunk(opening).await;
-        waiting = Some(send);
+        sent.waiting = Some(send);
     } else {
         let body = request.supply.take().unwrap_or_else(super::body::empty);
         // Small by definition: this waits only for flow control.
         let _ = pump(&mut send, body, vec![opening]).await;
     }
-    let mut frames = Frames::new(stream.recv);
-    loop {
-        match frames.next().await? {
-            Frame::Go => {
-                let Some(mut send) = waiting.take() else { continue };
-                let Some(body) = request.supply.take() else {
-                    let why = "another attempt has the body";
-                    return Err(Fault::not_executed(FaultKind::Lapsed, why));
-                };
-                pumping = Some(Pumping(tokio::spawn(async move {
-                    // A broken client body resets the stream; a peer that stops reading is heard from
-                    // in its answer.
-                    let _ = pump(&mut send, body, Vec::new()).await;
-                })));
-            }
-            Frame::Refused(refused) => return Err(refused.into()),
-            Frame::Head(head) => {
-                let status = StatusCode::from_u16(head.status);
-                let headers = head.fields.try_into();
-                let (Ok(status), Ok(headers)) = (status, headers) else {
-                    return Err(Fault::unknown(FaultKind::Cut, "the answer cannot be read"));
-                };
-                let held = (stream.guard, under_way, pumping, waiting);
-                let body = framed(frames, held, None);
-                return Ok(Answer { status, headers, body, since });
-            }
-            Frame::Data(_) | Frame::Trailers(_) | Frame::End => {
-                return Err(Fault::unknown(FaultKind::Cut, "a body came without an answer's head"));
+    sent.answer(request).await
+}
+
+/// A request that has left, and whose answer is awaited.
+pub(crate) struct Sent {
+    frames: Frames,
+    guard: Option<InFlight>,
+    under_way: UnderWay,
+    since: Instant,
+    pumping: Option<Pumping>,
+    /// The half of the stream on which the body goes when it is asked for.
+    waiting: Option<Sender>,
+}
+
+impl Sent {
+    pub(crate) fn new(
+        frames: Frames,
+        guard: Option<InFlight>,
+        under_way: UnderWay,
+        since: Instant,
+    ) -> Self {
+        Self { frames, guard, under_way, since, pumping: None, waiting: None }
+    }
+
+    /// Waits for the answer's head.
+    pub(crate) async fn answer(mut self, request: &Prepared) -> Result<Answer, Fault> {
+        loop {
+            let frame = self.frames.next().await?;
+            match frame {
+                Frame::Go => {
+                    let Some(mut send) = self.waiting.take() else { continue };
+                    let Some(body) = request.supply.take() else {
+                        let why = "another attempt has the body";
+                        return Err(Fault::not_executed(FaultKind::Lapsed, why));
+                    };
+                    self.pumping = Some(Pumping(tokio::spawn(async move {
+                        // A broken client body resets the stream; a peer that stops reading is heard from
+                        // in its answer.
+                        let _ = pump(&mut send, body, Vec::new()).await;
+                    })));
+                }
+                // hyper's server cannot send it on.
+                Frame::Info(_) => {}
+                Frame::Refused(refused) => return Err(refused.into()),
+                Frame::Head(head) => return self.headed(&head),
+                Frame::Data(_) | Frame::Trailers(_) | Frame::End => {
+                    let why = "a body came without an answer's head";
+                    return Err(Fault::unknown(FaultKind::Cut, why));
+                }
             }
         }
+    }
+
+    /// The answer whose head has come.
+    pub(crate) fn headed(self, head: &ResponseHead) -> Result<Answer, Fault> {
+        let status = StatusCode::from_u16(head.status);
+        let (Ok(status), Ok(mut headers)) = (status, HeaderMap::try_from(&head.fields)) else {
+            return Err(Fault::unknown(FaultKind::Cut, "the answer cannot be read"));
+        };
+        headers.remove(CONTENT_LENGTH);
+        if let Some(length) = head.length {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        let Self { frames, guard, under_way, since, pumping, waiting } = self;
+        let body = framed(frames, (guard, under_way, pumping, waiting), None);
+        Ok(Answer { status, headers, body, since })
     }
 }

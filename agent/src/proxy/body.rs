@@ -17,7 +17,7 @@ use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use tokio::sync::oneshot;
 
 use super::frame::{self, FrameError, Frames};
-use crate::link::{Sender, lock};
+use crate::link::{Sender, StreamError, lock};
 
 /// Gathered before it is written: one wake-up of the transport for a small answer.
 const GATHER: usize = 64 * 1024;
@@ -39,7 +39,7 @@ pub(crate) enum BodyError {
     Taken,
     /// The stream to the peer.
     #[error("cannot write to the peer: {0}")]
-    Write(#[from] quinn::WriteError),
+    Write(#[from] StreamError),
 }
 
 /// A body of nothing.
@@ -159,13 +159,17 @@ pub(crate) fn framed<T: Send + 'static>(
                 Ok(frame::Frame::Data(bytes)) => {
                     return Some((Ok(Frame::data(bytes)), Some((frames, held, None))));
                 }
-                Ok(frame::Frame::Trailers(map)) => {
-                    return Some((Ok(Frame::trailers(map)), Some((frames, held, None))));
+                Ok(frame::Frame::Trailers(fields)) => {
+                    let map = HeaderMap::try_from(&fields).map_err(FrameError::from);
+                    return match map {
+                        Ok(map) => Some((Ok(Frame::trailers(map)), Some((frames, held, None)))),
+                        Err(error) => Some((Err(error.into()), None)),
+                    };
                 }
                 Ok(frame::Frame::End) => return None,
                 // A late GO means nothing once the body flows the other way.
                 Ok(frame::Frame::Go) => {}
-                Ok(frame::Frame::Head(_) | frame::Frame::Refused(_)) => {
+                Ok(frame::Frame::Head(_) | frame::Frame::Info(_) | frame::Frame::Refused(_)) => {
                     let error = FrameError::Malformed("a second answer within a body");
                     return Some((Err(error.into()), None));
                 }

@@ -9,95 +9,33 @@
 //! any of it: `GO` says that the application's connection stands and asks for the body. Whatever fails
 //! before it leaves the body untouched, to be sent elsewhere.
 
-use bytes::{BufMut, Bytes, BytesMut};
-use hearth_proto::ids::ServiceName;
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use hearth_proto::wire;
-use http::{HeaderMap, HeaderName, HeaderValue};
-use quinn::RecvStream;
+use http::HeaderMap;
 use serde::{Deserialize, Serialize};
 
-const DATA: u8 = 0;
-const TRAILERS: u8 = 1;
-const END: u8 = 2;
-const HEAD: u8 = 3;
-const REFUSED: u8 = 4;
-const GO: u8 = 5;
+use super::head::{BadHead, Fields, RequestHead, ResponseHead};
+use crate::link::{Receiver, StreamError};
+
+pub(crate) const DATA: u8 = 0;
+pub(crate) const TRAILERS: u8 = 1;
+pub(crate) const END: u8 = 2;
+pub(crate) const HEAD: u8 = 3;
+pub(crate) const REFUSED: u8 = 4;
+pub(crate) const GO: u8 = 5;
+pub(crate) const INFO: u8 = 6;
+
+/// Kind and length in front of each frame.
+pub(crate) const HEADER: usize = 5;
 
 /// What the stream carries.
-const HTTP: u8 = 1;
+pub(crate) const HTTP: u8 = 1;
 const BYTES: u8 = 2;
 
 /// Largest head or trailers, in bytes: above what the HTTP servers at the edges let in.
 pub(crate) const MAX_HEAD: usize = 128 * 1024;
 /// Largest payload of one data frame that is written; any is read.
 pub(crate) const MAX_DATA: usize = 256 * 1024;
-
-/// How the request's body comes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum BodyKind {
-    /// There is none.
-    None,
-    /// It follows at once.
-    Inline,
-    /// It follows after `GO`.
-    AfterGo,
-}
-
-/// Header fields as they travel.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Fields(Vec<(String, Vec<u8>)>);
-
-impl From<&HeaderMap> for Fields {
-    fn from(map: &HeaderMap) -> Self {
-        Self(map.iter().map(|(n, v)| (n.as_str().to_owned(), v.as_bytes().to_vec())).collect())
-    }
-}
-
-impl TryFrom<Fields> for HeaderMap {
-    type Error = FrameError;
-    fn try_from(fields: Fields) -> Result<Self, FrameError> {
-        let malformed = |_| FrameError::Malformed("a header field");
-        let mut map = HeaderMap::with_capacity(fields.0.len());
-        for (name, value) in fields.0 {
-            let name = HeaderName::try_from(name).map_err(|e| malformed(e.to_string()))?;
-            let value = HeaderValue::try_from(value).map_err(|e| malformed(e.to_string()))?;
-            map.append(name, value);
-        }
-        Ok(map)
-    }
-}
-
-/// What a caller asks for. Who it is, its certificate says.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct RequestHead {
-    /// The service it calls.
-    pub(crate) service: ServiceName,
-    /// The instance on the owner's host.
-    pub(crate) instance: u16,
-    /// Microseconds left until the caller gives up.
-    pub(crate) left_us: u64,
-    /// How the body comes.
-    pub(crate) body: BodyKind,
-    /// Its length where it is known, 0 for none.
-    pub(crate) length: Option<u64>,
-    /// HTTP method; empty for opaque bytes.
-    pub(crate) method: String,
-    /// Path and query.
-    pub(crate) target: String,
-    /// The authority the client addressed.
-    pub(crate) authority: String,
-    /// Header fields, those of single hops removed.
-    pub(crate) fields: Fields,
-}
-
-/// The application's answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ResponseHead {
-    /// HTTP status.
-    pub(crate) status: u16,
-    /// Header fields, those of single hops removed.
-    pub(crate) fields: Fields,
-}
 
 /// Why the owner did not bring an answer of the application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,40 +101,14 @@ pub(crate) enum FrameError {
     /// The stream ended too early.
     #[error("the peer's stream ended before its end was said")]
     Truncated,
-    /// The peer gave the stream up.
-    #[error("the peer gave the request up")]
-    Reset,
-    /// The connection is gone.
-    #[error("{why}")]
-    Lost {
-        /// What happened.
-        why: String,
-        /// The peer never let us in: it has seen no request.
-        unseen: bool,
-    },
+    /// The stream broke.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
 }
 
-impl From<quinn::ReadError> for FrameError {
-    fn from(error: quinn::ReadError) -> Self {
-        match error {
-            quinn::ReadError::Reset(_) => Self::Reset,
-            quinn::ReadError::ConnectionLost(e) => Self::Lost {
-                // Crypto errors (RFC 9001 section 4.8) end a handshake, never a connection in use.
-                unseen: matches!(&e, quinn::ConnectionError::ConnectionClosed(c)
-                    if (0x100..0x200).contains(&u64::from(c.error_code))),
-                why: format!("the connection broke: {e}"),
-            },
-            other => Self::Lost { why: other.to_string(), unseen: false },
-        }
-    }
-}
-
-impl From<quinn::ReadExactError> for FrameError {
-    fn from(error: quinn::ReadExactError) -> Self {
-        match error {
-            quinn::ReadExactError::FinishedEarly(_) => Self::Truncated,
-            quinn::ReadExactError::ReadError(e) => e.into(),
-        }
+impl From<BadHead> for FrameError {
+    fn from(bad: BadHead) -> Self {
+        Self::Malformed(bad.0)
     }
 }
 
@@ -207,56 +119,35 @@ pub(crate) enum Opening {
     Bytes(RequestHead),
 }
 
-/// The preamble of a stream.
-pub(crate) fn encode_opening(opening: &Opening) -> Result<Bytes, wire::WireError> {
+/// The preamble of a stream. `None`: a part of the head is too long to be written.
+pub(crate) fn encode_opening(opening: &Opening) -> Option<Bytes> {
     let (what, head) = match opening {
         Opening::Http(head) => (HTTP, head),
         Opening::Bytes(head) => (BYTES, head),
     };
-    let head = wire::encode_body(head)?;
-    let mut bytes = BytesMut::with_capacity(head.len() + 6);
+    let room = 512 + head.target.len() + head.authority.len() + head.fields.lines().len();
+    let mut bytes = BytesMut::with_capacity(room);
     bytes.put_u8(wire::PROTOCOL);
-    put(&mut bytes, what, &head);
-    Ok(bytes.freeze())
+    let written = with_header(&mut bytes, what, |bytes| head.put(bytes));
+    (head.fits() && written <= MAX_HEAD).then(|| bytes.freeze())
 }
 
-/// Reads the preamble.
-pub(crate) async fn read_opening(recv: &mut RecvStream) -> Result<Opening, FrameError> {
-    let mut start = [0; 6];
-    recv.read_exact(&mut start).await?;
-    let [version, what, length @ ..] = start;
-    if version != wire::PROTOCOL {
-        return Err(FrameError::Version(version));
-    }
-    let head = read_payload(recv, u32::from_be_bytes(length), "a request head").await?;
-    let head = wire::decode_body(&head).map_err(|_| FrameError::Malformed("a request head"))?;
-    match what {
-        HTTP => Ok(Opening::Http(head)),
-        BYTES => Ok(Opening::Bytes(head)),
-        _ => Err(FrameError::Malformed("a request of an unknown kind")),
-    }
+/// Appends a frame whose payload is written by `put`, and returns the payload's length.
+pub(crate) fn with_header(
+    bytes: &mut BytesMut,
+    kind: u8,
+    put: impl FnOnce(&mut BytesMut),
+) -> usize {
+    let start = bytes.len();
+    put_header(bytes, kind, 0);
+    put(bytes);
+    let length = bytes.len() - start - HEADER;
+    // Proof: heads are far below 4 GiB, and MAX_HEAD is checked by who writes them.
+    bytes[start + 1..start + HEADER].copy_from_slice(&(length as u32).to_be_bytes());
+    length
 }
 
-async fn read_payload(
-    recv: &mut RecvStream,
-    length: u32,
-    what: &'static str,
-) -> Result<Vec<u8>, FrameError> {
-    let length = usize::try_from(length).unwrap_or(usize::MAX);
-    if length > MAX_HEAD {
-        return Err(FrameError::TooLarge(what));
-    }
-    let mut payload = vec![0; length];
-    recv.read_exact(&mut payload).await?;
-    Ok(payload)
-}
-
-fn put(bytes: &mut BytesMut, kind: u8, payload: &[u8]) {
-    put_header(bytes, kind, payload.len());
-    bytes.put_slice(payload);
-}
-
-fn put_header(bytes: &mut BytesMut, kind: u8, length: usize) {
+pub(crate) fn put_header(bytes: &mut BytesMut, kind: u8, length: usize) {
     bytes.put_u8(kind);
     // Proof: heads and trailers are bounded by MAX_HEAD and data is cut at MAX_DATA.
     bytes.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
@@ -266,20 +157,19 @@ fn put_header(bytes: &mut BytesMut, kind: u8, length: usize) {
 pub(crate) fn data(out: &mut Vec<Bytes>, mut piece: Bytes) {
     while !piece.is_empty() {
         let part = piece.split_to(piece.len().min(MAX_DATA));
-        let mut header = BytesMut::with_capacity(5);
+        let mut header = BytesMut::with_capacity(HEADER);
         put_header(&mut header, DATA, part.len());
         out.push(header.freeze());
         out.push(part);
     }
 }
 
-/// Trailers. Such that cannot be encoded or are too large are left out.
+/// Trailers. Such that are too large are left out.
 pub(crate) fn trailers(out: &mut Vec<Bytes>, map: &HeaderMap) {
-    if let Ok(payload) = wire::encode_body(&Fields::from(map))
-        && payload.len() <= MAX_HEAD
-    {
-        let mut bytes = BytesMut::with_capacity(payload.len() + 5);
-        put(&mut bytes, TRAILERS, &payload);
+    let fields = Fields::from(map);
+    if fields.lines().len() <= MAX_HEAD {
+        let mut bytes = BytesMut::with_capacity(fields.lines().len() + HEADER);
+        with_header(&mut bytes, TRAILERS, |b| b.put_slice(fields.lines()));
         out.push(bytes.freeze());
     }
 }
@@ -294,20 +184,19 @@ pub(crate) fn go() -> Bytes {
     Bytes::from_static(&[GO, 0, 0, 0, 0])
 }
 
-/// An answer's head.
-pub(crate) fn head(head: &ResponseHead) -> Result<Bytes, wire::WireError> {
-    framed(HEAD, head)
+/// An answer's head. `None`: it is too large.
+pub(crate) fn head(head: &ResponseHead) -> Option<Bytes> {
+    let mut bytes =
+        BytesMut::with_capacity(HEADER + ResponseHead::FIXED + head.fields.lines().len());
+    let written = with_header(&mut bytes, HEAD, |b| head.put(b));
+    (written <= MAX_HEAD).then(|| bytes.freeze())
 }
 
 /// A refusal.
 pub(crate) fn refused(refused: &Refused) -> Result<Bytes, wire::WireError> {
-    framed(REFUSED, refused)
-}
-
-fn framed(kind: u8, value: &impl Serialize) -> Result<Bytes, wire::WireError> {
-    let payload = wire::encode_body(value)?;
-    let mut bytes = BytesMut::with_capacity(payload.len() + 5);
-    put(&mut bytes, kind, &payload);
+    let payload = wire::encode_body(refused)?;
+    let mut bytes = BytesMut::with_capacity(payload.len() + HEADER);
+    with_header(&mut bytes, REFUSED, |b| b.put_slice(&payload));
     Ok(bytes.freeze())
 }
 
@@ -317,9 +206,11 @@ pub(crate) enum Frame {
     /// Some of the body.
     Data(Bytes),
     /// Trailers.
-    Trailers(HeaderMap),
+    Trailers(Fields),
     /// The end of the body.
     End,
+    /// An informational answer (1xx); the final one follows.
+    Info(ResponseHead),
     /// The head of an answer.
     Head(ResponseHead),
     /// A refusal.
@@ -328,57 +219,148 @@ pub(crate) enum Frame {
     Go,
 }
 
-/// Reads frames off a stream. Data comes in the pieces it arrived in, without a copy.
+/// Reads frames off a stream. Data comes in the pieces it arrived in, without a copy; so do heads that
+/// arrived in one piece.
 #[derive(Debug)]
 pub(crate) struct Frames {
-    recv: RecvStream,
+    recv: Receiver,
+    /// What was read of the stream and not yet of its frames.
+    ahead: Bytes,
+    /// The same, while it is put together from several pieces; `ahead` is empty then.
+    gathered: BytesMut,
+    /// What is left of a data frame.
     left: usize,
 }
 
 impl Frames {
-    pub(crate) fn new(recv: RecvStream) -> Self {
-        Self { recv, left: 0 }
+    pub(crate) fn new(recv: Receiver) -> Self {
+        Self { recv, ahead: Bytes::new(), gathered: BytesMut::new(), left: 0 }
     }
 
-    /// The stream itself, to go on as opaque bytes. Nothing of it is buffered here.
-    pub(crate) fn into_bytes(self) -> RecvStream {
-        self.recv
+    /// The stream itself, to go on as opaque bytes, and what was read of it already.
+    pub(crate) fn into_bytes(self) -> (Bytes, Receiver) {
+        (self.ahead, self.recv)
     }
 
-    /// The next frame. Must not be called again after an error or [`Frame::End`]. Not cancel-safe.
+    /// Reads the preamble. Cancel-safe.
+    pub(crate) async fn opening(&mut self) -> Result<Opening, FrameError> {
+        let (kind, head) = self.preamble().await?;
+        match kind {
+            HTTP => Ok(Opening::Http(RequestHead::decode(head)?)),
+            BYTES => Ok(Opening::Bytes(RequestHead::decode(head)?)),
+            _ => Err(FrameError::Malformed("a request of an unknown kind")),
+        }
+    }
+
+    async fn preamble(&mut self) -> Result<(u8, Bytes), FrameError> {
+        self.at_least(1 + HEADER).await?;
+        let version = self.ahead[0];
+        if version != wire::PROTOCOL {
+            return Err(FrameError::Version(version));
+        }
+        let (kind, length) = header(&self.ahead[1..]);
+        if length > MAX_HEAD {
+            return Err(FrameError::TooLarge("a request head"));
+        }
+        self.at_least(1 + HEADER + length).await?;
+        self.ahead.advance(1 + HEADER);
+        Ok((kind, self.ahead.split_to(length)))
+    }
+
+    /// The next frame. Must not be called again after an error or [`Frame::End`]. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Result<Frame, FrameError> {
         loop {
-            if self.left > 0 {
-                let chunk = self.recv.read_chunk(self.left, true).await?;
-                let chunk = chunk.ok_or(FrameError::Truncated)?;
-                self.left -= chunk.bytes.len();
-                return Ok(Frame::Data(chunk.bytes));
-            }
-            let mut header = [0; 5];
-            self.recv.read_exact(&mut header).await?;
-            let [kind, length @ ..] = header;
-            let length = u32::from_be_bytes(length);
-            match kind {
-                DATA => self.left = usize::try_from(length).unwrap_or(usize::MAX),
-                END => return Ok(Frame::End),
-                GO => return Ok(Frame::Go),
-                TRAILERS => {
-                    let fields: Fields = self.value(length, "trailers").await?;
-                    return Ok(Frame::Trailers(fields.try_into()?));
-                }
-                HEAD => return Ok(Frame::Head(self.value(length, "an answer's head").await?)),
-                REFUSED => return Ok(Frame::Refused(self.value(length, "a refusal").await?)),
-                _ => drop(read_payload(&mut self.recv, length, "an unknown frame").await?),
+            match self.ready()? {
+                Ready::Frame(frame) => return Ok(frame),
+                Ready::Wants(bytes) => self.at_least(bytes).await?,
             }
         }
     }
 
-    async fn value<T: serde::de::DeserializeOwned>(
-        &mut self,
-        length: u32,
-        what: &'static str,
-    ) -> Result<T, FrameError> {
-        let payload = read_payload(&mut self.recv, length, what).await?;
-        wire::decode_body(&payload).map_err(|_| FrameError::Malformed(what))
+    /// The next frame if it is here already.
+    pub(crate) fn ready(&mut self) -> Result<Ready, FrameError> {
+        loop {
+            if self.left > 0 {
+                if self.ahead.is_empty() {
+                    return Ok(Ready::Wants(1));
+                }
+                let piece = self.ahead.split_to(self.left.min(self.ahead.len()));
+                self.left -= piece.len();
+                return Ok(Ready::Frame(Frame::Data(piece)));
+            }
+            if self.ahead.len() < HEADER {
+                return Ok(Ready::Wants(HEADER));
+            }
+            let (kind, length) = header(&self.ahead);
+            if kind == DATA {
+                self.ahead.advance(HEADER);
+                self.left = length;
+                continue;
+            }
+            if length > MAX_HEAD {
+                return Err(FrameError::TooLarge(what(kind)));
+            }
+            if self.ahead.len() < HEADER + length {
+                return Ok(Ready::Wants(HEADER + length));
+            }
+            self.ahead.advance(HEADER);
+            let payload = self.ahead.split_to(length);
+            return Ok(Ready::Frame(match kind {
+                END => Frame::End,
+                GO => Frame::Go,
+                TRAILERS => Frame::Trailers(Fields::unread(payload)),
+                HEAD => Frame::Head(ResponseHead::decode(payload)?),
+                INFO => Frame::Info(ResponseHead::decode(payload)?),
+                REFUSED => match wire::decode_body(&payload) {
+                    Ok(refused) => Frame::Refused(refused),
+                    Err(_) => return Err(FrameError::Malformed(what(kind))),
+                },
+                _ => continue,
+            }));
+        }
+    }
+
+    /// Reads until `wanted` bytes are ahead.
+    async fn at_least(&mut self, wanted: usize) -> Result<(), FrameError> {
+        while self.ahead.len() + self.gathered.len() < wanted {
+            let more = self.recv.read_chunk(usize::MAX).await?.ok_or(FrameError::Truncated)?;
+            if self.ahead.is_empty() && self.gathered.is_empty() {
+                self.ahead = more;
+                continue;
+            }
+            if self.gathered.is_empty() {
+                self.gathered.reserve(wanted + more.len());
+                self.gathered.put_slice(&std::mem::take(&mut self.ahead));
+            }
+            self.gathered.put_slice(&more);
+        }
+        if !self.gathered.is_empty() {
+            self.ahead = std::mem::take(&mut self.gathered).freeze();
+        }
+        Ok(())
+    }
+}
+
+/// What is here of a stream.
+#[derive(Debug)]
+pub(crate) enum Ready {
+    /// A frame.
+    Frame(Frame),
+    /// Nothing whole before so many bytes are ahead.
+    Wants(usize),
+}
+
+/// Kind and length of a frame. `bytes` has at least [`HEADER`] of them.
+fn header(bytes: &[u8]) -> (u8, usize) {
+    let length = u32::from_be_bytes([bytes[1], bytes[2], bytes[3], bytes[4]]);
+    (bytes[0], usize::try_from(length).unwrap_or(usize::MAX))
+}
+
+fn what(kind: u8) -> &'static str {
+    match kind {
+        TRAILERS => "trailers",
+        HEAD => "an answer's head",
+        REFUSED => "a refusal",
+        _ => "an unknown frame",
     }
 }

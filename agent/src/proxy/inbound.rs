@@ -14,15 +14,15 @@ use http::header::{CONTENT_LENGTH, HOST, TE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use quinn::RecvStream;
 use tokio::sync::oneshot;
 use tokio::time::{timeout, timeout_at};
 
 use super::application::{AppFailure, uri};
 use super::body::{Body, BodyError, framed, pump};
-use super::frame::{self, BodyKind, Cause, Frames, Opening, Refused, RequestHead, ResponseHead};
+use super::frame::{self, Cause, Frames, Opening, Refused};
+use super::head::{BodyKind, RequestHead, ResponseHead};
 use super::headers::forward_response;
-use super::{Inner, LocalEndpoint, tcp};
+use super::{Inner, LocalEndpoint, fast, tcp};
 use crate::driver::PathReport;
 use crate::link::{DataStream, Sender};
 use hearth_proto::advert::Protocol;
@@ -53,9 +53,9 @@ impl Drop for Counted<'_> {
 
 /// Serves one stream of a peer to its end.
 pub(crate) async fn serve(inner: Arc<Inner>, caller: NodeName, stream: DataStream) {
-    let (mut send, mut recv) = (stream.send, stream.recv);
+    let (mut send, mut frames) = (stream.send, Frames::new(stream.recv));
     let counted = Counted::new(&inner.inbound);
-    let opening = match timeout(OPENING_LIMIT, frame::read_opening(&mut recv)).await {
+    let opening = match timeout(OPENING_LIMIT, frames.opening()).await {
         Ok(Ok(opening)) => opening,
         Ok(Err(error)) => {
             let refused =
@@ -78,8 +78,8 @@ pub(crate) async fn serve(inner: Arc<Inner>, caller: NodeName, stream: DataStrea
     let given_up = send.stopped();
     let work = async {
         match opening {
-            Opening::Http(head) => http(&inner, &caller, head, &mut send, recv).await,
-            Opening::Bytes(head) => tcp::serve(&inner, &caller, &head, &mut send, recv).await,
+            Opening::Http(head) => http(&inner, &caller, head, &mut send, frames).await,
+            Opening::Bytes(head) => tcp::serve(&inner, &caller, &head, &mut send, frames).await,
         }
     };
     let outcome = tokio::select! {
@@ -92,7 +92,7 @@ pub(crate) async fn serve(inner: Arc<Inner>, caller: NodeName, stream: DataStrea
                 refused.cause.word()
             }
         },
-        Ok(Some(_)) = given_up => "given_up",
+        true = given_up => "given_up",
     };
     inner.metrics.inbound(&service, outcome);
 }
@@ -111,18 +111,21 @@ async fn http(
     caller: &NodeName,
     head: RequestHead,
     send: &mut Sender,
-    recv: RecvStream,
+    frames: Frames,
 ) -> Result<(), Refused> {
     let arrived = Instant::now();
     let limit = Duration::from_micros(head.left_us);
     let endpoint = inner.admit(caller, &head, limit).await?;
     let left = limit.saturating_sub(arrived.elapsed());
+    if fast::owner::takes(&endpoint, &head) {
+        return fast::owner::serve(inner, &endpoint, &head, left, send, frames).await;
+    }
     let (go, mut asked) = oneshot::channel();
     let mut awaits_go = head.body == BodyKind::AfterGo;
     let body = match head.body {
         BodyKind::None => super::body::empty(),
-        BodyKind::Inline => framed(Frames::new(recv), (), None),
-        BodyKind::AfterGo => framed(Frames::new(recv), (), Some(go)),
+        BodyKind::Inline => framed(frames, (), None),
+        BodyKind::AfterGo => framed(frames, (), Some(go)),
     };
     let body = sized(body, head.length);
     let call = inner.call_application(&endpoint, head, body, left);
@@ -138,12 +141,15 @@ async fn http(
             response = &mut call => break response?,
         }
     };
-    let (parts, body) = response.into_parts();
-    let head = ResponseHead { status: parts.status.as_u16(), fields: (&parts.headers).into() };
-    let head = frame::head(&head).map_err(|e| Refused {
+    let (mut parts, body) = response.into_parts();
+    let length = parts.headers.remove(CONTENT_LENGTH);
+    let length = length.and_then(|l| l.to_str().ok()?.parse().ok());
+    let head =
+        ResponseHead { status: parts.status.as_u16(), length, fields: (&parts.headers).into() };
+    let head = frame::head(&head).ok_or_else(|| Refused {
         executed: true,
         cause: Cause::AppBroke,
-        detail: format!("the answer's head cannot be passed on: {e}"),
+        detail: "the answer's head is too large to be passed on".into(),
     })?;
     let body = body.map_err(BodyError::from).boxed_unsync();
     if let Err(error) = pump(send, body, vec![head]).await {
@@ -274,7 +280,7 @@ fn build(
         .map_err(|e| malformed(format!("method {:?}: {e}", head.method)))?;
     *request.uri_mut() = uri(endpoint.address, &head.target)
         .map_err(|e| malformed(format!("target {:?}: {e}", head.target)))?;
-    let mut headers = HeaderMap::try_from(head.fields).map_err(|e| malformed(e.to_string()))?;
+    let mut headers = HeaderMap::try_from(&head.fields).map_err(|e| malformed(e.to_string()))?;
     if let Ok(host) = HeaderValue::try_from(&head.authority) {
         headers.insert(HOST, host);
     }

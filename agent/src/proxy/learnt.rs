@@ -32,6 +32,14 @@ impl Learnt {
     }
 }
 
+impl Learnt {
+    /// A request came: it pays for retries and hedges to come.
+    pub(crate) fn deposit(&self, now: Instant) {
+        self.retries.deposit(now);
+        self.hedges.deposit(now);
+    }
+}
+
 /// All services that were called from here.
 #[derive(Debug, Default)]
 pub(crate) struct Services(ArcSwap<BTreeMap<ServiceName, Arc<Learnt>>>);

@@ -10,7 +10,7 @@
 //! | [`outbound`] | listeners; a client's request to an answer |
 //! | `race`, `attempt` | attempts one after the other and side by side, until one answers |
 //! | `inbound`, `application` | a peer's request to our own application |
-//! | `frame`, `body` | requests and bodies on streams |
+//! | `frame`, `head`, `body` | requests and bodies on streams |
 //! | `tcp` | connections carried as opaque bytes |
 //! | `headers`, `safety`, `budget`, `load`, `latency`, `learnt`, `answer` | the pure pieces |
 //!
@@ -22,7 +22,9 @@ mod application;
 mod attempt;
 mod body;
 mod budget;
+mod fast;
 mod frame;
+mod head;
 mod headers;
 mod inbound;
 mod latency;
@@ -31,6 +33,7 @@ mod load;
 mod metrics;
 mod outbound;
 mod race;
+mod rewind;
 mod safety;
 mod tcp;
 #[cfg(test)]
@@ -58,6 +61,7 @@ pub use metrics::ProxyMetrics;
 pub use outbound::Entry;
 
 use application::Applications;
+use fast::{Plans, Pools};
 use learnt::{Learnt, Services};
 use load::Loads;
 use outbound::Door;
@@ -116,11 +120,15 @@ pub(crate) struct Inner {
     node: NodeName,
     /// Requests for services nobody offers are counted under this name.
     unknown: ServiceName,
+    /// Our own `Via` line.
+    via: Vec<u8>,
     mesh: MeshHandle,
     locals: ArcSwap<Vec<LocalEndpoint>>,
     applications: Applications,
     loads: Loads,
     services: Services,
+    plans: Plans,
+    pools: Pools,
     wakes: Mutex<BTreeMap<ServiceName, Instant>>,
     held: Semaphore,
     connections: Arc<Semaphore>,
@@ -193,14 +201,18 @@ impl Proxy {
         let _context = runtime.enter();
         // A constant that is a valid label.
         let unknown = ServiceName::parse("unknown").expect("\"unknown\" is a DNS label");
+        let via = format!("via: 1.1 {node}\r\n").into_bytes();
         let inner = Arc::new(Inner {
             node,
             unknown,
+            via,
             mesh,
             locals: ArcSwap::from_pointee(locals),
             applications: Applications::default(),
             loads: Loads::new(now),
             services: Services::default(),
+            plans: Plans::default(),
+            pools: Pools::new(1),
             wakes: Mutex::default(),
             held: Semaphore::new(MAX_HELD),
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
@@ -295,6 +307,8 @@ impl Proxy {
         self.inner.loads.retain(known);
         let known = |service: &ServiceName| snapshot.services.contains_key(service);
         self.inner.services.retain(known);
+        self.inner.plans.retain(known);
+        self.inner.pools.sweep();
         lock(&self.inner.wakes).retain(|service, _| known(service));
     }
 }

@@ -23,16 +23,17 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::timeout_at;
 
 use super::answer::Failure;
-use super::attempt::Prepared;
+use super::attempt::{Answer, Prepared};
 use super::body::{Body, Supply};
-use super::frame::{BodyKind, RequestHead};
+use super::head::{BodyKind, RequestHead};
 use super::headers::{MAX_VIA, forward_request, hops, sign_via};
-use super::race::Race;
+use super::race::{Race, Won};
+use super::rewind::Rewind;
 use super::safety::MAX_REPLAY;
-use super::{Inner, tcp};
+use super::{Inner, fast, tcp};
 
 /// A client's head must be complete within this; an idle connection is closed after it too.
-const HEADER_LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const HEADER_LIMIT: Duration = Duration::from_secs(60);
 /// Largest head of a client's request.
 const MAX_HEADERS: usize = 64 * 1024;
 /// Streams of one HTTP/2 client at once.
@@ -66,6 +67,18 @@ impl Door {
 
     pub(crate) fn close(&self) {
         self.closed.send_replace(true);
+    }
+
+    /// Where it leads now.
+    pub(crate) fn leads(&self) -> Arc<Entry> {
+        self.leads.load_full()
+    }
+
+    /// Waits until it is closed.
+    pub(crate) async fn shut(&self) {
+        let mut closed = self.closed.subscribe();
+        // The door holds the other end.
+        let _ = closed.wait_for(|c| *c).await;
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -119,6 +132,14 @@ async fn connection(
             tcp::carry(&inner, service, stream).await;
         }
         _ => {
+            let (stream, read) = match fast::client::serve(&inner, &door, stream, client).await {
+                fast::client::After::Unusual(stream, read) => (stream, read),
+                fast::client::After::Closed => {
+                    gauge.dec();
+                    return;
+                }
+            };
+            let stream = Rewind::new(stream, read);
             let served = inner.clone();
             let service = service_fn(move |request| {
                 let (inner, entry) = (served.clone(), door.leads.load_full());
@@ -178,15 +199,29 @@ async fn handle(
         _ => service.clone(),
     };
     let won = answer(inner, &service, client, request, started).await;
+    concluded(inner, &service, &counted, client, version, won, started)
+}
+
+/// Counts and tells what a request came to, and makes its answer. `counted` is the name it counts under.
+pub(crate) fn concluded(
+    inner: &Inner,
+    service: &ServiceName,
+    counted: &ServiceName,
+    client: SocketAddr,
+    version: Version,
+    won: Won,
+    started: Instant,
+) -> Response<Body> {
+    let node = inner.node().as_str();
     let seconds = started.elapsed().as_secs_f64();
-    match won {
+    match won.map(Answer::into_response) {
         Ok(mut response) => {
             let outcome = match response.status() {
                 s if s.is_server_error() => "server_error",
                 s if s.is_client_error() => "client_error",
                 _ => "ok",
             };
-            inner.metrics.request(&counted, outcome, seconds);
+            inner.metrics.request(counted, outcome, seconds);
             sign_via(response.headers_mut(), version, node);
             response
         }
@@ -197,7 +232,7 @@ async fn handle(
                 }
                 _ => "failed",
             };
-            inner.metrics.request(&counted, outcome, seconds);
+            inner.metrics.request(counted, outcome, seconds);
             tracing::info!(%service, %client, status = failure.status().as_u16(),
                 detail = %failure, "request failed");
             failure.respond(node)
@@ -224,7 +259,7 @@ fn authority(request: &Request<Incoming>) -> String {
 }
 
 /// `ledger`, `ledger.mesh`, with or without a port, in any case, with or without the root's dot.
-fn service_of(host: &str) -> Option<ServiceName> {
+pub(crate) fn service_of(host: &str) -> Option<ServiceName> {
     let name = host.rsplit_once(':').map_or(host, |(name, _port)| name).to_ascii_lowercase();
     let name = name.strip_suffix('.').unwrap_or(&name);
     ServiceName::parse(name.strip_suffix(".mesh").unwrap_or(name)).ok()
@@ -236,7 +271,7 @@ async fn answer(
     client: SocketAddr,
     request: Request<Incoming>,
     started: Instant,
-) -> Result<Response<Body>, Failure> {
+) -> Won {
     if request.method() == Method::CONNECT {
         return Err(Failure::BadRequest("CONNECT asks for a tunnel, which is not offered".into()));
     }
@@ -257,11 +292,7 @@ async fn answer(
     let limit = inner.route(service).map(|r| r.policy.timeout.0).unwrap_or_default();
     let limit = limit.max(Duration::from_secs(1));
     let prepared = Arc::new(prepare(inner, service, client, request, started + limit).await?);
-    let answer = Race::new(inner, &prepared, service, started).run().await?;
-    let mut response = Response::new(answer.body);
-    *response.status_mut() = answer.status;
-    *response.headers_mut() = answer.headers;
-    Ok(response)
+    Race::new(inner, &prepared, service, started).run().await
 }
 
 /// Makes a request ready to be sent any number of times. Short bodies of known length are read first.
@@ -296,6 +327,7 @@ async fn prepare(
         method: parts.method.as_str().to_owned(),
         target,
         authority,
+        upgrade: String::new(),
         fields: (&parts.headers).into(),
     };
     Ok(Prepared { method: parts.method, head, supply: Arc::new(supply) })

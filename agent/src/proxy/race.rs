@@ -33,7 +33,7 @@ use tokio::time::sleep_until;
 
 use super::Inner;
 use super::answer::Failure;
-use super::attempt::{Answer, Fault, FaultKind, Prepared, Target, attempt};
+use super::attempt::{Answer, Fault, FaultKind, Prepared, Sent, Target, attempt};
 use super::frame::Cause;
 use super::learnt::Learnt;
 use super::load::{Load, UnderWay};
@@ -73,6 +73,26 @@ struct Want {
     again: Instant,
     /// Until when the request is held.
     until: Instant,
+}
+
+/// A first attempt that was made outside of the race, and why it is handed over.
+pub(crate) struct First {
+    pub(crate) target: Target,
+    pub(crate) load: Arc<Load>,
+    pub(crate) started: Instant,
+    /// Why this endpoint was picked.
+    pub(crate) decision: &'static str,
+    pub(crate) news: News,
+}
+
+/// What happened to a first attempt.
+pub(crate) enum News {
+    /// It has ended; not with an answer that could be passed on as it is.
+    Ended(Result<Answer, Fault>),
+    /// Its peer fell silent.
+    Silent(Sent),
+    /// The delay is over after which a request may be hedged.
+    Late(Sent),
 }
 
 type Ended = (usize, Result<Answer, Fault>);
@@ -141,11 +161,49 @@ impl<'a> Race<'a> {
 
     /// Runs to the first usable answer, or to the failure that is to be told.
     pub(crate) async fn run(mut self) -> Won {
-        self.learnt.retries.deposit(self.started);
-        self.learnt.hedges.deposit(self.started);
+        self.learnt.deposit(self.started);
         if let Some(failure) = self.launch("first") {
             return Err(failure);
         }
+        self.finish().await
+    }
+
+    /// Goes on where a first attempt, made outside, did not bring an answer at once.
+    pub(crate) async fn take_over(mut self, first: First) -> Won {
+        let now = Instant::now();
+        self.decision = first.decision.into();
+        self.tries.push(Try {
+            target: first.target.clone(),
+            load: first.load,
+            started: first.started,
+            standing: Standing::Running,
+            silent: false,
+        });
+        let outcome = match first.news {
+            News::Ended(ended) => self.ended(0, ended),
+            News::Silent(sent) => {
+                self.run_on(sent);
+                self.arm_hedge(now);
+                self.fell_silent(0)
+            }
+            News::Late(sent) => {
+                self.run_on(sent);
+                self.watch(0, &first.target);
+                self.hedge()
+            }
+        };
+        match outcome {
+            Some(won) => won,
+            None => self.finish().await,
+        }
+    }
+
+    fn run_on(&mut self, sent: Sent) {
+        let request = self.request.clone();
+        self.attempts.push(Box::pin(async move { (0, sent.answer(&request).await) }));
+    }
+
+    async fn finish(mut self) -> Won {
         loop {
             let far = self.deadline + Duration::from_secs(1);
             let hedge_at = self.hedge_at.unwrap_or(far);
@@ -222,6 +280,19 @@ impl<'a> Race<'a> {
             UnderWay::new(&load),
         );
         self.attempts.push(Box::pin(async move { (n, run.await) }));
+        self.watch(n, &target);
+        self.tries.push(Try {
+            target,
+            load,
+            started: now,
+            standing: Standing::Running,
+            silent: false,
+        });
+        self.arm_hedge(now);
+    }
+
+    /// Learns when the peer of attempt `n` falls silent.
+    fn watch(&mut self, n: usize, target: &Target) {
         let mut health = self.inner.mesh.links.health(&target.id.node);
         // What is silent already was picked for want of better; only a change is news.
         health.mark_unchanged();
@@ -235,14 +306,6 @@ impl<'a> Race<'a> {
                 }
             }
         }));
-        self.tries.push(Try {
-            target,
-            load,
-            started: now,
-            standing: Standing::Running,
-            silent: false,
-        });
-        self.arm_hedge(now);
     }
 
     fn arm_hedge(&mut self, now: Instant) {

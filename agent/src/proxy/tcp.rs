@@ -6,25 +6,26 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::{Bytes, BytesMut};
 use hearth_proto::evidence::Outcome;
 use hearth_proto::ids::{EndpointId, NodeName, ServiceName};
-use quinn::RecvStream;
-use tokio::io::{AsyncWriteExt, copy};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::Inner;
-use super::frame::{
-    self, BodyKind, Cause, Fields, Frame, FrameError, Frames, Opening, Refused, RequestHead,
-};
+use super::frame::{self, Cause, Frame, FrameError, Frames, Opening, Refused};
+use super::head::{BodyKind, Fields, RequestHead};
 use super::load::UnderWay;
 use crate::driver::PathReport;
-use crate::link::{DataStream, Sender};
+use crate::link::{DataStream, InFlight, Receiver, Sender, StreamError};
 
 /// On loopback a connection stands at once or the application is not there.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 /// One endpoint has so long to take a connection.
 const TAKE_LIMIT: Duration = Duration::from_secs(2);
+/// Read of a connection at once.
+const COPY: usize = 64 * 1024;
 /// A connection that nobody takes waits so long for the routes to change.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
@@ -71,12 +72,20 @@ pub(crate) async fn carry(inner: &Arc<Inner>, service: &ServiceName, client: Tcp
     let _ = client.set_zero_linger();
 }
 
+/// A stream whose endpoint took the connection.
+struct Carried {
+    send: Sender,
+    ahead: Bytes,
+    recv: Receiver,
+    guard: Option<InFlight>,
+}
+
 /// An endpoint that took the connection.
 enum Taken {
     /// On this host.
     Local(TcpStream),
     /// On another.
-    Remote(Box<DataStream>),
+    Remote(Box<Carried>),
 }
 
 async fn take(
@@ -95,6 +104,7 @@ async fn take(
         method: String::new(),
         target: String::new(),
         authority: String::new(),
+        upgrade: String::new(),
         fields: Fields::default(),
     };
     if &id.node == inner.node() {
@@ -103,12 +113,13 @@ async fn take(
     }
     let DataStream { mut send, recv, guard } =
         inner.mesh.links.open_stream(&id.node, address).await.map_err(|e| e.to_string())?;
-    let opening = frame::encode_opening(&Opening::Bytes(head)).map_err(|e| e.to_string())?;
+    let opening = frame::encode_opening(&Opening::Bytes(head)).ok_or("its head is too large")?;
     send.write_chunk(opening).await.map_err(|e| e.to_string())?;
     let mut frames = Frames::new(recv);
     match frames.next().await {
         Ok(Frame::Go) => {
-            Ok(Taken::Remote(Box::new(DataStream { send, recv: frames.into_bytes(), guard })))
+            let (ahead, recv) = frames.into_bytes();
+            Ok(Taken::Remote(Box::new(Carried { send, ahead, recv, guard })))
         }
         Ok(Frame::Refused(refused)) => Err(refused.detail),
         Ok(_) => Err(FrameError::Malformed("an answer").to_string()),
@@ -122,30 +133,57 @@ async fn exchange(mut client: TcpStream, taken: Taken) {
         Taken::Local(mut app) => {
             let _ = tokio::io::copy_bidirectional(&mut client, &mut app).await;
         }
-        Taken::Remote(stream) => {
-            let DataStream { mut send, recv, guard } = *stream;
-            both_ways(client, &mut send, recv).await;
+        Taken::Remote(carried) => {
+            let Carried { mut send, ahead, recv, guard } = *carried;
+            both_ways(client, &mut send, ahead, recv).await;
             drop(guard);
         }
     }
 }
 
-/// Copies until both halves have ended or one has broken. A broken half resets the stream.
-async fn both_ways(mut tcp: TcpStream, send: &mut Sender, mut recv: RecvStream) {
+/// Copies until both halves have ended or one has broken. A broken half resets the stream. `ahead` was
+/// read of the stream already.
+pub(crate) async fn both_ways(
+    mut tcp: TcpStream,
+    send: &mut Sender,
+    ahead: Bytes,
+    mut recv: Receiver,
+) {
     let (mut read, mut write) = tcp.split();
     let out = async {
-        copy(&mut read, &mut **send).await?;
+        let mut buffer = BytesMut::new();
+        loop {
+            buffer.reserve(COPY);
+            if read.read_buf(&mut buffer).await? == 0 {
+                break;
+            }
+            send.write_chunk(buffer.split().freeze()).await?;
+        }
         send.finish();
-        Ok::<_, std::io::Error>(())
+        Ok::<_, Ended>(())
     };
     let back = async {
-        copy(&mut recv, &mut write).await?;
-        write.shutdown().await
+        write.write_all(&ahead).await?;
+        while let Some(piece) = recv.read_chunk(usize::MAX).await? {
+            write.write_all(&piece).await?;
+        }
+        Ok(write.shutdown().await?)
     };
     if let Err(error) = tokio::try_join!(out, back) {
         tracing::trace!(%error, "connection broke");
         let _ = tcp.set_zero_linger();
     }
+}
+
+/// Why bytes are no longer copied.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Ended {
+    /// The application or the client.
+    #[error("the connection broke: {0}")]
+    Tcp(#[from] std::io::Error),
+    /// The stream.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
 }
 
 async fn connect(
@@ -175,11 +213,12 @@ pub(crate) async fn serve(
     caller: &NodeName,
     head: &RequestHead,
     send: &mut Sender,
-    recv: RecvStream,
+    frames: Frames,
 ) -> Result<(), Refused> {
     let app = connect(inner, caller, head).await?;
     if send.write_chunk(frame::go()).await.is_ok() {
-        both_ways(app, send, recv).await;
+        let (ahead, recv) = frames.into_bytes();
+        both_ways(app, send, ahead, recv).await;
     }
     Ok(())
 }

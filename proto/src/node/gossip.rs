@@ -101,7 +101,7 @@ impl Node {
             .table
             .iter()
             .filter(|(name, e)| **name != self.config.name && !e.advert.left)
-            .filter(|(name, _)| self.nodes.get(name).is_none_or(|e| e.swim == Swim::Unheard))
+            .filter(|(name, _)| self.nodes.get(*name).is_none_or(|e| e.swim == Swim::Unheard))
             .map(|(name, e)| (name.clone(), e.advert.address))
             .collect();
         if !unheard.is_empty() && !self.left {

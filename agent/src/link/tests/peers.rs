@@ -25,7 +25,7 @@ async fn requests_to_a_restarted_peer_do_not_go_to_its_dead_start() {
     })
     .await;
     let mut stream = a.links.open_stream(&b2.name, b2.address).await.unwrap();
-    stream.send.write_all(b"x").await.unwrap();
+    stream.send.write(b"x").await.unwrap();
     let from = tokio::time::timeout(PATIENCE, seen.recv()).await.expect("a stream at the new one");
     assert_eq!(from, Some(a.name.clone()));
     drop(before);
