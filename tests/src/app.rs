@@ -11,6 +11,7 @@
 //! | `POST /activate` | 200 once activated, after the set time |
 //! | `POST /deactivate` | 200 |
 //! | `POST /once?id=X` | 200 with the number of times X was executed |
+//! | `POST /once?id=N&pace=MS` | the same, by N modulo 3: at once, MS later, or answered only MS later |
 //! | `GET /executed` | JSON: each id and how often it was executed |
 //! | `GET /slow?ms=N` | 200 after N ms |
 //!
@@ -119,10 +120,7 @@ async fn answer(
         (&Method::GET, "/executed") => app.say(StatusCode::OK, app.report()),
         _ if !active => app.say(StatusCode::SERVICE_UNAVAILABLE, "not activated\n"),
         (_, "/healthz") => app.say(StatusCode::OK, "ok\n"),
-        (&Method::POST, "/once") => match app.execute(parameter(query, "id").unwrap_or("")) {
-            Ok(times) => app.say(StatusCode::OK, format!("{times}\n")),
-            Err(e) => app.say(StatusCode::INTERNAL_SERVER_ERROR, format!("ledger: {e}\n")),
-        },
+        (&Method::POST, "/once") => app.once(query).await,
         (_, "/slow") => {
             let wait = parameter(query, "ms").and_then(|ms| ms.parse().ok());
             tokio::time::sleep(Duration::from_millis(wait.unwrap_or(0))).await;
@@ -140,6 +138,24 @@ impl App {
             response.headers_mut().insert(SERVED_BY, host);
         }
         response
+    }
+
+    /// Executes what the query names. With a pace, some requests wait before and some after they are
+    /// executed, so that a fault finds them in either state.
+    async fn once(&self, query: &str) -> Response<Full<Bytes>> {
+        let number = |name| parameter(query, name).and_then(|text| text.parse::<u64>().ok());
+        let pace = Duration::from_millis(number("pace").unwrap_or(0));
+        let wait = |when: u64| match number("id") {
+            Some(id) if id % 3 == when => pace,
+            _ => Duration::ZERO,
+        };
+        tokio::time::sleep(wait(1)).await;
+        let executed = self.execute(parameter(query, "id").unwrap_or(""));
+        tokio::time::sleep(wait(2)).await;
+        match executed {
+            Ok(times) => self.say(StatusCode::OK, format!("{times}\n")),
+            Err(e) => self.say(StatusCode::INTERNAL_SERVER_ERROR, format!("ledger: {e}\n")),
+        }
     }
 
     fn execute(&self, id: &str) -> std::io::Result<u32> {

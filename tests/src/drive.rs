@@ -39,6 +39,8 @@ pub struct Drive {
     pub rate: Option<u32>,
     /// A request that has not ended by then hangs.
     pub deadline: Duration,
+    /// After so long no more requests are sent; the record is as long as it is then.
+    pub patience: Option<Duration>,
 }
 
 /// How one request ended, as its client saw it.
@@ -140,7 +142,8 @@ async fn work(spec: &Drive, next: &AtomicUsize, done: &AtomicUsize, start: Insta
     let (mut records, mut connection) = (Vec::new(), None);
     loop {
         let number = next.fetch_add(1, Ordering::Relaxed);
-        if number >= spec.count {
+        let over = spec.patience.is_some_and(|patience| start.elapsed() > patience);
+        if number >= spec.count || over {
             return records;
         }
         if let Some(rate) = spec.rate {

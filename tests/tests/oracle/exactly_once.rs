@@ -195,12 +195,13 @@ fn a_post_is_executed_at_most_once_whoever_is_killed_and_every_client_is_told() 
     let drive = Drive {
         target: pair.entry("till"),
         method: hyper::Method::POST,
-        path: "/once?id={n}".to_owned(),
+        path: "/once?id={n}&pace=40".to_owned(),
         host: "till".to_owned(),
         count,
         workers: 96,
         rate: Some(rate),
         deadline: HANGS,
+        patience: None,
     };
     let done = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&done);

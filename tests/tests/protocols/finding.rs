@@ -299,32 +299,65 @@ fn programs_that_speak_to_proxies_reach_services_by_name() {
     cases.finish();
 }
 
+/// A certificate for `shop.example.com` and its key, made by openssl.
+fn certificate(place: &Place) -> Result<(String, String), String> {
+    let (cert, key) = (place.path("cert.pem"), place.path("key.pem"));
+    let (cert, key) = (cert.display().to_string(), key.display().to_string());
+    let args = [
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=shop.example.com",
+        "-addext",
+        "subjectAltName=DNS:shop.example.com",
+        "-keyout",
+        &key,
+        "-out",
+        &cert,
+    ];
+    let openssl = tool("openssl").map_err(|e| format!("{e}; run tests/setup"))?;
+    let done = place.run(Program::new("openssl", openssl).args(args), SOON);
+    let done = done.map_err(|e| e.to_string())?;
+    if done.code == Some(0) { Ok((cert, key)) } else { Err(done.stderr) }
+}
+
 #[test]
 fn clients_outside_the_mesh_come_in_by_the_ingress() {
-    let [plain] = free_ports();
+    let ([plain, sealed], place) = (free_ports(), Place::new("ingress").unwrap());
+    let (cert, key) = match certificate(&place) {
+        Ok(made) => made,
+        Err(reason) => return println!("NOT RUN: ingress: {reason}"),
+    };
     let caller = format!(
         "[[ingress]]\nlisten = \"{plain}\"\n\n\
-         [[ingress.route]]\nhosts = [\"shop.example.com\", \"*.shop.example.com\"]\npath = \"/api\"\n\
-         service = \"api\"\n\n\
-         [[ingress.route]]\nhosts = [\"shop.example.com\"]\npath = \"/\"\nservice = \"pages\"\n"
+         [[ingress.route]]\nhosts = [\"shop.example.com\", \"*.shop.example.com\"]\n\
+         path = \"/api\"\nservice = \"api\"\n\n\
+         [[ingress.route]]\nhosts = [\"shop.example.com\"]\npath = \"/\"\nservice = \"pages\"\n\n\
+         [[ingress]]\nlisten = \"{sealed}\"\n\
+         tls = {{ certificate = \"{cert}\", key = \"{key}\" }}\n\n\
+         [[ingress.route]]\nhosts = [\"*\"]\npath = \"/\"\nservice = \"api\"\n"
     );
     let (api, pages) = (mirror(), greeting_pages());
     let offers = vec![Offer::new("api", "http", api), Offer::new("pages", "http", pages)];
-    let pair = start("ingress", offers, caller, "an ingress");
+    let plan = Plan { offers, policy: String::new(), caller };
+    let pair = Pair::start(place, &plan).unwrap_or_else(|e| panic!("no pair with an ingress: {e}"));
     let mut cases = Cases::new("ingress");
-    let at = |host: &str, path: &str, more: &[&str]| {
-        let (to, url) = (
-            format!("{host}:{}:127.0.0.1", plain.port()),
-            format!("http://{host}:{}{path}", plain.port()),
-        );
+    let ask = |scheme: &str, port: u16, host: &str, path: &str, more: &[&str]| {
+        let to = format!("{host}:{port}:127.0.0.1");
+        let url = format!("{scheme}://{host}:{port}{path}");
         curl(&pair, &[&["--resolve", &to][..], more, &[&url]].concat())
     };
+    let at = |host: &str, path: &str, more: &[&str]| ask("http", plain.port(), host, path, more);
     let has = |out: String, part: &str| {
-        if out.to_ascii_lowercase().contains(part) {
-            Ok(String::new())
-        } else {
-            Err(format!("no {part:?} in {out}"))
-        }
+        let found = out.to_ascii_lowercase().contains(part);
+        if found { Ok(String::new()) } else { Err(format!("no {part:?} in {out}")) }
     };
     cases.check("host and path say which service", || {
         has(at("shop.example.com", "/api/one", &[])?, "get /api/one ")?;
@@ -333,6 +366,12 @@ fn clients_outside_the_mesh_come_in_by_the_ingress() {
     });
     cases.check("a path that only begins alike is not the path", || {
         has(at("shop.example.com", "/apiary", &[])?, "a page")
+    });
+    cases.check("no other spelling of a path leads past its route", || {
+        for path in ["/x/../api/one", "/%61pi/one", "/./api/one"] {
+            has(at("shop.example.com", path, &["--path-as-is"])?, "get /api/one ")?;
+        }
+        Ok(String::new())
     });
     cases.check("a host that no route names is 404", || match at("elsewhere.example", "/", &[]) {
         Err(text) if text.contains("404") || text.contains("421") => Ok(String::new()),
@@ -346,6 +385,14 @@ fn clients_outside_the_mesh_come_in_by_the_ingress() {
         }
         has(out, "x-forwarded-for: 127.0.0.1")
     });
+    for version in ["--http1.1", "--http2"] {
+        cases.check(&format!("over TLS, {version}, with its own certificate"), || {
+            let more = ["--cacert", &cert, version];
+            let out = ask("https", sealed.port(), "shop.example.com", "/sealed", &more)?;
+            has(out.clone(), "get /sealed ")?;
+            has(out, "x-forwarded-proto: https")
+        });
+    }
     cases.finish();
 }
 

@@ -60,6 +60,22 @@ fn grpc_passes_unchanged_for_the_official_library_and_for_a_rust_client() {
     cases.finish();
 }
 
+/// Not a test of the mesh: what fails through a pair must hold where nothing is in between.
+#[test]
+#[ignore = "a control: run it when the rules themselves are in doubt"]
+fn the_rules_of_grpc_hold_without_a_mesh() {
+    let place = Place::new("grpc-control").unwrap();
+    let app = application(&place).unwrap();
+    let mut cases = Cases::new("grpc without a mesh");
+    let args = [format!("mesh={app}"), format!("app={app}")];
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let client = python::script("grpc_client", &MODULES, &args).unwrap();
+    let done = place.run(client, Duration::from_secs(400)).unwrap();
+    cases.absorb("python", &done.stdout, &done.stderr);
+    tonic_client::check(&mut cases, app, app);
+    cases.finish();
+}
+
 /// One call of the Python client that is under way: its end is told when it comes.
 struct UnderWay(std::sync::Arc<hearth_tests::lab::Process>);
 

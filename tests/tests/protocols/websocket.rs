@@ -118,6 +118,24 @@ fn websocket_passes_unchanged_for_two_clients_over_http_1_and_http_2() {
     cases.finish();
 }
 
+/// Not a test of the mesh: what fails through a pair must hold where nothing is in between. (The library
+/// behind it speaks no HTTP/2.)
+#[test]
+#[ignore = "a control: run it when the rules themselves are in doubt"]
+fn the_rules_of_websocket_hold_without_a_mesh() {
+    let place = Place::new("ws-control").unwrap();
+    let [app] = free_ports();
+    let _process = start(&place, app).unwrap();
+    let mut cases = Cases::new("websocket without a mesh");
+    let args = [format!("mesh={app}"), format!("app={app}"), format!("big={}", big())];
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let client = python::script("ws_client", &["websockets"], &args).unwrap();
+    let done = place.run(client, Duration::from_secs(300)).unwrap();
+    cases.absorb("python", &done.stdout, &done.stderr);
+    tungstenite(&mut cases, "h1", app);
+    cases.finish();
+}
+
 #[test]
 fn a_websocket_whose_other_end_is_lost_is_closed_at_once() {
     let World { mut pair, app, process } = match world("ws-loss") {
