@@ -225,3 +225,29 @@ fn a_post_is_executed_at_most_once_whoever_is_killed_and_every_client_is_told() 
     assert!(struck.values().sum::<usize>() >= 8, "too few faults: {struck:?}");
     assert!(acknowledged * 10 > count * 7, "only {acknowledged} of {count} were acknowledged");
 }
+
+#[test]
+fn the_audit_finds_what_does_not_balance() {
+    let ok =
+        |proxy: Option<&str>, status| End::Answered { status, proxy: proxy.map(str::to_owned) };
+    let books = |end: End, executions: usize| {
+        let record = Record { number: 0, end, took: Duration::ZERO };
+        audit(&[record], &(executions > 0).then_some((0, executions)).into_iter().collect())
+    };
+    for (end, executions, wrong) in [
+        (ok(None, 200), 1, ""),
+        (ok(None, 200), 2, "more than once"),
+        (End::Broken(String::new()), 2, "more than once"),
+        (ok(None, 200), 0, "not executed"),
+        (End::Broken(String::new()), 0, ""),
+        (End::Broken(String::new()), 1, ""),
+        (End::Hung, 0, "hung"),
+        (ok(Some("caller; error=destination_unavailable"), 503), 0, ""),
+        (ok(Some("caller; error=destination_unavailable"), 503), 1, "nothing was done"),
+        (ok(Some("caller; error=connection_terminated"), 502), 1, ""),
+    ] {
+        let found = books(end.clone(), executions).join(" ");
+        let named = if wrong.is_empty() { found.is_empty() } else { found.contains(wrong) };
+        assert!(named, "{end:?} executed {executions} times: {found:?}");
+    }
+}
