@@ -7,7 +7,6 @@
 #[cfg(test)]
 mod tests;
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,12 +14,13 @@ use hearth_proto::ids::ServiceName;
 use hearth_proto::time::Span;
 use http::Request;
 use http_body_util::Full;
-use tokio::net::TcpStream;
+use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::config::{Check, CheckKind, Endpoint};
+use crate::config::{Check, CheckKind, Endpoint, HttpVersion};
+use crate::pipe::AppAddress;
 use crate::{jitter, loopback};
 
 /// What the checks of an endpoint found.
@@ -121,7 +121,8 @@ impl Checker {
         let task = Task {
             service: endpoint.service.clone(),
             instance: endpoint.instance,
-            address: endpoint.address,
+            address: endpoint.address.clone(),
+            http: endpoint.http,
             state: CheckState::new(endpoint.check.fall, endpoint.check.rise),
             check: endpoint.check.clone(),
             events,
@@ -151,7 +152,8 @@ impl Drop for Checker {
 struct Task {
     service: ServiceName,
     instance: u16,
-    address: SocketAddr,
+    address: AppAddress,
+    http: HttpVersion,
     check: Check,
     state: CheckState,
     events: mpsc::Sender<CheckEvent>,
@@ -162,7 +164,7 @@ impl Task {
         let mut asked = false;
         loop {
             let started = Instant::now();
-            let result = probe(self.address, &self.check).await;
+            let result = probe(&self.address, self.http, &self.check).await;
             let change = self.state.observe(result.is_ok());
             let detail = result.unwrap_or_else(|why| why);
             if let Some(change) = change {
@@ -201,12 +203,18 @@ impl Task {
 }
 
 /// One check: what was seen, in words, as success or failure.
-async fn probe(address: SocketAddr, check: &Check) -> Result<String, String> {
+async fn probe(
+    address: &AppAddress,
+    version: HttpVersion,
+    check: &Check,
+) -> Result<String, String> {
     let started = Instant::now();
     let seen = async {
         match &check.kind {
             CheckKind::Tcp => tcp(address).await,
-            CheckKind::Http { path } => http(address, path).await,
+            CheckKind::Http { path } => http(address, version, path).await,
+            CheckKind::Grpc => grpc(address).await,
+            CheckKind::Udp => udp(address).await,
         }
     };
     match tokio::time::timeout(check.timeout, seen).await {
@@ -220,19 +228,75 @@ fn brief(d: Duration) -> String {
     format!("{:.1} ms", d.as_secs_f64() * 1_000.0)
 }
 
-async fn tcp(address: SocketAddr) -> Result<String, String> {
-    let connected = TcpStream::connect(address).await;
+async fn tcp(address: &AppAddress) -> Result<String, String> {
+    let connected = address.connect().await;
     connected.map(|_| "connected".to_owned()).map_err(|e| format!("cannot connect: {e}"))
 }
 
-async fn http(address: SocketAddr, path: &str) -> Result<String, String> {
-    let request = Request::get(path)
-        .header(http::header::HOST, address.to_string())
+async fn http(address: &AppAddress, version: HttpVersion, path: &str) -> Result<String, String> {
+    let failed = |e: http::Error| format!("{path:?} cannot be asked for: {e}");
+    let request = match version {
+        HttpVersion::One => Request::get(path)
+            .header(http::header::HOST, address.host())
+            .header(http::header::CONNECTION, "close"),
+        HttpVersion::Two => {
+            let uri = format!("http://{}{path}", address.host());
+            Request::get(uri).version(http::Version::HTTP_2)
+        }
+    };
+    let request = request
         .header(http::header::USER_AGENT, "hearth-check")
-        .header(http::header::CONNECTION, "close")
         .body(Full::new(Bytes::new()))
-        .map_err(|e| format!("{path:?} cannot be asked for: {e}"))?;
-    let (status, _) = loopback::ask(address, request, 0).await.map_err(|e| e.to_string())?;
+        .map_err(failed)?;
+    let (status, _) =
+        loopback::ask(address.connect(), request, 0).await.map_err(|e| e.to_string())?;
     let said = format!("GET {path} answered {}", status.as_u16());
     if status.is_success() || status.is_redirection() { Ok(said) } else { Err(said) }
+}
+
+/// The health protocol of gRPC (github.com/grpc/grpc/blob/master/doc/health-checking.md), asked about the
+/// server as a whole: an empty message, answered by a message whose field 1 is 1, SERVING.
+async fn grpc(address: &AppAddress) -> Result<String, String> {
+    const EMPTY: &[u8] = &[0, 0, 0, 0, 0];
+    const SERVING: &[u8] = &[0, 0, 0, 0, 2, 0x08, 0x01];
+    let uri = format!("http://{}/grpc.health.v1.Health/Check", address.host());
+    let request = Request::post(uri)
+        .version(http::Version::HTTP_2)
+        .header(http::header::CONTENT_TYPE, "application/grpc")
+        .header(http::header::TE, "trailers")
+        .header(http::header::USER_AGENT, "hearth-check")
+        .body(Full::new(Bytes::from_static(EMPTY)))
+        .map_err(|e| format!("its health cannot be asked for: {e}"))?;
+    let (status, body) = loopback::ask(address.connect(), request, SERVING.len())
+        .await
+        .map_err(|e| e.to_string())?;
+    match body.as_slice() {
+        SERVING => Ok("health answered SERVING".to_owned()),
+        [] => {
+            Err(format!("health answered {} without a message; is it registered?", status.as_u16()))
+        }
+        _ => Err("health answered, but not SERVING".to_owned()),
+    }
+}
+
+/// A closed port of this host is told by the system at once (ICMP port unreachable), an open one by
+/// silence: what is not told within the moment is open.
+async fn udp(address: &AppAddress) -> Result<String, String> {
+    const MOMENT: Duration = Duration::from_millis(20);
+    let AppAddress::Port(address) = address else {
+        return Err("a socket has no datagrams".to_owned());
+    };
+    let closed = |e: std::io::Error| format!("nobody there: {e}");
+    let own: std::net::IpAddr = match address {
+        std::net::SocketAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        std::net::SocketAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((own, 0)).await.map_err(closed)?;
+    socket.connect(address).await.map_err(closed)?;
+    socket.send(&[]).await.map_err(closed)?;
+    match tokio::time::timeout(MOMENT, socket.recv(&mut [0; 1])).await {
+        Ok(Err(error)) => Err(closed(error)),
+        Ok(Ok(_)) => Ok("answered".to_owned()),
+        Err(_) => Ok("not refused".to_owned()),
+    }
 }

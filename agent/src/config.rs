@@ -5,8 +5,10 @@
 //! reading, so of those only the first is told.) Defaults are here and nowhere else. Reads the config
 //! file and nothing more: whether a port is free or a host answers is found out by who uses it.
 
+mod dns;
 mod endpoint;
 mod environment;
+mod ingress;
 mod raw;
 mod reload;
 #[cfg(test)]
@@ -20,10 +22,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::pipe::AppAddress;
 use hearth_proto::advert::{Protocol, Role};
 use hearth_proto::ids::{NodeName, ServiceName};
 use hearth_proto::settings::SettingsError;
 
+pub use dns::{Dns, Resolvers};
+pub use ingress::{HostPattern, Ingress, IngressRoute, IngressTls, Network};
 pub use reload::{Changes, NeedsRestart};
 
 /// The agent's configuration.
@@ -49,8 +54,14 @@ pub struct Config {
     pub admin: Admin,
     /// The shared outbound HTTP port; `None` when switched off.
     pub outbound: Option<SocketAddr>,
+    /// The port for programs that speak SOCKS; `None` unless given.
+    pub socks: Option<SocketAddr>,
+    /// Names of services, for programs that look them up; `None` unless given.
+    pub dns: Option<Dns>,
     /// One port per upstream service.
     pub upstreams: Vec<Upstream>,
+    /// Ports for clients outside the mesh.
+    pub ingresses: Vec<Ingress>,
     /// What this host offers, ordered by service and instance.
     pub endpoints: Vec<Endpoint>,
     /// Where traces go: an OTLP/gRPC endpoint.
@@ -112,6 +123,20 @@ pub struct Upstream {
     pub service: ServiceName,
     /// What applications on this host dial.
     pub listen: SocketAddr,
+    /// What carries them there.
+    pub transport: Transport,
+}
+
+/// What an upstream's port is a port of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// TCP; what is spoken over it, the service's endpoints say.
+    Tcp,
+    /// UDP: each client's datagrams are a session.
+    Udp {
+        /// A session ends when nothing was sent either way for so long.
+        idle: Duration,
+    },
 }
 
 /// One instance of a service on this host.
@@ -122,17 +147,37 @@ pub struct Endpoint {
     /// Tells instances of one service apart: their order in the file, from 0.
     pub instance: u16,
     /// Where the application listens.
-    pub address: SocketAddr,
+    pub address: AppAddress,
     /// Hot, or warm with its priority.
     pub role: Role,
     /// What it speaks.
     pub protocol: Protocol,
+    /// The version of HTTP it is spoken to in, by prior knowledge; of no meaning where it speaks none.
+    pub http: HttpVersion,
     /// How its health is checked.
     pub check: Check,
     /// What makes it serve; only of a warm one.
     pub activate: Option<Hook>,
     /// What makes it stand by again; only of a warm one.
     pub deactivate: Option<Hook>,
+}
+
+/// A version of HTTP that an application is spoken to in. It is written down, not negotiated: without TLS
+/// there is nothing to negotiate with, and asking for an upgrade costs a round trip that few servers answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HttpVersion {
+    /// HTTP/1.1.
+    #[default]
+    One,
+    /// HTTP/2 with prior knowledge.
+    Two,
+}
+
+impl HttpVersion {
+    /// What an endpoint of `protocol` speaks when nobody says otherwise: gRPC is HTTP/2.
+    pub fn of(protocol: Protocol) -> Self {
+        if protocol == Protocol::Grpc { Self::Two } else { Self::One }
+    }
 }
 
 /// How an endpoint's health is checked.
@@ -160,6 +205,17 @@ pub enum CheckKind {
         /// Begins with `/`.
         path: String,
     },
+    /// `grpc.health.v1.Health/Check` of the server as a whole is answered SERVING.
+    Grpc,
+    /// An empty datagram is not answered by the system that the port is closed.
+    Udp,
+}
+
+impl CheckKind {
+    /// What is tried when nobody says what: a connection, where there are connections.
+    pub fn of(protocol: Protocol) -> Self {
+        if protocol == Protocol::Udp { Self::Udp } else { Self::Tcp }
+    }
 }
 
 impl Default for Check {

@@ -18,6 +18,7 @@ use hearth_proto::ids::EndpointId;
 use hearth_proto::time::Span;
 use http::{Request, Uri};
 use http_body_util::Full;
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -240,7 +241,7 @@ async fn post(url: &Uri, call: &HookCall) -> Result<(), Failure> {
         .header(http::header::CONNECTION, "close")
         .body(Full::new(Bytes::from(body.to_string())))
         .map_err(|e| no_answer(e.to_string()))?;
-    let (status, body) = loopback::ask((bare, port), request, OUTPUT_KEPT)
+    let (status, body) = loopback::ask(TcpStream::connect((bare, port)), request, OUTPUT_KEPT)
         .await
         .map_err(|e| no_answer(e.to_string()))?;
     if status.is_success() {

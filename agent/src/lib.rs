@@ -6,6 +6,7 @@
 //! | [`driver`], [`outside`], [`admin`] | the only owner of the core; what it wants done; what operators ask of it |
 //! | [`link`] | QUIC connections to peers, and whether they still answer |
 //! | [`proxy`] | the traffic path |
+//! | [`pipe`] | where applications listen, and connections on this host |
 //! | [`identity`], [`enrol`] | who we are, whom we believe; joining and renewing |
 //! | [`config`], [`disk`], [`exit`] | what the operator wrote, what survives a restart, how we end |
 //! | [`local`], [`check`], [`hook`] | what we know of our own endpoints, how warm ones are made to serve |
@@ -26,6 +27,8 @@ pub mod local;
 mod loopback;
 pub mod notify;
 pub mod outside;
+pub mod pipe;
 pub mod proxy;
 pub mod run;
 pub mod telemetry;
+pub mod threads;

@@ -74,8 +74,9 @@ pub fn core_config(node: &NodeName, endpoint: &Endpoint) -> EndpointConfig {
 pub fn for_path(config: &Config) -> Vec<LocalEndpoint> {
     let endpoint = |e: &Endpoint| LocalEndpoint {
         id: id(&config.name, e),
-        address: e.address,
+        address: e.address.clone(),
         protocol: e.protocol,
+        http: e.http,
     };
     config.endpoints.iter().map(endpoint).collect()
 }

@@ -1,4 +1,4 @@
-//! One plain HTTP/1.1 request to an application of this host, for checks and hooks.
+//! One plain HTTP request to an application of this host, for checks and hooks.
 //!
 //! A connection of its own each time: a check must also find out whether new connections are accepted.
 //! The caller bounds the time, this module the size. Dropping the future closes the connection.
@@ -6,11 +6,12 @@
 use std::io;
 
 use bytes::Bytes;
-use http::{Request, StatusCode};
+use http::{Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use tokio::net::{TcpStream, ToSocketAddrs};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -23,29 +24,51 @@ pub(crate) enum NoAnswer {
     Broken(hyper::Error),
 }
 
-/// Sends `request` to `address`; the status, and the first `keep` bytes of the body.
-pub(crate) async fn ask(
-    address: impl ToSocketAddrs,
+/// Sends `request`, in its own version of HTTP, on the connection that `connecting` brings; the status, and
+/// the first `keep` bytes of the body.
+pub(crate) async fn ask<S>(
+    connecting: impl Future<Output = io::Result<S>>,
     request: Request<Full<Bytes>>,
     keep: usize,
+) -> Result<(StatusCode, Vec<u8>), NoAnswer>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let io = TokioIo::new(connecting.await.map_err(NoAnswer::Connect)?);
+    if request.version() == Version::HTTP_2 {
+        let (mut sender, connection) =
+            http2::handshake(TokioExecutor::new(), io).await.map_err(NoAnswer::Broken)?;
+        let answer = async move { first(sender.send_request(request), keep).await };
+        driven(connection, answer).await
+    } else {
+        let (mut sender, connection) = http1::handshake(io).await.map_err(NoAnswer::Broken)?;
+        let answer = async move { first(sender.send_request(request), keep).await };
+        driven(connection, answer).await
+    }
+}
+
+async fn first(
+    asked: impl Future<Output = hyper::Result<Response<Incoming>>>,
+    keep: usize,
 ) -> Result<(StatusCode, Vec<u8>), NoAnswer> {
-    let tcp = TcpStream::connect(address).await.map_err(NoAnswer::Connect)?;
-    let (mut sender, connection) =
-        http1::handshake(TokioIo::new(tcp)).await.map_err(NoAnswer::Broken)?;
-    let answer = async {
-        let response = sender.send_request(request).await.map_err(NoAnswer::Broken)?;
-        let status = response.status();
-        let mut body = response.into_body();
-        let mut kept = Vec::new();
-        while kept.len() < keep
-            && let Some(Ok(frame)) = body.frame().await
-        {
-            let data = frame.data_ref().map_or(&[][..], |data| data);
-            kept.extend_from_slice(&data[..data.len().min(keep - kept.len())]);
-        }
-        Ok((status, kept))
-    };
-    // The connection must be driven for the answer to come.
+    let response = asked.await.map_err(NoAnswer::Broken)?;
+    let status = response.status();
+    let mut body = response.into_body();
+    let mut kept = Vec::new();
+    while kept.len() < keep
+        && let Some(Ok(frame)) = body.frame().await
+    {
+        let data = frame.data_ref().map_or(&[][..], |data| data);
+        kept.extend_from_slice(&data[..data.len().min(keep - kept.len())]);
+    }
+    Ok((status, kept))
+}
+
+/// The connection must be driven for the answer to come.
+async fn driven<T>(
+    connection: impl Future<Output = hyper::Result<()>>,
+    answer: impl Future<Output = Result<T, NoAnswer>>,
+) -> Result<T, NoAnswer> {
     tokio::pin!(connection);
     tokio::pin!(answer);
     tokio::select! {

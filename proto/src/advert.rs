@@ -129,6 +129,8 @@ pub enum Protocol {
     Grpc,
     /// Opaque bytes.
     Tcp,
+    /// Datagrams, in sessions. The last of the list: the order is the wire's.
+    Udp,
 }
 
 impl Advert {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 
+use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -76,9 +77,10 @@ fn endpoint(address: SocketAddr, kind: CheckKind, fall: u32) -> Endpoint {
     Endpoint {
         service: ServiceName::parse("ledger").unwrap(),
         instance: 2,
-        address,
+        address: address.into(),
         role: hearth_proto::advert::Role::Hot,
         protocol: hearth_proto::advert::Protocol::Http,
+        http: HttpVersion::One,
         check: Check { kind, interval, timeout: Duration::from_millis(50), fall, rise: 1 },
         activate: None,
         deactivate: None,
@@ -137,4 +139,68 @@ async fn a_tcp_check_sees_a_closed_port_and_ends_with_its_checker() {
     drop(checker);
     let end = tokio::time::timeout(Duration::from_secs(10), inbox.recv()).await;
     assert_eq!(end.expect("the task outlives its checker"), None);
+}
+
+/// An HTTP/2 server that answers every request with this body.
+async fn multiplexed(says: &'static [u8], path: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let io = hyper_util::rt::TokioIo::new(listener.accept().await.unwrap().0);
+            let service = hyper::service::service_fn(move |request: Request<_>| async move {
+                let _: &hyper::body::Incoming = request.body();
+                assert_eq!(request.uri().path(), path);
+                hyper::Result::Ok(http::Response::new(Full::new(Bytes::from_static(says))))
+            });
+            let executor = hyper_util::rt::TokioExecutor::new();
+            let server = hyper::server::conn::http2::Builder::new(executor);
+            tokio::spawn(server.serve_connection(io, service));
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_grpc_check_wants_the_word_serving() {
+    const PATH: &str = "/grpc.health.v1.Health/Check";
+    for (says, healthy, detail) in [
+        (&[0, 0, 0, 0, 2, 8, 1][..], true, "health answered SERVING"),
+        (&[0, 0, 0, 0, 2, 8, 2][..], false, "health answered, but not SERVING"),
+        (&[][..], false, "health answered 200 without a message; is it registered?"),
+    ] {
+        let address = multiplexed(says, PATH).await;
+        let (events, mut inbox) = mpsc::channel(4);
+        let mut endpoint = endpoint(address, CheckKind::Grpc, 1);
+        endpoint.http = HttpVersion::Two;
+        endpoint.check.timeout = Duration::from_secs(10);
+        let _checker = Checker::start(&endpoint, events);
+        let event = next(&mut inbox).await;
+        assert_eq!((event.healthy, event.detail.contains(detail)), (healthy, true), "{event:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_http_check_speaks_the_version_that_its_endpoint_speaks() {
+    let address = multiplexed(b"fine", "/up").await;
+    let (events, mut inbox) = mpsc::channel(4);
+    let mut endpoint = endpoint(address, CheckKind::Http { path: "/up".into() }, 1);
+    endpoint.http = HttpVersion::Two;
+    endpoint.check.timeout = Duration::from_secs(10);
+    let _checker = Checker::start(&endpoint, events);
+    assert!(next(&mut inbox).await.healthy);
+}
+
+#[tokio::test]
+async fn a_udp_check_sees_a_closed_port() {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let (events, mut inbox) = mpsc::channel(4);
+    let mut endpoint = endpoint(address, CheckKind::Udp, 1);
+    endpoint.check.timeout = Duration::from_secs(10);
+    let _checker = Checker::start(&endpoint, events);
+    assert!(next(&mut inbox).await.healthy);
+    drop(socket);
+    let down = next(&mut inbox).await;
+    assert!(!down.healthy && down.detail.contains("refused"), "{down:?}");
 }

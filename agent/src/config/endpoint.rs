@@ -1,5 +1,6 @@
 //! `[[endpoint]]`: role, check and hooks, and which of them go together.
 
+use std::path::Path;
 use std::time::Duration;
 
 use hearth_proto::advert::{MAX_ENDPOINTS, Protocol, Role};
@@ -7,7 +8,8 @@ use hearth_proto::advert::{MAX_ENDPOINTS, Protocol, Role};
 use super::raw::{self, Given, Place, Table};
 use super::validate::{Mistakes, service_name};
 use super::value::{number, plain_http, span, target, word};
-use super::{Action, Check, CheckKind, Endpoint, Hook};
+use super::{Action, Check, CheckKind, Endpoint, Hook, HttpVersion};
+use crate::pipe::{AppAddress, MAX_SOCKET_PATH, UNIX};
 
 /// Longest time between two checks, and longest time one may take.
 const LONGEST: Duration = Duration::from_secs(3_600);
@@ -51,25 +53,34 @@ fn endpoint(table: &Table<raw::Endpoint>, m: &mut Mistakes<'_>) -> Option<Endpoi
     let keys = &table.keys;
     let service = service_name(keys.service.as_ref(), &table.place, "[[endpoint]]", m);
     let address = match &keys.address {
-        Some(given) => target(given, m),
+        Some(given) => app_address(given, m),
         None => {
-            let hint = "write address = \"127.0.0.1:PORT\", where the application listens";
+            let hint = "write address = \"127.0.0.1:PORT\" or \"unix:/PATH\", where the application \
+                        listens";
             let what = "this [[endpoint]] lacks the key `address`".to_owned();
             m.add(&table.place, what, Some(hint.into()));
             None
         }
     };
     let role = role(keys, m);
-    let check = check(keys.check.as_ref(), m);
     let activate = keys.activate.as_ref().and_then(|t| hook("endpoint.activate", t, m));
     let deactivate = keys.deactivate.as_ref().and_then(|t| hook("endpoint.deactivate", t, m));
-    let protocol = protocol(keys.protocol.as_ref(), m);
+    let protocol = keys.protocol.as_ref().and_then(|given| protocol(given, m)).unwrap_or_default();
+    let http = http_version(keys.http.as_ref(), protocol, m);
+    let check = check(keys.check.as_ref(), protocol, m);
+    if let (Protocol::Udp, Some(AppAddress::Socket(_)), Some(given)) =
+        (protocol, &address, &keys.address)
+    {
+        let hint = "write address = \"127.0.0.1:PORT\"";
+        m.add(&given.place, "a udp endpoint has a port, not a socket".into(), Some(hint.into()));
+    }
     Some(Endpoint {
         service: service?,
         instance: 0,
         address: address?,
         role,
         protocol,
+        http,
         check,
         activate,
         deactivate,
@@ -102,44 +113,60 @@ fn role(keys: &raw::Endpoint, m: &mut Mistakes<'_>) -> Role {
     Role::Hot
 }
 
-/// `grpc` and `tcp` are reserved words: they are in the wire format, and not carried yet.
-fn protocol(given: Option<&Given>, m: &mut Mistakes<'_>) -> Protocol {
-    let Some(given) = given else { return Protocol::Http };
-    if matches!(given.text.as_str(), "grpc" | "tcp") {
-        let what = format!("protocol {:?} is not carried by this version", given.text);
-        m.add(&given.place, what, Some("the only one so far is \"http\"".into()));
+/// `IP:port`, or `unix:` and an absolute path.
+fn app_address(given: &Given, m: &mut Mistakes<'_>) -> Option<AppAddress> {
+    let Some(path) = given.text.strip_prefix(UNIX) else {
+        return target(given, m).map(AppAddress::Port);
+    };
+    let problem = if !path.starts_with('/') {
+        Some(format!("{path:?} is not an absolute path"))
+    } else if path.len() > MAX_SOCKET_PATH || path.contains('\0') {
+        Some(format!("{path:?} cannot be a socket: its path has more than {MAX_SOCKET_PATH} bytes"))
     } else {
-        word(given, "protocol", &["http"], m);
-    }
-    Protocol::Http
+        None
+    };
+    let hint = || Some("for example \"unix:/run/app.sock\"".to_owned());
+    let result = problem.map_or(Ok(Path::new(path).into()), |what| Err((what, hint())));
+    m.take(given, result)
 }
 
-fn check(table: Option<&Table<raw::Check>>, m: &mut Mistakes<'_>) -> Check {
-    let default = Check::default();
-    let Some(Table { keys, .. }) = table else { return default };
-    let word = keys.kind.as_ref().map(|given| word(given, "kind", &["http", "tcp"], m));
-    let kind = match (word, &keys.path) {
-        // `path` alone says which kind is meant.
-        (Some(Some("http")) | None, Some(given)) => {
-            let path = given.text.clone();
-            if !path.starts_with('/') || path.parse::<http::uri::PathAndQuery>().is_err() {
-                let what = format!("{path:?} is not a path; it must begin with '/'");
-                m.add(&given.place, what, Some("for example \"/healthz\"".into()));
-            }
-            CheckKind::Http { path }
-        }
-        (Some(Some("http")), None) => CheckKind::Http { path: "/".into() },
-        (Some(Some(_)), Some(given)) => {
-            let hint = "write kind = \"http\", or delete it";
-            m.add(
-                &given.place,
-                "path is for http checks, this one is tcp".into(),
-                Some(hint.into()),
-            );
-            CheckKind::Tcp
-        }
-        _ => CheckKind::Tcp,
+fn protocol(given: &Given, m: &mut Mistakes<'_>) -> Option<Protocol> {
+    Some(match word(given, "protocol", &["http", "grpc", "tcp", "udp"], m)? {
+        "grpc" => Protocol::Grpc,
+        "tcp" => Protocol::Tcp,
+        "udp" => Protocol::Udp,
+        _ => Protocol::Http,
+    })
+}
+
+fn http_version(given: Option<&Given>, protocol: Protocol, m: &mut Mistakes<'_>) -> HttpVersion {
+    let implied = HttpVersion::of(protocol);
+    let Some(given) = given else { return implied };
+    let version = match word(given, "http", &["1.1", "2"], m) {
+        Some("2") => HttpVersion::Two,
+        Some(_) => HttpVersion::One,
+        None => return implied,
     };
+    let what = match protocol {
+        Protocol::Http => return version,
+        Protocol::Grpc if version == HttpVersion::Two => return version,
+        Protocol::Grpc => "grpc is always HTTP/2",
+        Protocol::Tcp | Protocol::Udp => "http is a version of HTTP, and this endpoint speaks none",
+    };
+    m.add(&given.place, what.into(), Some("delete it, or write protocol = \"http\"".into()));
+    implied
+}
+
+fn check(table: Option<&Table<raw::Check>>, protocol: Protocol, m: &mut Mistakes<'_>) -> Check {
+    let default = Check { kind: CheckKind::of(protocol), ..Check::default() };
+    let Some(Table { keys, .. }) = table else { return default };
+    let kind = check_kind(keys, &default.kind, m);
+    if let (Protocol::Udp, Some(given)) = (protocol, keys.kind.as_ref().or(keys.path.as_ref()))
+        && kind != CheckKind::Udp
+    {
+        let hint = "delete it; a udp endpoint is out when its port is closed";
+        m.add(&given.place, "a udp endpoint cannot be checked so".into(), Some(hint.into()));
+    }
     let times = |given: &Option<Given>, default, m: &mut Mistakes<'_>| {
         given.as_ref().and_then(|given| number(given, 1, 100, m)).unwrap_or(default)
     };
@@ -149,6 +176,33 @@ fn check(table: Option<&Table<raw::Check>>, m: &mut Mistakes<'_>) -> Check {
         timeout: span(keys.timeout.as_ref(), default.timeout, LONGEST, m),
         fall: times(&keys.fall, default.fall, m),
         rise: times(&keys.rise, default.rise, m),
+    }
+}
+
+fn check_kind(keys: &raw::Check, default: &CheckKind, m: &mut Mistakes<'_>) -> CheckKind {
+    let words = ["http", "tcp", "grpc", "udp"];
+    let word = keys.kind.as_ref().map(|given| word(given, "kind", &words, m));
+    match (word, &keys.path) {
+        // `path` alone says which kind is meant.
+        (Some(Some("http")) | None, Some(given)) => {
+            let path = given.text.clone();
+            if !path.starts_with('/') || path.parse::<http::uri::PathAndQuery>().is_err() {
+                let what = format!("{path:?} is not a path; it must begin with '/'");
+                m.add(&given.place, what, Some("for example \"/healthz\"".into()));
+            }
+            CheckKind::Http { path }
+        }
+        (Some(Some(kind)), Some(given)) => {
+            let hint = "write kind = \"http\", or delete it";
+            let what = format!("path is for http checks, this one is {kind}");
+            m.add(&given.place, what, Some(hint.into()));
+            CheckKind::Tcp
+        }
+        (Some(Some("http")), None) => CheckKind::Http { path: "/".into() },
+        (Some(Some("grpc")), None) => CheckKind::Grpc,
+        (Some(Some("udp")), None) => CheckKind::Udp,
+        (Some(Some(_)), None) => CheckKind::Tcp,
+        (Some(None), _) | (None, None) => default.clone(),
     }
 }
 

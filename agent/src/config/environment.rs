@@ -85,10 +85,17 @@ fn slot<'a>(config: &'a mut Config, key: &str, variable: &str) -> Option<Slot<'a
         "ADMIN_SOCKET" => Slot::One(&mut config.admin.socket),
         "ADMIN_HTTP" => Slot::One(&mut config.admin.http),
         "OUTBOUND_HTTP" => Slot::One(&mut config.outbound.http),
+        "OUTBOUND_SOCKS5" => Slot::One(&mut config.outbound.socks5),
+        "DNS_LISTEN" => Slot::One(&mut config.dns.listen),
+        "DNS_ADDRESS" => Slot::One(&mut config.dns.address),
+        "DNS_UPSTREAM" => Slot::Commas(&mut config.dns.upstream),
         "TELEMETRY_OTLP" => Slot::One(&mut config.telemetry.otlp),
         _ => {
             if let Some(rest) = key.strip_prefix("UPSTREAM_") {
                 return upstream(config, rest, variable);
+            }
+            if let Some(rest) = key.strip_prefix("INGRESS_") {
+                return ingress(config, rest, variable);
             }
             return endpoint(config, key.strip_prefix("ENDPOINT_")?, variable);
         }
@@ -102,11 +109,48 @@ fn join<'a>(config: &'a mut Config, variable: &str) -> &'a mut raw::Join {
 
 fn upstream<'a>(config: &'a mut Config, rest: &str, variable: &str) -> Option<Slot<'a>> {
     let (n, key) = rest.split_once('_')?;
-    if !["SERVICE", "LISTEN"].contains(&key) {
+    if !UPSTREAM_KEYS.contains(&key) {
         return None;
     }
     let upstream = entry(&mut config.upstream, n, variable)?;
-    Some(Slot::One(if key == "SERVICE" { &mut upstream.service } else { &mut upstream.listen }))
+    Some(Slot::One(match key {
+        "SERVICE" => &mut upstream.service,
+        "LISTEN" => &mut upstream.listen,
+        "PROTOCOL" => &mut upstream.protocol,
+        _ => &mut upstream.idle,
+    }))
+}
+
+/// `0_LISTEN`, `0_TLS_KEY`, `0_ROUTE_1_HOSTS`.
+fn ingress<'a>(config: &'a mut Config, rest: &str, variable: &str) -> Option<Slot<'a>> {
+    let (n, key) = rest.split_once('_')?;
+    if let Some(rest) = key.strip_prefix("ROUTE_") {
+        let (k, key) = rest.split_once('_')?;
+        if !ROUTE_KEYS.contains(&key) {
+            return None;
+        }
+        let route = entry(&mut entry(&mut config.ingress, n, variable)?.route, k, variable)?;
+        return Some(match key {
+            "HOSTS" => Slot::Commas(&mut route.hosts),
+            "PATH" => Slot::One(&mut route.path),
+            _ => Slot::One(&mut route.service),
+        });
+    }
+    if !INGRESS_KEYS.contains(&key) {
+        return None;
+    }
+    let ingress = entry(&mut config.ingress, n, variable)?;
+    let tls = |tls: &'a mut Option<Table<raw::IngressTls>>| {
+        let place = || Place::Variable(variable.to_owned());
+        let new = || Table { place: place(), keys: Default::default() };
+        &mut tls.get_or_insert_with(new).keys
+    };
+    Some(match key {
+        "LISTEN" => Slot::One(&mut ingress.listen),
+        "TRUST" => Slot::Commas(&mut ingress.trust),
+        "TLS_CERTIFICATE" => Slot::One(&mut tls(&mut ingress.tls).certificate),
+        _ => Slot::One(&mut tls(&mut ingress.tls).key),
+    })
 }
 
 fn endpoint<'a>(config: &'a mut Config, rest: &str, variable: &str) -> Option<Slot<'a>> {
@@ -130,6 +174,7 @@ fn endpoint<'a>(config: &'a mut Config, rest: &str, variable: &str) -> Option<Sl
         "ROLE" => Slot::One(&mut e.role),
         "PRIORITY" => Slot::One(&mut e.priority),
         "PROTOCOL" => Slot::One(&mut e.protocol),
+        "HTTP" => Slot::One(&mut e.http),
         "CHECK_KIND" => Slot::One(&mut check(e).kind),
         "CHECK_PATH" => Slot::One(&mut check(e).path),
         "CHECK_INTERVAL" => Slot::One(&mut check(e).interval),
@@ -161,7 +206,7 @@ fn entry<'a, T: Default>(
     list.get_mut(n).map(|table| &mut table.keys)
 }
 
-const PLAIN_KEYS: [&str; 15] = [
+const PLAIN_KEYS: [&str; 19] = [
     "NAME",
     "ZONE",
     "REGION",
@@ -176,15 +221,24 @@ const PLAIN_KEYS: [&str; 15] = [
     "ADMIN_SOCKET",
     "ADMIN_HTTP",
     "OUTBOUND_HTTP",
+    "OUTBOUND_SOCKS5",
+    "DNS_LISTEN",
+    "DNS_ADDRESS",
+    "DNS_UPSTREAM",
     "TELEMETRY_OTLP",
 ];
 
-const ENDPOINT_KEYS: [&str; 19] = [
+const UPSTREAM_KEYS: [&str; 4] = ["SERVICE", "LISTEN", "PROTOCOL", "IDLE"];
+const INGRESS_KEYS: [&str; 4] = ["LISTEN", "TRUST", "TLS_CERTIFICATE", "TLS_KEY"];
+const ROUTE_KEYS: [&str; 3] = ["HOSTS", "PATH", "SERVICE"];
+
+const ENDPOINT_KEYS: [&str; 20] = [
     "SERVICE",
     "ADDRESS",
     "ROLE",
     "PRIORITY",
     "PROTOCOL",
+    "HTTP",
     "CHECK_KIND",
     "CHECK_PATH",
     "CHECK_INTERVAL",
@@ -211,10 +265,14 @@ fn slip_of_the_pen(config: &Config, key: &str, variable: &str, mistakes: &mut Mi
         Some((n, rest.to_owned(), len))
     };
     let place = Place::Variable(variable.to_owned());
-    let allowed: &[&str] = &["SERVICE", "LISTEN"];
     let found = numbered("ENDPOINT_", config.endpoint.len())
         .map(|found| (found, &ENDPOINT_KEYS[..]))
-        .or_else(|| numbered("UPSTREAM_", config.upstream.len()).map(|found| (found, allowed)));
+        .or_else(|| {
+            numbered("UPSTREAM_", config.upstream.len()).map(|found| (found, &UPSTREAM_KEYS[..]))
+        })
+        .or_else(|| {
+            numbered("INGRESS_", config.ingress.len()).map(|found| (found, &INGRESS_KEYS[..]))
+        });
     if let Some(((n, rest, len), allowed)) = found {
         if allowed.contains(&rest.as_str()) {
             let what = format!("there is no entry {n}; there are {len}, counted from 0");

@@ -96,18 +96,29 @@ tables! {
         join: Option<Table<Join>>,
         admin: Admin,
         outbound: Outbound,
+        dns: Dns,
         upstream: Vec<Table<Upstream>>,
+        ingress: Vec<Table<Ingress>>,
         endpoint: Vec<Table<Endpoint>>,
         telemetry: Telemetry,
     }
     Mesh { listen: Key, advertise: Key, seeds: List }
     Join { control: Key, token: Key, token_file: Key }
     Admin { socket: Key, http: Key }
-    Outbound { http: Key }
+    Outbound { http: Key, socks5: Key }
+    Dns { listen: Key, address: Key, upstream: List }
     Telemetry { otlp: Key }
-    Upstream { service: Key, listen: Key }
+    Upstream { service: Key, listen: Key, protocol: Key, idle: Key }
+    Ingress {
+        listen: Key, trust: List,
+        tls: Option<Table<IngressTls>>,
+        route: Vec<Table<IngressRoute>>,
+    }
+    IngressTls { certificate: Key, key: Key }
+    IngressRoute { hosts: List, path: Key, service: Key }
     Endpoint {
         service: Key, address: Key, role: Key, priority: Key, protocol: Key,
+        http: Key,
         check: Option<Table<Check>>,
         activate: Option<Table<Hook>>,
         deactivate: Option<Table<Hook>>,

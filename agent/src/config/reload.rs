@@ -18,6 +18,12 @@ pub struct Changes {
     pub altered: Vec<(ServiceName, u16)>,
     /// The upstream ports differ.
     pub upstreams: bool,
+    /// The port for SOCKS differs.
+    pub socks: bool,
+    /// Ports for clients outside the mesh, or their routes, differ.
+    pub ingresses: bool,
+    /// The DNS server differs.
+    pub dns: bool,
     /// The log filter differs.
     pub log: bool,
     /// The place traces go to differs.
@@ -93,6 +99,9 @@ impl Config {
             removed: old_ones.iter().filter(|e| among(e, new_ones).is_none()).map(key).collect(),
             altered: new_ones.iter().filter(altered).map(key).collect(),
             upstreams: self.upstreams != new.upstreams,
+            socks: self.socks != new.socks,
+            ingresses: self.ingresses != new.ingresses,
+            dns: self.dns != new.dns,
             log: self.log != new.log,
             telemetry: self.otlp != new.otlp,
             seeds: self.mesh.seeds != new.mesh.seeds,

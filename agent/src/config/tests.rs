@@ -2,6 +2,8 @@
 
 use super::*;
 
+mod finding;
+
 const WHOLE: &str = r#"
 name = "web-1"
 zone = "a"
@@ -170,11 +172,6 @@ fn mistakes_say_what_where_and_what_to_do() {
             endpoint("[[endpoint]]\nservice = \"ledger\"\naddress = \"127.0.0.1:9000\"\n"),
             "agent.toml:7:1: ledger at 127.0.0.1:9000 is an endpoint already (line 4)\n  hint: delete \
              one of the two, or correct its address",
-        ),
-        (
-            endpoint("protocol = \"grpc\"\n"),
-            "agent.toml:7:12: protocol \"grpc\" is not carried by this version\n  hint: the only one so \
-             far is \"http\"",
         ),
         (
             with("[[endpoint]]\nservice = \"ledger\"\naddress = \"localhost:9000\"\n"),

@@ -4,17 +4,20 @@
 //! result is thrown away if anything was found.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use hearth_proto::ids::{NodeName, ServiceName};
 use hearth_proto::settings::{SettingsError, position};
 
+use super::dns::dns;
 use super::endpoint::endpoints;
+use super::ingress::ingresses;
 use super::raw::{self, Given, Place, Table};
 use super::value::{
     address, host_port, log_filter, name_hint, optional_address, path, place_name, plain_http,
-    target,
+    span, target, word,
 };
-use super::{Admin, Config, HostPort, Join, Mesh, Token, Upstream};
+use super::{Admin, Config, HostPort, Join, Mesh, Token, Transport, Upstream};
 
 const STATE_DIR: &str = "/var/lib/hearth";
 const SOCKET: &str = "/run/hearth/agent.sock";
@@ -24,6 +27,11 @@ const ADMIN: SocketAddr = SocketAddr::new(LOOPBACK, 7941);
 const OUTBOUND: SocketAddr = SocketAddr::new(LOOPBACK, 7942);
 const UNSPECIFIED: std::net::IpAddr = std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
 const LOOPBACK: std::net::IpAddr = std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+/// A client that says nothing for so long is taken for gone: what conntrack holds an unanswered UDP flow
+/// for, and above the few seconds of DNS, syslog and games.
+const UDP_IDLE: Duration = Duration::from_secs(30);
+const LONGEST_IDLE: Duration = Duration::from_secs(3_600);
 
 /// The mistakes found so far.
 pub(super) struct Mistakes<'a> {
@@ -81,7 +89,13 @@ pub(super) fn config(
     let (listen, advertise) = mesh_addresses(&raw.mesh, m);
     let admin_http = optional_address(raw.admin.http.as_ref(), ADMIN, m);
     let outbound = optional_address(raw.outbound.http.as_ref(), OUTBOUND, m);
+    let socks = match &raw.outbound.socks5 {
+        Some(given) if given.text != "off" => address(given, m),
+        _ => None,
+    };
     let upstreams = upstreams(&raw.upstream, m);
+    let ingresses = ingresses(&raw.ingress, m);
+    let dns = dns(&raw.dns, m);
     listeners(raw, listen, admin_http, outbound, m);
     let endpoints = endpoints(&raw.endpoint, m);
     let config = Config {
@@ -95,7 +109,10 @@ pub(super) fn config(
         join: raw.join.as_ref().and_then(|table| join(table, m)),
         admin: Admin { socket: path(raw.admin.socket.as_ref(), SOCKET, m), http: admin_http },
         outbound,
+        socks,
+        dns,
         upstreams,
+        ingresses,
         endpoints,
         otlp: raw.telemetry.otlp.as_ref().and_then(|given| otlp(given, m)),
     };
@@ -218,11 +235,61 @@ fn upstreams(tables: &[Table<raw::Upstream>], m: &mut Mistakes<'_>) -> Vec<Upstr
                 None
             }
         };
+        let transport = transport(&table.keys, m);
         if let (Some(service), Some(listen)) = (service, listen) {
-            found.push(Upstream { service, listen });
+            found.push(Upstream { service, listen, transport });
         }
     }
     found
+}
+
+fn transport(keys: &raw::Upstream, m: &mut Mistakes<'_>) -> Transport {
+    if let Some(given) = &keys.protocol
+        && matches!(given.text.as_str(), "http" | "grpc" | "tcp")
+    {
+        let what = format!("protocol {:?} is not said here", given.text);
+        let hint = "delete it: what a service speaks its endpoints say; only \"udp\" needs a port of \
+                    another kind";
+        m.add(&given.place, what, Some(hint.into()));
+        return Transport::Tcp;
+    }
+    let is_udp =
+        keys.protocol.as_ref().is_some_and(|given| word(given, "protocol", &["udp"], m).is_some());
+    match &keys.idle {
+        _ if is_udp => Transport::Udp { idle: span(keys.idle.as_ref(), UDP_IDLE, LONGEST_IDLE, m) },
+        Some(given) if keys.protocol.is_none() => {
+            let hint = "write protocol = \"udp\", or delete it";
+            m.add(&given.place, "idle is for udp upstreams".into(), Some(hint.into()));
+            Transport::Tcp
+        }
+        _ => Transport::Tcp,
+    }
+}
+
+/// What a listener occupies of its port number.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ports {
+    Tcp,
+    Udp,
+    Both,
+}
+
+/// A listener as it was written.
+struct Listener {
+    name: String,
+    address: SocketAddr,
+    ports: Ports,
+    place: Option<Place>,
+}
+
+impl Listener {
+    fn collides(&self, other: &Self) -> bool {
+        let (a, b) = (self.address, other.address);
+        let same = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
+        let shared =
+            self.ports == other.ports || self.ports == Ports::Both || other.ports == Ports::Both;
+        a.port() != 0 && a.port() == b.port() && same && shared
+    }
 }
 
 /// No two listeners on one port.
@@ -233,35 +300,43 @@ fn listeners(
     outbound: Option<SocketAddr>,
     m: &mut Mistakes<'_>,
 ) {
-    let mut all: Vec<(String, SocketAddr, Option<&Place>)> = Vec::new();
-    let place = |given: &'_ Option<Given>| given.as_ref().map(|g| g.place.clone());
-    let (p0, p1, p2) = (place(&raw.mesh.listen), place(&raw.admin.http), place(&raw.outbound.http));
-    all.push(("mesh.listen".into(), mesh, p0.as_ref()));
-    all.extend(admin.map(|a| ("admin.http".into(), a, p1.as_ref())));
-    all.extend(outbound.map(|a| ("outbound.http".into(), a, p2.as_ref())));
-    for given in raw.upstream.iter().filter_map(|t| t.keys.listen.as_ref()) {
-        if let Ok(address) = given.text.parse() {
-            all.push((
-                format!("the upstream of {}", m.words(&given.place)),
-                address,
-                Some(&given.place),
-            ));
-        }
+    let mut all: Vec<Listener> = Vec::new();
+    let mut add = |name: &str, address, ports, given: Option<&Given>| {
+        let place = given.map(|g| g.place.clone());
+        all.push(Listener { name: name.to_owned(), address, ports, place });
+    };
+    add("mesh.listen", mesh, Ports::Both, raw.mesh.listen.as_ref());
+    if let Some(address) = admin {
+        add("admin.http", address, Ports::Tcp, raw.admin.http.as_ref());
     }
-    for (i, (_, address, place)) in all.iter().enumerate() {
-        let Some((other, ..)) = all[..i].iter().find(|(_, other, _)| collide(*address, *other))
-        else {
-            continue;
-        };
-        let what = format!("{address} is taken already by {other}");
-        match place {
+    if let Some(address) = outbound {
+        add("outbound.http", address, Ports::Tcp, raw.outbound.http.as_ref());
+    }
+    // A text that is no address was told elsewhere.
+    let mut written = |what: &str, given: Option<&Given>, ports: Ports, m: &Mistakes<'_>| {
+        if let Some(given) = given
+            && let Ok(address) = given.text.parse()
+        {
+            let name = what.replace("LINE", &m.words(&given.place));
+            add(&name, address, ports, Some(given));
+        }
+    };
+    written("outbound.socks5", raw.outbound.socks5.as_ref(), Ports::Tcp, m);
+    written("dns.listen", raw.dns.listen.as_ref(), Ports::Both, m);
+    for table in &raw.upstream {
+        let is_udp = table.keys.protocol.as_ref().is_some_and(|given| given.text == "udp");
+        let ports = if is_udp { Ports::Udp } else { Ports::Tcp };
+        written("the upstream of LINE", table.keys.listen.as_ref(), ports, m);
+    }
+    for table in &raw.ingress {
+        written("the ingress of LINE", table.keys.listen.as_ref(), Ports::Tcp, m);
+    }
+    for (i, listener) in all.iter().enumerate() {
+        let Some(other) = all[..i].iter().find(|other| listener.collides(other)) else { continue };
+        let what = format!("{} is taken already by {}", listener.address, other.name);
+        match &listener.place {
             Some(place) => m.add(place, what, Some("give it a port of its own".into())),
             None => m.add_whole(&what, "give one of them another port, or switch it off (\"off\")"),
         }
     }
-}
-
-fn collide(a: SocketAddr, b: SocketAddr) -> bool {
-    let same = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
-    a.port() != 0 && a.port() == b.port() && same
 }

@@ -30,7 +30,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         };
         let runtime = match socket::mark(&incoming.orig_dst_cid()) {
             Kind::Mesh => &shared.runtimes.mesh,
-            Kind::Data => &shared.runtimes.data,
+            Kind::Data => &shared.runtimes.data[0],
         };
         runtime.spawn(admit(shared.clone(), incoming, turn));
     }

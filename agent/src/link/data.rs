@@ -177,7 +177,7 @@ async fn dialled(
                 dial.under_way = Some(waiter.clone());
                 drop(state);
                 let task = run_dial(shared.clone(), peer.clone(), address, outcome);
-                shared.runtimes.data.spawn(task);
+                shared.runtimes.data[0].spawn(task);
                 // The mesh link is what senses the peer.
                 dial::want_mesh(shared, peer);
                 waiter

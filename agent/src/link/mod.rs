@@ -219,14 +219,14 @@ pub enum LinkError {
 pub struct Runtimes {
     /// The endpoint, mesh links and the silence monitor.
     pub mesh: Handle,
-    /// Data connections.
-    pub data: Handle,
+    /// Data connections: one for each data thread, by its slot. Never empty.
+    pub data: Vec<Handle>,
 }
 
 impl Runtimes {
     /// Everything on the runtime of the caller. Panics outside of one, as tokio does.
     pub fn current() -> Self {
-        Self { mesh: Handle::current(), data: Handle::current() }
+        Self { mesh: Handle::current(), data: vec![Handle::current()] }
     }
 }
 

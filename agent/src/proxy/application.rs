@@ -1,24 +1,30 @@
 //! Our own endpoints: HTTP clients towards the applications on this host.
 //!
-//! Connections are kept and reused. One that the application closed in the meantime is noticed before
+//! An application that speaks HTTP/1.1 gets a pool of connections (`connector`), one that speaks HTTP/2 a
+//! single connection for all requests (`multiplexed`). Connections are kept and reused. One that the application closed in the meantime is noticed before
 //! anything is written on it, and the request goes on another; what remains is the race where it closes
 //! in that very moment, and so requests that must not be repeated use only connections that were busy
 //! a moment ago.
 
+mod connector;
+mod multiplexed;
+
 use std::error::Error;
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use hearth_proto::advert::Protocol;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
+use super::LocalEndpoint;
 use super::body::Body;
 use super::frame::MAX_HEAD;
 use super::safety::is_idempotent;
+use crate::config::HttpVersion;
+use crate::pipe::AppAddress;
+use connector::Connector;
+use multiplexed::Multiplexed;
 
 /// On loopback a connection stands at once or the application is not there.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
@@ -41,45 +47,41 @@ pub(crate) enum AppFailure {
 /// Clients to the applications on this host.
 #[derive(Clone, Debug)]
 pub(crate) struct Applications {
-    repeatable: Client<HttpConnector, Body>,
-    once: Client<HttpConnector, Body>,
-    h2: Client<HttpConnector, Body>,
+    repeatable: Client<Connector, Body>,
+    once: Client<Connector, Body>,
+    multiplexed: Multiplexed,
 }
 
 impl Default for Applications {
     fn default() -> Self {
-        let client = |idle, h2: bool| {
-            let mut connector = HttpConnector::new();
-            connector.set_connect_timeout(Some(CONNECT_LIMIT));
-            connector.set_nodelay(true);
+        let client = |idle| {
             Client::builder(TokioExecutor::new())
                 .pool_timer(TokioTimer::new())
                 .timer(TokioTimer::new())
                 .pool_idle_timeout(idle)
                 .pool_max_idle_per_host(KEPT)
                 .http1_max_buf_size(MAX_HEAD)
-                .http2_only(h2)
-                .build(connector)
+                .build(Connector)
         };
         Self {
-            repeatable: client(IDLE, false),
-            once: client(IDLE_UNSAFE, false),
-            h2: client(IDLE, true),
+            repeatable: client(IDLE),
+            once: client(IDLE_UNSAFE),
+            multiplexed: Multiplexed::default(),
         }
     }
 }
 
 impl Applications {
-    /// Sends a request whose URI has the endpoint's address as authority.
+    /// Sends a request made with [`uri`] for this endpoint.
     pub(crate) async fn call(
         &self,
-        protocol: Protocol,
+        endpoint: &LocalEndpoint,
         request: Request<Body>,
     ) -> Result<Response<Incoming>, AppFailure> {
-        let client = match protocol {
-            Protocol::Grpc => &self.h2,
-            _ if is_idempotent(request.method()) => &self.repeatable,
-            _ => &self.once,
+        let client = match endpoint.http {
+            HttpVersion::Two => return self.multiplexed.call(&endpoint.address, request).await,
+            HttpVersion::One if is_idempotent(request.method()) => &self.repeatable,
+            HttpVersion::One => &self.once,
         };
         client.request(request).await.map_err(|error| {
             let canceled = error
@@ -93,15 +95,29 @@ impl Applications {
             }
         })
     }
+
+    /// Forgets applications that are no longer ours.
+    pub(crate) fn retain(&self, locals: &[LocalEndpoint]) {
+        let ours = |address: &AppAddress| locals.iter().any(|e| e.address == *address);
+        self.multiplexed.retain(ours);
+    }
 }
 
-/// The URI of `target` at an endpoint.
-pub(crate) fn uri(address: SocketAddr, target: &str) -> Result<http::Uri, http::Error> {
-    http::Uri::builder()
-        .scheme("http")
-        .authority(address.to_string())
-        .path_and_query(target)
-        .build()
+/// The URI of `target` at an endpoint. In HTTP/1.1 the authority only chooses the connection, in HTTP/2 it
+/// is what the application reads, so there it is the one that the client addressed.
+pub(crate) fn uri(
+    endpoint: &LocalEndpoint,
+    addressed: &str,
+    target: &str,
+) -> Result<http::Uri, http::Error> {
+    let authority = match endpoint.http {
+        HttpVersion::One => connector::authority(&endpoint.address),
+        HttpVersion::Two if addressed.parse::<http::uri::Authority>().is_ok() => {
+            addressed.to_owned()
+        }
+        HttpVersion::Two => endpoint.address.host(),
+    };
+    http::Uri::builder().scheme("http").authority(authority).path_and_query(target).build()
 }
 
 /// An error with its causes.

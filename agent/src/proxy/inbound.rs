@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use hearth_proto::advert::Condition;
 use hearth_proto::ids::{EndpointId, NodeName};
-use http::header::{CONTENT_LENGTH, HOST, TE};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -23,6 +23,7 @@ use super::frame::{self, Cause, Frames, Opening, Refused};
 use super::head::{BodyKind, RequestHead, ResponseHead};
 use super::headers::forward_response;
 use super::{Inner, LocalEndpoint, fast, tcp};
+use crate::config::HttpVersion;
 use crate::driver::PathReport;
 use crate::link::{DataStream, Sender};
 use hearth_proto::advert::Protocol;
@@ -246,7 +247,7 @@ impl Inner {
         let request = build(endpoint, head, body)?;
         let version = request.version();
         let failed = |executed, cause, detail| Err(Refused { executed, cause, detail });
-        match timeout(left, self.applications.call(endpoint.protocol, request)).await {
+        match timeout(left, self.applications.call(endpoint, request)).await {
             Ok(Ok(mut response)) => {
                 let version = response.version().max(version);
                 forward_response(response.headers_mut(), version, self.node().as_str());
@@ -278,16 +279,22 @@ fn build(
     let mut request = Request::new(body);
     *request.method_mut() = Method::from_bytes(head.method.as_bytes())
         .map_err(|e| malformed(format!("method {:?}: {e}", head.method)))?;
-    *request.uri_mut() = uri(endpoint.address, &head.target)
+    *request.uri_mut() = uri(endpoint, &head.authority, &head.target)
         .map_err(|e| malformed(format!("target {:?}: {e}", head.target)))?;
     let mut headers = HeaderMap::try_from(&head.fields).map_err(|e| malformed(e.to_string()))?;
-    if let Ok(host) = HeaderValue::try_from(&head.authority) {
+    if endpoint.http == HttpVersion::Two {
+        // `:authority` says it; a second word on it could only contradict (RFC 9113 section 8.3.1).
+        headers.remove(HOST);
+        *request.version_mut() = http::Version::HTTP_2;
+    } else if let Ok(host) = HeaderValue::try_from(&head.authority) {
         headers.insert(HOST, host);
     }
     if endpoint.protocol == Protocol::Grpc {
         // Some servers insist on it (gRPC over HTTP/2, "te: trailers").
         headers.insert(TE, HeaderValue::from_static("trailers"));
-        *request.version_mut() = http::Version::HTTP_2;
+    } else if endpoint.http == HttpVersion::One && headers.contains_key(TE) {
+        // RFC 9110 section 10.1.4: it is of this hop only.
+        headers.insert(CONNECTION, HeaderValue::from_static("te"));
     }
     // Told by the body itself.
     headers.remove(CONTENT_LENGTH);

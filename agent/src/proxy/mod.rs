@@ -8,11 +8,12 @@
 //! | module | does |
 //! |---|---|
 //! | [`outbound`] | listeners; a client's request to an answer |
+//! | `edge`, `guard`, `scan` | clients' connections: HTTP by hyper, which sees only what is read one way |
 //! | `race`, `attempt` | attempts one after the other and side by side, until one answers |
 //! | `inbound`, `application` | a peer's request to our own application |
 //! | `frame`, `head`, `body` | requests and bodies on streams |
 //! | `tcp` | connections carried as opaque bytes |
-//! | `headers`, `safety`, `budget`, `load`, `latency`, `learnt`, `answer` | the pure pieces |
+//! | `target`, `framing`, `headers`, `safety`, `budget`, `load`, `latency`, `learnt`, `answer` | the pure pieces |
 //!
 //! Tasks: one per listener, per client connection, per stream of a peer. Aborting one ends its own
 //! requests only.
@@ -22,8 +23,11 @@ mod application;
 mod attempt;
 mod body;
 mod budget;
+mod edge;
 mod fast;
 mod frame;
+mod framing;
+mod guard;
 mod head;
 mod headers;
 mod inbound;
@@ -33,8 +37,9 @@ mod load;
 mod metrics;
 mod outbound;
 mod race;
-mod rewind;
 mod safety;
+mod scan;
+mod target;
 mod tcp;
 #[cfg(test)]
 mod tests;
@@ -54,8 +59,10 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 
+use crate::config::HttpVersion;
 use crate::driver::PathReport;
 use crate::link::{Links, lock};
+use crate::pipe::AppAddress;
 
 pub use metrics::ProxyMetrics;
 pub use outbound::Entry;
@@ -92,9 +99,11 @@ pub struct LocalEndpoint {
     /// Which.
     pub id: EndpointId,
     /// Where its application listens.
-    pub address: SocketAddr,
+    pub address: AppAddress,
     /// What it speaks.
     pub protocol: Protocol,
+    /// The version of HTTP it is spoken to in.
+    pub http: HttpVersion,
 }
 
 /// Why a listener is not there.
@@ -181,24 +190,24 @@ impl Inner {
 #[derive(Clone)]
 pub struct Proxy {
     inner: Arc<Inner>,
-    runtime: Handle,
+    runtimes: Arc<[Handle]>,
     stop: watch::Sender<bool>,
     listeners: Arc<Mutex<BTreeMap<SocketAddr, Arc<Door>>>>,
 }
 
 impl Proxy {
-    /// A traffic path on `runtime` that serves peers at once and clients as soon as it listens.
+    /// A traffic path on the data threads' `runtimes` (at least one) that serves peers at once and clients as soon as it listens.
     pub fn new(
         mesh: MeshHandle,
         locals: Vec<LocalEndpoint>,
         metrics: ProxyMetrics,
-        runtime: Handle,
+        runtimes: Vec<Handle>,
     ) -> Self {
         let now = Instant::now();
         let node = mesh.snapshot.load().node.clone();
         let links = mesh.links.clone();
         // hyper's clients and timers need a runtime around them when they are made.
-        let _context = runtime.enter();
+        let _context = runtimes[0].enter();
         // A constant that is a valid label.
         let unknown = ServiceName::parse("unknown").expect("\"unknown\" is a DNS label");
         let via = format!("via: 1.1 {node}\r\n").into_bytes();
@@ -212,23 +221,30 @@ impl Proxy {
             loads: Loads::new(now),
             services: Services::default(),
             plans: Plans::default(),
-            pools: Pools::new(1),
+            pools: Pools::new(runtimes.len()),
             wakes: Mutex::default(),
             held: Semaphore::new(MAX_HELD),
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             inbound: AtomicUsize::new(0),
             metrics,
         });
-        let (served, spawner) = (inner.clone(), runtime.clone());
+        let served = inner.clone();
+        // On the thread that its connection is on.
         links.serve_streams(move |caller, stream| {
-            spawner.spawn(inbound::serve(served.clone(), caller, stream));
+            tokio::spawn(inbound::serve(served.clone(), caller, stream));
         });
         drop(_context);
-        Self { inner, runtime, stop: watch::Sender::new(false), listeners: Arc::default() }
+        Self {
+            inner,
+            runtimes: runtimes.into(),
+            stop: watch::Sender::new(false),
+            listeners: Arc::default(),
+        }
     }
 
     /// Replaces what this host offers, after a reload.
     pub fn set_locals(&self, locals: Vec<LocalEndpoint>) {
+        self.inner.applications.retain(&locals);
         self.inner.locals.store(Arc::new(locals));
     }
 
@@ -250,7 +266,8 @@ impl Proxy {
         let bound = listener.local_addr().map_err(failed)?;
         let door = Arc::new(Door::new(entry, *self.stop.borrow()));
         lock(&self.listeners).insert(bound, door.clone());
-        self.runtime.spawn(outbound::accept(self.inner.clone(), listener, door));
+        let accepting = outbound::accept(self.inner.clone(), listener, door, self.runtimes.clone());
+        self.runtimes[0].spawn(accepting);
         Ok(bound)
     }
 

@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use hearth_proto::evidence::Outcome;
 use hearth_proto::ids::{EndpointId, NodeName, ServiceName};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::Inner;
@@ -19,6 +18,7 @@ use super::head::{BodyKind, Fields, RequestHead};
 use super::load::UnderWay;
 use crate::driver::PathReport;
 use crate::link::{DataStream, InFlight, Receiver, Sender, StreamError};
+use crate::pipe::Pipe;
 
 /// On loopback a connection stands at once or the application is not there.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
@@ -30,7 +30,7 @@ const COPY: usize = 64 * 1024;
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// Carries a client's connection to an endpoint of `service`.
-pub(crate) async fn carry(inner: &Arc<Inner>, service: &ServiceName, client: TcpStream) {
+pub(crate) async fn carry(inner: &Arc<Inner>, service: &ServiceName, client: Pipe) {
     let started = Instant::now();
     let limit = inner.route(service).map(|r| r.policy.timeout.0).unwrap_or_default();
     let deadline = started + limit;
@@ -69,7 +69,7 @@ pub(crate) async fn carry(inner: &Arc<Inner>, service: &ServiceName, client: Tcp
     inner.metrics.request(service, "failed", started.elapsed().as_secs_f64());
     tracing::info!(%service, "connection failed: nobody took it");
     // Dropping the client's connection without a word would look like an orderly end.
-    let _ = client.set_zero_linger();
+    client.abort();
 }
 
 /// A stream whose endpoint took the connection.
@@ -83,7 +83,7 @@ struct Carried {
 /// An endpoint that took the connection.
 enum Taken {
     /// On this host.
-    Local(TcpStream),
+    Local(Pipe),
     /// On another.
     Remote(Box<Carried>),
 }
@@ -127,7 +127,7 @@ async fn take(
     }
 }
 
-async fn exchange(mut client: TcpStream, taken: Taken) {
+async fn exchange(mut client: Pipe, taken: Taken) {
     // How either side ended it is for the two applications to see.
     match taken {
         Taken::Local(mut app) => {
@@ -143,13 +143,34 @@ async fn exchange(mut client: TcpStream, taken: Taken) {
 
 /// Copies until both halves have ended or one has broken. A broken half resets the stream. `ahead` was
 /// read of the stream already.
-pub(crate) async fn both_ways(
-    mut tcp: TcpStream,
+pub(crate) async fn both_ways(mut pipe: Pipe, send: &mut Sender, ahead: Bytes, recv: Receiver) {
+    let copied = match &mut pipe {
+        Pipe::Tcp(stream) => {
+            let (read, write) = stream.split();
+            copy_both(read, write, send, ahead, recv).await
+        }
+        Pipe::Unix(stream) => {
+            let (read, write) = stream.split();
+            copy_both(read, write, send, ahead, recv).await
+        }
+        Pipe::Tunnel(stream) => {
+            let (read, write) = tokio::io::split(stream);
+            copy_both(read, write, send, ahead, recv).await
+        }
+    };
+    if let Err(error) = copied {
+        tracing::trace!(%error, "connection broke");
+        pipe.abort();
+    }
+}
+
+async fn copy_both(
+    mut read: impl AsyncRead + Unpin,
+    mut write: impl AsyncWrite + Unpin,
     send: &mut Sender,
     ahead: Bytes,
     mut recv: Receiver,
-) {
-    let (mut read, mut write) = tcp.split();
+) -> Result<(), Ended> {
     let out = async {
         let mut buffer = BytesMut::new();
         loop {
@@ -169,10 +190,7 @@ pub(crate) async fn both_ways(
         }
         Ok(write.shutdown().await?)
     };
-    if let Err(error) = tokio::try_join!(out, back) {
-        tracing::trace!(%error, "connection broke");
-        let _ = tcp.set_zero_linger();
-    }
+    tokio::try_join!(out, back).map(drop)
 }
 
 /// Why bytes are no longer copied.
@@ -186,22 +204,15 @@ pub(crate) enum Ended {
     Stream(#[from] StreamError),
 }
 
-async fn connect(
-    inner: &Inner,
-    caller: &NodeName,
-    head: &RequestHead,
-) -> Result<TcpStream, Refused> {
+async fn connect(inner: &Inner, caller: &NodeName, head: &RequestHead) -> Result<Pipe, Refused> {
     let endpoint = inner.admit(caller, head, Duration::from_micros(head.left_us)).await?;
     let refused = |why: String| {
         inner.tell(PathReport::LocalRefused { endpoint: endpoint.id.clone() });
         let detail = format!("the application at {} refused: {why}", endpoint.address);
         Refused { executed: false, cause: Cause::AppRefused, detail }
     };
-    match timeout(CONNECT_LIMIT, TcpStream::connect(endpoint.address)).await {
-        Ok(Ok(stream)) => {
-            let _ = stream.set_nodelay(true);
-            Ok(stream)
-        }
+    match timeout(CONNECT_LIMIT, endpoint.address.connect()).await {
+        Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(refused(error.to_string())),
         Err(_) => Err(refused(format!("no connection within {CONNECT_LIMIT:?}"))),
     }

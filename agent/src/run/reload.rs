@@ -84,6 +84,9 @@ fn words(changes: &Changes) -> String {
     said.extend(counted.iter().filter(|(_, n)| *n > 0).map(|(what, n)| format!("{n} {what}")));
     let flags = [
         ("upstreams", changes.upstreams),
+        ("socks5", changes.socks),
+        ("ingresses", changes.ingresses),
+        ("dns", changes.dns),
         ("log filter", changes.log),
         ("seeds", changes.seeds),
         ("zone or region (at the next start)", changes.locality),

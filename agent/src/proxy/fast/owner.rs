@@ -25,6 +25,7 @@ use super::super::{Inner, LocalEndpoint};
 use super::chunked::{Chunks, Piece};
 use super::pool::AppConnection;
 use super::response::{self, AnswerHead, Framing, Read};
+use crate::config::HttpVersion;
 use crate::driver::PathReport;
 use crate::link::Sender;
 
@@ -37,6 +38,7 @@ const MAX_INTERIM: usize = 16;
 /// Whether the fast path carries this.
 pub(in super::super) fn takes(endpoint: &LocalEndpoint, head: &RequestHead) -> bool {
     endpoint.protocol == Protocol::Http
+        && endpoint.http == HttpVersion::One
         && head.upgrade.is_empty()
         && match head.body {
             BodyKind::None => true,
@@ -93,7 +95,7 @@ pub(in super::super) async fn serve(
     };
     let (mut connection, answer) = answered;
     match exchange.pass_on(&mut connection, answer, send).await {
-        Ok(()) if answer.keep => inner.pools.put(endpoint.address, connection),
+        Ok(()) if answer.keep => inner.pools.put(&endpoint.address, connection),
         Ok(()) => {}
         // The head is out: all that is left is to reset the stream, which dropping it does.
         Err(Fail::NotReached(why) | Fail::Early(why) | Fail::Broke(why)) => {
@@ -229,7 +231,7 @@ impl Exchange<'_> {
     async fn answered(&mut self, repeatable: bool) -> Result<(AppConnection, AnswerHead), Fail> {
         let mut fresh = false;
         loop {
-            let taken = self.inner.pools.take(self.endpoint.address, repeatable, fresh).await;
+            let taken = self.inner.pools.take(&self.endpoint.address, repeatable, fresh).await;
             let mut connection = taken.map_err(|e| Fail::NotReached(e.to_string()))?;
             match self.head(&mut connection).await {
                 Ok(answer) => return Ok((connection, answer)),

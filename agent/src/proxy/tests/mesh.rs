@@ -29,9 +29,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::super::{Entry, LocalEndpoint, MeshHandle, Proxy, ProxyMetrics};
+use crate::config::HttpVersion;
 use crate::driver::PathReport;
 use crate::identity::authority::Authority;
 use crate::link::tests::{Agent, Relay, loopback, name};
+use crate::pipe::AppAddress;
 
 pub(super) fn ledger() -> ServiceName {
     ServiceName::parse("ledger").unwrap()
@@ -59,6 +61,20 @@ impl Host {
     }
 
     pub(super) async fn over(agent: Agent, app: Option<SocketAddr>, protocol: Protocol) -> Self {
+        let http = HttpVersion::of(protocol);
+        Self::with(agent, app.map(|address| (address.into(), protocol, http))).await
+    }
+
+    pub(super) async fn offering(
+        agent: Agent,
+        app: AppAddress,
+        protocol: Protocol,
+        http: HttpVersion,
+    ) -> Self {
+        Self::with(agent, Some((app, protocol, http))).await
+    }
+
+    async fn with(agent: Agent, app: Option<(AppAddress, Protocol, HttpVersion)>) -> Self {
         let empty = Snapshot::empty(agent.name.clone());
         let id = endpoint(agent.name.as_str());
         let snapshot = Arc::new(ArcSwap::from_pointee(empty));
@@ -70,10 +86,12 @@ impl Host {
             reports: sender,
             links: agent.links.clone(),
         };
-        let locals =
-            app.map(|address| LocalEndpoint { id, address, protocol }).into_iter().collect();
+        let locals = app
+            .map(|(address, protocol, http)| LocalEndpoint { id, address, protocol, http })
+            .into_iter()
+            .collect();
         let metrics = ProxyMetrics::default();
-        let proxy = Proxy::new(mesh, locals, metrics.clone(), Handle::current());
+        let proxy = Proxy::new(mesh, locals, metrics.clone(), vec![Handle::current()]);
         let upstream = proxy.listen(loopback(0), Entry::Upstream(ledger())).await.unwrap();
         let shared = proxy.listen(loopback(0), Entry::Shared).await.unwrap();
         let host = Self { agent, proxy, metrics, reports, upstream, shared, snapshot, changed };
@@ -259,8 +277,13 @@ async fn respond(
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let mut unanswered = Unanswered(dropped, false);
     let path = request.uri().path().to_owned();
-    let fields: String =
-        request.headers().iter().map(|(n, v)| format!("{n}: {}\n", v.to_str().unwrap())).collect();
+    let target = request.uri().path_and_query().map_or_else(String::new, ToString::to_string);
+    let fields: String = format!("\n:path: {target}\n")
+        + &request
+            .headers()
+            .iter()
+            .map(|(n, v)| format!("{n}: {}\n", v.to_str().unwrap()))
+            .collect::<String>();
     let mut response = Response::new(Full::new(Bytes::from(says)));
     response.headers_mut().insert("connection", "x-hop".parse().unwrap());
     response.headers_mut().insert("x-hop", "1".parse().unwrap());

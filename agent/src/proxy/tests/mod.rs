@@ -1,6 +1,8 @@
 //! Requests end to end: a client, the caller's agent, an owner's agent, an application; and what
 //! happens when one of them fails.
 
+mod applications;
+mod edge;
 mod failures;
 mod hostile;
 mod mesh;

@@ -1,0 +1,159 @@
+//! Byte streams of this host: where an application listens, a connection to it, a client's connection.
+//!
+//! Applications listen on a port or on a Unix socket; clients come by a port, or by a tunnel through one
+//! of our proxies. What carries bytes between the two need not know which it has.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+/// Longest path of a Unix socket: `sun_path` has 108 bytes, the last of them 0 (unix(7)).
+pub const MAX_SOCKET_PATH: usize = 107;
+/// Precedes the path of a socket, where a port's address could stand as well.
+pub const UNIX: &str = "unix:";
+
+/// Where an application of this host listens.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum AppAddress {
+    /// On a port.
+    Port(SocketAddr),
+    /// On a Unix socket; an absolute path.
+    Socket(PathBuf),
+}
+
+impl fmt::Display for AppAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Port(address) => address.fmt(f),
+            Self::Socket(path) => write!(f, "{UNIX}{}", path.display()),
+        }
+    }
+}
+
+impl From<SocketAddr> for AppAddress {
+    fn from(address: SocketAddr) -> Self {
+        Self::Port(address)
+    }
+}
+
+impl From<&Path> for AppAddress {
+    fn from(path: &Path) -> Self {
+        Self::Socket(path.to_owned())
+    }
+}
+
+impl AppAddress {
+    /// A connection to the application. Without a time limit.
+    pub async fn connect(&self) -> io::Result<Pipe> {
+        match self {
+            Self::Port(address) => {
+                let stream = TcpStream::connect(address).await?;
+                // What an application or a client wrote is passed on whole; waiting only delays it.
+                let _ = stream.set_nodelay(true);
+                Ok(Pipe::Tcp(stream))
+            }
+            Self::Socket(path) => UnixStream::connect(path).await.map(Pipe::Unix),
+        }
+    }
+
+    /// What stands for the host where HTTP wants one and nobody named it.
+    pub fn host(&self) -> String {
+        match self {
+            Self::Port(address) => address.to_string(),
+            Self::Socket(_) => "localhost".to_owned(),
+        }
+    }
+}
+
+/// Any two-way stream of bytes.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+/// A two-way stream of bytes on this host.
+pub enum Pipe {
+    /// A connection on a port.
+    Tcp(TcpStream),
+    /// A connection on a Unix socket.
+    Unix(UnixStream),
+    /// What a client sends through a tunnel.
+    Tunnel(Box<dyn Duplex>),
+}
+
+impl fmt::Debug for Pipe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp(_) => "Tcp",
+            Self::Unix(_) => "Unix",
+            Self::Tunnel(_) => "Tunnel",
+        })
+    }
+}
+
+impl Pipe {
+    /// Has the drop of a broken connection look broken to the other side, where that can be done: without
+    /// a word it would look like an orderly end.
+    pub fn abort(&self) {
+        if let Self::Tcp(stream) = self {
+            let _ = stream.set_zero_linger();
+        }
+    }
+
+    fn inner(self: Pin<&mut Self>) -> Pin<&mut dyn Duplex> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream),
+            Self::Unix(stream) => Pin::new(stream),
+            Self::Tunnel(stream) => Pin::new(stream),
+        }
+    }
+}
+
+impl AsyncRead for Pipe {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.inner().poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Pipe {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.inner().poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.inner().poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.inner().poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Tcp(stream) => stream.is_write_vectored(),
+            Self::Unix(stream) => stream.is_write_vectored(),
+            Self::Tunnel(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.inner().poll_write_vectored(cx, bufs)
+    }
+}
