@@ -63,7 +63,7 @@ impl Offer {
 pub struct Plan {
     /// The services.
     pub offers: Vec<Offer>,
-    /// Policy, in full.
+    /// Policy, in full; empty for the defaults.
     pub policy: String,
     /// Further tables of the caller's configuration.
     pub caller: String,
@@ -170,8 +170,10 @@ impl Pair {
             let join = join_table(control.address(), &control.token(place, &member.name)?);
             member.start(place, &join)?;
         }
-        control.apply(place, &plan.policy)?;
-        pair.wait_policy()?;
+        if !plan.policy.is_empty() {
+            control.apply(place, &plan.policy)?;
+            pair.wait_policy()?;
+        }
         for offer in &plan.offers {
             pair.wait_serving(&offer.service, offer.addresses.len())?;
         }

@@ -147,6 +147,10 @@ fn dig_finds_services_at_the_agents_dns_and_the_rest_beyond_it() {
         let out = dig(&["echo.mesh", "SRV", "+short"])?;
         wanted(out, &[&format!(" {} ", pair.entry("echo").port())])
     });
+    cases.check("SRV is found under the usual prefixes too", || {
+        let wanted_port = format!(" {} ", pair.entry("echo").port());
+        wanted(dig(&["_http._tcp.echo.mesh", "SRV", "+short"])?, &[&wanted_port])
+    });
     cases.check("AAAA where there is none is an empty answer, not an error", || {
         wanted(dig(&["echo.mesh", "AAAA"])?, &["status: NOERROR", "ANSWER: 0"])
     });
@@ -247,8 +251,14 @@ fn programs_that_speak_to_proxies_reach_services_by_name() {
     });
     cases.check("SOCKS5 to a service that nobody knows is refused", || {
         match socks(socks5, "nobody.mesh", 80)? {
-            (0, _) => Err("accepted".to_owned()),
-            (code, _) => Ok(format!("reply {code}")),
+            (4, _) => Ok("host unreachable".to_owned()),
+            (code, _) => Err(format!("reply {code}")),
+        }
+    });
+    cases.check("SOCKS5 leads nowhere but into the mesh", || {
+        match socks(socks5, "127.0.0.1", pair.entry("echo").port())? {
+            (2, _) => Ok("not allowed by ruleset".to_owned()),
+            (code, _) => Err(format!("reply {code}")),
         }
     });
     cases.check("curl by CONNECT and a name", || {
@@ -270,28 +280,18 @@ fn programs_that_speak_to_proxies_reach_services_by_name() {
         let head = String::from_utf8_lossy(&head).into_owned();
         if head.starts_with("HTTP/1.1 200") { greeted(stream) } else { Err(head) }
     });
-    cases.check("CONNECT to a service that nobody knows is a 404 or 503", || {
-        let done = run(
-            &pair,
-            "curl",
-            &[
-                "-sS",
-                "-o",
-                "/dev/null",
-                "-w",
-                "%{http_connect}",
-                "--noproxy",
-                "",
-                "-x",
-                &shared,
-                "--proxytunnel",
-                "http://nobody.mesh/",
-            ],
-        )?;
-        match done.stdout.as_str() {
-            "404" | "502" | "503" => Ok(done.stdout),
-            other => Err(format!("{other}: {}", done.stderr)),
-        }
+    let connect = |url: &str, wanted: &str| {
+        let first = ["-sS", "-o", "/dev/null", "-w", "%{http_connect}", "--noproxy", ""];
+        let done =
+            run(&pair, "curl", &[&first[..], &["-x", &shared, "--proxytunnel", url]].concat())?;
+        let held = done.stdout == wanted;
+        if held { Ok(done.stdout) } else { Err(format!("{}: {}", done.stdout, done.stderr)) }
+    };
+    cases.check("CONNECT to a service that nobody knows is 404", || {
+        connect("http://nobody.mesh/", "404")
+    });
+    cases.check("CONNECT leads nowhere but into the mesh", || {
+        connect(&format!("http://{}/", pair.entry("echo")), "403")
     });
     cases.check("curl with the shared port as a plain proxy", || {
         has(curl(&pair, &["-x", &shared, "http://echo.mesh/three"])?, "GET /three ")

@@ -10,7 +10,7 @@ use hearth_tests::pair::{Offer, Pair, Plan};
 use hearth_tests::python;
 use serde_json::Value;
 
-use super::raw_h2::{Answer, Scripted, connect, grpc, run};
+use super::raw_h2::{Answer, Scripted, connect, grpc, grpc_of, run};
 use super::tonic_client;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -297,6 +297,10 @@ fn the_grpc_wire_is_kept_and_own_failures_are_written_in_it() {
             Err(text) => Err(text),
         },
     );
+    cases.check("the shared port finds the service by :authority", || {
+        let a = run(grpc_of(pair.shared, "echo.mesh", "/shared/Ok", &[]))?;
+        wanted(is_grpc(&a) && a.grpc_status() == Some("0"), &a)
+    });
     cases.check("a service that nobody offers is trailers-only UNAVAILABLE", || {
         let a = ask(dead, "/t/Ok", &[])?;
         let proxy = a.head.contains_key("proxy-status");

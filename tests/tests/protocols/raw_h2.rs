@@ -65,8 +65,18 @@ pub(crate) async fn grpc(
     path: &str,
     fields: &[(&str, &str)],
 ) -> Result<Answer, String> {
+    grpc_of(target, &target.to_string(), path, fields).await
+}
+
+/// The same for another authority than the address.
+pub(crate) async fn grpc_of(
+    target: SocketAddr,
+    authority: &str,
+    path: &str,
+    fields: &[(&str, &str)],
+) -> Result<Answer, String> {
     let mut send = connect(target).await?;
-    let mut request = Request::post(format!("http://{target}{path}"))
+    let mut request = Request::post(format!("http://{authority}{path}"))
         .header("content-type", "application/grpc")
         .header("te", "trailers");
     for (name, value) in fields {
