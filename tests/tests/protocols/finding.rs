@@ -223,7 +223,8 @@ fn greeted(mut stream: TcpStream) -> Result<String, String> {
 #[test]
 fn programs_that_speak_to_proxies_reach_services_by_name() {
     let [socks5] = free_ports();
-    let offers = vec![Offer::new("echo", "http", mirror()), Offer::new("lines", "tcp", greeter())];
+    let app = mirror();
+    let offers = vec![Offer::new("echo", "http", app), Offer::new("lines", "tcp", greeter())];
     let plan = Plan { offers, ..Plan::default() };
     let mut pair = None;
     let mut cases = Cases::new("proxying");
@@ -256,7 +257,7 @@ fn programs_that_speak_to_proxies_reach_services_by_name() {
         }
     });
     cases.check("SOCKS5 leads nowhere but into the mesh", || {
-        match socks(socks5, "127.0.0.1", pair.entry("echo").port())? {
+        match socks(socks5, "127.0.0.1", app.port())? {
             (2, _) => Ok("not allowed by ruleset".to_owned()),
             (code, _) => Err(format!("reply {code}")),
         }
@@ -291,7 +292,7 @@ fn programs_that_speak_to_proxies_reach_services_by_name() {
         connect("http://nobody.mesh/", "404")
     });
     cases.check("CONNECT leads nowhere but into the mesh", || {
-        connect(&format!("http://{}/", pair.entry("echo")), "403")
+        connect(&format!("http://{app}/"), "403")
     });
     cases.check("curl with the shared port as a plain proxy", || {
         has(curl(&pair, &["-x", &shared, "http://echo.mesh/three"])?, "GET /three ")
