@@ -21,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::Inner;
 use super::answer::Failure;
 use super::body::Body;
+use super::connect;
 use super::guard::{Control, Guard, HEAD_LIMIT};
 use super::head::MAX_FIELDS;
 use super::outbound::{self, Door};
@@ -51,6 +52,9 @@ pub(crate) async fn serve<T>(
             let asks = asks_to_upgrade(&request);
             let answer = match refused(&request, &control) {
                 Some(failure) => failure.respond(inner.node().as_str()),
+                None if connect::is_tunnel(&leads, &request) => {
+                    connect::open(&inner, client, &entry, request).await
+                }
                 None => outbound::handle(&inner, &leads, client, request).await,
             };
             tell(&control, asks, &answer);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use hearth_proto::advert::Protocol;
 use hearth_proto::ids::ServiceName;
 use http::{Method, Request, Response, StatusCode, Version};
@@ -25,10 +25,11 @@ use super::attempt::{Answer, Prepared};
 use super::body::{Body, Supply};
 use super::head::{BodyKind, RequestHead};
 use super::headers::{Hop, forward_request, in_a_circle, sign_via};
+use super::ingress::Gate;
 use super::race::{Race, Won};
 use super::safety::MAX_REPLAY;
 use super::target::{canonical, valid_authority};
-use super::{Inner, edge, fast, tcp};
+use super::{Inner, edge, fast, socks, tcp};
 use crate::pipe::Pipe;
 use crate::threads::slot;
 
@@ -40,8 +41,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub enum Entry {
     /// One service, whatever the host says.
     Upstream(ServiceName),
-    /// The service that the host names: `<service>.mesh` or `<service>`.
+    /// The service that the host names: `<service>.mesh` or `<service>`; tunnels to services too.
     Shared,
+    /// The service that a program names in SOCKS.
+    Socks,
+    /// Services by their names outside the mesh.
+    Ingress(Arc<Gate>),
 }
 
 /// A listener as others see it: where it leads, and whether it is closed.
@@ -53,6 +58,11 @@ pub(crate) struct Door {
 impl Door {
     pub(crate) fn new(leads: Entry, closed: bool) -> Self {
         Self { leads: ArcSwap::from_pointee(leads), closed: watch::Sender::new(closed) }
+    }
+
+    /// A door that leads elsewhere and closes with this one.
+    pub(crate) fn towards(&self, leads: Entry) -> Self {
+        Self { leads: ArcSwap::from_pointee(leads), closed: self.closed.clone() }
     }
 
     pub(crate) fn redirect(&self, leads: Entry) {
@@ -138,17 +148,30 @@ async fn connection(
     // Answers are written whole; waiting for more only delays them.
     let _ = stream.set_nodelay(true);
     match &*door.leads() {
-        Entry::Upstream(service) if inner.protocol(service) == Some(Protocol::Tcp) => {
-            tcp::carry(&inner, service, Pipe::Tcp(stream)).await;
-        }
-        _ => match fast::client::serve(&inner, &door, stream, client).await {
-            fast::client::After::Closed => {}
-            fast::client::After::Unusual(stream, read) => {
-                Box::pin(edge::serve(&inner, stream, read, client, &door)).await;
-            }
-        },
+        Entry::Socks => socks::serve(&inner, stream, client, &door).await,
+        Entry::Ingress(gate) => gate.clone().serve(&inner, stream, client, &door).await,
+        _ => serve(&inner, Pipe::Tcp(stream), client, &door).await,
     }
     gauge.dec();
+}
+
+/// Serves bytes that came through `door`, by whatever way, to their end.
+pub(crate) async fn serve(inner: &Arc<Inner>, pipe: Pipe, client: SocketAddr, door: &Arc<Door>) {
+    match (&*door.leads(), pipe) {
+        (Entry::Upstream(service), pipe) if inner.protocol(service) == Some(Protocol::Tcp) => {
+            tcp::carry(inner, service, pipe).await;
+        }
+        (Entry::Upstream(_) | Entry::Shared, Pipe::Tcp(stream)) => {
+            use fast::client::After;
+            match fast::client::serve(inner, door, stream, client).await {
+                After::Unusual(stream, read) => {
+                    Box::pin(edge::serve(inner, stream, read, client, door)).await;
+                }
+                After::Closed => {}
+            }
+        }
+        (_, pipe) => Box::pin(edge::serve(inner, pipe, BytesMut::new(), client, door)).await,
+    }
 }
 
 /// One request of a client.
@@ -160,14 +183,19 @@ pub(crate) async fn handle(
 ) -> Response<Body> {
     let started = Instant::now();
     let node = inner.node().as_str();
-    let service = match named(entry, &request) {
+    let mut request = request;
+    let named = match entry {
+        Entry::Ingress(gate) => gate.receive(&mut request, client.ip()),
+        _ => named(entry, &request),
+    };
+    let service = match named {
         Ok(service) => service,
         Err(failure) => return failure.respond(node),
     };
     let version = request.version();
     // Names that clients make up must not become time series.
     let counted = match inner.route(&service) {
-        None if matches!(entry, Entry::Shared) => inner.unknown.clone(),
+        None if !matches!(entry, Entry::Upstream(_)) => inner.unknown.clone(),
         _ => service.clone(),
     };
     let won = answer(inner, &service, client, request, started).await;
@@ -217,11 +245,12 @@ fn named(entry: &Entry, request: &Request<Incoming>) -> Result<ServiceName, Fail
     let host = authority(request);
     match entry {
         Entry::Upstream(service) => Ok(service.clone()),
-        Entry::Shared => service_of(&host).ok_or(Failure::NoService(host)),
+        _ => service_of(&host).ok_or(Failure::NoService(host)),
     }
 }
 
-fn authority(request: &Request<Incoming>) -> String {
+/// Whom a request is addressed to.
+pub(crate) fn authority<B>(request: &Request<B>) -> String {
     let in_uri = request.uri().authority().map(|a| a.as_str().to_owned());
     let in_header = || {
         let host = request.headers().get(http::header::HOST)?;
@@ -247,10 +276,13 @@ async fn answer(
     if request.method() == Method::CONNECT {
         return Err(Failure::BadRequest("CONNECT asks for a tunnel, which is not offered".into()));
     }
-    if inner.protocol(service) == Some(Protocol::Tcp) {
-        return Err(Failure::BadRequest(format!(
-            "{service} speaks opaque bytes (tcp); connect to its own upstream port"
-        )));
+    let other = match inner.protocol(service) {
+        Some(Protocol::Tcp) => Some("opaque bytes (tcp); connect to its own upstream port"),
+        Some(Protocol::Udp) => Some("in datagrams (udp); use an upstream port with that protocol"),
+        _ => None,
+    };
+    if let Some(other) = other {
+        return Err(Failure::BadRequest(format!("{service} speaks {other}")));
     }
     if let Some(passed) = in_a_circle(request.headers(), inner.node().as_str()) {
         return Err(Failure::Circle(passed));

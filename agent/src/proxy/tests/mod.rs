@@ -2,8 +2,10 @@
 //! happens when one of them fails.
 
 mod applications;
+mod datagrams;
 mod edge;
 mod failures;
+mod finding;
 mod hostile;
 mod mesh;
 mod requests;
