@@ -22,6 +22,9 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 CODES = {code.value[0]: code for code in grpc.StatusCode}
 ORDERS = {"x-id", "x-status", "x-details", "x-details-bin", "x-pushback-ms", "x-after", "x-sleep-ms"}
 
+# What the mesh adds to a request on its way is not the client's.
+ADDED = {"x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-request-id"}
+
 lock = threading.Lock()
 seen = {}
 
@@ -53,7 +56,7 @@ class Call:
         self.ended.set()
 
     def echoed(self):
-        return [(k, v) for k, v in self.metadata if k.startswith("x-") and k not in ORDERS]
+        return [(k, v) for k, v in self.metadata if k.startswith("x-") and k not in ORDERS | ADDED]
 
     def open(self):
         """Sends initial metadata, unless the call is to end without any."""

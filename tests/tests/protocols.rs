@@ -6,10 +6,12 @@
 
 mod protocols {
     mod blocked;
+    mod databases;
     mod finding;
     mod grpc;
     mod raw_h2;
     mod tcp;
     mod tonic_client;
+    mod udp;
     mod websocket;
 }
