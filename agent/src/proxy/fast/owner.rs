@@ -82,7 +82,7 @@ pub(in super::super) async fn serve(
     let mut exchange =
         Exchange { inner, endpoint, request, out: BytesMut::new(), to_head: head.method == "HEAD" };
     let repeatable = Method::from_bytes(head.method.as_bytes()).is_ok_and(|m| is_idempotent(&m));
-    let answered = match exchange.answered(repeatable, arrived + left).await {
+    let answered = match exchange.answered(repeatable, arrived + left, send).await {
         Ok(answered) => answered,
         Err(Fail::NotReached(why)) => {
             inner.tell(PathReport::LocalRefused { endpoint: endpoint.id.clone() });
@@ -256,12 +256,13 @@ impl Exchange<'_> {
         &mut self,
         repeatable: bool,
         deadline: Instant,
+        send: &mut Sender,
     ) -> Result<(AppConnection, AnswerHead), Fail> {
         let mut fresh = false;
         loop {
             let taken = self.inner.pools.take(&self.endpoint.address, repeatable, fresh).await;
             let mut connection = taken.map_err(|e| Fail::NotReached(e.to_string()))?;
-            match self.head(&mut connection, deadline).await {
+            match self.head(&mut connection, deadline, send).await {
                 Ok(answer) => return Ok((connection, answer)),
                 Err(Fail::Early(_)) if connection.reused && repeatable => fresh = true,
                 Err(fail) => return Err(fail),
@@ -273,6 +274,7 @@ impl Exchange<'_> {
         &mut self,
         connection: &mut AppConnection,
         deadline: Instant,
+        send: &mut Sender,
     ) -> Result<AnswerHead, Fail> {
         let early = |e: std::io::Error| Fail::Early(e.to_string());
         self.out = std::mem::take(&mut connection.out);
@@ -315,8 +317,10 @@ impl Exchange<'_> {
                     Read::Partial => self.out.truncate(start),
                 }
             }
-            let room = if buffer.is_empty() { FIRST_READ } else { READ };
-            buffer.reserve(room);
+            // Informational answers are not for later.
+            self.flush(send).await?;
+            let buffer = &mut connection.buffer;
+            buffer.reserve(if buffer.is_empty() { FIRST_READ } else { READ });
             let AppConnection { stream, timer, .. } = connection;
             let mut read = pin!(stream.read_buf(buffer));
             let read = poll_fn(|cx| match read.as_mut().poll(cx) {
