@@ -14,7 +14,9 @@ use bytes::{BufMut, BytesMut};
 use httparse::{Header, Status};
 
 use super::super::head::{has_bare_lf, put_field};
+use super::super::headers::is_traceparent;
 use super::super::safety::MAX_REPLAY;
+use super::super::target::valid_authority;
 
 /// Requests with more fields are unusual.
 pub(super) const MAX_PLAIN_FIELDS: usize = 48;
@@ -104,10 +106,12 @@ pub(super) fn read<'b, 'h>(buffer: &'b [u8], room: &'h mut Room<'b>) -> Read<'b,
                 None => return Read::Unusual,
             },
             Kind::Id => plain.has_id = true,
-            Kind::Trace => plain.has_trace = true,
+            Kind::Trace if !plain.has_trace && is_traceparent(field.value) => {
+                plain.has_trace = true;
+            }
             Kind::Proto => plain.has_proto = true,
             Kind::KeepAlive | Kind::For | Kind::Other => {}
-            Kind::Host | Kind::Length | Kind::Unusual => return Read::Unusual,
+            Kind::Host | Kind::Length | Kind::Trace | Kind::Unusual => return Read::Unusual,
         }
     }
     if plain.host.is_empty() || plain.length > MAX_REPLAY {
@@ -191,7 +195,9 @@ fn host(value: &[u8]) -> Option<&str> {
     if value.is_empty() || value.len() > MAX_HOST || !value.iter().all(allowed) {
         return None;
     }
-    std::str::from_utf8(value).ok()
+    let host = std::str::from_utf8(value).ok()?;
+    let bare = value.iter().all(|b| !matches!(b, b':' | b'[' | b']'));
+    (bare || valid_authority(host)).then_some(host)
 }
 
 /// Digits only, few enough not to overflow.
@@ -339,6 +345,10 @@ mod tests {
             "GET /a HTTP/1.1\r\n\r\n",
             "GET /a HTTP/1.1\r\nHost:\r\n\r\n",
             "GET /a HTTP/1.1\r\nHost: a b\r\n\r\n",
+            "GET /a HTTP/1.1\r\nHost: a:b\r\n\r\n",
+            "GET /a HTTP/1.1\r\nHost: a:70000\r\n\r\n",
+            "GET /a HTTP/1.1\r\nHost: [::1\r\n\r\n",
+            "GET /a HTTP/1.1\r\nHost: x\r\nTraceparent: 00-a-b-01\r\n\r\n",
             "GET http://x/a HTTP/1.1\r\nHost: x\r\n\r\n",
             "OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n",
             "CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n",
@@ -394,8 +404,8 @@ mod tests {
 
     #[test]
     fn ids_that_came_with_the_request_are_kept() {
-        let text =
-            "GET / HTTP/1.1\r\nHost: x\r\nX-Request-ID: mine\r\nTraceparent: 00-a-b-01\r\n\r\n";
+        let text = "GET / HTTP/1.1\r\nHost: x\r\nX-Request-ID: mine\r\nTraceparent: 00-\
+                    4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n\r\n";
         let mut room = room();
         let Read::Plain(plain) = read(text.as_bytes(), &mut room) else { panic!("not plain") };
         let mut out = BytesMut::new();
