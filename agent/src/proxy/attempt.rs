@@ -12,15 +12,19 @@ use hearth_proto::ids::{EndpointId, NodeName};
 use hearth_proto::route::Candidate;
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::Inner;
 use super::body::{Body, Lazy, Supply, framed, pump};
 use super::frame::{self, Cause, Frame, FrameError, Frames, Opening};
+use super::guard::Control;
 use super::head::{BodyKind, RequestHead, ResponseHead};
+use super::inbound::MAX_INTERIM;
 use super::load::UnderWay;
 use super::safety::{Reach, is_idempotent};
+use super::upgrade::{Carried, Tunnel};
+use super::{Inner, interim};
 use crate::link::{InFlight, LinkError, Sender, StreamError};
 use http_body_util::BodyExt;
 
@@ -34,6 +38,30 @@ pub(crate) struct Prepared {
     /// As it goes over the wire, but for what differs per attempt.
     pub(crate) head: RequestHead,
     pub(crate) supply: Arc<Supply>,
+    /// The client's connection, where it can be told interim answers.
+    pub(crate) client: Option<Arc<Control>>,
+}
+
+impl Prepared {
+    /// A request whose client hears of nothing but its answer.
+    pub(crate) fn new(method: Method, head: RequestHead, supply: Supply) -> Self {
+        Self { method, head, supply: Arc::new(supply), client: None }
+    }
+
+    /// Whether doing it twice is the same as doing it once. A connection that becomes another protocol's
+    /// is no such thing.
+    pub(crate) fn is_repeatable(&self) -> bool {
+        self.head.upgrade.is_empty() && is_idempotent(&self.method)
+    }
+
+    /// Passes an interim answer on, if the client can be told.
+    fn interim(&self, head: &ResponseHead) {
+        if let Some(client) = &self.client
+            && let Some(bytes) = interim::encode(head)
+        {
+            client.interim(&bytes);
+        }
+    }
 }
 
 /// Where an attempt goes.
@@ -58,6 +86,8 @@ pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Body,
+    /// The bytes behind a 101.
+    pub(crate) tunnel: Option<Tunnel>,
     /// When the request left: dialling says nothing about the endpoint's speed.
     pub(crate) since: Instant,
 }
@@ -157,8 +187,23 @@ async fn local(
     let left = deadline.saturating_duration_since(since);
     let endpoint = inner.admit(caller, &head, left).await?;
     let body = Lazy::new(request.supply.clone()).boxed_unsync();
-    let response = inner.call_application(&endpoint, head, body, left).await?;
-    let (parts, body) = response.into_parts();
+    let (hint, mut early) = mpsc::channel(MAX_INTERIM);
+    let call = inner.call_application(&endpoint, head, body, left, hint);
+    tokio::pin!(call);
+    let called = loop {
+        tokio::select! {
+            biased;
+            Some(head) = early.recv() => request.interim(&head),
+            called = &mut call => break called?,
+        }
+    };
+    let (parts, body) = called.response.into_parts();
+    let tunnel = match called.upgraded {
+        Some(upgraded) => Some(Tunnel::Local(upgraded.await.map_err(|error| {
+            Fault::unknown(FaultKind::Owner(Cause::AppBroke), error.to_string())
+        })?)),
+        None => None,
+    };
     let body = body
         .map_err(super::body::BodyError::from)
         .map_frame(move |frame| {
@@ -166,7 +211,7 @@ async fn local(
             frame
         })
         .boxed_unsync();
-    Ok(Answer { status: parts.status, headers: parts.headers, body, since })
+    Ok(Answer { status: parts.status, headers: parts.headers, body, tunnel, since })
 }
 
 /// Aborts the task with itself.
@@ -199,7 +244,7 @@ async fn remote(
     };
     // The route is a moment older than the link. And what must not be done twice is not sent where its fate
     // may stay unknown: it is held, and goes when the link answers.
-    let unsafe_there = !target.silent || !is_idempotent(&request.method);
+    let unsafe_there = !target.silent || !request.is_repeatable();
     if unsafe_there && stream.guard.as_ref().is_some_and(InFlight::is_silent) {
         let why = format!("the link to {} is silent, nothing was sent on it", target.id.node);
         return Err(Fault::not_executed(FaultKind::Silent, why));
@@ -266,7 +311,8 @@ impl Sent {
                     })));
                 }
                 Frame::Refused(refused) => return Err(refused.into()),
-                Frame::Head(head) => return self.headed(&head),
+                Frame::Head(head) if head.is_interim() => request.interim(&head),
+                Frame::Head(head) => return self.headed(request, &head),
                 Frame::Data(_) | Frame::Trailers(_) | Frame::End => {
                     let why = "a body came without an answer's head";
                     return Err(Fault::unknown(FaultKind::Cut, why));
@@ -276,7 +322,7 @@ impl Sent {
     }
 
     /// The answer whose head has come.
-    pub(crate) fn headed(self, head: &ResponseHead) -> Result<Answer, Fault> {
+    pub(crate) fn headed(self, request: &Prepared, head: &ResponseHead) -> Result<Answer, Fault> {
         let status = StatusCode::from_u16(head.status);
         let (Ok(status), Ok(mut headers)) = (status, HeaderMap::try_from(&head.fields)) else {
             return Err(Fault::unknown(FaultKind::Cut, "the answer cannot be read"));
@@ -286,7 +332,15 @@ impl Sent {
             headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
         }
         let Self { frames, guard, under_way, since, pumping, waiting } = self;
+        if status == StatusCode::SWITCHING_PROTOCOLS {
+            let Some(send) = waiting.filter(|_| !request.head.upgrade.is_empty()) else {
+                return Err(Fault::unknown(FaultKind::Cut, "another protocol nobody asked for"));
+            };
+            let held = Box::new((guard, under_way));
+            let tunnel = Some(Tunnel::Remote(Box::new(Carried { send, frames, held })));
+            return Ok(Answer { status, headers, body: super::body::empty(), tunnel, since });
+        }
         let body = framed(frames, (guard, under_way, pumping, waiting), None);
-        Ok(Answer { status, headers, body, since })
+        Ok(Answer { status, headers, body, tunnel: None, since })
     }
 }

@@ -4,7 +4,7 @@
 //! way (hyper's flow control ↔ QUIC's flow control ↔ hyper's).
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use tokio::sync::oneshot;
 
+use super::application::in_full;
 use super::frame::{self, FrameError, Frames};
 use super::headers::forward_trailers;
 use crate::link::{Sender, StreamError, lock};
@@ -65,15 +66,36 @@ pub(crate) enum Supply {
     /// Read whole: can be sent any number of times.
     Inline(Bytes, Option<HeaderMap>),
     /// Can be sent once, by whoever takes it first.
-    Once(Mutex<Option<Incoming>>),
+    Once(Once),
+}
+
+/// A body on its way from a client.
+#[derive(Debug)]
+pub(crate) struct Once {
+    body: Mutex<Option<Incoming>>,
+    /// Why it ended before its end: the client's doing, whatever failed because of it.
+    broke: Arc<OnceLock<String>>,
 }
 
 impl Supply {
+    /// A body that comes as it is sent.
+    pub(crate) fn once(body: Incoming) -> Self {
+        Self::Once(Once { body: Mutex::new(Some(body)), broke: Arc::default() })
+    }
+
+    /// Why the client's body ended before its end, if it did.
+    pub(crate) fn broken(&self) -> Option<&str> {
+        match self {
+            Self::Once(once) => once.broke.get().map(String::as_str),
+            Self::None | Self::Inline(..) => None,
+        }
+    }
+
     /// Whether an attempt that starts now could send it.
     pub(crate) fn at_hand(&self) -> bool {
         match self {
             Self::None | Self::Inline(..) => true,
-            Self::Once(body) => lock(body).is_some(),
+            Self::Once(once) => lock(&once.body).is_some(),
         }
     }
 
@@ -82,8 +104,14 @@ impl Supply {
         match self {
             Self::None => Some(empty()),
             Self::Inline(bytes, trailers) => Some(full(bytes.clone(), trailers.clone())),
-            Self::Once(body) => {
-                lock(body).take().map(|b| b.map_err(BodyError::from).boxed_unsync())
+            Self::Once(once) => {
+                let (body, broke) = (lock(&once.body).take()?, once.broke.clone());
+                let told = move |error: hyper::Error| {
+                    // Nothing is said after the first word.
+                    let _ = broke.set(in_full(&error));
+                    BodyError::from(error)
+                };
+                Some(body.map_err(told).boxed_unsync())
             }
         }
     }
@@ -135,9 +163,9 @@ impl hyper::body::Body for Lazy {
             (Some(body), _) => body.size_hint(),
             (None, Supply::None) => SizeHint::with_exact(0),
             (None, Supply::Inline(bytes, None)) => SizeHint::with_exact(bytes.len() as u64),
-            (None, Supply::Once(body)) => {
-                lock(body).as_ref().map_or_else(SizeHint::default, hyper::body::Body::size_hint)
-            }
+            (None, Supply::Once(once)) => lock(&once.body)
+                .as_ref()
+                .map_or_else(SizeHint::default, hyper::body::Body::size_hint),
             (None, _) => SizeHint::default(),
         }
     }
@@ -181,12 +209,26 @@ pub(crate) fn framed<T: Send + 'static>(
     StreamBody::new(stream).boxed_unsync()
 }
 
+/// A body that was not written to its end.
+#[derive(Debug)]
+pub(crate) struct Broken {
+    pub(crate) error: BodyError,
+    /// Something of it, or of what stands before it, was written.
+    pub(crate) begun: bool,
+}
+
 /// Writes `first`, then a body and its end. Dropped or failed on the way, the stream is reset by its
 /// [`Sender`].
-pub(crate) async fn pump(
+pub(crate) async fn pump(send: &mut Sender, body: Body, first: Vec<Bytes>) -> Result<(), Broken> {
+    let mut begun = false;
+    pump_all(send, body, first, &mut begun).await.map_err(|error| Broken { error, begun })
+}
+
+async fn pump_all(
     send: &mut Sender,
     mut body: Body,
     first: Vec<Bytes>,
+    begun: &mut bool,
 ) -> Result<(), BodyError> {
     let mut out = first;
     let mut gathered = 0;
@@ -200,6 +242,7 @@ pub(crate) async fn pump(
             match body.frame().now_or_never() {
                 Some(next) => next,
                 None => {
+                    *begun = true;
                     send.write_all_chunks(&mut out).await?;
                     (out, gathered) = (Vec::new(), 0);
                     continue;
@@ -222,11 +265,13 @@ pub(crate) async fn pump(
             },
         }
         if gathered >= GATHER {
+            *begun = true;
             send.write_all_chunks(&mut out).await?;
             (out, gathered) = (Vec::new(), 0);
         }
     }
     out.push(frame::end());
+    *begun = true;
     send.write_all_chunks(&mut out).await?;
     send.finish();
     Ok(())

@@ -51,7 +51,7 @@ pub(crate) async fn serve<T>(
             let asks = asks_to_upgrade(&request);
             let answer = match refused(&request, &control) {
                 Some(failure) => failure.respond(inner.node().as_str()),
-                None => outbound::handle(&inner, &leads, client, request).await,
+                None => outbound::handle(&inner, &leads, client, request, &control).await,
             };
             tell(&control, asks, &answer);
             Ok::<_, Infallible>(answer)
@@ -87,7 +87,8 @@ fn builder() -> auto::Builder<TokioExecutor> {
         .http2()
         .timer(TokioTimer::new())
         .max_header_list_size(MAX_HEAD as u32)
-        .max_concurrent_streams(MAX_STREAMS);
+        .max_concurrent_streams(MAX_STREAMS)
+        .enable_connect_protocol();
     builder
 }
 

@@ -10,7 +10,8 @@
 //! | [`outbound`] | listeners; a client's request to an answer |
 //! | `edge`, `guard`, `scan` | clients' connections: HTTP by hyper, which sees only what is read one way |
 //! | `race`, `attempt` | attempts one after the other and side by side, until one answers |
-//! | `inbound`, `application` | a peer's request to our own application |
+//! | `inbound`, `call`, `application` | a peer's request to our own application |
+//! | `upgrade`, `interim` | connections that become another protocol's; answers before the answer |
 //! | `frame`, `head`, `body` | requests and bodies on streams |
 //! | `tcp` | connections carried as opaque bytes |
 //! | `target`, `framing`, `headers`, `safety`, `budget`, `load`, `latency`, `learnt`, `answer` | the pure pieces |
@@ -23,6 +24,7 @@ mod application;
 mod attempt;
 mod body;
 mod budget;
+mod call;
 mod edge;
 mod frame;
 mod framing;
@@ -30,6 +32,7 @@ mod guard;
 mod head;
 mod headers;
 mod inbound;
+mod interim;
 mod latency;
 mod learnt;
 mod load;
@@ -42,6 +45,7 @@ mod target;
 mod tcp;
 #[cfg(test)]
 mod tests;
+mod upgrade;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -136,6 +140,8 @@ pub(crate) struct Inner {
     held: Semaphore,
     connections: Arc<Semaphore>,
     inbound: AtomicUsize,
+    /// Clients' connections that became another protocol's.
+    upgraded: Arc<AtomicUsize>,
     metrics: ProxyMetrics,
 }
 
@@ -216,6 +222,7 @@ impl Proxy {
             held: Semaphore::new(MAX_HELD),
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             inbound: AtomicUsize::new(0),
+            upgraded: Arc::default(),
             metrics,
         });
         let (served, spawner) = (inner.clone(), runtime.clone());
@@ -281,7 +288,8 @@ impl Proxy {
         // Each listener holds one permit while it waits for a connection.
         let waiting = lock(&self.listeners).values().filter(|door| !door.is_closed()).count();
         let connections = MAX_CONNECTIONS.saturating_sub(free).saturating_sub(waiting);
-        connections + self.inner.inbound.load(Ordering::Relaxed)
+        let upgraded = self.inner.upgraded.load(Ordering::Relaxed);
+        connections + upgraded + self.inner.inbound.load(Ordering::Relaxed)
     }
 
     /// Waits until nothing is under way, at most `limit`, and returns what is left.

@@ -12,7 +12,8 @@ use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
 use hearth_proto::advert::Protocol;
 use hearth_proto::ids::ServiceName;
-use http::{Method, Request, Response, StatusCode};
+use http::header::{CONTENT_LENGTH, EXPECT};
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
 use tokio::net::{TcpListener, TcpStream};
@@ -22,12 +23,14 @@ use tokio::time::timeout_at;
 use super::answer::Failure;
 use super::attempt::Prepared;
 use super::body::{Body, Supply};
+use super::guard::Control;
 use super::head::{BodyKind, RequestHead};
 use super::headers::{Hop, forward_request, in_a_circle, sign_via};
 use super::race::Race;
 use super::safety::MAX_REPLAY;
+use super::scan::Refusal;
 use super::target::{canonical, valid_authority};
-use super::{Inner, edge, tcp};
+use super::{Inner, edge, tcp, upgrade};
 use crate::pipe::Pipe;
 
 /// After an error that comes from a lack of file descriptors: accepting at once again would spin.
@@ -132,6 +135,7 @@ pub(crate) async fn handle(
     entry: &Entry,
     client: SocketAddr,
     request: Request<Incoming>,
+    control: &Arc<Control>,
 ) -> Response<Body> {
     let started = Instant::now();
     let node = inner.node().as_str();
@@ -145,7 +149,7 @@ pub(crate) async fn handle(
         None if matches!(entry, Entry::Shared) => inner.unknown.clone(),
         _ => service.clone(),
     };
-    let won = answer(inner, &service, client, request, started).await;
+    let won = answer(inner, &service, client, request, started, control).await;
     let seconds = started.elapsed().as_secs_f64();
     match won {
         Ok(mut response) => {
@@ -202,9 +206,11 @@ async fn answer(
     inner: &Arc<Inner>,
     service: &ServiceName,
     client: SocketAddr,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
     started: Instant,
+    control: &Arc<Control>,
 ) -> Result<Response<Body>, Failure> {
+    let asked = upgrade::asked(&mut request);
     if request.method() == Method::CONNECT {
         return Err(Failure::BadRequest("CONNECT asks for a tunnel, which is not offered".into()));
     }
@@ -218,8 +224,19 @@ async fn answer(
     }
     let limit = inner.route(service).map(|r| r.policy.timeout.0).unwrap_or_default();
     let limit = limit.max(Duration::from_secs(1));
-    let prepared = Arc::new(prepare(inner, service, client, request, started + limit).await?);
-    let answer = Race::new(inner, &prepared, service, started).run().await?;
+    let is_11 = request.version() == Version::HTTP_11;
+    let mut prepared = prepare(inner, service, client, request, started + limit).await?;
+    // HTTP/1.0 has no interim answers, and hyper sends none in HTTP/2.
+    prepared.client = is_11.then(|| control.clone());
+    if let Some(asked) = &asked {
+        // What follows the head is not a body, and goes when the answer lets it.
+        prepared.head.body = BodyKind::AfterGo;
+        prepared.head.upgrade.clone_from(&asked.token);
+    }
+    let answer = Race::new(inner, &Arc::new(prepared), service, started).run().await?;
+    if let (Some(tunnel), Some(asked)) = (answer.tunnel, asked) {
+        return Ok(upgrade::accept(asked, answer.headers, tunnel, &inner.upgraded));
+    }
     let mut response = Response::new(answer.body);
     *response.status_mut() = answer.status;
     *response.headers_mut() = answer.headers;
@@ -247,28 +264,48 @@ async fn prepare(
         client: client.ip(),
         host: &authority,
     };
+    let told = parts.headers.get(CONTENT_LENGTH).is_some();
+    let expects = expectation(&mut parts)?;
     forward_request(&mut parts.headers, &hop, rand::random);
     let length = body.size_hint().exact();
     let (supply, kind) = match length {
         _ if body.is_end_stream() => (Supply::None, BodyKind::None),
-        Some(length) if length <= MAX_REPLAY => (read(body, deadline).await?, BodyKind::Inline),
-        _ => (Supply::Once(std::sync::Mutex::new(Some(body))), BodyKind::AfterGo),
+        Some(length) if length <= MAX_REPLAY && !expects => {
+            (read(body, deadline).await?, BodyKind::Inline)
+        }
+        _ => (Supply::once(body), BodyKind::AfterGo),
     };
-    // hyper has answered it already.
-    parts.headers.remove(http::header::EXPECT);
     let head = RequestHead {
         service: service.clone(),
         instance: 0,
         left_us: 0,
         body: kind,
-        length: if kind == BodyKind::None { None } else { length },
+        length: if kind == BodyKind::None && !told { None } else { length },
         method: parts.method.as_str().to_owned(),
         target,
         authority,
         upgrade: String::new(),
         fields: (&parts.headers).into(),
     };
-    Ok(Prepared { method: parts.method, head, supply: Arc::new(supply) })
+    Ok(Prepared::new(parts.method, head, supply))
+}
+
+/// Whether the client wants to be asked for its body. The one expectation there is goes on with the
+/// request where interim answers come back, and is left out elsewhere (RFC 9110 section 10.1.1).
+fn expectation(parts: &mut http::request::Parts) -> Result<bool, Failure> {
+    if !parts.headers.contains_key(EXPECT) {
+        return Ok(false);
+    }
+    let mut all = parts.headers.get_all(EXPECT).iter();
+    if !all.all(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+        let why = "it expects something else than 100-continue";
+        return Err(Failure::Unreadable(Refusal::new(StatusCode::EXPECTATION_FAILED, why)));
+    }
+    let expects = parts.version == Version::HTTP_11;
+    if !expects {
+        parts.headers.remove(EXPECT);
+    }
+    Ok(expects)
 }
 
 /// Path and query in their canonical form.

@@ -236,7 +236,8 @@ impl<'a> Race<'a> {
     /// Whether a further attempt is allowed after the ones there were got that far.
     fn may_resend(&self, reach: Reach) -> bool {
         let within = reach == Reach::NotExecuted || self.extra < u32::from(self.policy.retries);
-        within && may_resend(&self.request.method, self.request.supply.at_hand(), reach)
+        let repeatable = self.request.is_repeatable();
+        within && may_resend(repeatable, self.request.supply.at_hand(), reach)
     }
 
     /// Starts an attempt at the best endpoint, or notes that one is wanted. `Some`: neither makes sense.
@@ -453,6 +454,10 @@ impl<'a> Race<'a> {
         tracing::debug!(service = %self.service, endpoint = %target.id, fault = fault.kind.word(),
             detail = fault.detail, "attempt failed");
         self.tries[n].standing = Standing::Ended { at: now };
+        if let Some(why) = self.request.supply.broken() {
+            // Says nothing about the endpoint.
+            return Some(Err(Failure::BadRequest(format!("its body broke off: {why}"))));
+        }
         if !self.tries[n].silent && fault.kind != FaultKind::Silent {
             self.tries[n].load.observe(now, waited);
         }

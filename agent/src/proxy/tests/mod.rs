@@ -8,3 +8,4 @@ mod hostile;
 mod mesh;
 mod requests;
 mod soak;
+mod upgrade;
