@@ -11,12 +11,12 @@ use hearth_proto::evidence::{Standing, Why};
 use hearth_proto::ids::{EndpointId, NodeName};
 use hearth_proto::route::Candidate;
 use http::header::CONTENT_LENGTH;
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::body::{Body, Lazy, Supply, framed, pump};
+use super::body::{Body, Lazy, Supply, answered, pump};
 use super::frame::{self, Cause, Frame, FrameError, Frames, Opening};
 use super::guard::Control;
 use super::head::{BodyKind, RequestHead, ResponseHead};
@@ -24,8 +24,8 @@ use super::inbound::MAX_INTERIM;
 use super::load::UnderWay;
 use super::safety::{Reach, is_idempotent};
 use super::upgrade::{Carried, Tunnel};
-use super::{Inner, interim};
-use crate::link::{InFlight, LinkError, Sender, StreamError};
+use super::{Inner, grpc, interim};
+use crate::link::{DataStream, InFlight, LinkError, Sender, StreamError};
 use http_body_util::BodyExt;
 
 /// A dial that takes longer leaves the request for others; the dial itself goes on for later ones.
@@ -35,6 +35,8 @@ const DIAL_PATIENCE: Duration = Duration::from_millis(300);
 #[derive(Debug)]
 pub(crate) struct Prepared {
     pub(crate) method: Method,
+    /// Until when the client waits, where it said so in its head (gRPC).
+    pub(crate) due: Option<Instant>,
     /// As it goes over the wire, but for what differs per attempt.
     pub(crate) head: RequestHead,
     pub(crate) supply: Arc<Supply>,
@@ -45,13 +47,26 @@ pub(crate) struct Prepared {
 impl Prepared {
     /// A request whose client hears of nothing but its answer.
     pub(crate) fn new(method: Method, head: RequestHead, supply: Supply) -> Self {
-        Self { method, head, supply: Arc::new(supply), client: None }
+        Self { method, due: None, head, supply: Arc::new(supply), client: None }
     }
 
     /// Whether doing it twice is the same as doing it once. A connection that becomes another protocol's
     /// is no such thing.
     pub(crate) fn is_repeatable(&self) -> bool {
         self.head.upgrade.is_empty() && is_idempotent(&self.method)
+    }
+
+    /// The head for an attempt that is made now.
+    fn head(&self, instance: u16, now: Instant) -> RequestHead {
+        let mut head = self.head.clone();
+        head.instance = instance;
+        if let Some(due) = self.due
+            && let Ok(mut headers) = HeaderMap::try_from(&head.fields)
+        {
+            grpc::set_timeout(&mut headers, due.saturating_duration_since(now));
+            head.fields = (&headers).into();
+        }
+        head
     }
 
     /// Passes an interim answer on, if the client can be told.
@@ -90,6 +105,16 @@ pub(crate) struct Answer {
     pub(crate) tunnel: Option<Tunnel>,
     /// When the request left: dialling says nothing about the endpoint's speed.
     pub(crate) since: Instant,
+}
+
+impl Answer {
+    /// As a response.
+    pub(crate) fn into_response(self) -> Response<Body> {
+        let mut response = Response::new(self.body);
+        *response.status_mut() = self.status;
+        *response.headers_mut() = self.headers;
+        response
+    }
 }
 
 /// Why an attempt brought no answer.
@@ -134,7 +159,12 @@ impl Fault {
         Self { reach: Reach::NotExecuted, kind, detail: detail.into() }
     }
 
-    fn unknown(kind: FaultKind, detail: impl Into<String>) -> Self {
+    /// A try that took all of its time.
+    pub(crate) fn late() -> Self {
+        Self::unknown(FaultKind::Owner(Cause::AppSilent), "no answer within the time of one try")
+    }
+
+    pub(crate) fn unknown(kind: FaultKind, detail: impl Into<String>) -> Self {
         Self { reach: Reach::Unknown, kind, detail: detail.into() }
     }
 }
@@ -181,14 +211,14 @@ async fn local(
     under_way: UnderWay,
 ) -> Result<Answer, Fault> {
     let caller: &NodeName = inner.node();
-    let mut head = request.head.clone();
-    head.instance = id.instance;
     let since = Instant::now();
+    let head = request.head(id.instance, since);
     let left = deadline.saturating_duration_since(since);
     let endpoint = inner.admit(caller, &head, left).await?;
+    let place = inner.enter(&endpoint, caller, left).await?;
     let body = Lazy::new(request.supply.clone()).boxed_unsync();
     let (hint, mut early) = mpsc::channel(MAX_INTERIM);
-    let call = inner.call_application(&endpoint, head, body, left, hint);
+    let call = inner.call_application(&endpoint, head, body, left, since, hint);
     tokio::pin!(call);
     let called = loop {
         tokio::select! {
@@ -197,7 +227,8 @@ async fn local(
             called = &mut call => break called?,
         }
     };
-    let (parts, body) = called.response.into_parts();
+    let (mut parts, body) = called.response.into_parts();
+    let (status, headers) = (parts.status, std::mem::take(&mut parts.headers));
     let tunnel = match called.upgraded {
         Some(upgraded) => Some(Tunnel::Local(upgraded.await.map_err(|error| {
             Fault::unknown(FaultKind::Owner(Cause::AppBroke), error.to_string())
@@ -207,11 +238,39 @@ async fn local(
     let body = body
         .map_err(super::body::BodyError::from)
         .map_frame(move |frame| {
-            let _held = &under_way;
+            let _held = (&under_way, &place, &parts.extensions);
             frame
         })
         .boxed_unsync();
-    Ok(Answer { status: parts.status, headers: parts.headers, body, tunnel, since })
+    Ok(Answer { status, headers, body, tunnel, since })
+}
+
+/// Opens a stream to an endpoint's node, on which the request may be sent.
+pub(crate) async fn open(
+    inner: &Inner,
+    target: &Target,
+    repeatable: bool,
+) -> Result<DataStream, Fault> {
+    let opened = inner.mesh.links.open_stream(&target.id.node, target.address);
+    let stream = match timeout(DIAL_PATIENCE, opened).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error @ LinkError::Busy { .. })) => {
+            return Err(Fault::not_executed(FaultKind::Owner(Cause::Busy), error.to_string()));
+        }
+        Ok(Err(error)) => return Err(Fault::not_executed(FaultKind::Dial, error.to_string())),
+        Err(_) => {
+            let why = format!("{} is still being dialled", target.id.node);
+            return Err(Fault::not_executed(FaultKind::Dial, why));
+        }
+    };
+    // The route is a moment older than the link. And what must not be done twice is not sent where its fate
+    // may stay unknown: it is held, and goes when the link answers.
+    let unsafe_there = !target.silent || !repeatable;
+    if unsafe_there && stream.guard.as_ref().is_some_and(InFlight::is_silent) {
+        let why = format!("the link to {} is silent, nothing was sent on it", target.id.node);
+        return Err(Fault::not_executed(FaultKind::Silent, why));
+    }
+    Ok(stream)
 }
 
 /// Aborts the task with itself.
@@ -230,28 +289,9 @@ async fn remote(
     deadline: Instant,
     under_way: UnderWay,
 ) -> Result<Answer, Fault> {
-    let opened = inner.mesh.links.open_stream(&target.id.node, target.address);
-    let stream = match timeout(DIAL_PATIENCE, opened).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error @ LinkError::Busy { .. })) => {
-            return Err(Fault::not_executed(FaultKind::Owner(Cause::Busy), error.to_string()));
-        }
-        Ok(Err(error)) => return Err(Fault::not_executed(FaultKind::Dial, error.to_string())),
-        Err(_) => {
-            let why = format!("{} is still being dialled", target.id.node);
-            return Err(Fault::not_executed(FaultKind::Dial, why));
-        }
-    };
-    // The route is a moment older than the link. And what must not be done twice is not sent where its fate
-    // may stay unknown: it is held, and goes when the link answers.
-    let unsafe_there = !target.silent || !request.is_repeatable();
-    if unsafe_there && stream.guard.as_ref().is_some_and(InFlight::is_silent) {
-        let why = format!("the link to {} is silent, nothing was sent on it", target.id.node);
-        return Err(Fault::not_executed(FaultKind::Silent, why));
-    }
-    let mut head = request.head.clone();
-    head.instance = target.id.instance;
+    let stream = open(inner, target, request.is_repeatable()).await?;
     let since = Instant::now();
+    let mut head = request.head(target.id.instance, since);
     let left = deadline.saturating_duration_since(since);
     head.left_us = u64::try_from(left.as_micros()).unwrap_or(u64::MAX);
     let after_go = head.body == BodyKind::AfterGo;
@@ -310,9 +350,15 @@ impl Sent {
                         let _ = pump(&mut send, body, Vec::new()).await;
                     })));
                 }
+                Frame::Info(head) => request.interim(&head),
                 Frame::Refused(refused) => return Err(refused.into()),
-                Frame::Head(head) if head.is_interim() => request.interim(&head),
-                Frame::Head(head) => return self.headed(request, &head),
+                Frame::Head(head) if head.status == 101 && request.head.upgrade.is_empty() => {
+                    return Err(Fault::unknown(
+                        FaultKind::Cut,
+                        "another protocol nobody asked for",
+                    ));
+                }
+                Frame::Head(head) => return self.headed(&head),
                 Frame::Data(_) | Frame::Trailers(_) | Frame::End => {
                     let why = "a body came without an answer's head";
                     return Err(Fault::unknown(FaultKind::Cut, why));
@@ -322,7 +368,7 @@ impl Sent {
     }
 
     /// The answer whose head has come.
-    pub(crate) fn headed(self, request: &Prepared, head: &ResponseHead) -> Result<Answer, Fault> {
+    pub(crate) fn headed(self, head: &ResponseHead) -> Result<Answer, Fault> {
         let status = StatusCode::from_u16(head.status);
         let (Ok(status), Ok(mut headers)) = (status, HeaderMap::try_from(&head.fields)) else {
             return Err(Fault::unknown(FaultKind::Cut, "the answer cannot be read"));
@@ -333,14 +379,14 @@ impl Sent {
         }
         let Self { frames, guard, under_way, since, pumping, waiting } = self;
         if status == StatusCode::SWITCHING_PROTOCOLS {
-            let Some(send) = waiting.filter(|_| !request.head.upgrade.is_empty()) else {
+            let Some(send) = waiting else {
                 return Err(Fault::unknown(FaultKind::Cut, "another protocol nobody asked for"));
             };
             let held = Box::new((guard, under_way));
             let tunnel = Some(Tunnel::Remote(Box::new(Carried { send, frames, held })));
             return Ok(Answer { status, headers, body: super::body::empty(), tunnel, since });
         }
-        let body = framed(frames, (guard, under_way, pumping, waiting), None);
+        let body = answered(frames, (guard, under_way, pumping, waiting));
         Ok(Answer { status, headers, body, tunnel: None, since })
     }
 }

@@ -8,7 +8,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hearth_proto::advert::Protocol;
@@ -28,7 +28,7 @@ use super::frame::{Cause, Refused};
 use super::framing::is_certain;
 use super::head::{BodyKind, RequestHead, ResponseHead};
 use super::headers::{forward_interim, forward_response, has_token};
-use super::{Inner, LocalEndpoint, upgrade};
+use super::{Inner, LocalEndpoint, grpc, upgrade};
 use crate::config::HttpVersion;
 use crate::driver::PathReport;
 
@@ -48,16 +48,17 @@ pub(crate) struct Called {
 pub(crate) type Interim = mpsc::Sender<ResponseHead>;
 
 impl Inner {
-    /// Has the application answer.
+    /// Has the application answer, within `left`, a request that has been here since `arrived`.
     pub(crate) async fn call_application(
         &self,
         endpoint: &LocalEndpoint,
         head: RequestHead,
         body: Body,
         left: Duration,
+        arrived: Instant,
         interim: Interim,
     ) -> Result<Called, Refused> {
-        let call = build(endpoint, head, body, interim)?;
+        let call = build(endpoint, head, body, arrived.elapsed(), interim)?;
         let failed = |executed, cause, detail| Err(Refused { executed, cause, detail });
         match timeout(left, self.applications.call(endpoint, call.request)).await {
             Ok(Ok(response)) => {
@@ -100,6 +101,7 @@ fn build(
     endpoint: &LocalEndpoint,
     head: RequestHead,
     body: Body,
+    spent: Duration,
     interim: Interim,
 ) -> Result<Call, Refused> {
     let malformed = |detail: String| Refused { executed: false, cause: Cause::Malformed, detail };
@@ -115,6 +117,9 @@ fn build(
         headers.remove(EXPECT);
     }
     delimit(&mut headers, &head, two);
+    if grpc::is_grpc(&headers) {
+        grpc::spend(&mut headers, spent);
+    }
     let (body, gate) = if waits { gated(body) } else { (body, None) };
     let mut request = Request::new(sized(body, head.length.filter(|l| *l > 0)));
     (*request.method_mut(), *request.uri_mut()) = (method, uri);

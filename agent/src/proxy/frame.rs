@@ -21,8 +21,9 @@ pub(crate) const DATA: u8 = 0;
 pub(crate) const TRAILERS: u8 = 1;
 pub(crate) const END: u8 = 2;
 pub(crate) const HEAD: u8 = 3;
-const REFUSED: u8 = 4;
+pub(crate) const REFUSED: u8 = 4;
 pub(crate) const GO: u8 = 5;
+pub(crate) const INFO: u8 = 6;
 
 /// Kind and length in front of each frame.
 pub(crate) const HEADER: usize = 5;
@@ -55,6 +56,8 @@ pub(crate) enum Cause {
     Busy,
     /// The request could not be understood.
     Malformed,
+    /// The caller calls more often than the policy lets it.
+    TooOften,
 }
 
 impl Cause {
@@ -69,6 +72,7 @@ impl Cause {
             Self::AppSilent => "app_silent",
             Self::Busy => "busy",
             Self::Malformed => "malformed",
+            Self::TooOften => "too_often",
         }
     }
 }
@@ -185,9 +189,18 @@ pub(crate) fn go() -> Bytes {
 
 /// An answer's head. `None`: it is too large.
 pub(crate) fn head(head: &ResponseHead) -> Option<Bytes> {
+    headed(HEAD, head)
+}
+
+/// An interim answer. `None`: it is too large.
+pub(crate) fn info(head: &ResponseHead) -> Option<Bytes> {
+    headed(INFO, head)
+}
+
+fn headed(kind: u8, head: &ResponseHead) -> Option<Bytes> {
     let mut bytes =
         BytesMut::with_capacity(HEADER + ResponseHead::FIXED + head.fields.lines().len());
-    let written = with_header(&mut bytes, HEAD, |b| head.put(b));
+    let written = with_header(&mut bytes, kind, |b| head.put(b));
     (written <= MAX_HEAD).then(|| bytes.freeze())
 }
 
@@ -208,6 +221,8 @@ pub(crate) enum Frame {
     Trailers(Fields),
     /// The end of the body.
     End,
+    /// An informational answer (1xx); the final one follows.
+    Info(ResponseHead),
     /// The head of an answer.
     Head(ResponseHead),
     /// A refusal.
@@ -307,6 +322,7 @@ impl Frames {
                 GO => Frame::Go,
                 TRAILERS => Frame::Trailers(Fields::unread(payload)),
                 HEAD => Frame::Head(ResponseHead::decode(payload)?),
+                INFO => Frame::Info(ResponseHead::decode(payload)?),
                 REFUSED => match wire::decode_body(&payload) {
                     Ok(refused) => Frame::Refused(refused),
                     Err(_) => return Err(FrameError::Malformed(what(kind))),

@@ -23,7 +23,8 @@ use tokio::time::{timeout, timeout_at};
 use super::body::{BodyError, framed, pump};
 use super::frame::{self, Cause, Frames, Opening, Refused};
 use super::head::{BodyKind, RequestHead, ResponseHead};
-use super::{Inner, LocalEndpoint, tcp, upgrade};
+use super::limit::Place;
+use super::{Inner, LocalEndpoint, fast, tcp, upgrade};
 use crate::link::{DataStream, Sender};
 
 /// Interim answers that wait to be passed on; more are left out.
@@ -118,6 +119,11 @@ async fn http(
     let limit = Duration::from_micros(head.left_us);
     let endpoint = inner.admit(caller, &head, limit).await?;
     let left = limit.saturating_sub(arrived.elapsed());
+    let _place = inner.enter(&endpoint, caller, left).await?;
+    let left = limit.saturating_sub(arrived.elapsed());
+    if fast::owner::takes(&endpoint, &head) {
+        return fast::owner::serve(inner, &endpoint, &head, left, send, frames).await;
+    }
     let (go, mut asked) = oneshot::channel();
     let (hint, mut early) = mpsc::channel(MAX_INTERIM);
     let is_upgrade = !head.upgrade.is_empty();
@@ -133,7 +139,7 @@ async fn http(
         BodyKind::Inline => framed(frames, (), None),
         BodyKind::AfterGo => framed(frames, (), Some(go)),
     };
-    let call = inner.call_application(&endpoint, head, body, left, hint);
+    let call = inner.call_application(&endpoint, head, body, left, arrived, hint);
     tokio::pin!(call);
     let called = loop {
         tokio::select! {
@@ -144,7 +150,7 @@ async fn http(
                 let _ = send.write_chunk(frame::go()).await;
             }
             Some(hint) = early.recv() => {
-                if let Some(hint) = frame::head(&hint) {
+                if let Some(hint) = frame::info(&hint) {
                     let _ = send.write_chunk(hint).await;
                 }
             }
@@ -260,6 +266,19 @@ impl Inner {
             if !matches!(timeout_at(until.into(), changed.changed()).await, Ok(Ok(()))) {
                 return Err(refused(Cause::NotServing, format!("{id} is still {not}")));
             }
+        }
+    }
+
+    /// Has a request that was admitted take its place among those the endpoint works on.
+    pub(crate) async fn enter(
+        &self,
+        endpoint: &LocalEndpoint,
+        caller: &NodeName,
+        left: Duration,
+    ) -> Result<Place, Refused> {
+        match self.route(&endpoint.id.service) {
+            Some(route) => self.limits.enter(&endpoint.id, caller, &route.policy, left).await,
+            None => Ok(None),
         }
     }
 }

@@ -11,6 +11,8 @@ const BUCKETS: usize = 80;
 const FIRST_US: f64 = 64.0;
 /// How long one window is filled.
 const WINDOW: Duration = Duration::from_secs(10);
+/// A hedge delay is told again without counting for so long.
+const STALE_MS: u64 = 100;
 /// With fewer answers than this the 99th percentile is a guess.
 const ENOUGH: u32 = 50;
 /// A hedge sooner than this costs more than it saves.
@@ -27,6 +29,9 @@ type Window = [AtomicU32; BUCKETS];
 #[derive(Debug)]
 pub(crate) struct Latencies {
     origin: Instant,
+    /// The hedge delay told last, in µs, and when that was, in ms since `origin`.
+    told: AtomicU64,
+    told_at: AtomicU64,
     /// The number of the window being filled; its parity says which of the two it is.
     era: AtomicU64,
     windows: [Window; 2],
@@ -35,7 +40,13 @@ pub(crate) struct Latencies {
 impl Latencies {
     pub(crate) fn new(now: Instant) -> Self {
         let window = || std::array::from_fn(|_| AtomicU32::new(0));
-        Self { origin: now, era: AtomicU64::new(0), windows: [window(), window()] }
+        Self {
+            origin: now,
+            told: AtomicU64::new(0),
+            told_at: AtomicU64::new(0),
+            era: AtomicU64::new(0),
+            windows: [window(), window()],
+        }
     }
 
     /// Counts an answer.
@@ -88,6 +99,24 @@ impl Latencies {
     /// After which delay an unanswered request is hedged.
     pub(crate) fn hedge_delay(&self, now: Instant) -> Duration {
         self.p99(now).map_or(UNLEARNT, |p99| (p99 * FACTOR).max(FLOOR))
+    }
+}
+
+impl Latencies {
+    /// The hedge delay as it was at most [`STALE_MS`] ago: counting anew for each request would cost more
+    /// than it tells.
+    pub(crate) fn recent_hedge_delay(&self, now: Instant) -> Duration {
+        let passed = now.saturating_duration_since(self.origin).as_millis();
+        // One more than passed, so that 0 says "never".
+        let moment = u64::try_from(passed).unwrap_or(u64::MAX - 1) + 1;
+        let at = self.told_at.load(Ordering::Relaxed);
+        if at != 0 && moment.saturating_sub(at) < STALE_MS {
+            return Duration::from_micros(self.told.load(Ordering::Relaxed));
+        }
+        let delay = self.hedge_delay(now);
+        self.told.store(u64::try_from(delay.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.told_at.store(moment, Ordering::Relaxed);
+        delay
     }
 }
 

@@ -19,6 +19,7 @@ use super::latency::Latencies;
 pub(crate) struct Learnt {
     pub(crate) latencies: Latencies,
     pub(crate) retries: Budget,
+    pub(crate) moves: Budget,
     pub(crate) hedges: Budget,
 }
 
@@ -27,8 +28,18 @@ impl Learnt {
         Self {
             latencies: Latencies::new(now),
             retries: Budget::new(budget::RETRIES, now),
+            moves: Budget::new(budget::MOVES, now),
             hedges: Budget::new(budget::HEDGES, now),
         }
+    }
+}
+
+impl Learnt {
+    /// A request came: it pays for retries and hedges to come.
+    pub(crate) fn deposit(&self) {
+        self.retries.deposit();
+        self.moves.deposit();
+        self.hedges.deposit();
     }
 }
 

@@ -81,6 +81,23 @@ impl ProxyMetrics {
         registry.register("hearth_connections", "Connections of clients", self.connections.clone());
     }
 
+    /// The counter of a service's requests with this outcome.
+    pub(crate) fn requests_of(&self, service: &ServiceName, outcome: &str) -> Counter {
+        let labels = [("service", service.to_string()), ("outcome", outcome.to_owned())];
+        self.requests.get_or_create(&labels).clone()
+    }
+
+    /// The histogram of a service's durations.
+    pub(crate) fn duration_of(&self, service: &ServiceName) -> Histogram {
+        self.duration.get_or_create(&[("service", service.to_string())]).clone()
+    }
+
+    /// The counter of peers' requests for a service with this outcome.
+    pub(crate) fn inbound_of(&self, service: &ServiceName, outcome: &str) -> Counter {
+        let labels = [("service", service.to_string()), ("outcome", outcome.to_owned())];
+        self.inbound.get_or_create(&labels).clone()
+    }
+
     pub(crate) fn request(&self, service: &ServiceName, outcome: &str, seconds: f64) {
         let service = service.to_string();
         self.requests

@@ -11,10 +11,11 @@
 //! | `edge`, `guard`, `scan` | clients' connections: HTTP by hyper, which sees only what is read one way |
 //! | `race`, `attempt` | attempts one after the other and side by side, until one answers |
 //! | `inbound`, `call`, `application` | a peer's request to our own application |
+//! | `limit` | what an endpoint of ours takes on |
 //! | `upgrade`, `interim` | connections that become another protocol's; answers before the answer |
 //! | `frame`, `head`, `body` | requests and bodies on streams |
 //! | `tcp` | connections carried as opaque bytes |
-//! | `target`, `framing`, `headers`, `safety`, `budget`, `load`, `latency`, `learnt`, `answer` | the pure pieces |
+//! | `target`, `framing`, `headers`, `grpc`, `safety`, `budget`, `load`, `latency`, `learnt`, `answer` | the pure pieces |
 //!
 //! Tasks: one per listener, per client connection, per stream of a peer. Aborting one ends its own
 //! requests only.
@@ -26,8 +27,10 @@ mod body;
 mod budget;
 mod call;
 mod edge;
+mod fast;
 mod frame;
 mod framing;
+mod grpc;
 mod guard;
 mod head;
 mod headers;
@@ -35,6 +38,7 @@ mod inbound;
 mod interim;
 mod latency;
 mod learnt;
+mod limit;
 mod load;
 mod metrics;
 mod outbound;
@@ -71,7 +75,9 @@ pub use metrics::ProxyMetrics;
 pub use outbound::Entry;
 
 use application::Applications;
+use fast::{Plans, Pools};
 use learnt::{Learnt, Services};
+use limit::Limits;
 use load::Loads;
 use outbound::Door;
 
@@ -131,11 +137,16 @@ pub(crate) struct Inner {
     node: NodeName,
     /// Requests for services nobody offers are counted under this name.
     unknown: ServiceName,
+    /// Our own `Via` line.
+    via: Vec<u8>,
     mesh: MeshHandle,
     locals: ArcSwap<Vec<LocalEndpoint>>,
     applications: Applications,
+    limits: Limits,
     loads: Loads,
     services: Services,
+    plans: Plans,
+    pools: Pools,
     wakes: Mutex<BTreeMap<ServiceName, Instant>>,
     held: Semaphore,
     connections: Arc<Semaphore>,
@@ -190,34 +201,39 @@ impl Inner {
 #[derive(Clone)]
 pub struct Proxy {
     inner: Arc<Inner>,
-    runtime: Handle,
+    runtimes: Arc<[Handle]>,
     stop: watch::Sender<bool>,
     listeners: Arc<Mutex<BTreeMap<SocketAddr, Arc<Door>>>>,
 }
 
 impl Proxy {
-    /// A traffic path on `runtime` that serves peers at once and clients as soon as it listens.
+    /// A traffic path on the data threads' `runtimes` (at least one) that serves peers at once and clients as soon as it listens.
     pub fn new(
         mesh: MeshHandle,
         locals: Vec<LocalEndpoint>,
         metrics: ProxyMetrics,
-        runtime: Handle,
+        runtimes: Vec<Handle>,
     ) -> Self {
         let now = Instant::now();
         let node = mesh.snapshot.load().node.clone();
         let links = mesh.links.clone();
         // hyper's clients and timers need a runtime around them when they are made.
-        let _context = runtime.enter();
+        let _context = runtimes[0].enter();
         // A constant that is a valid label.
         let unknown = ServiceName::parse("unknown").expect("\"unknown\" is a DNS label");
+        let via = format!("via: 1.1 {node}\r\n").into_bytes();
         let inner = Arc::new(Inner {
             node,
             unknown,
+            via,
             mesh,
             locals: ArcSwap::from_pointee(locals),
             applications: Applications::default(),
+            limits: Limits::default(),
             loads: Loads::new(now),
             services: Services::default(),
+            plans: Plans::default(),
+            pools: Pools::new(runtimes.len()),
             wakes: Mutex::default(),
             held: Semaphore::new(MAX_HELD),
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
@@ -225,12 +241,18 @@ impl Proxy {
             upgraded: Arc::default(),
             metrics,
         });
-        let (served, spawner) = (inner.clone(), runtime.clone());
+        let served = inner.clone();
+        // On the thread that its connection is on.
         links.serve_streams(move |caller, stream| {
-            spawner.spawn(inbound::serve(served.clone(), caller, stream));
+            tokio::spawn(inbound::serve(served.clone(), caller, stream));
         });
         drop(_context);
-        Self { inner, runtime, stop: watch::Sender::new(false), listeners: Arc::default() }
+        Self {
+            inner,
+            runtimes: runtimes.into(),
+            stop: watch::Sender::new(false),
+            listeners: Arc::default(),
+        }
     }
 
     /// Replaces what this host offers, after a reload.
@@ -257,7 +279,8 @@ impl Proxy {
         let bound = listener.local_addr().map_err(failed)?;
         let door = Arc::new(Door::new(entry, *self.stop.borrow()));
         lock(&self.listeners).insert(bound, door.clone());
-        self.runtime.spawn(outbound::accept(self.inner.clone(), listener, door));
+        let accepting = outbound::accept(self.inner.clone(), listener, door, self.runtimes.clone());
+        self.runtimes[0].spawn(accepting);
         Ok(bound)
     }
 
@@ -313,8 +336,11 @@ impl Proxy {
             route.is_some_and(|r| r.candidates.iter().any(|c| &c.id == id))
         };
         self.inner.loads.retain(known);
+        self.inner.limits.retain(known);
         let known = |service: &ServiceName| snapshot.services.contains_key(service);
         self.inner.services.retain(known);
+        self.inner.plans.retain(known);
+        self.inner.pools.sweep();
         lock(&self.inner.wakes).retain(|service, _| known(service));
     }
 }

@@ -9,29 +9,32 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use hearth_proto::advert::Protocol;
 use hearth_proto::ids::ServiceName;
-use http::header::{CONTENT_LENGTH, EXPECT};
-use http::{Method, Request, Response, StatusCode, Version};
+use hearth_proto::policy::Patience;
+use http::header::{CONTENT_LENGTH, COOKIE, EXPECT, MAX_FORWARDS};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::timeout_at;
 
 use super::answer::Failure;
-use super::attempt::Prepared;
-use super::body::{Body, Supply};
+use super::attempt::{Answer, Prepared};
+use super::body::{Body, Coming, Supply, impatient, mended, observed};
 use super::guard::Control;
 use super::head::{BodyKind, RequestHead};
 use super::headers::{Hop, forward_request, in_a_circle, sign_via};
-use super::race::Race;
+use super::race::{Race, Won};
 use super::safety::MAX_REPLAY;
 use super::scan::Refusal;
 use super::target::{canonical, valid_authority};
-use super::{Inner, edge, tcp, upgrade};
+use super::{Inner, edge, fast, grpc, tcp, upgrade};
 use crate::pipe::Pipe;
+use crate::threads::slot;
 
 /// After an error that comes from a lack of file descriptors: accepting at once again would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -80,9 +83,15 @@ impl Door {
     }
 }
 
-/// Accepts until the door is closed.
-pub(crate) async fn accept(inner: Arc<Inner>, listener: TcpListener, door: Arc<Door>) {
+/// Accepts until the door is closed, and deals connections out to the data threads in turn.
+pub(crate) async fn accept(
+    inner: Arc<Inner>,
+    listener: TcpListener,
+    door: Arc<Door>,
+    runtimes: Arc<[Handle]>,
+) {
     let mut closed = door.closed.subscribe();
+    let mut turn = 0;
     loop {
         let next = async {
             let permit = inner.connections.clone().acquire_owned().await;
@@ -97,7 +106,19 @@ pub(crate) async fn accept(inner: Arc<Inner>, listener: TcpListener, door: Arc<D
         let Ok(permit) = permit else { return };
         match accepted {
             Ok((stream, client)) => {
-                tokio::spawn(connection(inner.clone(), stream, client, door.clone(), permit));
+                let serve =
+                    |stream| connection(inner.clone(), stream, client, door.clone(), permit);
+                turn = (turn + 1) % runtimes.len();
+                if turn == slot() {
+                    tokio::spawn(serve(stream));
+                    continue;
+                }
+                // Its readiness is to be told to the thread that serves it.
+                let Ok(stream) = stream.into_std() else { continue };
+                let _context = runtimes[turn].enter();
+                if let Ok(stream) = TcpStream::from_std(stream) {
+                    runtimes[turn].spawn(serve(stream));
+                }
             }
             Err(error) => {
                 let entry = door.leads.load();
@@ -124,7 +145,12 @@ async fn connection(
         Entry::Upstream(service) if inner.protocol(service) == Some(Protocol::Tcp) => {
             tcp::carry(&inner, service, Pipe::Tcp(stream)).await;
         }
-        _ => edge::serve(&inner, stream, BytesMut::new(), client, &door).await,
+        _ => match fast::client::serve(&inner, &door, stream, client).await {
+            fast::client::After::Closed => {}
+            fast::client::After::Unusual(stream, read) => {
+                Box::pin(edge::serve(&inner, stream, read, client, &door)).await;
+            }
+        },
     }
     gauge.dec();
 }
@@ -149,17 +175,32 @@ pub(crate) async fn handle(
         None if matches!(entry, Entry::Shared) => inner.unknown.clone(),
         _ => service.clone(),
     };
+    let grpc = grpc::is_grpc(request.headers());
     let won = answer(inner, &service, client, request, started, control).await;
+    let told = won.as_ref().err().filter(|_| grpc).map(|failure| failure.respond_grpc(node));
+    let response = concluded(inner, &service, &counted, client, version, won, started);
+    told.unwrap_or(response)
+}
+
+/// Counts and tells what a request came to, and makes its answer. `counted` is the name it counts under.
+pub(crate) fn concluded(
+    inner: &Inner,
+    service: &ServiceName,
+    counted: &ServiceName,
+    client: SocketAddr,
+    version: Version,
+    won: Won,
+    started: Instant,
+) -> Response<Body> {
+    let node = inner.node().as_str();
     let seconds = started.elapsed().as_secs_f64();
-    match won {
+    match won.map(Answer::into_response) {
         Ok(mut response) => {
-            let outcome = match response.status() {
-                s if s.is_server_error() => "server_error",
-                s if s.is_client_error() => "client_error",
-                _ => "ok",
-            };
-            inner.metrics.request(&counted, outcome, seconds);
             sign_via(response.headers_mut(), version, node);
+            match outcome(&response) {
+                Some(outcome) => inner.metrics.request(counted, outcome, seconds),
+                None => return counted_at_end(inner, counted, response, seconds),
+            }
             response
         }
         Err(failure) => {
@@ -169,12 +210,43 @@ pub(crate) async fn handle(
                 }
                 _ => "failed",
             };
-            inner.metrics.request(&counted, outcome, seconds);
+            inner.metrics.request(counted, outcome, seconds);
             tracing::info!(%service, %client, status = failure.status().as_u16(),
                 detail = %failure, "request failed");
             failure.respond(node)
         }
     }
+}
+
+/// How an answer is counted; `None`: gRPC says it at the end.
+fn outcome(response: &Response<Body>) -> Option<&'static str> {
+    let code = grpc::Code::of(response.headers());
+    match response.status() {
+        s if s.is_server_error() => Some("server_error"),
+        s if s.is_client_error() => Some("client_error"),
+        _ if code.is_some() => code.map(grpc::Code::outcome),
+        _ if grpc::is_grpc(response.headers()) => None,
+        _ => Some("ok"),
+    }
+}
+
+fn counted_at_end(
+    inner: &Inner,
+    counted: &ServiceName,
+    response: Response<Body>,
+    seconds: f64,
+) -> Response<Body> {
+    let (metrics, counted) = (inner.metrics.clone(), counted.clone());
+    response.map(|body| {
+        // A client of gRPC takes a stream that is reset for a fault of the mesh's HTTP.
+        let body = mended(body, |error| grpc::broken_off(&format!("hearth: {error}")));
+        observed(body, move |trailers| {
+            let code = trailers.and_then(grpc::Code::of);
+            // A call that ends without a status was given up by its client, or broke on the way.
+            let outcome = code.map_or("failed", grpc::Code::outcome);
+            metrics.request(&counted, outcome, seconds);
+        })
+    })
 }
 
 /// Which service a request is for.
@@ -196,7 +268,7 @@ fn authority(request: &Request<Incoming>) -> String {
 }
 
 /// `ledger`, `ledger.mesh`, with or without a port, in any case, with or without the root's dot.
-fn service_of(host: &str) -> Option<ServiceName> {
+pub(crate) fn service_of(host: &str) -> Option<ServiceName> {
     let name = host.rsplit_once(':').map_or(host, |(name, _port)| name).to_ascii_lowercase();
     let name = name.strip_suffix('.').unwrap_or(&name);
     ServiceName::parse(name.strip_suffix(".mesh").unwrap_or(name)).ok()
@@ -209,7 +281,7 @@ async fn answer(
     mut request: Request<Incoming>,
     started: Instant,
     control: &Arc<Control>,
-) -> Result<Response<Body>, Failure> {
+) -> Won {
     let asked = upgrade::asked(&mut request);
     if request.method() == Method::CONNECT {
         return Err(Failure::BadRequest("CONNECT asks for a tunnel, which is not offered".into()));
@@ -222,25 +294,28 @@ async fn answer(
     if let Some(passed) = in_a_circle(request.headers(), inner.node().as_str()) {
         return Err(Failure::Circle(passed));
     }
-    let limit = inner.route(service).map(|r| r.policy.timeout.0).unwrap_or_default();
-    let limit = limit.max(Duration::from_secs(1));
+    let policy = inner.route(service).map(|r| r.policy.clone()).unwrap_or_default();
+    let limit = policy.timeout.0.max(Duration::from_secs(1));
+    let given = grpc::timeout(request.headers()).filter(|_| grpc::is_grpc(request.headers()));
     let is_11 = request.version() == Version::HTTP_11;
     let mut prepared = prepare(inner, service, client, request, started + limit).await?;
     // HTTP/1.0 has no interim answers, and hyper sends none in HTTP/2.
     prepared.client = is_11.then(|| control.clone());
+    prepared.due = given.map(|given| started + given);
     if let Some(asked) = &asked {
         // What follows the head is not a body, and goes when the answer lets it.
         prepared.head.body = BodyKind::AfterGo;
         prepared.head.upgrade.clone_from(&asked.token);
     }
-    let answer = Race::new(inner, &Arc::new(prepared), service, started).run().await?;
-    if let (Some(tunnel), Some(asked)) = (answer.tunnel, asked) {
-        return Ok(upgrade::accept(asked, answer.headers, tunnel, &inner.upgraded));
+    let moved = prepared.supply.moved();
+    let mut won = Race::new(inner, &Arc::new(prepared), service, started).run().await?;
+    if let Patience::For(limit) = policy.idle_timeout {
+        won.body = impatient(won.body, limit.0, moved);
     }
-    let mut response = Response::new(answer.body);
-    *response.status_mut() = answer.status;
-    *response.headers_mut() = answer.headers;
-    Ok(response)
+    if let (Some(tunnel), Some(asked)) = (won.tunnel.take(), asked) {
+        upgrade::accept(asked, &mut won, tunnel, &inner.upgraded);
+    }
+    Ok(won)
 }
 
 /// Makes a request ready to be sent any number of times. Short bodies of known length are read first.
@@ -264,6 +339,10 @@ async fn prepare(
         client: client.ip(),
         host: &authority,
     };
+    if parts.version == Version::HTTP_2 {
+        join_cookies(&mut parts.headers);
+    }
+    max_forwards(&mut parts)?;
     let told = parts.headers.get(CONTENT_LENGTH).is_some();
     let expects = expectation(&mut parts)?;
     forward_request(&mut parts.headers, &hop, rand::random);
@@ -273,7 +352,9 @@ async fn prepare(
         Some(length) if length <= MAX_REPLAY && !expects => {
             (read(body, deadline).await?, BodyKind::Inline)
         }
-        _ => (Supply::once(body), BodyKind::AfterGo),
+        Some(_) => (Supply::once(Coming::new(body)), BodyKind::AfterGo),
+        None if expects => (Supply::once(Coming::new(body)), BodyKind::AfterGo),
+        None => gathered(body).await?,
     };
     let head = RequestHead {
         service: service.clone(),
@@ -288,6 +369,32 @@ async fn prepare(
         fields: (&parts.headers).into(),
     };
     Ok(Prepared::new(parts.method, head, supply))
+}
+
+/// HTTP/2 may cut the cookies up into fields; elsewhere there is one (RFC 9113 section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if crumbs.len() > 1
+        && let Ok(whole) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]))
+    {
+        headers.insert(COOKIE, whole);
+    }
+}
+
+/// How often a question about the way itself is still passed on (RFC 9110 section 7.6.2).
+fn max_forwards(parts: &mut http::request::Parts) -> Result<(), Failure> {
+    if !matches!(parts.method, Method::OPTIONS | Method::TRACE) {
+        return Ok(());
+    }
+    let Some(value) = parts.headers.get(MAX_FORWARDS) else { return Ok(()) };
+    match value.to_str().ok().and_then(|v| v.parse::<u32>().ok()) {
+        Some(0) => Err(Failure::Here),
+        Some(left) => {
+            parts.headers.insert(MAX_FORWARDS, HeaderValue::from(left - 1));
+            Ok(())
+        }
+        None => Err(Failure::BadRequest("its Max-Forwards is no number".into())),
+    }
 }
 
 /// Whether the client wants to be asked for its body. The one expectation there is goes on with the
@@ -314,9 +421,25 @@ fn target(parts: &http::request::Parts) -> Result<String, Failure> {
     match raw {
         "*" if parts.method == Method::OPTIONS => Ok(raw.to_owned()),
         "" => Ok("/".to_owned()),
-        _ => canonical(raw)
-            .map(std::borrow::Cow::into_owned)
-            .map_err(|bad| Failure::BadRequest(bad.to_string())),
+        _ if raw.starts_with('?') => target_of(&format!("/{raw}")),
+        _ => target_of(raw),
+    }
+}
+
+fn target_of(raw: &str) -> Result<String, Failure> {
+    canonical(raw)
+        .map(std::borrow::Cow::into_owned)
+        .map_err(|bad| Failure::BadRequest(bad.to_string()))
+}
+
+/// A body of unknown length: kept where all of it is here, as a call with one message is; else sent as it
+/// comes.
+async fn gathered(body: Incoming) -> Result<(Supply, BodyKind), Failure> {
+    let mut body = Coming::new(body);
+    match body.gather().await {
+        Ok(Some((bytes, trailers))) => Ok((Supply::Inline(bytes, trailers), BodyKind::Inline)),
+        Ok(None) => Ok((Supply::once(body), BodyKind::AfterGo)),
+        Err(error) => Err(Failure::BadRequest(format!("its body broke off: {error}"))),
     }
 }
 

@@ -16,13 +16,13 @@ use bytes::BytesMut;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, HeaderName, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE,
 };
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::body::{Body, empty};
+use super::attempt::Answer;
 use super::frame::{self, Frame, FrameError, Frames};
 use super::headers::has_token;
 use crate::link::{Sender, StreamError};
@@ -109,18 +109,13 @@ impl Drop for Counted {
     }
 }
 
-/// Lets the client have its way: the answer to it, and a task that copies from then on.
-pub(crate) fn accept(
-    asked: Asked,
-    mut headers: HeaderMap,
-    tunnel: Tunnel,
-    count: &Arc<AtomicUsize>,
-) -> Response<Body> {
+/// Lets the client have its way: makes the answer one to it, and copies from then on in a task.
+pub(crate) fn accept(asked: Asked, answer: &mut Answer, tunnel: Tunnel, count: &Arc<AtomicUsize>) {
+    let headers = &mut answer.headers;
     headers.remove(CONTENT_LENGTH);
-    let mut response = Response::new(empty());
     match asked.form {
         Form::Http1 => {
-            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+            answer.status = StatusCode::SWITCHING_PROTOCOLS;
             headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
             if !headers.contains_key(UPGRADE)
                 && let Ok(token) = HeaderValue::try_from(&asked.token)
@@ -135,12 +130,12 @@ pub(crate) fn accept(
             }
         }
         Form::Http2 => {
+            answer.status = StatusCode::OK;
             for name in [UPGRADE, CONNECTION, SEC_WEBSOCKET_ACCEPT] {
                 headers.remove(name);
             }
         }
     }
-    *response.headers_mut() = headers;
     let counted = Counted::new(count);
     tokio::spawn(async move {
         // A client that left before it read the answer: dropping the tunnel tells the other side.
@@ -149,7 +144,6 @@ pub(crate) fn accept(
         }
         drop(counted);
     });
-    response
 }
 
 async fn run(client: Upgraded, tunnel: Tunnel) {

@@ -94,7 +94,8 @@ fn size(line: &[u8]) -> Result<u64, &'static str> {
         return Err("the size of a chunk is no number");
     }
     // Proof: hex digits are ASCII, and fifteen of them fit.
-    let digits = std::str::from_utf8(&line[..digits]).map_err(|_| "the size of a chunk is no number")?;
+    let digits =
+        std::str::from_utf8(&line[..digits]).map_err(|_| "the size of a chunk is no number")?;
     u64::from_str_radix(digits, 16).map_err(|_| "the size of a chunk is no number")
 }
 

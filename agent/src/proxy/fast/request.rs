@@ -14,6 +14,7 @@ use httparse::{Header, Status};
 
 use super::super::head::{has_bare_lf, put_field};
 use super::super::safety::MAX_REPLAY;
+use super::super::target::valid_authority;
 
 /// Requests with more fields are unusual.
 const MAX_PLAIN_FIELDS: usize = 48;
@@ -62,7 +63,8 @@ pub(super) fn read(buffer: &[u8]) -> Read<'_> {
         Ok(Status::Partial) if buffer.len() < MAX_PLAIN_HEAD => return Read::Partial,
         _ => return Read::Unusual,
     };
-    let (Some(method), Some(target), Some(1)) = (request.method, request.path, request.version) else {
+    let (Some(method), Some(target), Some(1)) = (request.method, request.path, request.version)
+    else {
         return Read::Unusual;
     };
     let count = request.headers.len();
@@ -169,11 +171,15 @@ fn is_canonical(target: &str) -> bool {
     let mut before = 0;
     for (n, &byte) in bytes.iter().enumerate() {
         match byte {
-            b'?' => return bytes[n..].iter().all(|b| matches!(b, b'!'..=b'~') && !matches!(b, b'#' | b'\\')),
+            b'?' => {
+                return bytes[n..]
+                    .iter()
+                    .all(|b| matches!(b, b'!'..=b'~') && !matches!(b, b'#' | b'\\'));
+            }
             b'/' | b'.' if before == b'/' => return false,
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => {}
-            b'/' | b'.' | b'-' | b'_' | b'~' | b'=' | b'+' | b',' | b':' | b'@' | b'&' | b'!' | b'$'
-            | b'\'' | b'(' | b')' | b'*' | b';' => {}
+            b'/' | b'.' | b'-' | b'_' | b'~' | b'=' | b'+' | b',' | b':' | b'@' | b'&' | b'!'
+            | b'$' | b'\'' | b'(' | b')' | b'*' | b';' => {}
             _ => return false,
         }
         before = byte;
@@ -182,11 +188,10 @@ fn is_canonical(target: &str) -> bool {
 }
 
 fn host(value: &[u8]) -> Option<&str> {
-    let allowed = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'[' | b']');
-    if value.is_empty() || value.len() > MAX_HOST || !value.iter().all(allowed) {
+    if value.len() > MAX_HOST {
         return None;
     }
-    std::str::from_utf8(value).ok()
+    std::str::from_utf8(value).ok().filter(|host| valid_authority(host))
 }
 
 /// Digits only, few enough not to overflow.
@@ -194,7 +199,9 @@ pub(super) fn length(value: &[u8]) -> Option<u64> {
     if value.is_empty() || value.len() > 18 {
         return None;
     }
-    value.iter().try_fold(0_u64, |sum, b| b.is_ascii_digit().then(|| sum * 10 + u64::from(b - b'0')))
+    value
+        .iter()
+        .try_fold(0_u64, |sum, b| b.is_ascii_digit().then(|| sum * 10 + u64::from(b - b'0')))
 }
 
 /// Whether the connection is to be closed; `None` for anything that is neither `close` nor `keep-alive`.
@@ -382,7 +389,8 @@ mod tests {
 
     #[test]
     fn ids_that_came_with_the_request_are_kept() {
-        let text = "GET / HTTP/1.1\r\nHost: x\r\nX-Request-ID: mine\r\nTraceparent: 00-a-b-01\r\n\r\n";
+        let text =
+            "GET / HTTP/1.1\r\nHost: x\r\nX-Request-ID: mine\r\nTraceparent: 00-a-b-01\r\n\r\n";
         let Read::Plain(plain) = read(text.as_bytes()) else { panic!("not plain") };
         let mut out = BytesMut::new();
         plain.put_fields(&mut out, b"", "::1", || 0);

@@ -264,7 +264,12 @@ mod tests {
             let text = format!("HTTP/1.1 200 OK\r\n{fields}\r\n");
             assert!(answer(&text, false).is_err(), "{fields:?}");
         }
-        for text in ["HTTP/1.1 101 X\r\n\r\n", "HTTP/1.1 999 X\r\n\r\n", "HTTP/2 200 X\r\n\r\n", "junk\r\n\r\n"] {
+        for text in [
+            "HTTP/1.1 101 X\r\n\r\n",
+            "HTTP/1.1 999 X\r\n\r\n",
+            "HTTP/2 200 X\r\n\r\n",
+            "junk\r\n\r\n",
+        ] {
             assert!(answer(text, false).is_err(), "{text:?}");
         }
     }

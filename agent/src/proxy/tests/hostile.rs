@@ -143,8 +143,9 @@ async fn names_that_a_peer_makes_up_make_no_series() {
     let (a, b, _app) = pair().await;
     let strange = ServiceName::parse("strange").unwrap();
     a.publish(|s| {
-        let route = s.services[&ledger()].clone();
-        s.services.insert(strange, route);
+        let mut route = hearth_proto::route::Route::clone(&s.services[&ledger()]);
+        route.service = strange.clone();
+        s.services.insert(strange, std::sync::Arc::new(route));
     });
     let mut stream = TcpStream::connect(a.shared).await.unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nhost: strange\r\n\r\n").await.unwrap();

@@ -91,7 +91,7 @@ impl Host {
             .into_iter()
             .collect();
         let metrics = ProxyMetrics::default();
-        let proxy = Proxy::new(mesh, locals, metrics.clone(), Handle::current());
+        let proxy = Proxy::new(mesh, locals, metrics.clone(), vec![Handle::current()]);
         let upstream = proxy.listen(loopback(0), Entry::Upstream(ledger())).await.unwrap();
         let shared = proxy.listen(loopback(0), Entry::Shared).await.unwrap();
         let host = Self { agent, proxy, metrics, reports, upstream, shared, snapshot, changed };

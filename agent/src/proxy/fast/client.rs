@@ -1,0 +1,620 @@
+//! A client's connection on the fast path: plain requests one after the other, each answered before the
+//! next is sent on.
+//!
+//! Makes the first attempt of each request itself. What does not bring an answer below 500 by itself (a
+//! refusal, a silent peer, a hedge that is due, a server's error) is handed to the [`Race`] with the
+//! attempt as it stands. What is not plain is handed to hyper with the bytes already read. A client that
+//! leaves ends its request at the endpoint: dropping the stream says so.
+//!
+//! One task per connection. An idle connection holds no buffer.
+
+use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use hearth_proto::evidence::Outcome;
+use hearth_proto::ids::ServiceName;
+use hearth_proto::wire::PROTOCOL;
+use http::header::CONTENT_LENGTH;
+use http::{Method, Response, Version};
+use http_body_util::BodyExt;
+use hyper::body::Body as _;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{Sleep, sleep_until};
+
+use super::super::Inner;
+use super::super::answer::Failure;
+use super::super::attempt::{self, Prepared, Sent, Target};
+use super::super::body::{Body, Supply};
+use super::super::frame::{self, DATA, END, Frame, FrameError, Frames, HEADER, HTTP, Ready};
+use super::super::head::{
+    BadHead, BodyKind, Fields, HeadParts, RequestHead, ResponseHead, put_request,
+};
+use super::super::load::UnderWay;
+use super::super::outbound::{Door, Entry, concluded, service_of};
+use super::super::race::{First, News, Race, Won};
+use super::super::safety::is_idempotent;
+use super::answer::{self, Coding, Shape};
+use super::plan::Plan;
+use super::request::{self, Plain, Read};
+use crate::link::{DataStream, InFlight, LinkHealth};
+
+/// Read of a client at once: first little, more where there is more.
+const FIRST_READ: usize = 4 * 1024;
+const READ: usize = 32 * 1024;
+/// An idle connection is closed after this.
+const IDLE_LIMIT: Duration = Duration::from_secs(90);
+/// A request that stops coming for so long is no plain one: hyper's edge waits for it, or tells it off.
+const MORE_LIMIT: Duration = Duration::from_secs(2);
+/// Pipelined bytes that are read while a request is under way.
+const MAX_AHEAD: usize = 16 * 1024;
+/// Where instance and time stand in an opening: version, kind, length, then they.
+const INSTANCE: usize = 1 + HEADER;
+const LEFT: usize = INSTANCE + 2;
+
+/// How it goes on with a connection.
+pub(crate) enum After {
+    /// It is over.
+    Closed,
+    /// hyper goes on, with what was read.
+    Unusual(TcpStream, BytesMut),
+}
+
+/// Serves a connection as long as its requests are plain.
+pub(crate) async fn serve(
+    inner: &Arc<Inner>,
+    door: &Door,
+    stream: TcpStream,
+    client: SocketAddr,
+) -> After {
+    let mut served = Client {
+        inner,
+        door,
+        stream,
+        peer: client,
+        client: request::text_of(client.ip()),
+        buffer: BytesMut::new(),
+        out: BytesMut::new(),
+        plan: None,
+        timer: Timer { sleep: None, armed: None },
+    };
+    loop {
+        match served.turn().await {
+            Turn::Next => {}
+            Turn::Closed => return After::Closed,
+            Turn::Unusual => return After::Unusual(served.stream, served.buffer),
+        }
+    }
+}
+
+/// What came of waiting for more of a client.
+enum More {
+    Some,
+    Gone,
+    Late,
+}
+
+/// How a connection goes on after a turn.
+enum Turn {
+    Next,
+    Closed,
+    Unusual,
+}
+
+struct Client<'a> {
+    inner: &'a Arc<Inner>,
+    door: &'a Door,
+    stream: TcpStream,
+    peer: SocketAddr,
+    /// As it stands in `X-Forwarded-For`.
+    client: String,
+    /// What was read and not yet understood.
+    buffer: BytesMut,
+    /// What is to be written next: a request to a peer, then its answer to the client.
+    out: BytesMut,
+    plan: Option<Arc<Plan>>,
+    timer: Timer,
+}
+
+/// A request that is ready to be sent.
+struct Ask {
+    plan: Arc<Plan>,
+    shape: Shape,
+    repeatable: bool,
+    /// Its opening, and its body where it has one.
+    opening: BytesMut,
+    /// Where in it the head ends.
+    head: usize,
+}
+
+/// What came of looking at what was read.
+enum Look {
+    More,
+    Unusual,
+    Ask(Ask),
+}
+
+impl Client<'_> {
+    /// One request, from its first byte to the last of its answer.
+    async fn turn(&mut self) -> Turn {
+        let began = Instant::now();
+        let ask = loop {
+            match self.look() {
+                Look::Ask(ask) => break ask,
+                Look::Unusual => return Turn::Unusual,
+                Look::More => {}
+            }
+            match self.read(began).await {
+                More::Some => {}
+                More::Gone => return Turn::Closed,
+                // It is told so by who knows how.
+                More::Late => return Turn::Unusual,
+            }
+        };
+        self.carry(ask, Instant::now()).await
+    }
+
+    /// Has a request answered.
+    async fn carry(&mut self, mut ask: Ask, started: Instant) -> Turn {
+        let plan = ask.plan.clone();
+        let shape = Shape { close: ask.shape.close || self.door.is_closed(), ..ask.shape };
+        let race: Pin<Box<dyn Future<Output = Won> + Send + '_>> =
+            match self.first(&plan, &mut ask, started).await {
+                Got::Head(head, mut frames, held) => {
+                    plan.count(head.status, started.elapsed());
+                    let passed = self.pass_on(&head, &mut frames, shape).await;
+                    drop(held);
+                    return if passed && !shape.close { Turn::Next } else { Turn::Closed };
+                }
+                Got::Left => return Turn::Closed,
+                Got::News(first) => Box::pin(race(self.inner, &ask, Some(*first), started)),
+                Got::Nobody => Box::pin(race(self.inner, &ask, None, started)),
+            };
+        let Some(won) = self.watched(race).await else { return Turn::Closed };
+        let service = &plan.route.service;
+        let response =
+            concluded(self.inner, service, service, self.peer, Version::HTTP_11, won, started);
+        Box::pin(self.slow_answer(response, shape)).await
+    }
+
+    /// Reads the next request's head, and its body where it has one, if they are here.
+    fn look(&mut self) -> Look {
+        if self.buffer.is_empty() {
+            return Look::More;
+        }
+        let plain = match request::read(&self.buffer) {
+            Read::Partial => return Look::More,
+            Read::Unusual => return Look::Unusual,
+            Read::Plain(plain) => plain,
+        };
+        // Proof: a plain body fits MAX_REPLAY.
+        let whole = plain.head + plain.length as usize;
+        let leads = self.door.leads();
+        let named;
+        let service = match &*leads {
+            Entry::Upstream(service) => service.as_str(),
+            Entry::Shared => match service_of(plain.host) {
+                Some(service) => {
+                    named = service;
+                    named.as_str()
+                }
+                None => return Look::Unusual,
+            },
+        };
+        let plan = self.inner.plans.of(self.inner, service, self.plan.as_ref(), Instant::now());
+        let Some(plan) = plan.filter(|p| p.is_plain()) else { return Look::Unusual };
+        if self.buffer.len() < whole {
+            return Look::More;
+        }
+        let shape = Shape { to_head: plain.method == "HEAD", close: plain.close };
+        let repeatable =
+            Method::from_bytes(plain.method.as_bytes()).is_ok_and(|m| is_idempotent(&m));
+        let service = &plan.route.service;
+        let head = put_opening(&mut self.out, &plain, service, &self.inner.via, &self.client);
+        if plain.length > 0 {
+            frame::put_header(&mut self.out, DATA, plain.length as usize);
+            self.out.put_slice(&self.buffer[plain.head..whole]);
+            frame::put_header(&mut self.out, END, 0);
+        }
+        self.buffer.advance(whole);
+        self.plan = Some(plan.clone());
+        Look::Ask(Ask { plan, shape, repeatable, opening: self.out.split(), head })
+    }
+
+    /// Reads more of the client, or waits for it to begin.
+    async fn read(&mut self, began: Instant) -> More {
+        if self.buffer.is_empty() && !self.begins(began + IDLE_LIMIT).await {
+            return More::Gone;
+        }
+        let deadline = Instant::now() + MORE_LIMIT;
+        self.buffer.reserve(if self.buffer.is_empty() { FIRST_READ } else { READ });
+        let Self { stream, buffer, timer, .. } = self;
+        let mut read = pin!(stream.read_buf(buffer));
+        poll_fn(|cx| match read.as_mut().poll(cx) {
+            Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(More::Gone),
+            Poll::Ready(Ok(_)) => Poll::Ready(More::Some),
+            Poll::Pending => timer.poll_at(cx, deadline).map(|()| More::Late),
+        })
+        .await
+    }
+
+    /// Waits for a request to begin. `false`: the time is over, or the door was closed.
+    async fn begins(&mut self, deadline: Instant) -> bool {
+        // An idle connection holds no memory.
+        self.buffer = BytesMut::new();
+        self.out = BytesMut::new();
+        let Self { stream, door, timer, .. } = self;
+        let mut ready = pin!(stream.readable());
+        let mut closed = pin!(door.closed());
+        poll_fn(|cx| {
+            if let Poll::Ready(ready) = ready.as_mut().poll(cx) {
+                return Poll::Ready(ready.is_ok());
+            }
+            if closed.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(false);
+            }
+            timer.poll_at(cx, deadline).map(|()| false)
+        })
+        .await
+    }
+
+    /// Makes the first attempt and waits for the head of its answer.
+    async fn first(&mut self, plan: &Plan, ask: &mut Ask, started: Instant) -> Got {
+        let (picked, decision) = plan.pick(started, rand::random());
+        let Some(index) = picked else { return Got::Nobody };
+        let candidate = &plan.route.candidates[index];
+        let target = Target::of(candidate);
+        if &candidate.id.node == self.inner.node() || target.silent {
+            return Got::Nobody;
+        }
+        plan.learnt.deposit();
+        let load = plan.load(index);
+        let under_way = UnderWay::new(load);
+        let news = |news| {
+            let (target, load) = (target.clone(), load.clone());
+            Got::News(Box::new(First { target, load, started, decision, news }))
+        };
+        let opened = attempt::open(self.inner, &target, ask.repeatable).await;
+        let DataStream { mut send, recv, guard } = match opened {
+            Ok(stream) => stream,
+            Err(fault) => return news(News::Ended(Err(fault))),
+        };
+        let since = Instant::now();
+        let deadline = started + plan.route.policy.timeout.0;
+        ask.address(target.id.instance, deadline.saturating_duration_since(since));
+        if let Err(error) = send.write_last(&ask.opening).await {
+            return news(News::Ended(Err(FrameError::from(error).into())));
+        }
+        let hedge = plan.hedge_delay(since).filter(|_| ask.repeatable);
+        let until = hedge.map_or(deadline, |delay| deadline.min(since + delay));
+        let mut frames = Frames::new(recv);
+        let mut health = self.inner.mesh.links.health(&target.id.node);
+        health.mark_unchanged();
+        let happened = loop {
+            let frame = match self.await_head(&mut frames, &mut health, until).await {
+                Happened::Frame(frame) => frame,
+                other => break other,
+            };
+            // Informational answers go to the client at once.
+            match frame {
+                Ok(Frame::Info(head)) if answer::put_interim(&mut self.out, &head).is_ok() => {
+                    if !self.flush().await {
+                        return Got::Left;
+                    }
+                }
+                frame => break Happened::Frame(frame),
+            }
+        };
+        match happened {
+            Happened::Left => Got::Left,
+            Happened::Silent => news(News::Silent(Sent::new(frames, guard, under_way, since))),
+            Happened::Late => news(News::Late(Sent::new(frames, guard, under_way, since))),
+            Happened::Frame(Ok(Frame::Head(head))) if head.status < 500 => {
+                let now = Instant::now();
+                let latency = now.saturating_duration_since(since);
+                load.observe(now, latency);
+                plan.learnt.latencies.observe(now, latency);
+                if load.recovered() || plan.route.watched {
+                    self.inner.report(&target.id, Outcome::Answered { latency });
+                }
+                let held = Held { _guard: guard, _under_way: under_way };
+                Got::Head(head, frames, held)
+            }
+            Happened::Frame(Ok(Frame::Head(head))) => {
+                news(News::Ended(Sent::new(frames, guard, under_way, since).headed(&head)))
+            }
+            Happened::Frame(Ok(Frame::Refused(refused))) => news(News::Ended(Err(refused.into()))),
+            Happened::Frame(Ok(_)) => {
+                let error = FrameError::Malformed("a body without an answer's head");
+                news(News::Ended(Err(error.into())))
+            }
+            Happened::Frame(Err(error)) => news(News::Ended(Err(error.into()))),
+        }
+    }
+
+    async fn await_head(
+        &mut self,
+        frames: &mut Frames,
+        health: &mut watch::Receiver<LinkHealth>,
+        until: Instant,
+    ) -> Happened {
+        let Self { stream, buffer, timer, .. } = self;
+        let mut next = pin!(frames.next());
+        let mut silent = pin!(async {
+            if health.wait_for(|h| *h == LinkHealth::Silent).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        });
+        poll_fn(|cx| {
+            if let Poll::Ready(frame) = next.as_mut().poll(cx) {
+                return Poll::Ready(Happened::Frame(frame));
+            }
+            if silent.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Happened::Silent);
+            }
+            if timer.poll_at(cx, until).is_ready() {
+                return Poll::Ready(Happened::Late);
+            }
+            poll_left(stream, buffer, cx).map(|()| Happened::Left)
+        })
+        .await
+    }
+
+    /// Passes an answer on. `false`: it broke, or the client did.
+    async fn pass_on(&mut self, head: &ResponseHead, frames: &mut Frames, shape: Shape) -> bool {
+        let mut next = match frames.ready() {
+            Ok(Ready::Frame(frame)) => Some(frame),
+            Ok(Ready::Wants(_)) => None,
+            Err(_) => return false,
+        };
+        let empty = matches!(next, Some(Frame::End));
+        let put = answer::put_head(&mut self.out, head, &self.inner.via, shape, empty);
+        let Ok(mut coding) = put else { return false };
+        let mut trailers = Fields::default();
+        loop {
+            let frame = match next.take() {
+                Some(frame) => frame,
+                None => match self.next_frame(frames).await {
+                    Some(frame) => frame,
+                    None => return false,
+                },
+            };
+            match frame {
+                Frame::Data(piece) => {
+                    if !self.piece(&mut coding, piece).await {
+                        return false;
+                    }
+                }
+                Frame::Trailers(fields) => trailers = fields,
+                Frame::End => {
+                    return coding.end(&mut self.out, &trailers).is_ok() && self.flush().await;
+                }
+                Frame::Go | Frame::Info(_) => {}
+                Frame::Head(_) | Frame::Refused(_) => return false,
+            }
+        }
+    }
+
+    /// The next frame of a body; what is to be written is written before it is waited for.
+    async fn next_frame(&mut self, frames: &mut Frames) -> Option<Frame> {
+        if let Ready::Frame(frame) = frames.ready().ok()? {
+            return Some(frame);
+        }
+        if !self.flush().await {
+            return None;
+        }
+        let Self { stream, buffer, .. } = self;
+        let mut next = pin!(frames.next());
+        poll_fn(|cx| match next.as_mut().poll(cx) {
+            Poll::Ready(frame) => Poll::Ready(frame.ok()),
+            Poll::Pending => poll_left(stream, buffer, cx).map(|()| None),
+        })
+        .await
+    }
+
+    async fn piece(&mut self, coding: &mut Coding, piece: Bytes) -> bool {
+        if piece.is_empty() {
+            return true;
+        }
+        if coding.before(&mut self.out, &piece).is_err() {
+            return false;
+        }
+        if piece.len() <= FIRST_READ {
+            self.out.put_slice(&piece);
+            coding.after(&mut self.out);
+            return self.out.len() < READ || self.flush().await;
+        }
+        let out = self.out.split();
+        let written = self.stream.write_all_buf(&mut out.chain(piece)).await;
+        coding.after(&mut self.out);
+        written.is_ok()
+    }
+
+    async fn flush(&mut self) -> bool {
+        let written = self.stream.write_all(&self.out).await;
+        self.out.clear();
+        written.is_ok()
+    }
+
+    /// The race, given up when the client leaves.
+    async fn watched(&mut self, race: impl Future<Output = Won>) -> Option<Won> {
+        let mut race = pin!(race);
+        let Self { stream, buffer, .. } = self;
+        poll_fn(|cx| match race.as_mut().poll(cx) {
+            Poll::Ready(won) => Poll::Ready(Some(won)),
+            Poll::Pending => poll_left(stream, buffer, cx).map(|()| None),
+        })
+        .await
+    }
+
+    /// Writes what a race was won or lost with.
+    async fn slow_answer(&mut self, response: Response<Body>, shape: Shape) -> Turn {
+        let (mut parts, mut body) = response.into_parts();
+        let length = parts.headers.remove(CONTENT_LENGTH);
+        let head = ResponseHead {
+            status: parts.status.as_u16(),
+            length: length
+                .and_then(|l| request::length(l.as_bytes()))
+                .or_else(|| body.size_hint().exact()),
+            fields: Fields::from(&parts.headers),
+        };
+        // Via is in the fields already.
+        let put = answer::put_head(&mut self.out, &head, b"", shape, body.is_end_stream());
+        let Ok(mut coding) = put else { return Turn::Closed };
+        let mut trailers = Fields::default();
+        while let Some(frame) = body.frame().await {
+            let Ok(frame) = frame else { return Turn::Closed };
+            match frame.into_data() {
+                Ok(piece) => {
+                    if !self.piece(&mut coding, piece).await || !self.flush().await {
+                        return Turn::Closed;
+                    }
+                }
+                Err(frame) => {
+                    trailers = frame.trailers_ref().map(Fields::from).unwrap_or_default();
+                }
+            }
+        }
+        let whole = coding.end(&mut self.out, &trailers).is_ok() && self.flush().await;
+        if whole && !shape.close { Turn::Next } else { Turn::Closed }
+    }
+}
+
+/// Looks whether the client has left, and keeps what it sends ahead of its turn.
+fn poll_left(stream: &mut TcpStream, buffer: &mut BytesMut, cx: &mut Context<'_>) -> Poll<()> {
+    while buffer.len() < MAX_AHEAD {
+        let mut bytes = [0; 512];
+        let mut read = ReadBuf::new(&mut bytes);
+        match Pin::new(&mut *stream).poll_read(cx, &mut read) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Ok(())) if !read.filled().is_empty() => buffer.put_slice(read.filled()),
+            Poll::Ready(_) => return Poll::Ready(()),
+        }
+    }
+    Poll::Pending
+}
+
+/// Runs the race, from where the first attempt is if there is one.
+async fn race(inner: &Arc<Inner>, ask: &Ask, first: Option<First>, started: Instant) -> Won {
+    let prepared = Arc::new(ask.prepared()?);
+    let race = Race::new(inner, &prepared, &ask.plan.route.service, started);
+    match first {
+        Some(first) => race.take_over(first).await,
+        None => race.run().await,
+    }
+}
+
+/// What a first attempt came to.
+enum Got {
+    /// The head of an answer that can be passed on, and what belongs to it until its end.
+    Head(ResponseHead, Frames, Held),
+    /// The race goes on with it.
+    News(Box<First>),
+    /// There was nobody it could be made with: all of it is the race's.
+    Nobody,
+    /// The client left.
+    Left,
+}
+
+/// What counts as under way while it lives.
+struct Held {
+    _guard: Option<InFlight>,
+    _under_way: UnderWay,
+}
+
+/// What happened while an answer was awaited.
+enum Happened {
+    Frame(Result<Frame, FrameError>),
+    Silent,
+    Late,
+    Left,
+}
+
+impl Ask {
+    /// Writes into the opening whom it is for, and how much time is left.
+    fn address(&mut self, instance: u16, left: Duration) {
+        let left = u64::try_from(left.as_micros()).unwrap_or(u64::MAX);
+        self.opening[INSTANCE..INSTANCE + 2].copy_from_slice(&instance.to_be_bytes());
+        self.opening[LEFT..LEFT + 8].copy_from_slice(&left.to_be_bytes());
+    }
+
+    /// The same request as the race wants it.
+    fn prepared(&self) -> Result<Prepared, Failure> {
+        let bad = |e: BadHead| Failure::BadRequest(e.to_string());
+        let opening = Bytes::copy_from_slice(&self.opening);
+        let head = RequestHead::decode(opening.slice(1 + HEADER..self.head)).map_err(bad)?;
+        let method = Method::from_bytes(head.method.as_bytes())
+            .map_err(|e| Failure::BadRequest(e.to_string()))?;
+        let supply = match head.body {
+            // Between the frame's header and the end's.
+            BodyKind::Inline => {
+                Supply::Inline(opening.slice(self.head + HEADER..opening.len() - HEADER), None)
+            }
+            BodyKind::None | BodyKind::AfterGo => Supply::None,
+        };
+        Ok(Prepared::new(method, head, supply))
+    }
+}
+
+/// Appends the preamble of a request's stream, and returns how long it is.
+fn put_opening(
+    out: &mut BytesMut,
+    plain: &Plain<'_>,
+    service: &ServiceName,
+    via: &[u8],
+    client: &str,
+) -> usize {
+    let body = if plain.length == 0 { BodyKind::None } else { BodyKind::Inline };
+    let parts = HeadParts {
+        service,
+        // Both are written when it is known who is asked.
+        instance: 0,
+        left_us: 0,
+        body,
+        length: (plain.length > 0).then_some(plain.length),
+        method: plain.method,
+        target: plain.target,
+        authority: plain.host,
+        upgrade: "",
+    };
+    out.reserve(plain.head + 512);
+    out.put_u8(PROTOCOL);
+    frame::with_header(out, HTTP, |out| {
+        put_request(out, &parts);
+        plain.put_fields(out, via, client, rand::random);
+    });
+    out.len()
+}
+
+/// One timer for all that a connection waits for: it is set anew only when it would ring too late, and
+/// rings in vain now and then.
+struct Timer {
+    sleep: Option<Pin<Box<Sleep>>>,
+    armed: Option<Instant>,
+}
+
+impl Timer {
+    /// Ready once `moment` has come.
+    fn poll_at(&mut self, cx: &mut Context<'_>, moment: Instant) -> Poll<()> {
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(moment.into())));
+        loop {
+            if self.armed.is_none_or(|armed| armed > moment) {
+                sleep.as_mut().reset(moment.into());
+                self.armed = Some(moment);
+            }
+            if sleep.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            let rang = self.armed.take();
+            if rang.is_some_and(|rang| rang >= moment) {
+                return Poll::Ready(());
+            }
+        }
+    }
+}

@@ -1,0 +1,435 @@
+//! The owner's edge: a peer's plain request on to our own application over HTTP/1.1, and its answer back.
+//!
+//! Plain is a request without a body, or with a small one that is at hand, that does not ask for another
+//! protocol. Whoever sent it is a peer, not a friend: what it calls method, target and fields is written to
+//! the application only after it was read as strictly as a client's.
+//!
+//! An answer that is here whole goes back in one piece; a longer one is passed on as it is read, no faster
+//! than the stream takes it.
+
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, BufMut, BytesMut};
+use hearth_proto::advert::Protocol;
+use http::Method;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+use super::super::frame::{Cause, HEADER};
+use super::super::frame::{
+    DATA, END, Frame, Frames, HEAD, INFO, Refused, TRAILERS, put_header, with_header,
+};
+use super::super::head::{BodyKind, Fields, RequestHead, ResponseHead, put_field};
+use super::super::safety::{MAX_REPLAY, is_idempotent};
+use super::super::{Inner, LocalEndpoint};
+use super::chunked::{Chunks, Piece};
+use super::pool::AppConnection;
+use super::response::{self, AnswerHead, Framing, Read};
+use crate::config::HttpVersion;
+use crate::driver::PathReport;
+use crate::link::Sender;
+
+/// Read of an application at once: first little, more where there is more.
+const FIRST_READ: usize = 4 * 1024;
+const READ: usize = 64 * 1024;
+/// More informational answers than this to one request are an application gone mad.
+const MAX_INTERIM: usize = 16;
+
+/// Whether the fast path carries this.
+pub(in super::super) fn takes(endpoint: &LocalEndpoint, head: &RequestHead) -> bool {
+    endpoint.protocol == Protocol::Http
+        && endpoint.http == HttpVersion::One
+        && head.upgrade.is_empty()
+        && match head.body {
+            BodyKind::None => true,
+            BodyKind::Inline => head.length.is_some_and(|l| l <= MAX_REPLAY),
+            BodyKind::AfterGo => false,
+        }
+}
+
+/// Why there is no answer, or no more of it.
+enum Fail {
+    /// The application cannot be connected to.
+    NotReached(String),
+    /// It ended the connection before a byte of an answer came.
+    Early(String),
+    /// It broke off, or sent what is no answer.
+    Broke(String),
+    /// The stream to the caller ended: nobody is to be told.
+    Gone,
+}
+
+/// Carries one request to its end.
+pub(in super::super) async fn serve(
+    inner: &Inner,
+    endpoint: &LocalEndpoint,
+    head: &RequestHead,
+    left: Duration,
+    send: &mut Sender,
+    frames: Frames,
+) -> Result<(), Refused> {
+    let arrived = Instant::now();
+    let request = gather(head, frames, left).await?;
+    let refused = |executed, cause, detail: String| Err(Refused { executed, cause, detail });
+    let at = |what: &str| format!("the application at {} {what}", endpoint.address);
+    let left = left.saturating_sub(arrived.elapsed());
+    let mut exchange = Exchange {
+        inner,
+        endpoint,
+        request: &request,
+        out: BytesMut::new(),
+        to_head: head.method == "HEAD",
+    };
+    let repeatable = Method::from_bytes(head.method.as_bytes()).is_ok_and(|m| is_idempotent(&m));
+    let answered = match timeout(left, exchange.answered(repeatable)).await {
+        Ok(Ok(answered)) => answered,
+        Ok(Err(Fail::NotReached(why))) => {
+            inner.tell(PathReport::LocalRefused { endpoint: endpoint.id.clone() });
+            return refused(false, Cause::AppRefused, at(&format!("refused: {why}")));
+        }
+        Ok(Err(Fail::Early(why) | Fail::Broke(why))) => {
+            return refused(true, Cause::AppBroke, at(&format!("broke off: {why}")));
+        }
+        Ok(Err(Fail::Gone)) => return Ok(()),
+        Err(_) => return refused(true, Cause::AppSilent, at("gave no answer")),
+    };
+    let (mut connection, answer) = answered;
+    match exchange.pass_on(&mut connection, answer, send).await {
+        Ok(()) if answer.keep => inner.pools.put(&endpoint.address, connection),
+        Ok(()) => {}
+        // The head is out: all that is left is to reset the stream, which dropping it does.
+        Err(Fail::NotReached(why) | Fail::Early(why) | Fail::Broke(why)) => {
+            tracing::debug!(endpoint = %endpoint.id, why, "answer cut short");
+            send.abandon();
+        }
+        Err(Fail::Gone) => {}
+    }
+    Ok(())
+}
+
+/// The request as it is written to the application, its body included.
+async fn gather(
+    head: &RequestHead,
+    mut frames: Frames,
+    left: Duration,
+) -> Result<BytesMut, Refused> {
+    let malformed = |detail: &str| Refused {
+        executed: false,
+        cause: Cause::Malformed,
+        detail: detail.to_owned(),
+    };
+    let (mut body, mut trailers) = (BytesMut::new(), None);
+    if head.body == BodyKind::Inline {
+        loop {
+            match timeout(left, frames.next()).await {
+                Ok(Ok(Frame::Data(piece))) if body.len() + piece.len() <= MAX_REPLAY as usize => {
+                    body.put_slice(&piece);
+                }
+                Ok(Ok(Frame::Trailers(fields))) => trailers = Some(fields),
+                Ok(Ok(Frame::End)) => break,
+                Ok(Ok(_)) => return Err(malformed("its body is not as its head announced")),
+                Ok(Err(error)) => return Err(malformed(&error.to_string())),
+                Err(_) => return Err(malformed("its body did not come in time")),
+            }
+        }
+        if head.length.is_some_and(|l| l != body.len() as u64) {
+            return Err(malformed("its body is not as long as its head announced"));
+        }
+    }
+    write_request(head, &body, trailers.as_ref()).map_err(malformed)
+}
+
+fn write_request(
+    head: &RequestHead,
+    body: &[u8],
+    trailers: Option<&Fields>,
+) -> Result<BytesMut, &'static str> {
+    let is_token = |t: &str| {
+        !t.is_empty()
+            && t.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+    };
+    let is_visible = |t: &str| t.bytes().all(|b| matches!(b, b'!'..=b'~'));
+    if !is_token(&head.method) || head.method == "CONNECT" {
+        return Err("its method cannot be passed on");
+    }
+    if !is_visible(&head.target) || !(head.target.starts_with('/') || head.target == "*") {
+        return Err("its target cannot be passed on");
+    }
+    if !is_visible(&head.authority) {
+        return Err("its authority cannot be passed on");
+    }
+    let room = head.target.len() + head.authority.len() + head.fields.lines().len() + body.len();
+    let mut out = BytesMut::with_capacity(room + 128);
+    for part in [&head.method, " ", &head.target, " HTTP/1.1\r\nhost: ", &head.authority, "\r\n"] {
+        out.put_slice(part.as_bytes());
+    }
+    head.fields
+        .parse(|name, value| {
+            let ours = response::is_of_the_hop(name)
+                || name.eq_ignore_ascii_case("host")
+                || name.eq_ignore_ascii_case("expect");
+            if !ours {
+                put_field(&mut out, name, value);
+            }
+        })
+        .map_err(|_| "its header fields cannot be passed on")?;
+    match trailers {
+        Some(trailers) => {
+            trailers.parse(|_, _| ()).map_err(|_| "its trailers cannot be passed on")?;
+            out.put_slice(b"transfer-encoding: chunked\r\n\r\n");
+            if !body.is_empty() {
+                put_chunk_size(&mut out, body.len());
+                out.put_slice(body);
+                out.put_slice(b"\r\n");
+            }
+            out.put_slice(b"0\r\n");
+            out.put_slice(trailers.lines());
+        }
+        None => {
+            // RFC 9110 section 8.6: a method that may well have a body says so when it has none.
+            if !body.is_empty() || matches!(head.method.as_str(), "POST" | "PUT" | "PATCH") {
+                out.put_slice(b"content-length: ");
+                out.put_slice(itoa::Buffer::new().format(body.len()).as_bytes());
+                out.put_slice(b"\r\n");
+            }
+            out.put_slice(b"\r\n");
+            out.put_slice(body);
+        }
+    }
+    Ok(out)
+}
+
+/// The line in front of a chunk.
+pub(super) fn put_chunk_size(out: &mut BytesMut, size: usize) {
+    let mut digits = [0; 16];
+    let (mut at, mut rest) = (digits.len(), size);
+    loop {
+        at -= 1;
+        digits[at] = b"0123456789abcdef"[rest & 15];
+        rest >>= 4;
+        if rest == 0 {
+            break;
+        }
+    }
+    out.put_slice(&digits[at..]);
+    out.put_slice(b"\r\n");
+}
+
+/// One request and its answer at the application.
+struct Exchange<'a> {
+    inner: &'a Inner,
+    endpoint: &'a LocalEndpoint,
+    request: &'a [u8],
+    /// What goes to the caller next.
+    out: BytesMut,
+    to_head: bool,
+}
+
+impl Exchange<'_> {
+    /// Sends the request and reads the head of the answer. A kept connection that turns out to be closed is
+    /// replaced once, where the request may be repeated.
+    async fn answered(&mut self, repeatable: bool) -> Result<(AppConnection, AnswerHead), Fail> {
+        let mut fresh = false;
+        loop {
+            let taken = self.inner.pools.take(&self.endpoint.address, repeatable, fresh).await;
+            let mut connection = taken.map_err(|e| Fail::NotReached(e.to_string()))?;
+            match self.head(&mut connection).await {
+                Ok(answer) => return Ok((connection, answer)),
+                Err(Fail::Early(_)) if connection.reused && repeatable => fresh = true,
+                Err(fail) => return Err(fail),
+            }
+        }
+    }
+
+    async fn head(&mut self, connection: &mut AppConnection) -> Result<AnswerHead, Fail> {
+        let early = |e: std::io::Error| Fail::Early(e.to_string());
+        connection.stream.write_all(self.request).await.map_err(early)?;
+        let mut interim = 0;
+        let mut any = false;
+        loop {
+            let buffer = &mut connection.buffer;
+            if !buffer.is_empty() {
+                any = true;
+                let start = self.out.len();
+                put_header(&mut self.out, HEAD, 0);
+                ResponseHead::put_start(&mut self.out, 0, None);
+                let read = response::read(buffer, self.to_head, &self.inner.via, &mut self.out);
+                match read.map_err(|why| Fail::Broke(why.into()))? {
+                    Read::Head(answer) => {
+                        let length = self.out.len() - start - HEADER;
+                        let mut prefix = BytesMut::with_capacity(HEADER + ResponseHead::FIXED);
+                        put_header(&mut prefix, HEAD, length);
+                        ResponseHead::put_start(&mut prefix, answer.status, answer.length);
+                        self.out[start..start + prefix.len()].copy_from_slice(&prefix);
+                        buffer.advance(answer.head);
+                        return Ok(answer);
+                    }
+                    Read::Interim(status, length) => {
+                        self.out.truncate(start);
+                        let head = buffer.split_to(length);
+                        interim += 1;
+                        if interim > MAX_INTERIM {
+                            return Err(Fail::Broke(
+                                "it sends informational answers without end".into(),
+                            ));
+                        }
+                        self.interim(status, &head);
+                        continue;
+                    }
+                    Read::Partial => self.out.truncate(start),
+                }
+            }
+            let room = if buffer.is_empty() { FIRST_READ } else { READ };
+            buffer.reserve(room);
+            match connection.stream.read_buf(buffer).await {
+                Ok(0) if any => return Err(Fail::Broke("it closed the connection".into())),
+                Ok(0) => return Err(Fail::Early("it closed the connection".into())),
+                Ok(_) => {}
+                Err(e) if any => return Err(Fail::Broke(e.to_string())),
+                Err(e) => return Err(early(e)),
+            }
+        }
+    }
+
+    /// An informational answer is passed on, but for `100 Continue`, which nobody who asks for it sees here.
+    fn interim(&mut self, status: u16, head: &[u8]) {
+        let mut fields = [httparse::EMPTY_HEADER; 32];
+        let mut answer = httparse::Response::new(&mut fields);
+        if status == 100 || answer.parse(head).is_err() {
+            return;
+        }
+        with_header(&mut self.out, INFO, |out| {
+            ResponseHead::put_start(out, status, None);
+            for field in answer.headers.iter().filter(|f| !response::is_of_the_hop(f.name)) {
+                put_field(out, field.name, field.value);
+            }
+            out.put_slice(b"\r\n");
+        });
+    }
+
+    /// Passes the answer on. `self.out` holds its head.
+    async fn pass_on(
+        &mut self,
+        connection: &mut AppConnection,
+        answer: AnswerHead,
+        send: &mut Sender,
+    ) -> Result<(), Fail> {
+        match answer.framing {
+            Framing::None => {}
+            Framing::Sized(length) => self.sized(connection, length, send).await?,
+            Framing::Chunked => self.chunked(connection, send).await?,
+            Framing::Close => self.until_close(connection, send).await?,
+        }
+        put_header(&mut self.out, END, 0);
+        send.write_last(&self.out).await.map_err(|_| Fail::Gone)
+    }
+
+    async fn flush(&mut self, send: &mut Sender) -> Result<(), Fail> {
+        if self.out.is_empty() {
+            return Ok(());
+        }
+        send.write_chunk(self.out.split().freeze()).await.map_err(|_| Fail::Gone)
+    }
+
+    /// A body of known length travels in as few frames as it fits in.
+    async fn sized(
+        &mut self,
+        connection: &mut AppConnection,
+        length: u64,
+        send: &mut Sender,
+    ) -> Result<(), Fail> {
+        let mut left = length;
+        while left > 0 {
+            let mut here = left.min(u64::from(u32::MAX));
+            left -= here;
+            // Proof: `here` fits 32 bits.
+            put_header(&mut self.out, DATA, here as usize);
+            while here > 0 {
+                if connection.buffer.is_empty() {
+                    self.flush(send).await?;
+                    more(connection).await?;
+                }
+                let take = usize::try_from(here).unwrap_or(usize::MAX).min(connection.buffer.len());
+                here -= take as u64;
+                if take <= FIRST_READ {
+                    self.out.put_slice(&connection.buffer[..take]);
+                    connection.buffer.advance(take);
+                } else {
+                    self.flush(send).await?;
+                    let piece = connection.buffer.split_to(take).freeze();
+                    send.write_chunk(piece).await.map_err(|_| Fail::Gone)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn chunked(
+        &mut self,
+        connection: &mut AppConnection,
+        send: &mut Sender,
+    ) -> Result<(), Fail> {
+        let mut chunks = Chunks::Size;
+        loop {
+            let piece = chunks.next(&mut connection.buffer);
+            match piece.map_err(|why| Fail::Broke(why.into()))? {
+                Piece::More => {
+                    self.flush(send).await?;
+                    more(connection).await?;
+                }
+                Piece::Data(data) => self.data(data, send).await?,
+                Piece::End(lines) => {
+                    let fields = Fields::unread(lines);
+                    fields.parse(|_, _| ()).map_err(|e| Fail::Broke(e.to_string()))?;
+                    if !fields.lines().is_empty() {
+                        with_header(&mut self.out, TRAILERS, |out| out.put_slice(fields.lines()));
+                    }
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    async fn data(&mut self, data: bytes::Bytes, send: &mut Sender) -> Result<(), Fail> {
+        put_header(&mut self.out, DATA, data.len());
+        if data.len() <= FIRST_READ {
+            self.out.put_slice(&data);
+            if self.out.len() < READ {
+                return Ok(());
+            }
+            return self.flush(send).await;
+        }
+        self.flush(send).await?;
+        send.write_chunk(data).await.map_err(|_| Fail::Gone)
+    }
+
+    async fn until_close(
+        &mut self,
+        connection: &mut AppConnection,
+        send: &mut Sender,
+    ) -> Result<(), Fail> {
+        loop {
+            if !connection.buffer.is_empty() {
+                let piece = connection.buffer.split().freeze();
+                self.data(piece, send).await?;
+            }
+            self.flush(send).await?;
+            connection.buffer.reserve(READ);
+            match connection.stream.read_buf(&mut connection.buffer).await {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                Err(e) => return Err(Fail::Broke(e.to_string())),
+            }
+        }
+    }
+}
+
+/// Reads more of a body that is not at its end.
+async fn more(connection: &mut AppConnection) -> Result<(), Fail> {
+    connection.buffer.reserve(READ);
+    match connection.stream.read_buf(&mut connection.buffer).await {
+        Ok(0) => Err(Fail::Broke("it closed the connection within its answer".into())),
+        Ok(_) => Ok(()),
+        Err(e) => Err(Fail::Broke(e.to_string())),
+    }
+}

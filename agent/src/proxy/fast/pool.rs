@@ -1,0 +1,116 @@
+//! Connections to our own applications, kept for the next request.
+//!
+//! One pool per data thread, so that a connection is used where its readiness is reported. A kept
+//! connection on which anything came, its end included, is not used again; one that has rested for long is
+//! not used for a request that must not be repeated: the application may be closing it at this very moment.
+
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Mutex;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::time::timeout;
+
+use crate::link::lock;
+use crate::pipe::{AppAddress, Pipe};
+use crate::threads::slot;
+
+/// On loopback a connection stands at once or the application is not there.
+const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+/// Shorter than the keep-alive of common servers (5 s and more), so that we close first.
+const IDLE: Duration = Duration::from_secs(4);
+/// For requests that must not be repeated.
+const IDLE_UNSAFE: Duration = Duration::from_millis(500);
+/// Idle connections kept per application and thread.
+const KEPT: usize = 256;
+/// A connection keeps a read buffer up to this size.
+const KEPT_BUFFER: usize = 16 * 1024;
+
+/// A connection to an application.
+pub(super) struct AppConnection {
+    pub(super) stream: Pipe,
+    /// What was read and not yet understood; empty between requests.
+    pub(super) buffer: BytesMut,
+    /// It has carried a request before.
+    pub(super) reused: bool,
+    since: Instant,
+}
+
+impl AppConnection {
+    /// Whether nothing has come since it was put away.
+    async fn is_quiet(&mut self) -> bool {
+        let mut byte = [0];
+        let mut read = ReadBuf::new(&mut byte);
+        let stream = &mut self.stream;
+        poll_fn(|cx| Poll::Ready(Pin::new(&mut *stream).poll_read(cx, &mut read).is_pending()))
+            .await
+    }
+}
+
+/// The pools of all data threads.
+pub(crate) struct Pools(Vec<Mutex<HashMap<AppAddress, Vec<AppConnection>>>>);
+
+impl Pools {
+    pub(crate) fn new(threads: usize) -> Self {
+        Self((0..threads.max(1)).map(|_| Mutex::default()).collect())
+    }
+
+    fn own(&self) -> &Mutex<HashMap<AppAddress, Vec<AppConnection>>> {
+        &self.0[slot() % self.0.len()]
+    }
+
+    /// A connection that stands, or a new one. `fresh`: only a new one will do.
+    pub(super) async fn take(
+        &self,
+        to: &AppAddress,
+        repeatable: bool,
+        fresh: bool,
+    ) -> io::Result<AppConnection> {
+        let rest = if repeatable { IDLE } else { IDLE_UNSAFE };
+        while !fresh {
+            let kept = lock(self.own()).get_mut(to).and_then(Vec::pop);
+            let Some(mut kept) = kept else { break };
+            if kept.since.elapsed() < rest && kept.is_quiet().await {
+                kept.reused = true;
+                return Ok(kept);
+            }
+        }
+        let stream = timeout(CONNECT_LIMIT, to.connect())
+            .await
+            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no connection in time"))??;
+        Ok(AppConnection { stream, buffer: BytesMut::new(), reused: false, since: Instant::now() })
+    }
+
+    /// Keeps a connection whose answer is read to its end.
+    pub(super) fn put(&self, to: &AppAddress, mut connection: AppConnection) {
+        if !connection.buffer.is_empty() {
+            return;
+        }
+        if connection.buffer.capacity() > KEPT_BUFFER {
+            connection.buffer = BytesMut::new();
+        }
+        connection.since = Instant::now();
+        let mut pool = lock(self.own());
+        if !pool.contains_key(to) {
+            pool.insert(to.clone(), Vec::new());
+        }
+        let Some(kept) = pool.get_mut(to) else { return };
+        if kept.len() < KEPT {
+            kept.push(connection);
+        }
+    }
+
+    /// Closes what has rested too long. To be called now and then.
+    pub(crate) fn sweep(&self) {
+        for pool in &self.0 {
+            let mut pool = lock(pool);
+            pool.values_mut().for_each(|kept| kept.retain(|c| c.since.elapsed() < IDLE));
+            pool.retain(|_, kept| !kept.is_empty());
+        }
+    }
+}
