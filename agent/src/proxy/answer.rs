@@ -22,6 +22,12 @@ pub(crate) enum Failure {
         "no service is named by the host {0:?}; address <service>.mesh, or use the service's own port"
     )]
     NoService(String),
+    /// No ingress route fits.
+    #[error("nothing is served under the host {0:?} and this path")]
+    NoRoute(String),
+    /// A tunnel to somewhere else was asked for.
+    #[error("{0:?} is not in the mesh, and tunnels lead nowhere else")]
+    Outside(String),
     /// It cannot be passed on.
     #[error("the request cannot be passed on: {0}")]
     BadRequest(String),
@@ -93,9 +99,9 @@ impl Failure {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::Unreadable(refusal) => refusal.status,
             Self::Here => StatusCode::OK,
-            Self::NoService(_) => StatusCode::NOT_FOUND,
+            Self::NoService(_) | Self::NoRoute(_) => StatusCode::NOT_FOUND,
             Self::Circle(_) => StatusCode::LOOP_DETECTED,
-            Self::Denied { .. } => StatusCode::FORBIDDEN,
+            Self::Denied { .. } | Self::Outside(_) => StatusCode::FORBIDDEN,
             Self::TooOften { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Nobody { .. } | Self::Overloaded { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Broken { .. } => StatusCode::BAD_GATEWAY,
@@ -107,10 +113,11 @@ impl Failure {
     fn error(&self) -> &'static str {
         match self {
             Self::BadRequest(_) | Self::Unreadable(_) => "http_request_error",
-            Self::Here => "http_request_denied",
-            Self::NoService(_) => "destination_not_found",
+            Self::NoService(_) | Self::NoRoute(_) => "destination_not_found",
             Self::Circle(_) => "proxy_loop_detected",
-            Self::Denied { .. } | Self::TooOften { .. } => "http_request_denied",
+            Self::Here | Self::Denied { .. } | Self::TooOften { .. } | Self::Outside(_) => {
+                "http_request_denied"
+            }
             Self::Nobody { .. } => "destination_unavailable",
             Self::Overloaded { .. } => "proxy_internal_error",
             Self::Broken { .. } => "connection_terminated",

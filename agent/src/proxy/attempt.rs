@@ -16,13 +16,14 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::body::{Body, Lazy, Supply, answered, pump};
+use super::body::{Body, answered, pump, watched};
 use super::frame::{self, Cause, Frame, FrameError, Frames, Opening};
 use super::guard::Control;
 use super::head::{BodyKind, RequestHead, ResponseHead};
 use super::inbound::MAX_INTERIM;
 use super::load::UnderWay;
 use super::safety::{Reach, is_idempotent};
+use super::supply::{Lazy, Supply};
 use super::upgrade::{Carried, Tunnel};
 use super::{Inner, grpc, interim};
 use crate::link::{DataStream, InFlight, LinkError, Sender, StreamError};
@@ -386,7 +387,12 @@ impl Sent {
             let tunnel = Some(Tunnel::Remote(Box::new(Carried { send, frames, held })));
             return Ok(Answer { status, headers, body: super::body::empty(), tunnel, since });
         }
-        let body = answered(frames, (guard, under_way, pumping, waiting));
+        let guard = guard.map(Arc::new);
+        let body = answered(frames, (guard.clone(), under_way, pumping, waiting));
+        let body = match guard {
+            Some(guard) => watched(body, move || guard.is_silent()),
+            None => body,
+        };
         Ok(Answer { status, headers, body, tunnel: None, since })
     }
 }

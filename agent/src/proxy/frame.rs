@@ -31,6 +31,7 @@ pub(crate) const HEADER: usize = 5;
 /// What the stream carries.
 pub(crate) const HTTP: u8 = 1;
 const BYTES: u8 = 2;
+const DATAGRAMS: u8 = 3;
 
 /// Largest head or trailers, in bytes: above what the HTTP servers at the edges let in.
 pub(crate) const MAX_HEAD: usize = 128 * 1024;
@@ -120,6 +121,7 @@ impl From<BadHead> for FrameError {
 pub(crate) enum Opening {
     Http(RequestHead),
     Bytes(RequestHead),
+    Datagrams(RequestHead),
 }
 
 /// The preamble of a stream. `None`: a part of the head is too long to be written.
@@ -127,6 +129,7 @@ pub(crate) fn encode_opening(opening: &Opening) -> Option<Bytes> {
     let (what, head) = match opening {
         Opening::Http(head) => (HTTP, head),
         Opening::Bytes(head) => (BYTES, head),
+        Opening::Datagrams(head) => (DATAGRAMS, head),
     };
     let room = 512 + head.target.len() + head.authority.len() + head.fields.lines().len();
     let mut bytes = BytesMut::with_capacity(room);
@@ -260,6 +263,7 @@ impl Frames {
         match kind {
             HTTP => Ok(Opening::Http(RequestHead::decode(head)?)),
             BYTES => Ok(Opening::Bytes(RequestHead::decode(head)?)),
+            DATAGRAMS => Ok(Opening::Datagrams(RequestHead::decode(head)?)),
             _ => Err(FrameError::Malformed("a request of an unknown kind")),
         }
     }

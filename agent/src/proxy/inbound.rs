@@ -24,7 +24,7 @@ use super::body::{BodyError, framed, pump};
 use super::frame::{self, Cause, Frames, Opening, Refused};
 use super::head::{BodyKind, RequestHead, ResponseHead};
 use super::limit::Place;
-use super::{Inner, LocalEndpoint, fast, tcp, upgrade};
+use super::{Inner, LocalEndpoint, fast, tcp, udp, upgrade};
 use crate::link::{DataStream, Sender};
 
 /// Interim answers that wait to be passed on; more are left out.
@@ -67,7 +67,7 @@ pub(crate) async fn serve(inner: Arc<Inner>, caller: NodeName, stream: DataStrea
         }
         Err(_) => return,
     };
-    let (Opening::Http(head) | Opening::Bytes(head)) = &opening;
+    let (Opening::Http(head) | Opening::Bytes(head) | Opening::Datagrams(head)) = &opening;
     // Names that peers make up must not become time series.
     let ours = inner.locals.load().iter().any(|e| e.id.service == head.service);
     let service = if ours { head.service.clone() } else { inner.unknown.clone() };
@@ -82,6 +82,7 @@ pub(crate) async fn serve(inner: Arc<Inner>, caller: NodeName, stream: DataStrea
         match opening {
             Opening::Http(head) => http(&inner, &caller, head, &mut send, frames).await,
             Opening::Bytes(head) => tcp::serve(&inner, &caller, &head, &mut send, frames).await,
+            Opening::Datagrams(head) => udp::serve(&inner, &caller, &head, &mut send, frames).await,
         }
     };
     let outcome = tokio::select! {

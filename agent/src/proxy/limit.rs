@@ -173,7 +173,7 @@ mod tests {
         assert_eq!((refused.executed, refused.cause), (false, Cause::Busy));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn nobody_waits_for_a_place_without_end() {
         let limits = Limits::default();
         let policy = ServicePolicy { max_requests: Ceiling::At(1), ..Default::default() };

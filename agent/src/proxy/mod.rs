@@ -13,8 +13,11 @@
 //! | `inbound`, `call`, `application` | a peer's request to our own application |
 //! | `limit` | what an endpoint of ours takes on |
 //! | `upgrade`, `interim` | connections that become another protocol's; answers before the answer |
+//! | `prepare`, `supply` | a request made ready to be sent any number of times |
 //! | `frame`, `head`, `body` | requests and bodies on streams |
-//! | `tcp` | connections carried as opaque bytes |
+//! | `tcp`, `udp`, `reach` | connections carried as opaque bytes, sessions of datagrams, and who takes them |
+//! | `connect`, `socks` | tunnels to services, for programs that speak to proxies |
+//! | `ingress` | clients outside the mesh |
 //! | `target`, `framing`, `headers`, `grpc`, `safety`, `budget`, `load`, `latency`, `learnt`, `answer` | the pure pieces |
 //!
 //! Tasks: one per listener, per client connection, per stream of a peer. Aborting one ends its own
@@ -26,6 +29,7 @@ mod attempt;
 mod body;
 mod budget;
 mod call;
+mod connect;
 mod edge;
 mod fast;
 mod frame;
@@ -35,6 +39,7 @@ mod guard;
 mod head;
 mod headers;
 mod inbound;
+mod ingress;
 mod interim;
 mod latency;
 mod learnt;
@@ -42,13 +47,18 @@ mod limit;
 mod load;
 mod metrics;
 mod outbound;
+mod prepare;
 mod race;
+mod reach;
 mod safety;
 mod scan;
+mod socks;
+mod supply;
 mod target;
 mod tcp;
 #[cfg(test)]
 mod tests;
+mod udp;
 mod upgrade;
 
 use std::collections::BTreeMap;
@@ -62,17 +72,20 @@ use hearth_proto::advert::Protocol;
 use hearth_proto::evidence::Outcome;
 use hearth_proto::ids::{EndpointId, NodeName, ServiceName};
 use hearth_proto::route::{Route, Snapshot};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::config::HttpVersion;
+use crate::dns::{Found, Over};
 use crate::driver::PathReport;
 use crate::link::{Links, lock};
 use crate::pipe::AppAddress;
 
+pub use ingress::{Gate, GateError};
 pub use metrics::ProxyMetrics;
 pub use outbound::Entry;
+pub use udp::UdpEntry;
 
 use application::Applications;
 use fast::{Plans, Pools};
@@ -80,9 +93,12 @@ use learnt::{Learnt, Services};
 use limit::Limits;
 use load::Loads;
 use outbound::Door;
+use udp::UdpDoor;
 
 /// Connections of clients at once; beyond it they wait in the kernel.
 const MAX_CONNECTIONS: usize = 16_384;
+/// Receive buffer of a port for datagrams: some hundred full-sized ones.
+const UDP_BUFFER: usize = 1 << 20;
 /// Requests held while nobody serves.
 const MAX_HELD: usize = 4096;
 /// The core is asked to wake somebody so often per service, however many requests wait.
@@ -130,6 +146,19 @@ pub enum ProxyError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The port could not be opened for datagrams.
+    #[error(
+        "cannot listen on {address} (udp) for {what}: {source}\n  hint: `ss -lunp 'sport = :{}'` names who \
+         holds the port; give it another port, or an address of this host", address.port()
+    )]
+    ListenUdp {
+        /// The port.
+        address: SocketAddr,
+        /// What it is for.
+        what: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
 }
 
 /// What all of the traffic path shares.
@@ -154,6 +183,8 @@ pub(crate) struct Inner {
     /// Clients' connections that became another protocol's.
     upgraded: Arc<AtomicUsize>,
     metrics: ProxyMetrics,
+    listeners: Mutex<BTreeMap<SocketAddr, Arc<Door>>>,
+    datagrams: Mutex<BTreeMap<SocketAddr, Arc<UdpDoor>>>,
 }
 
 impl Inner {
@@ -203,7 +234,6 @@ pub struct Proxy {
     inner: Arc<Inner>,
     runtimes: Arc<[Handle]>,
     stop: watch::Sender<bool>,
-    listeners: Arc<Mutex<BTreeMap<SocketAddr, Arc<Door>>>>,
 }
 
 impl Proxy {
@@ -240,6 +270,8 @@ impl Proxy {
             inbound: AtomicUsize::new(0),
             upgraded: Arc::default(),
             metrics,
+            listeners: Mutex::default(),
+            datagrams: Mutex::default(),
         });
         let served = inner.clone();
         // On the thread that its connection is on.
@@ -247,12 +279,7 @@ impl Proxy {
             tokio::spawn(inbound::serve(served.clone(), caller, stream));
         });
         drop(_context);
-        Self {
-            inner,
-            runtimes: runtimes.into(),
-            stop: watch::Sender::new(false),
-            listeners: Arc::default(),
-        }
+        Self { inner, runtimes: runtimes.into(), stop: watch::Sender::new(false) }
     }
 
     /// Replaces what this host offers, after a reload.
@@ -272,13 +299,15 @@ impl Proxy {
             what: match &entry {
                 Entry::Upstream(service) => format!("the upstream {service}"),
                 Entry::Shared => "outbound.http".into(),
+                Entry::Socks => "outbound.socks5".into(),
+                Entry::Ingress(_) => "an ingress".into(),
             },
             source,
         };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let bound = listener.local_addr().map_err(failed)?;
         let door = Arc::new(Door::new(entry, *self.stop.borrow()));
-        lock(&self.listeners).insert(bound, door.clone());
+        lock(&self.inner.listeners).insert(bound, door.clone());
         let accepting = outbound::accept(self.inner.clone(), listener, door, self.runtimes.clone());
         self.runtimes[0].spawn(accepting);
         Ok(bound)
@@ -286,14 +315,79 @@ impl Proxy {
 
     /// Has a listener that is open lead elsewhere, from the next request on.
     pub fn redirect(&self, address: SocketAddr, entry: Entry) {
-        if let Some(door) = lock(&self.listeners).get(&address) {
+        if let Some(door) = lock(&self.inner.listeners).get(&address) {
             door.redirect(entry);
         }
     }
 
     /// Closes a listener; requests under way on its connections finish.
     pub fn close_listener(&self, address: SocketAddr) {
-        if let Some(door) = lock(&self.listeners).remove(&address) {
+        if let Some(door) = lock(&self.inner.listeners).remove(&address) {
+            door.close();
+        }
+    }
+
+    /// Where programs of this host reach `service`: at its own port, otherwise at the shared one if it speaks
+    /// HTTP.
+    pub fn find(&self, service: &ServiceName, over: Over) -> Found {
+        let listeners = lock(&self.inner.listeners);
+        let at = |wanted: &dyn Fn(&Entry) -> bool| {
+            let found = listeners.iter().find(|(_, door)| wanted(&door.leads()));
+            found.map(|(address, _)| *address)
+        };
+        let own = at(&|entry| matches!(entry, Entry::Upstream(s) if s == service));
+        if let (Some(address), Over::Tcp | Over::Either) = (own, over) {
+            return Found::At(address);
+        }
+        let doors = lock(&self.inner.datagrams);
+        let datagrams = doors.iter().find(|(_, door)| door.leads().service == *service);
+        if let (Some((address, _)), Over::Udp | Over::Either) = (datagrams, over) {
+            return Found::At(*address);
+        }
+        let Some(route) = self.inner.route(service) else {
+            let known = own.is_some() || datagrams.is_some();
+            return if known { Found::Nowhere } else { Found::Unknown };
+        };
+        let protocol = route.candidates.first().map_or(Protocol::Http, |c| c.protocol);
+        match (protocol, over, at(&|entry| *entry == Entry::Shared)) {
+            (Protocol::Http | Protocol::Grpc, Over::Tcp | Over::Either, Some(address)) => {
+                Found::At(address)
+            }
+            _ => Found::Nowhere,
+        }
+    }
+
+    /// Opens a port for datagrams and returns the address it is bound to.
+    pub async fn listen_udp(
+        &self,
+        address: SocketAddr,
+        entry: UdpEntry,
+    ) -> Result<SocketAddr, ProxyError> {
+        let failed = |source| ProxyError::ListenUdp {
+            address,
+            what: format!("the upstream {}", entry.service),
+            source,
+        };
+        let socket = UdpSocket::bind(address).await.map_err(failed)?;
+        let bound = socket.local_addr().map_err(failed)?;
+        // A burst waits in the kernel while the task is elsewhere; less than wished for is no failure.
+        let _ = socket2::SockRef::from(&socket).set_recv_buffer_size(UDP_BUFFER);
+        let door = Arc::new(UdpDoor::new(entry));
+        lock(&self.inner.datagrams).insert(bound, door.clone());
+        self.runtimes[0].spawn(udp::accept(self.inner.clone(), socket, door));
+        Ok(bound)
+    }
+
+    /// Has a port for datagrams lead elsewhere, from the next datagram on.
+    pub fn redirect_udp(&self, address: SocketAddr, entry: UdpEntry) {
+        if let Some(door) = lock(&self.inner.datagrams).get(&address) {
+            door.redirect(entry);
+        }
+    }
+
+    /// Closes a port for datagrams, and its sessions.
+    pub fn close_udp(&self, address: SocketAddr) {
+        if let Some(door) = lock(&self.inner.datagrams).remove(&address) {
             door.close();
         }
     }
@@ -302,14 +396,14 @@ impl Proxy {
     /// turned away by the conditions the core publishes.
     pub fn stop_accepting(&self) {
         self.stop.send_replace(true);
-        lock(&self.listeners).values().for_each(|door| door.close());
+        lock(&self.inner.listeners).values().for_each(|door| door.close());
     }
 
     /// Requests and connections under way.
     pub fn under_way(&self) -> usize {
         let free = self.inner.connections.available_permits();
         // Each listener holds one permit while it waits for a connection.
-        let waiting = lock(&self.listeners).values().filter(|door| !door.is_closed()).count();
+        let waiting = lock(&self.inner.listeners).values().filter(|door| !door.is_closed()).count();
         let connections = MAX_CONNECTIONS.saturating_sub(free).saturating_sub(waiting);
         let upgraded = self.inner.upgraded.load(Ordering::Relaxed);
         connections + upgraded + self.inner.inbound.load(Ordering::Relaxed)

@@ -9,30 +9,26 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
+use bytes::BytesMut;
 use hearth_proto::advert::Protocol;
 use hearth_proto::ids::ServiceName;
 use hearth_proto::policy::Patience;
-use http::header::{CONTENT_LENGTH, COOKIE, EXPECT, MAX_FORWARDS};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::{Body as _, Incoming};
+use http::{Method, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, watch};
-use tokio::time::timeout_at;
 
 use super::answer::Failure;
-use super::attempt::{Answer, Prepared};
-use super::body::{Body, Coming, Supply, impatient, mended, observed};
+use super::attempt::Answer;
+use super::body::{Body, impatient, mended, observed};
 use super::guard::Control;
-use super::head::{BodyKind, RequestHead};
-use super::headers::{Hop, forward_request, in_a_circle, sign_via};
+use super::head::BodyKind;
+use super::headers::{in_a_circle, sign_via};
+use super::ingress::Gate;
+use super::prepare::prepare;
 use super::race::{Race, Won};
-use super::safety::MAX_REPLAY;
-use super::scan::Refusal;
-use super::target::{canonical, valid_authority};
-use super::{Inner, edge, fast, grpc, tcp, upgrade};
+use super::{Inner, edge, fast, grpc, socks, tcp, upgrade};
 use crate::pipe::Pipe;
 use crate::threads::slot;
 
@@ -44,8 +40,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub enum Entry {
     /// One service, whatever the host says.
     Upstream(ServiceName),
-    /// The service that the host names: `<service>.mesh` or `<service>`.
+    /// The service that the host names: `<service>.mesh` or `<service>`; tunnels to services too.
     Shared,
+    /// The service that a program names in SOCKS.
+    Socks,
+    /// Services by their names outside the mesh.
+    Ingress(Arc<Gate>),
 }
 
 /// A listener as others see it: where it leads, and whether it is closed.
@@ -57,6 +57,11 @@ pub(crate) struct Door {
 impl Door {
     pub(crate) fn new(leads: Entry, closed: bool) -> Self {
         Self { leads: ArcSwap::from_pointee(leads), closed: watch::Sender::new(closed) }
+    }
+
+    /// A door that leads elsewhere and closes with this one.
+    pub(crate) fn towards(&self, leads: Entry) -> Self {
+        Self { leads: ArcSwap::from_pointee(leads), closed: self.closed.clone() }
     }
 
     pub(crate) fn redirect(&self, leads: Entry) {
@@ -142,17 +147,30 @@ async fn connection(
     // Answers are written whole; waiting for more only delays them.
     let _ = stream.set_nodelay(true);
     match &*door.leads() {
-        Entry::Upstream(service) if inner.protocol(service) == Some(Protocol::Tcp) => {
-            tcp::carry(&inner, service, Pipe::Tcp(stream)).await;
-        }
-        _ => match fast::client::serve(&inner, &door, stream, client).await {
-            fast::client::After::Closed => {}
-            fast::client::After::Unusual(stream, read) => {
-                Box::pin(edge::serve(&inner, stream, read, client, &door)).await;
-            }
-        },
+        Entry::Socks => socks::serve(&inner, stream, client, &door).await,
+        Entry::Ingress(gate) => gate.clone().serve(&inner, stream, client, &door).await,
+        _ => serve(&inner, Pipe::Tcp(stream), client, &door).await,
     }
     gauge.dec();
+}
+
+/// Serves bytes that came through `door`, by whatever way, to their end.
+pub(crate) async fn serve(inner: &Arc<Inner>, pipe: Pipe, client: SocketAddr, door: &Arc<Door>) {
+    match (&*door.leads(), pipe) {
+        (Entry::Upstream(service), pipe) if inner.protocol(service) == Some(Protocol::Tcp) => {
+            tcp::carry(inner, service, pipe).await;
+        }
+        (Entry::Upstream(_) | Entry::Shared, Pipe::Tcp(stream)) => {
+            use fast::client::After;
+            match fast::client::serve(inner, door, stream, client).await {
+                After::Unusual(stream, read) => {
+                    Box::pin(edge::serve(inner, stream, read, client, door)).await;
+                }
+                After::Closed => {}
+            }
+        }
+        (_, pipe) => Box::pin(edge::serve(inner, pipe, BytesMut::new(), client, door)).await,
+    }
 }
 
 /// One request of a client.
@@ -165,14 +183,19 @@ pub(crate) async fn handle(
 ) -> Response<Body> {
     let started = Instant::now();
     let node = inner.node().as_str();
-    let service = match named(entry, &request) {
+    let mut request = request;
+    let named = match entry {
+        Entry::Ingress(gate) => gate.receive(&mut request, client.ip()),
+        _ => named(entry, &request),
+    };
+    let service = match named {
         Ok(service) => service,
         Err(failure) => return failure.respond(node),
     };
     let version = request.version();
     // Names that clients make up must not become time series.
     let counted = match inner.route(&service) {
-        None if matches!(entry, Entry::Shared) => inner.unknown.clone(),
+        None if !matches!(entry, Entry::Upstream(_)) => inner.unknown.clone(),
         _ => service.clone(),
     };
     let grpc = grpc::is_grpc(request.headers());
@@ -254,11 +277,12 @@ fn named(entry: &Entry, request: &Request<Incoming>) -> Result<ServiceName, Fail
     let host = authority(request);
     match entry {
         Entry::Upstream(service) => Ok(service.clone()),
-        Entry::Shared => service_of(&host).ok_or(Failure::NoService(host)),
+        _ => service_of(&host).ok_or(Failure::NoService(host)),
     }
 }
 
-fn authority(request: &Request<Incoming>) -> String {
+/// Whom a request is addressed to.
+pub(crate) fn authority<B>(request: &Request<B>) -> String {
     let in_uri = request.uri().authority().map(|a| a.as_str().to_owned());
     let in_header = || {
         let host = request.headers().get(http::header::HOST)?;
@@ -286,10 +310,13 @@ async fn answer(
     if request.method() == Method::CONNECT {
         return Err(Failure::BadRequest("CONNECT asks for a tunnel, which is not offered".into()));
     }
-    if inner.protocol(service) == Some(Protocol::Tcp) {
-        return Err(Failure::BadRequest(format!(
-            "{service} speaks opaque bytes (tcp); connect to its own upstream port"
-        )));
+    let other = match inner.protocol(service) {
+        Some(Protocol::Tcp) => Some("opaque bytes (tcp); connect to its own upstream port"),
+        Some(Protocol::Udp) => Some("in datagrams (udp); use an upstream port with that protocol"),
+        _ => None,
+    };
+    if let Some(other) = other {
+        return Err(Failure::BadRequest(format!("{service} speaks {other}")));
     }
     if let Some(passed) = in_a_circle(request.headers(), inner.node().as_str()) {
         return Err(Failure::Circle(passed));
@@ -316,148 +343,6 @@ async fn answer(
         upgrade::accept(asked, &mut won, tunnel, &inner.upgraded);
     }
     Ok(won)
-}
-
-/// Makes a request ready to be sent any number of times. Short bodies of known length are read first.
-async fn prepare(
-    inner: &Inner,
-    service: &ServiceName,
-    client: SocketAddr,
-    request: Request<Incoming>,
-    deadline: Instant,
-) -> Result<Prepared, Failure> {
-    let authority = authority(&request);
-    // HTTP/1.1 was looked at on its way to hyper; HTTP/2 is looked at here.
-    if !authority.is_empty() && !valid_authority(&authority) {
-        return Err(Failure::BadRequest(format!("{authority:?} is no host with an optional port")));
-    }
-    let (mut parts, body) = request.into_parts();
-    let target = target(&parts)?;
-    let hop = Hop {
-        version: parts.version,
-        node: inner.node().as_str(),
-        client: client.ip(),
-        host: &authority,
-    };
-    if parts.version == Version::HTTP_2 {
-        join_cookies(&mut parts.headers);
-    }
-    max_forwards(&mut parts)?;
-    let told = parts.headers.get(CONTENT_LENGTH).is_some();
-    let expects = expectation(&mut parts)?;
-    forward_request(&mut parts.headers, &hop, rand::random);
-    let length = body.size_hint().exact();
-    let (supply, kind) = match length {
-        _ if body.is_end_stream() => (Supply::None, BodyKind::None),
-        Some(length) if length <= MAX_REPLAY && !expects => {
-            (read(body, deadline).await?, BodyKind::Inline)
-        }
-        Some(_) => (Supply::once(Coming::new(body)), BodyKind::AfterGo),
-        None if expects => (Supply::once(Coming::new(body)), BodyKind::AfterGo),
-        None => gathered(body).await?,
-    };
-    let head = RequestHead {
-        service: service.clone(),
-        instance: 0,
-        left_us: 0,
-        body: kind,
-        length: if kind == BodyKind::None && !told { None } else { length },
-        method: parts.method.as_str().to_owned(),
-        target,
-        authority,
-        upgrade: String::new(),
-        fields: (&parts.headers).into(),
-    };
-    Ok(Prepared::new(parts.method, head, supply))
-}
-
-/// HTTP/2 may cut the cookies up into fields; elsewhere there is one (RFC 9113 section 8.2.3).
-fn join_cookies(headers: &mut HeaderMap) {
-    let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    if crumbs.len() > 1
-        && let Ok(whole) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]))
-    {
-        headers.insert(COOKIE, whole);
-    }
-}
-
-/// How often a question about the way itself is still passed on (RFC 9110 section 7.6.2).
-fn max_forwards(parts: &mut http::request::Parts) -> Result<(), Failure> {
-    if !matches!(parts.method, Method::OPTIONS | Method::TRACE) {
-        return Ok(());
-    }
-    let Some(value) = parts.headers.get(MAX_FORWARDS) else { return Ok(()) };
-    match value.to_str().ok().and_then(|v| v.parse::<u32>().ok()) {
-        Some(0) => Err(Failure::Here),
-        Some(left) => {
-            parts.headers.insert(MAX_FORWARDS, HeaderValue::from(left - 1));
-            Ok(())
-        }
-        None => Err(Failure::BadRequest("its Max-Forwards is no number".into())),
-    }
-}
-
-/// Whether the client wants to be asked for its body. The one expectation there is goes on with the
-/// request where interim answers come back, and is left out elsewhere (RFC 9110 section 10.1.1).
-fn expectation(parts: &mut http::request::Parts) -> Result<bool, Failure> {
-    if !parts.headers.contains_key(EXPECT) {
-        return Ok(false);
-    }
-    let mut all = parts.headers.get_all(EXPECT).iter();
-    if !all.all(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
-        let why = "it expects something else than 100-continue";
-        return Err(Failure::Unreadable(Refusal::new(StatusCode::EXPECTATION_FAILED, why)));
-    }
-    let expects = parts.version == Version::HTTP_11;
-    if !expects {
-        parts.headers.remove(EXPECT);
-    }
-    Ok(expects)
-}
-
-/// Path and query in their canonical form.
-fn target(parts: &http::request::Parts) -> Result<String, Failure> {
-    let raw = parts.uri.path_and_query().map_or("/", |p| p.as_str());
-    match raw {
-        "*" if parts.method == Method::OPTIONS => Ok(raw.to_owned()),
-        "" => Ok("/".to_owned()),
-        _ if raw.starts_with('?') => target_of(&format!("/{raw}")),
-        _ => target_of(raw),
-    }
-}
-
-fn target_of(raw: &str) -> Result<String, Failure> {
-    canonical(raw)
-        .map(std::borrow::Cow::into_owned)
-        .map_err(|bad| Failure::BadRequest(bad.to_string()))
-}
-
-/// A body of unknown length: kept where all of it is here, as a call with one message is; else sent as it
-/// comes.
-async fn gathered(body: Incoming) -> Result<(Supply, BodyKind), Failure> {
-    let mut body = Coming::new(body);
-    match body.gather().await {
-        Ok(Some((bytes, trailers))) => Ok((Supply::Inline(bytes, trailers), BodyKind::Inline)),
-        Ok(None) => Ok((Supply::once(body), BodyKind::AfterGo)),
-        Err(error) => Err(Failure::BadRequest(format!("its body broke off: {error}"))),
-    }
-}
-
-async fn read(body: Incoming, deadline: Instant) -> Result<Supply, Failure> {
-    // The length is announced and small; the bound holds should it lie.
-    let limited = Limited::new(body, usize::try_from(MAX_REPLAY).unwrap_or(usize::MAX));
-    match timeout_at(deadline.into(), limited.collect()).await {
-        Ok(Ok(collected)) => {
-            let trailers = collected.trailers().cloned();
-            let bytes: Bytes = collected.to_bytes();
-            Ok(Supply::Inline(bytes, trailers))
-        }
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            Err(Failure::BadRequest("its body is longer than announced".into()))
-        }
-        Ok(Err(error)) => Err(Failure::BadRequest(format!("its body broke off: {error}"))),
-        Err(_) => Err(Failure::BadRequest("its body did not come in time".into())),
-    }
 }
 
 #[cfg(test)]

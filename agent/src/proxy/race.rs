@@ -18,6 +18,7 @@
 //! costs each request that was under way there one repetition: they are as many as one moment had, however
 //! long the host stays away, and no budget need cover them.
 
+mod beside;
 mod outcome;
 mod told;
 
@@ -29,26 +30,22 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use hearth_proto::evidence::Outcome;
 use hearth_proto::ids::{EndpointId, ServiceName};
-use hearth_proto::policy::{Hedge, Patience, ServicePolicy};
+use hearth_proto::policy::{Patience, ServicePolicy};
 use hearth_proto::route::{Choice, Route};
 use tokio::sync::{SemaphorePermit, watch};
 use tokio::time::{sleep_until, timeout_at};
 
 use super::Inner;
 use super::answer::Failure;
-use super::attempt::{Answer, Fault, FaultKind, Prepared, Sent, Target, attempt};
+use super::attempt::{Answer, Fault, Prepared, Sent, Target, attempt};
 use super::learnt::Learnt;
 use super::load::{Load, UnderWay};
 use super::safety::{Reach, may_resend};
-use crate::link::LinkHealth;
 
 /// An endpoint that failed a request is not tried again for that request before this, then twice that.
 const SPACING: Duration = Duration::from_millis(100);
 /// A held request looks again at least so often.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
-/// What must not be repeated waits so long for a silent peer: a path that flaps comes back within it, with
-/// the answer; the members' verdict on a host that is gone takes longer.
-const LOST_AFTER: Duration = Duration::from_secs(1);
 /// How much later than a try's time its owner's word on it may come.
 const WORD: Duration = Duration::from_millis(20);
 /// A used-up budget is asked again so soon.
@@ -280,15 +277,6 @@ impl<'a> Race<'a> {
             self.decision = "no agent is known to offer it".into();
             return self.nobody();
         };
-        let (exclude, again) = self.excluded(now);
-        let loads = &self.inner.loads;
-        let decision = route.pick(rand::random(), &exclude, |id| loads.cost(id, now));
-        let Some(candidate) = decision.pick else {
-            self.decision = format!("{}; {}", route.reason, decision.reason);
-            return self.hold(&route, reason, payer, again, now);
-        };
-        self.decision = format!("{}; {}", route.reason, decision.reason);
-        let target = Target::of(candidate);
         if !self.paid(payer, now) {
             if payer != Payer::Moves {
                 return if self.running() {
@@ -301,6 +289,16 @@ impl<'a> Race<'a> {
             self.wish(reason, payer, now + BUDGET_WAIT, self.deadline);
             return None;
         }
+        let (exclude, again) = self.excluded(now);
+        let loads = &self.inner.loads;
+        let decision = route.pick(rand::random(), &exclude, |id| loads.cost(id, now));
+        let Some(candidate) = decision.pick else {
+            self.decision = format!("{}; {}", route.reason, decision.reason);
+            // It is paid for, whenever it is made.
+            return self.hold(&route, reason, Payer::Nobody, again, now);
+        };
+        self.decision = format!("{}; {}", route.reason, decision.reason);
+        let target = Target::of(candidate);
         self.start(target, reason, now);
         None
     }
@@ -349,32 +347,6 @@ impl<'a> Race<'a> {
             silent: false,
         });
         self.arm_hedge(now);
-    }
-
-    /// Learns when the peer of attempt `n` falls silent.
-    fn watch(&mut self, n: usize, target: &Target) {
-        let mut health = self.inner.mesh.links.health(&target.id.node);
-        // What is silent already was picked for want of better; only a change is news.
-        health.mark_unchanged();
-        self.silences.push(Box::pin(async move {
-            loop {
-                if health.changed().await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-                if *health.borrow_and_update() == LinkHealth::Silent {
-                    return n;
-                }
-            }
-        }));
-    }
-
-    fn arm_hedge(&mut self, now: Instant) {
-        let delay = match self.policy.hedge {
-            Hedge::Off => None,
-            Hedge::After(span) => Some(span.0),
-            Hedge::Auto => Some(self.learnt.latencies.hedge_delay(now)),
-        };
-        self.hedge_at = delay.filter(|_| self.may_resend(Reach::Unknown)).map(|d| now + d);
     }
 
     /// Endpoints not to be picked now, and when the first of them may be tried again.
@@ -463,67 +435,6 @@ impl<'a> Race<'a> {
             Some(answer) => Ok(answer),
             None => Err(failure),
         }
-    }
-
-    /// The peer of a running attempt fell silent: the attempt goes on, and so does the request, elsewhere.
-    fn fell_silent(&mut self, n: usize) -> Option<Won> {
-        let running = matches!(self.tries[n].standing, Standing::Running);
-        self.tries[n].silent = true;
-        if !running || self.hopeful() {
-            return None;
-        }
-        if !self.may_resend(Reach::Unknown) {
-            self.doomed = Some((n, Instant::now() + LOST_AFTER));
-            return None;
-        }
-        self.extra += 1;
-        let failure = self.launch("silent", Payer::Loss)?;
-        if self.running() { None } else { Some(self.give_up(failure)) }
-    }
-
-    /// The peer of an attempt that must not be repeated has been silent for long: the client is told, for
-    /// nobody can say whether the request was executed.
-    fn doom(&mut self) -> Option<Won> {
-        let (n, _) = self.doomed.take()?;
-        let target = self.tries[n].target.clone();
-        if self.hopeful() {
-            return None;
-        }
-        if *self.inner.mesh.links.health(&target.id.node).borrow() == LinkHealth::Up {
-            // It came back, and so may the answer; it may fall silent again, too.
-            self.tries[n].silent = false;
-            self.watch(n, &target);
-            return None;
-        }
-        let why = format!("the link to {} fell silent for {LOST_AFTER:?}", target.id.node);
-        self.last = Some((target, Fault::unknown(FaultKind::Silent, why)));
-        let failure = self.broken("its host was lost with it");
-        Some(self.give_up(failure))
-    }
-
-    fn hedge(&mut self) -> Option<Won> {
-        let now = Instant::now();
-        self.hedge_at = None;
-        if !self.may_resend(Reach::Unknown) || self.want.is_some() {
-            return None;
-        }
-        let route = self.inner.route(self.service)?;
-        let (exclude, _) = self.excluded(now);
-        let loads = &self.inner.loads;
-        let decision = route.pick(rand::random(), &exclude, |id| loads.cost(id, now));
-        let Some(candidate) = decision.pick else {
-            // Nobody else to ask; a change of routes will be seen when the hedge is due again.
-            self.hedge_at = Some(now + LOOK_AGAIN);
-            return None;
-        };
-        if !self.learnt.hedges.withdraw(now) {
-            self.arm_hedge(now);
-            return None;
-        }
-        self.extra += 1;
-        let target = Target::of(candidate);
-        self.start(target, "hedge", now);
-        None
     }
 }
 

@@ -7,7 +7,9 @@
 //! connections by the request's authority, and `:authority` is the client's word, not ours.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -37,6 +39,8 @@ const MAX_LINES: usize = 4;
 struct Line {
     sender: OnceCell<SendRequest<Body>>,
     under_way: AtomicUsize,
+    /// How many the application takes on it, once it has said so; 0 before.
+    most: Arc<AtomicUsize>,
 }
 
 impl Line {
@@ -46,8 +50,10 @@ impl Line {
 
     /// Whether one more request would have to wait for a stream, or does not fit any more.
     fn is_full(&self) -> bool {
-        let most = self.sender.get().map_or(usize::MAX, SendRequest::current_max_send_streams);
-        self.load() >= most
+        match self.most.load(Ordering::Relaxed) {
+            0 => false,
+            most => self.load() >= most,
+        }
     }
 }
 
@@ -89,7 +95,7 @@ impl Multiplexed {
         loop {
             let line = self.line(address);
             let counted = Counted::new(line.clone());
-            let made = line.sender.get_or_try_init(|| dial(address)).await;
+            let made = line.sender.get_or_try_init(|| dial(address, line.most.clone())).await;
             let mut sender = match made {
                 Ok(sender) => sender.clone(),
                 Err(why) => return Err(AppFailure::NotReached(why)),
@@ -147,10 +153,11 @@ impl Multiplexed {
     }
 }
 
-async fn dial(address: &AppAddress) -> Result<SendRequest<Body>, String> {
+/// Connects, and keeps `most` at what the application says it takes.
+async fn dial(address: &AppAddress, most: Arc<AtomicUsize>) -> Result<SendRequest<Body>, String> {
     let made = async {
         let stream = address.connect().await?;
-        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        let (sender, mut connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_LIMIT)
@@ -159,7 +166,12 @@ async fn dial(address: &AppAddress) -> Result<SendRequest<Body>, String> {
             .map_err(io::Error::other)?;
         // Ends with the last sender, or with the application's connection.
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            let ended = poll_fn(|cx| {
+                let ended = Pin::new(&mut connection).poll(cx);
+                most.store(connection.current_max_send_streams(), Ordering::Relaxed);
+                ended
+            });
+            if let Err(error) = ended.await {
                 tracing::trace!(%error, "an application's HTTP/2 connection ended");
             }
         });
