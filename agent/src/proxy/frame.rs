@@ -57,6 +57,8 @@ pub(crate) enum Cause {
     Busy,
     /// The request could not be understood.
     Malformed,
+    /// The caller calls more often than the policy lets it.
+    TooOften,
 }
 
 impl Cause {
@@ -71,6 +73,7 @@ impl Cause {
             Self::AppSilent => "app_silent",
             Self::Busy => "busy",
             Self::Malformed => "malformed",
+            Self::TooOften => "too_often",
         }
     }
 }
@@ -189,9 +192,18 @@ pub(crate) fn go() -> Bytes {
 
 /// An answer's head. `None`: it is too large.
 pub(crate) fn head(head: &ResponseHead) -> Option<Bytes> {
+    headed(HEAD, head)
+}
+
+/// An interim answer. `None`: it is too large.
+pub(crate) fn info(head: &ResponseHead) -> Option<Bytes> {
+    headed(INFO, head)
+}
+
+fn headed(kind: u8, head: &ResponseHead) -> Option<Bytes> {
     let mut bytes =
         BytesMut::with_capacity(HEADER + ResponseHead::FIXED + head.fields.lines().len());
-    let written = with_header(&mut bytes, HEAD, |b| head.put(b));
+    let written = with_header(&mut bytes, kind, |b| head.put(b));
     (written <= MAX_HEAD).then(|| bytes.freeze())
 }
 

@@ -279,6 +279,11 @@ impl ResponseHead {
     /// Bytes in front of the fields.
     pub(crate) const FIXED: usize = 2 + 8;
 
+    /// Whether the answer itself is still to come.
+    pub(crate) fn is_interim(&self) -> bool {
+        matches!(self.status, 100 | 102..=199)
+    }
+
     /// Appends all of it but its fields.
     pub(crate) fn put_start(out: &mut BytesMut, status: u16, length: Option<u64>) {
         out.put_u16(status);

@@ -8,26 +8,27 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use hearth_proto::advert::Condition;
 use hearth_proto::ids::{EndpointId, NodeName};
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE};
-use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tokio::sync::oneshot;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{timeout, timeout_at};
 
-use super::application::{AppFailure, uri};
-use super::body::{Body, BodyError, framed, pump};
+use super::body::{BodyError, framed, pump};
 use super::frame::{self, Cause, Frames, Opening, Refused};
 use super::head::{BodyKind, RequestHead, ResponseHead};
-use super::headers::forward_response;
-use super::{Inner, LocalEndpoint, fast, tcp, udp};
-use crate::config::HttpVersion;
-use crate::driver::PathReport;
+use super::limit::Place;
+use super::{Inner, LocalEndpoint, fast, tcp, udp, upgrade};
 use crate::link::{DataStream, Sender};
-use hearth_proto::advert::Protocol;
 
+/// Interim answers that wait to be passed on; more are left out.
+pub(crate) const MAX_INTERIM: usize = 8;
 /// A peer's stream that does not say what it wants for so long is given up.
 const OPENING_LIMIT: Duration = Duration::from_secs(5);
 /// Requests of peers under way at once.
@@ -119,20 +120,29 @@ async fn http(
     let limit = Duration::from_micros(head.left_us);
     let endpoint = inner.admit(caller, &head, limit).await?;
     let left = limit.saturating_sub(arrived.elapsed());
+    let _place = inner.enter(&endpoint, caller, left).await?;
+    let left = limit.saturating_sub(arrived.elapsed());
     if fast::owner::takes(&endpoint, &head) {
         return fast::owner::serve(inner, &endpoint, &head, left, send, frames).await;
     }
     let (go, mut asked) = oneshot::channel();
-    let mut awaits_go = head.body == BodyKind::AfterGo;
+    let (hint, mut early) = mpsc::channel(MAX_INTERIM);
+    let is_upgrade = !head.upgrade.is_empty();
+    let mut awaits_go = head.body == BodyKind::AfterGo && !is_upgrade;
+    let mut tunnel = None;
     let body = match head.body {
+        // What follows is not the request's.
+        _ if is_upgrade => {
+            tunnel = Some(frames);
+            super::body::empty()
+        }
         BodyKind::None => super::body::empty(),
         BodyKind::Inline => framed(frames, (), None),
         BodyKind::AfterGo => framed(frames, (), Some(go)),
     };
-    let body = sized(body, head.length);
-    let call = inner.call_application(&endpoint, head, body, left);
+    let call = inner.call_application(&endpoint, head, body, left, arrived, hint);
     tokio::pin!(call);
-    let response = loop {
+    let called = loop {
         tokio::select! {
             biased;
             Ok(()) = &mut asked, if awaits_go => {
@@ -140,53 +150,76 @@ async fn http(
                 // If it cannot be written the caller is gone, and `given_up` ends this.
                 let _ = send.write_chunk(frame::go()).await;
             }
-            response = &mut call => break response?,
+            Some(hint) = early.recv() => {
+                if let Some(hint) = frame::info(&hint) {
+                    let _ = send.write_chunk(hint).await;
+                }
+            }
+            called = &mut call => break called?,
         }
     };
+    match (called.upgraded, tunnel) {
+        (Some(upgraded), Some(frames)) => tunnelled(called.response, upgraded, send, frames).await,
+        _ => answered(caller, called.response, send).await,
+    }
+}
+
+/// Passes an answer on, to the end of its body.
+async fn answered(
+    caller: &NodeName,
+    response: Response<Incoming>,
+    send: &mut Sender,
+) -> Result<(), Refused> {
     let (mut parts, body) = response.into_parts();
     let length = parts.headers.remove(CONTENT_LENGTH);
     let length = length.and_then(|l| l.to_str().ok()?.parse().ok());
-    let head =
-        ResponseHead { status: parts.status.as_u16(), length, fields: (&parts.headers).into() };
-    let head = frame::head(&head).ok_or_else(|| Refused {
+    let head = answer_head(parts.status, length, &parts.headers)?;
+    let body = body.map_err(BodyError::from).boxed_unsync();
+    match pump(send, body, vec![head]).await {
+        Err(broken) if !broken.begun => Err(Refused {
+            executed: true,
+            cause: Cause::AppBroke,
+            detail: format!("the application's answer broke off at once: {}", broken.error),
+        }),
+        Err(broken) => {
+            // The head is out: all that is left is to reset the stream, which dropping it does.
+            tracing::debug!(%caller, error = %broken.error, "answer cut short");
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Tells that the connection is another protocol's, and carries it.
+async fn tunnelled(
+    response: Response<Incoming>,
+    upgraded: OnUpgrade,
+    send: &mut Sender,
+    frames: Frames,
+) -> Result<(), Refused> {
+    let head = answer_head(response.status(), None, response.headers())?;
+    let application = upgraded.await.map_err(|error| Refused {
         executed: true,
         cause: Cause::AppBroke,
-        detail: "the answer's head is too large to be passed on".into(),
+        detail: format!("the application let the upgrade and broke off: {error}"),
     })?;
-    let body = body.map_err(BodyError::from).boxed_unsync();
-    if let Err(error) = pump(send, body, vec![head]).await {
-        // The head is out: all that is left is to reset the stream, which dropping it does.
-        tracing::debug!(%caller, %error, "answer cut short");
+    if send.write_chunk(head).await.is_ok() {
+        upgrade::exchange(TokioIo::new(application), send, frames).await;
     }
     Ok(())
 }
 
-/// A body with the length that the caller announced, so that it is not sent in chunks.
-fn sized(body: Body, length: Option<u64>) -> Body {
-    struct Sized {
-        body: Body,
-        length: u64,
-    }
-    impl hyper::body::Body for Sized {
-        type Data = bytes::Bytes;
-        type Error = BodyError;
-        fn poll_frame(
-            self: std::pin::Pin<&mut Self>,
-            cx: &mut std::task::Context<'_>,
-        ) -> std::task::Poll<Option<Result<hyper::body::Frame<bytes::Bytes>, BodyError>>> {
-            std::pin::Pin::new(&mut self.get_mut().body).poll_frame(cx)
-        }
-        fn is_end_stream(&self) -> bool {
-            self.length == 0
-        }
-        fn size_hint(&self) -> hyper::body::SizeHint {
-            hyper::body::SizeHint::with_exact(self.length)
-        }
-    }
-    match length {
-        Some(length) => Sized { body, length }.boxed_unsync(),
-        None => body,
-    }
+fn answer_head(
+    status: StatusCode,
+    length: Option<u64>,
+    headers: &HeaderMap,
+) -> Result<Bytes, Refused> {
+    let head = ResponseHead { status: status.as_u16(), length, fields: headers.into() };
+    frame::head(&head).ok_or_else(|| Refused {
+        executed: true,
+        cause: Cause::AppBroke,
+        detail: "the answer's head is too large to be passed on".into(),
+    })
 }
 
 impl Inner {
@@ -237,68 +270,16 @@ impl Inner {
         }
     }
 
-    /// Has the application answer.
-    pub(crate) async fn call_application(
+    /// Has a request that was admitted take its place among those the endpoint works on.
+    pub(crate) async fn enter(
         &self,
         endpoint: &LocalEndpoint,
-        head: RequestHead,
-        body: Body,
+        caller: &NodeName,
         left: Duration,
-    ) -> Result<Response<Incoming>, Refused> {
-        let request = build(endpoint, head, body)?;
-        let version = request.version();
-        let failed = |executed, cause, detail| Err(Refused { executed, cause, detail });
-        match timeout(left, self.applications.call(endpoint, request)).await {
-            Ok(Ok(mut response)) => {
-                let version = response.version().max(version);
-                forward_response(response.headers_mut(), version, self.node().as_str());
-                Ok(response)
-            }
-            Ok(Err(AppFailure::NotReached(why))) => {
-                self.tell(PathReport::LocalRefused { endpoint: endpoint.id.clone() });
-                let detail = format!("the application at {} refused: {why}", endpoint.address);
-                failed(false, Cause::AppRefused, detail)
-            }
-            Ok(Err(AppFailure::Broke(why))) => {
-                let detail = format!("the application at {} broke off: {why}", endpoint.address);
-                failed(true, Cause::AppBroke, detail)
-            }
-            Err(_) => {
-                let detail = format!("the application at {} gave no answer", endpoint.address);
-                failed(true, Cause::AppSilent, detail)
-            }
+    ) -> Result<Place, Refused> {
+        match self.route(&endpoint.id.service) {
+            Some(route) => self.limits.enter(&endpoint.id, caller, &route.policy, left).await,
+            None => Ok(None),
         }
     }
-}
-
-fn build(
-    endpoint: &LocalEndpoint,
-    head: RequestHead,
-    body: Body,
-) -> Result<Request<Body>, Refused> {
-    let malformed = |detail: String| Refused { executed: false, cause: Cause::Malformed, detail };
-    let mut request = Request::new(body);
-    *request.method_mut() = Method::from_bytes(head.method.as_bytes())
-        .map_err(|e| malformed(format!("method {:?}: {e}", head.method)))?;
-    *request.uri_mut() = uri(endpoint, &head.authority, &head.target)
-        .map_err(|e| malformed(format!("target {:?}: {e}", head.target)))?;
-    let mut headers = HeaderMap::try_from(&head.fields).map_err(|e| malformed(e.to_string()))?;
-    if endpoint.http == HttpVersion::Two {
-        // `:authority` says it; a second word on it could only contradict (RFC 9113 section 8.3.1).
-        headers.remove(HOST);
-        *request.version_mut() = http::Version::HTTP_2;
-    } else if let Ok(host) = HeaderValue::try_from(&head.authority) {
-        headers.insert(HOST, host);
-    }
-    if endpoint.protocol == Protocol::Grpc {
-        // Some servers insist on it (gRPC over HTTP/2, "te: trailers").
-        headers.insert(TE, HeaderValue::from_static("trailers"));
-    } else if endpoint.http == HttpVersion::One && headers.contains_key(TE) {
-        // RFC 9110 section 10.1.4: it is of this hop only.
-        headers.insert(CONNECTION, HeaderValue::from_static("te"));
-    }
-    // Told by the body itself.
-    headers.remove(CONTENT_LENGTH);
-    *request.headers_mut() = headers;
-    Ok(request)
 }

@@ -10,12 +10,15 @@
 //! | [`outbound`] | listeners; a client's request to an answer |
 //! | `edge`, `guard`, `scan` | clients' connections: HTTP by hyper, which sees only what is read one way |
 //! | `race`, `attempt` | attempts one after the other and side by side, until one answers |
-//! | `inbound`, `application` | a peer's request to our own application |
+//! | `inbound`, `call`, `application` | a peer's request to our own application |
+//! | `limit` | what an endpoint of ours takes on |
+//! | `upgrade`, `interim` | connections that become another protocol's; answers before the answer |
+//! | `prepare`, `supply` | a request made ready to be sent any number of times |
 //! | `frame`, `head`, `body` | requests and bodies on streams |
 //! | `tcp`, `udp`, `reach` | connections carried as opaque bytes, sessions of datagrams, and who takes them |
 //! | `connect`, `socks` | tunnels to services, for programs that speak to proxies |
 //! | `ingress` | clients outside the mesh |
-//! | `target`, `framing`, `headers`, `safety`, `budget`, `load`, `latency`, `learnt`, `answer` | the pure pieces |
+//! | `target`, `framing`, `headers`, `grpc`, `safety`, `budget`, `load`, `latency`, `learnt`, `answer` | the pure pieces |
 //!
 //! Tasks: one per listener, per client connection, per stream of a peer. Aborting one ends its own
 //! requests only.
@@ -25,31 +28,38 @@ mod application;
 mod attempt;
 mod body;
 mod budget;
+mod call;
 mod connect;
 mod edge;
 mod fast;
 mod frame;
 mod framing;
+mod grpc;
 mod guard;
 mod head;
 mod headers;
 mod inbound;
 mod ingress;
+mod interim;
 mod latency;
 mod learnt;
+mod limit;
 mod load;
 mod metrics;
 mod outbound;
+mod prepare;
 mod race;
 mod reach;
 mod safety;
 mod scan;
 mod socks;
+mod supply;
 mod target;
 mod tcp;
 #[cfg(test)]
 mod tests;
 mod udp;
+mod upgrade;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -80,6 +90,7 @@ pub use udp::UdpEntry;
 use application::Applications;
 use fast::{Plans, Pools};
 use learnt::{Learnt, Services};
+use limit::Limits;
 use load::Loads;
 use outbound::Door;
 use udp::UdpDoor;
@@ -160,6 +171,7 @@ pub(crate) struct Inner {
     mesh: MeshHandle,
     locals: ArcSwap<Vec<LocalEndpoint>>,
     applications: Applications,
+    limits: Limits,
     loads: Loads,
     services: Services,
     plans: Plans,
@@ -168,6 +180,8 @@ pub(crate) struct Inner {
     held: Semaphore,
     connections: Arc<Semaphore>,
     inbound: AtomicUsize,
+    /// Clients' connections that became another protocol's.
+    upgraded: Arc<AtomicUsize>,
     metrics: ProxyMetrics,
     listeners: Mutex<BTreeMap<SocketAddr, Arc<Door>>>,
     datagrams: Mutex<BTreeMap<SocketAddr, Arc<UdpDoor>>>,
@@ -245,6 +259,7 @@ impl Proxy {
             mesh,
             locals: ArcSwap::from_pointee(locals),
             applications: Applications::default(),
+            limits: Limits::default(),
             loads: Loads::new(now),
             services: Services::default(),
             plans: Plans::default(),
@@ -253,6 +268,7 @@ impl Proxy {
             held: Semaphore::new(MAX_HELD),
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             inbound: AtomicUsize::new(0),
+            upgraded: Arc::default(),
             metrics,
             listeners: Mutex::default(),
             datagrams: Mutex::default(),
@@ -389,7 +405,8 @@ impl Proxy {
         // Each listener holds one permit while it waits for a connection.
         let waiting = lock(&self.inner.listeners).values().filter(|door| !door.is_closed()).count();
         let connections = MAX_CONNECTIONS.saturating_sub(free).saturating_sub(waiting);
-        connections + self.inner.inbound.load(Ordering::Relaxed)
+        let upgraded = self.inner.upgraded.load(Ordering::Relaxed);
+        connections + upgraded + self.inner.inbound.load(Ordering::Relaxed)
     }
 
     /// Waits until nothing is under way, at most `limit`, and returns what is left.
@@ -413,6 +430,7 @@ impl Proxy {
             route.is_some_and(|r| r.candidates.iter().any(|c| &c.id == id))
         };
         self.inner.loads.retain(known);
+        self.inner.limits.retain(known);
         let known = |service: &ServiceName| snapshot.services.contains_key(service);
         self.inner.services.retain(known);
         self.inner.plans.retain(known);

@@ -31,7 +31,7 @@ use tokio::sync::watch;
 use super::super::Inner;
 use super::super::answer::Failure;
 use super::super::attempt::{self, Prepared, Sent, Target};
-use super::super::body::{Body, Supply};
+use super::super::body::Body;
 use super::super::frame::{self, DATA, END, Frame, FrameError, Frames, HEADER, HTTP, Ready};
 use super::super::head::{
     BadHead, BodyKind, Fields, HeadParts, RequestHead, ResponseHead, put_request,
@@ -40,6 +40,7 @@ use super::super::load::UnderWay;
 use super::super::outbound::{Door, Entry, concluded, service_of};
 use super::super::race::{First, News, Race, Won};
 use super::super::safety::is_idempotent;
+use super::super::supply::Supply;
 use super::answer::{self, Coding, Shape};
 use super::plan::Plan;
 use super::request::{self, MAX_PLAIN_FIELDS, Plain, Read};
@@ -291,7 +292,7 @@ impl Client<'_> {
             }
             BodyKind::None | BodyKind::AfterGo => Supply::None,
         };
-        Ok(Prepared { method, head, supply: Arc::new(supply) })
+        Ok(Prepared::new(method, head, supply))
     }
 
     /// Makes the first attempt and waits for the head of its answer.
@@ -303,7 +304,7 @@ impl Client<'_> {
         if &candidate.id.node == self.inner.node() || target.silent {
             return Got::Nobody;
         }
-        plan.learnt.deposit(started);
+        plan.learnt.deposit();
         let load = plan.load(index);
         let under_way = UnderWay::new(load);
         let news = |news| {

@@ -190,14 +190,10 @@ fn is_canonical(target: &str) -> bool {
 }
 
 fn host(value: &[u8]) -> Option<&str> {
-    let allowed =
-        |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'[' | b']');
-    if value.is_empty() || value.len() > MAX_HOST || !value.iter().all(allowed) {
+    if value.len() > MAX_HOST {
         return None;
     }
-    let host = std::str::from_utf8(value).ok()?;
-    let bare = value.iter().all(|b| !matches!(b, b':' | b'[' | b']'));
-    (bare || valid_authority(host)).then_some(host)
+    std::str::from_utf8(value).ok().filter(|host| valid_authority(host))
 }
 
 /// Digits only, few enough not to overflow.
