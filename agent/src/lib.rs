@@ -33,3 +33,4 @@ pub mod pipe;
 pub mod proxy;
 pub mod run;
 pub mod telemetry;
+pub mod threads;

@@ -1,6 +1,6 @@
 //! The agent's life: start, run, reload, drain and leave. Puts the parts together, decides nothing else.
 //!
-//! Two runtimes: the calling thread runs the mesh (driver, links, admin, checks), worker threads run the
+//! Two runtimes: the calling thread runs the mesh (driver, links, admin, checks), the data threads run the
 //! data path, so that a busy data path cannot make a probe late. Start order: configuration → state
 //! directory → identity (join if there is none) → generation on disk → core, restored → links →
 //! listeners → ready. Nothing waits for a peer or for the control plane once there is an identity.
@@ -40,6 +40,7 @@ use crate::notify::Notify;
 use crate::outside::{self, Outside};
 use crate::proxy::{Entry, Gate, GateError, MeshHandle, Proxy, UdpEntry};
 use crate::telemetry::{Logs, Metrics, SpanSink};
+use crate::threads::DataThreads;
 use names::Names;
 
 /// Link events that may wait for the driver; beyond it datagrams are dropped and messages wait.
@@ -84,11 +85,7 @@ fn start(path: &Path) -> Result<(), Failure> {
         exit: Exit::of_io(&e),
         text: format!("cannot {what}: {e}"),
     };
-    let data = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .thread_name("hearth-data")
-        .build()
-        .map_err(|e| io("start the data threads", e))?;
+    let data = DataThreads::start().map_err(|e| io("start the data threads", e))?;
     let mesh = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .thread_name("hearth-mesh")
@@ -96,10 +93,8 @@ fn start(path: &Path) -> Result<(), Failure> {
         .map_err(|e| io("start the mesh thread", e))?;
     // After the data threads exist: they keep their ordinary priority.
     raise_priority();
-    let result = mesh.block_on(agent(path, config, data.handle().clone()));
-    // Requests that outlive their grace are cut here.
-    data.shutdown_background();
-    result
+    // Requests that outlive their grace are cut when the data threads end with this function.
+    mesh.block_on(agent(path, config, data.handles()))
 }
 
 /// Probes must not be late on a busy host. Where it is not allowed, nothing is lost but that margin.
@@ -129,7 +124,11 @@ struct Running {
     seeds: Arc<ArcSwap<Vec<crate::config::HostPort>>>,
 }
 
-async fn agent(path: &Path, config: Config, data: tokio::runtime::Handle) -> Result<(), Failure> {
+async fn agent(
+    path: &Path,
+    config: Config,
+    data: &[tokio::runtime::Handle],
+) -> Result<(), Failure> {
     let metrics = Metrics::new();
     let logs = Logs::install(&config.name, &config.log, &metrics.dropped());
     let result = live(path, config, data, metrics, logs.clone()).await;
@@ -140,7 +139,7 @@ async fn agent(path: &Path, config: Config, data: tokio::runtime::Handle) -> Res
 async fn live(
     path: &Path,
     config: Config,
-    data: tokio::runtime::Handle,
+    data: &[tokio::runtime::Handle],
     metrics: Metrics,
     logs: Logs,
 ) -> Result<(), Failure> {
@@ -173,7 +172,7 @@ async fn live(
         protocol: (wire::PROTOCOL, wire::PROTOCOL),
     };
     let (event_tx, events) = mpsc::channel::<LinkEvent>(LINK_EVENTS);
-    let runtimes = Runtimes { mesh: tokio::runtime::Handle::current(), data: data.clone() };
+    let runtimes = Runtimes { mesh: tokio::runtime::Handle::current(), data: data.to_vec() };
     let links = Links::bind(
         config.mesh.listen,
         credentials.clone(),
@@ -188,7 +187,7 @@ async fn live(
 
     let spans = {
         // Encoding spans is no work for the mesh thread.
-        let _data = data.enter();
+        let _data = data[0].enter();
         SpanSink::start(&config.name, config.otlp.as_deref(), &metrics.dropped())
     };
     let locals_cell = Arc::new(OnceLock::new());
@@ -205,7 +204,7 @@ async fn live(
         heartbeat: heartbeat.clone(),
     };
     let (driver, handle) = Driver::new(node, origin, links.clone(), outside, events);
-    let locals = Locals::new(config.name.clone(), handle.clone(), data.clone());
+    let locals = Locals::new(config.name.clone(), handle.clone(), data[0].clone());
     // Set once, before the driver runs.
     let _ = locals_cell.set(locals.clone());
     let seeds = Arc::new(ArcSwap::from_pointee(config.mesh.seeds.clone()));
@@ -216,16 +215,16 @@ async fn live(
         reports: handle.reports(),
         links: links.clone(),
     };
-    let proxy = Proxy::new(mesh, local::for_path(&config), metrics.proxy(), data.clone());
+    let proxy = Proxy::new(mesh, local::for_path(&config), metrics.proxy(), data.to_vec());
     for (address, entry) in entries(&config)? {
         proxy.listen(address, entry).await?;
     }
     for (address, entry) in udp_entries(&config) {
-        proxy.listen_udp(address, entry).await?;
+        proxy.listen_udp(address, entry)?;
     }
 
-    let mut dns = Names::new(proxy.clone(), metrics.dns(), data);
-    dns.set(config.dns.as_ref()).await?;
+    let mut dns = Names::new(proxy.clone(), metrics.dns(), data[0].clone());
+    dns.set(config.dns.as_ref())?;
 
     tokio::spawn(driver.run());
     locals.set(&config.endpoints);

@@ -28,9 +28,10 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             incoming.refuse();
             continue;
         };
-        let runtime = match socket::mark(&incoming.orig_dst_cid()) {
+        let (kind, slot) = socket::mark(&incoming.orig_dst_cid());
+        let runtime = match kind {
             Kind::Mesh => &shared.runtimes.mesh,
-            Kind::Data => &shared.runtimes.data,
+            Kind::Data => shared.runtimes.data_of(slot),
         };
         runtime.spawn(admit(shared.clone(), incoming, turn));
     }

@@ -1,13 +1,16 @@
-//! Data connections: dialled by the caller when it first needs one, a bi stream per request.
+//! Requests' streams: on a lane or on a QUIC data connection, dialled by the caller when it first needs one.
 //!
 //! Waiting for a dial is shared by all requests that need it, and bounded. After a failed dial the next
 //! one waits out its backoff; requests meanwhile fail at once, so that they go elsewhere.
 
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::future::{self, Either};
 use hearth_proto::ids::NodeName;
 use quinn::Connection;
 use tokio::sync::watch;
@@ -15,6 +18,8 @@ use tokio::time::timeout;
 
 use super::backoff::Backoff;
 use super::dial::{self, connect, explain};
+use super::lane::choose::{self, Carrier, LaneChoice};
+use super::lane::pool::{self, Found};
 use super::peer::Peer;
 use super::stream::{DataStream, Receiver, Sender};
 use super::{CloseCode, Kind, LinkError, LinkHealth, Shared, lock, mesh};
@@ -93,10 +98,22 @@ impl Drop for Waiting<'_> {
 /// A request of ours that is under way: while there is one, its peer is watched closely.
 pub struct InFlight {
     peer: Arc<Peer>,
-    connection: Arc<DataConnection>,
+    /// The QUIC connection it is on. A lane counts its own streams.
+    connection: Option<Arc<DataConnection>>,
 }
 
 impl InFlight {
+    fn on_connection(peer: &Arc<Peer>, connection: &Arc<DataConnection>) -> Self {
+        connection.streams.fetch_add(1, Ordering::SeqCst);
+        peer.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self { peer: peer.clone(), connection: Some(connection.clone()) }
+    }
+
+    pub(crate) fn on_lane(peer: &Arc<Peer>) -> Self {
+        peer.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self { peer: peer.clone(), connection: None }
+    }
+
     /// Whether the peer is silent at this moment.
     pub fn is_silent(&self) -> bool {
         *self.peer.health().borrow() == LinkHealth::Silent
@@ -112,13 +129,49 @@ impl std::fmt::Debug for InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.peer.in_flight.fetch_sub(1, Ordering::Relaxed);
-        self.connection.streams.fetch_sub(1, Ordering::SeqCst);
-        self.connection.close_if_done();
+        if let Some(connection) = &self.connection {
+            connection.streams.fetch_sub(1, Ordering::SeqCst);
+            connection.close_if_done();
+        }
     }
 }
 
-/// Opens a stream, dialling when needed.
+/// Opens a stream on the lane that suits, dialling when needed.
 pub(crate) async fn open(
+    shared: &Arc<Shared>,
+    peer: &Arc<Peer>,
+    address: SocketAddr,
+    choice: LaneChoice,
+) -> Result<DataStream, LinkError> {
+    let found = match choose::carrier(choice, peer.auto()) {
+        Carrier::Tcp => pool::find(shared, peer, address)?,
+        Carrier::Quic => Found::Nothing,
+    };
+    let stream = match found {
+        Found::Open(stream) => stream,
+        Found::Nothing => open_quic(shared, peer, address).await?,
+        Found::Dialled(dialled) if usable(peer).is_none() => {
+            first_up(pool::wait(peer, dialled), open_quic(shared, peer, address)).await?
+        }
+        Found::Dialled(_) => open_quic(shared, peer, address).await?,
+    };
+    shared.monitor.look(peer);
+    Ok(stream)
+}
+
+/// Whichever opens first; if neither does, why QUIC did not.
+async fn first_up(
+    lane: impl Future<Output = Result<DataStream, LinkError>>,
+    quic: impl Future<Output = Result<DataStream, LinkError>>,
+) -> Result<DataStream, LinkError> {
+    match future::select(pin!(lane), pin!(quic)).await {
+        Either::Left((Ok(stream), _)) | Either::Right((Ok(stream), _)) => Ok(stream),
+        Either::Left((Err(_), quic)) => quic.await,
+        Either::Right((Err(error), lane)) => lane.await.map_err(|_| error),
+    }
+}
+
+async fn open_quic(
     shared: &Arc<Shared>,
     peer: &Arc<Peer>,
     address: SocketAddr,
@@ -127,9 +180,7 @@ pub(crate) async fn open(
         Some(connection) => connection,
         None => dialled(shared, peer, address).await?,
     };
-    connection.streams.fetch_add(1, Ordering::SeqCst);
-    peer.in_flight.fetch_add(1, Ordering::Relaxed);
-    let guard = InFlight { peer: peer.clone(), connection: connection.clone() };
+    let guard = InFlight::on_connection(peer, &connection);
     shared.monitor.look(peer);
     let lost =
         |e: quinn::ConnectionError| LinkError::Lost { peer: peer.name.clone(), why: explain(&e) };
@@ -177,7 +228,7 @@ async fn dialled(
                 dial.under_way = Some(waiter.clone());
                 drop(state);
                 let task = run_dial(shared.clone(), peer.clone(), address, outcome);
-                shared.runtimes.data.spawn(task);
+                shared.runtimes.data_of(crate::threads::slot()).spawn(task);
                 // The mesh link is what senses the peer.
                 dial::want_mesh(shared, peer);
                 waiter

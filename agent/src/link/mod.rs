@@ -1,4 +1,4 @@
-//! Links: QUIC connections between agents, who is at their other end, and whether it still answers.
+//! Links: connections between agents, who is at their other end, and whether it still answers.
 //!
 //! Decides: which of two connections to a peer stays ([`settle`]), when a peer is silent ([`silence`]),
 //! when to dial again ([`backoff`]). Owns: the mesh port, every connection on it, the bounded queues in
@@ -6,8 +6,8 @@
 //! membership (the core does), read what messages say, or retry requests (the proxy does).
 //!
 //! Two kinds of connection, told apart by ALPN: one *mesh link* per pair (SWIM datagrams, messages),
-//! and *data connections* (a bi stream per request), dialled by the caller when it first needs one. A
-//! peer is its name, proven by its certificate, plus the generation its Hello presents; never an
+//! and *data connections* (a bi stream per request), dialled by the caller when it first needs one. Beside
+//! them [`lane`]s: requests over TLS on TCP, which cost less where the path is good. A peer is its name, proven by its certificate, plus the generation its Hello presents; never an
 //! address.
 //!
 //! Tasks: one acceptor, one silence monitor ([`monitor`]), per peer at most one mesh dialler and one data
@@ -21,6 +21,7 @@ mod accept;
 mod backoff;
 mod data;
 mod dial;
+pub mod lane;
 mod mesh;
 mod metrics;
 mod monitor;
@@ -35,7 +36,7 @@ pub(crate) mod tests;
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -49,6 +50,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use crate::identity::Credentials;
 
 pub use data::InFlight;
+pub use lane::choose::LaneChoice;
 pub use metrics::{Labelled, LinkMetrics};
 pub use stream::{DataStream, Receiver, Sender, StreamError};
 
@@ -173,13 +175,15 @@ pub enum LinkHealth {
 pub enum LinkError {
     /// The mesh port could not be opened.
     #[error(
-        "cannot listen on the mesh port {listen} (udp, mesh.listen): {why}\n  hint: `ss -lunp 'sport = \
-         :{}'` names who holds the port; set mesh.listen to another port, or to an address of this \
-         host", listen.port()
+        "cannot listen on the mesh port {listen} ({protocol}, mesh.listen): {why}\n  hint: `ss -l{}np \
+         'sport = :{}'` names who holds the port; set mesh.listen to another port, or to an address of \
+         this host", &protocol[..1], listen.port()
     )]
     Bind {
         /// The port.
         listen: SocketAddr,
+        /// `udp` or `tcp`.
+        protocol: &'static str,
         /// What the system said.
         why: String,
     },
@@ -219,14 +223,19 @@ pub enum LinkError {
 pub struct Runtimes {
     /// The endpoint, mesh links and the silence monitor.
     pub mesh: Handle,
-    /// Data connections.
-    pub data: Handle,
+    /// Data connections and lanes: one for each data thread, by its [`crate::threads::slot`]. Never empty.
+    pub data: Vec<Handle>,
 }
 
 impl Runtimes {
     /// Everything on the runtime of the caller. Panics outside of one, as tokio does.
     pub fn current() -> Self {
-        Self { mesh: Handle::current(), data: Handle::current() }
+        Self { mesh: Handle::current(), data: vec![Handle::current()] }
+    }
+
+    /// The data thread of this slot; slots beyond the last begin again with the first.
+    fn data_of(&self, slot: usize) -> &Handle {
+        &self.data[slot % self.data.len()]
     }
 }
 
@@ -248,6 +257,11 @@ pub(crate) struct Shared {
     handler: OnceLock<StreamHandler>,
     monitor: Monitor,
     closed: AtomicBool,
+    /// The same, to be awaited.
+    ended: watch::Sender<bool>,
+    /// What the windows of lanes may grow by.
+    budget: Arc<lane::Budget>,
+    choice: AtomicU8,
 }
 
 /// A lock that outlives a panic elsewhere: what it guards is valid between any two statements.
@@ -262,6 +276,19 @@ impl Shared {
 
     fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Relaxed)
+    }
+
+    async fn ended(&self) {
+        // The sender lives as long as we do.
+        let _ = self.ended.subscribe().wait_for(|ended| *ended).await;
+    }
+
+    fn choice(&self) -> LaneChoice {
+        match self.choice.load(Ordering::Relaxed) {
+            1 => LaneChoice::Quic,
+            2 => LaneChoice::Tcp,
+            _ => LaneChoice::Auto,
+        }
     }
 
     fn peer(&self, name: &NodeName, address: SocketAddr) -> Arc<Peer> {
@@ -303,7 +330,7 @@ impl Links {
         metrics: LinkMetrics,
         runtimes: Runtimes,
     ) -> Result<Self, LinkError> {
-        let failed = |why: String| LinkError::Bind { listen, why };
+        let failed = |why: String| LinkError::Bind { listen, protocol: "udp", why };
         let config = socket::server_config(&credentials).map_err(|e| failed(e.to_string()))?;
         let socket = socket::open(listen).map_err(|e| failed(e.to_string()))?;
         let endpoint = {
@@ -316,6 +343,13 @@ impl Links {
             )
             .map_err(|e| failed(e.to_string()))?
         };
+        // An endpoint asked for any port has been given one.
+        let listen = endpoint.local_addr().unwrap_or(listen);
+        let listener = lane::open_listener(listen).map_err(|e| LinkError::Bind {
+            listen,
+            protocol: "tcp",
+            why: e.to_string(),
+        })?;
         let counted = metrics.clone();
         credentials.on_refusal(move |refusal| counted.refuse(refusal.reason()));
         let shared = Arc::new(Shared {
@@ -333,8 +367,12 @@ impl Links {
             handler: OnceLock::new(),
             monitor: Monitor::default(),
             closed: AtomicBool::new(false),
+            ended: watch::Sender::new(false),
+            budget: Arc::default(),
+            choice: AtomicU8::new(0),
         });
         shared.runtimes.mesh.spawn(accept::run(shared.clone()));
+        shared.runtimes.mesh.spawn(lane::accept(shared.clone(), listener));
         shared.runtimes.mesh.spawn(monitor::run(shared.clone()));
         Ok(Self { shared })
     }
@@ -445,14 +483,29 @@ impl Links {
         self.shared.all().iter().filter_map(|p| p.view()).collect()
     }
 
-    /// Opens a stream to `to` on a data connection, dialling it when there is none.
+    /// What carries requests whose policy does not say.
+    pub fn prefer(&self, choice: LaneChoice) {
+        self.shared.choice.store(choice as u8, Ordering::Relaxed);
+    }
+
+    /// Opens a stream to `to`, dialling it when there is no connection for it.
     pub async fn open_stream(
         &self,
         to: &NodeName,
         address: SocketAddr,
     ) -> Result<DataStream, LinkError> {
+        self.open_stream_by(to, address, self.shared.choice()).await
+    }
+
+    /// Opens a stream to `to` on a lane that is chosen by whoever asks.
+    pub async fn open_stream_by(
+        &self,
+        to: &NodeName,
+        address: SocketAddr,
+        choice: LaneChoice,
+    ) -> Result<DataStream, LinkError> {
         let peer = self.shared.peer(to, address);
-        data::open(&self.shared, &peer, address).await
+        data::open(&self.shared, &peer, address, choice).await
     }
 
     /// How it stands with a peer, to be awaited.
@@ -464,7 +517,10 @@ impl Links {
 
     /// Forgets peers that nobody needed for long: nodes come and go over the months. To be called now and
     /// then; a peer is forgotten after `times` calls in a row that found it unused.
+    ///
+    /// Lanes give back the memory that they do not use at the moment.
     pub fn sweep(&self, times: u32) {
+        self.shared.all().iter().for_each(|peer| peer.rest());
         // Whoever holds a peer got it from this map: one that only the map holds, under its lock, is
         // held by nobody.
         lock(&self.shared.peers).retain(|_, p| Arc::strong_count(p) > 1 || !p.is_forgotten(times));
@@ -473,7 +529,11 @@ impl Links {
     /// Closes all links and tells the peers.
     pub async fn close(&self) {
         self.shared.closed.store(true, Ordering::Relaxed);
+        self.shared.ended.send_replace(true);
         self.shared.monitor.wake();
+        for peer in self.shared.all() {
+            peer.close_lanes(CloseCode::Leaving, "leaving");
+        }
         self.shared.endpoint.close(CloseCode::Leaving.code(), b"leaving");
         // A peer that does not take note learns from its idle timeout.
         let _ = tokio::time::timeout(CLOSE_LIMIT, self.shared.endpoint.wait_idle()).await;

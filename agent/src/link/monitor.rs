@@ -16,9 +16,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc};
 
+use super::lane::pool::LANE_DEAD;
 use super::peer::{Peer, STALE_AFTER, State};
 use super::sense::Silence;
-use super::silence::{LATE, Sign};
+use super::silence::{FLOOR, LATE, Sign};
 use super::{CloseCode, LinkEvent, Shared, dial, lock};
 
 /// How often what is outstanding is looked at.
@@ -28,6 +29,11 @@ const PING_WATCHED: Duration = Duration::from_millis(250);
 /// A peer that has requests of ours and hears nothing from us is pinged so often: the application may be
 /// slow, but is the host still there?
 const PING_BUSY: Duration = Duration::from_millis(25);
+/// Requests are under way on a lane and nothing has been heard on it for so long: ask the mesh link, since
+/// TCP itself tells nothing of a frozen agent. While answers flow this costs nothing.
+const QUIET_LANE: Duration = Duration::from_millis(4);
+/// A path in use is judged anew so often: which lane suits it?
+const JUDGE: Duration = Duration::from_secs(1);
 /// A silent peer is pinged so often, so that its return is noticed soon.
 const PING_SILENT: Duration = Duration::from_millis(100);
 /// A peer stays on the list so long after the last send, since frames leave a moment after they were
@@ -74,6 +80,8 @@ struct Entry {
     until: Instant,
     /// The asks taken note of.
     looks: usize,
+    /// There were new ones.
+    stirred: bool,
 }
 
 /// What is to be done for one peer after looking at it.
@@ -101,7 +109,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         };
         let now = Instant::now();
         for peer in lock(&shared.monitor.fresh).drain(..) {
-            hot.push(Entry { peer, until: now + LINGER, looks: 0 });
+            hot.push(Entry { peer, until: now + LINGER, looks: 0, stirred: false });
         }
         if rung {
             // Those new on the list are looked at within a tick.
@@ -156,10 +164,12 @@ fn look(shared: &Arc<Shared>, entry: &mut Entry, now: Instant, late: bool) -> Lo
     let peer = &entry.peer;
     let looks = peer.looks.load(Ordering::Acquire);
     if looks != entry.looks {
-        (entry.looks, entry.until) = (looks, now + LINGER);
+        (entry.looks, entry.until, entry.stirred) = (looks, now + LINGER, true);
     }
     let busy = peer.requests() > 0;
     let mut state = lock(&peer.state);
+    state.sense.stirred |= entry.stirred;
+    entry.stirred = false;
     let mut look = Look::default();
     let sampled = sample(&mut state, now, late);
     if sampled.sent {
@@ -180,6 +190,13 @@ fn look(shared: &Arc<Shared>, entry: &mut Entry, now: Instant, late: bool) -> Lo
         Sign::Fine | Sign::Silent => {}
     }
     ping_if_due(&mut state, now, busy);
+    if busy {
+        ask_for_lanes(&mut state, now, sampled.threshold);
+    }
+    if state.sense.judged.is_none_or(|t| now.saturating_duration_since(t) >= JUDGE) {
+        state.sense.judged = Some(now);
+        peer.judge_path(&mut state);
+    }
     if let Some(silence) = state.sense.silence
         && now.saturating_duration_since(silence.opened) >= STALE_AFTER
     {
@@ -187,6 +204,7 @@ fn look(shared: &Arc<Shared>, entry: &mut Entry, now: Instant, late: bool) -> Lo
         if let Some(data) = state.data.take() {
             data.retire();
         }
+        lock(&peer.slots).retire_all();
     }
     // Requests under way first; the driver may ask for the health it is told of.
     peer.publish(&state);
@@ -196,7 +214,7 @@ fn look(shared: &Arc<Shared>, entry: &mut Entry, now: Instant, late: bool) -> Lo
         || state.sense.silence.is_some()
         || state.sense.told
         || state.sense.answered;
-    look.stay = !state.connections.is_empty() && (busy || waiting || now < entry.until);
+    look.stay = state.is_connected() && (busy || waiting || now < entry.until);
     drop(state);
     if look.declared {
         shared.metrics.silences.inc();
@@ -232,8 +250,37 @@ fn sample(state: &mut State, now: Instant, late: bool) -> Sampled {
             tracked.connection.close(CloseCode::Stale.code(), b"nothing is acknowledged here");
         }
     }
+    for tracked in &mut state.lanes {
+        let (asked, h) = tracked.moved();
+        if late {
+            tracked.window.excuse(now);
+        }
+        let sign = tracked.window.sample(now, asked, h, LANE_DEAD);
+        if sign == Sign::Silent && state.sense.silence.is_none() {
+            tracked.lane.close(CloseCode::Stale, "nothing is answered here");
+        }
+        if h {
+            (state.sense.lane_heard, state.sense.stirred, heard) = (Some(now), true, true);
+        }
+    }
     let sign = state.sense.window.sample(now, sent, heard, threshold);
-    Sampled { sign, sent, threshold }
+    Sampled { sign, sent, threshold: threshold.max(FLOOR) }
+}
+
+/// Requests are under way on lanes and no answers flow: is the host still there, and the agent on it? The
+/// window opens with this ping, not with the next look, so that a frozen agent is found out within the
+/// threshold and a tick.
+fn ask_for_lanes(state: &mut State, now: Instant, threshold: Duration) {
+    let since = |t: Option<Instant>| t.map_or(Duration::MAX, |t| now.saturating_duration_since(t));
+    let due = !state.lanes.is_empty()
+        && state.sense.stirred
+        && state.sense.silence.is_none()
+        && state.sense.window.age(now).is_none()
+        && since(state.sense.lane_heard) >= QUIET_LANE
+        && since(state.sense.last_ping) >= QUIET_LANE;
+    if due && state.ping(now, false) {
+        state.sense.window.sample(now, true, false, threshold);
+    }
 }
 
 fn ping_if_due(state: &mut State, now: Instant, busy: bool) {
@@ -246,7 +293,8 @@ fn ping_if_due(state: &mut State, now: Instant, busy: bool) {
     let last = if silent {
         state.sense.last_ping
     } else {
-        state.sense.last_sent.max(state.sense.last_ping)
+        // While answers flow on lanes nobody needs to be asked.
+        state.sense.last_sent.max(state.sense.last_ping).max(state.sense.lane_heard)
     };
     if last.is_none_or(|t| now.saturating_duration_since(t) >= every) {
         // While requests are under way their own connection is asked as well.

@@ -17,7 +17,11 @@ use tokio::sync::{mpsc, watch};
 
 use super::backoff::Backoff;
 use super::data::{DataConnection, DataDial};
-use super::sense::{Sense, Tracked, ping};
+use super::lane::Lane;
+use super::lane::choose::{self, Carrier, Losses};
+use super::lane::mux::End;
+use super::lane::pool::{MAX_LANES, Slots};
+use super::sense::{Sense, Tracked, TrackedLane, ping};
 use super::settle::{Contender, Verdict, settle};
 use super::silence::Window;
 use super::{CloseCode, Kind, LinkHealth, lock};
@@ -65,6 +69,8 @@ pub(crate) struct State {
     pub(crate) data: Option<Arc<DataConnection>>,
     pub(crate) data_dial: DataDial,
     pub(crate) connections: Vec<Tracked>,
+    /// Lanes, whoever dialled them.
+    pub(crate) lanes: Vec<TrackedLane>,
     pub(crate) dialling: bool,
     pub(crate) watched: bool,
     pub(crate) told_down: bool,
@@ -72,6 +78,8 @@ pub(crate) struct State {
     /// No dial before this.
     pub(crate) not_before: Option<Instant>,
     pub(crate) sense: Sense,
+    /// What the path to it lost lately.
+    losses: Losses,
     /// How often in a row a sweep found nothing here that anybody needs.
     unused: u32,
     datagrams: VecDeque<(Instant, Bytes)>,
@@ -82,6 +90,10 @@ pub(crate) struct State {
 pub(crate) struct Peer {
     pub(crate) name: NodeName,
     pub(crate) state: Mutex<State>,
+    /// The lanes we dialled. Taken after `state` where both are.
+    pub(crate) slots: Mutex<Slots>,
+    /// Whether `auto` means QUIC on the path to it.
+    prefers_quic: AtomicBool,
     /// Requests of ours under way.
     pub(crate) in_flight: AtomicUsize,
     /// Requests of ours that wait for a data connection.
@@ -116,16 +128,20 @@ impl Peer {
                 data: None,
                 data_dial: DataDial::default(),
                 connections: Vec::new(),
+                lanes: Vec::new(),
                 dialling: false,
                 watched: false,
                 told_down: false,
                 backoff: Backoff::default(),
                 not_before: None,
                 sense: Sense::default(),
+                losses: Losses::default(),
                 unused: 0,
                 datagrams: VecDeque::new(),
                 messages: VecDeque::new(),
             }),
+            slots: Mutex::default(),
+            prefers_quic: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             looked_at: AtomicBool::new(false),
@@ -260,6 +276,7 @@ impl Peer {
                 data.retire();
             }
             state.newest = hello.generation;
+            lock(&self.slots).retire_older(hello.generation);
             state.question_data();
         }
         state.expire(Instant::now());
@@ -275,6 +292,7 @@ impl Peer {
         state.address = address;
         state.told_down = false;
         state.data_dial.forgive();
+        lock(&self.slots).forgive();
         // Two Hellos crossed: both directions work.
         state.revive();
         self.publish(&state);
@@ -298,14 +316,56 @@ impl Peer {
             if let Some(data) = state.data.take() {
                 data.connection.close(CloseCode::Stale.code(), b"the mesh link is gone");
             }
+            let dialled = state.lanes.iter().filter(|t| t.lane.end == End::Dialled);
+            dialled.for_each(|t| t.lane.close(CloseCode::Stale, "the mesh link is gone"));
         }
-        if state.connections.is_empty() {
-            state.sense.silence = None;
-            state.sense.told = false;
-            state.sense.window = Window::default();
-        }
+        state.forget_sense_if_alone();
         self.publish(&state);
         was_link
+    }
+
+    pub(crate) fn track_lane(&self, lane: &Arc<Lane>) {
+        let mut state = lock(&self.state);
+        state.lanes.push(TrackedLane::new(lane.clone()));
+        self.publish(&state);
+    }
+
+    pub(crate) fn untrack_lane(&self, lane: &Arc<Lane>) {
+        let mut state = lock(&self.state);
+        state.lanes.retain(|t| !Arc::ptr_eq(&t.lane, lane));
+        state.forget_sense_if_alone();
+        self.publish(&state);
+    }
+
+    pub(crate) fn close_lanes(&self, code: CloseCode, reason: &str) {
+        for tracked in &lock(&self.state).lanes {
+            tracked.lane.close(code, reason);
+        }
+    }
+
+    /// Its lanes give back memory that they do not use at the moment.
+    pub(crate) fn rest(&self) {
+        for tracked in &lock(&self.state).lanes {
+            tracked.lane.rest();
+        }
+    }
+
+    /// What `auto` means on the path to it.
+    pub(crate) fn auto(&self) -> Carrier {
+        if self.prefers_quic.load(Ordering::Relaxed) { Carrier::Quic } else { Carrier::Tcp }
+    }
+
+    /// Judges the path anew by what the mesh link and QUIC's data connections lost.
+    pub(crate) fn judge_path(&self, state: &mut State) {
+        let (mut sent, mut lost) = (0, 0);
+        for tracked in &mut state.connections {
+            let (s, l) = tracked.losses();
+            (sent, lost) = (sent + s, lost + l);
+        }
+        state.losses.add(sent, lost);
+        let Some(mesh) = &state.mesh else { return };
+        let carrier = choose::auto(self.auto(), mesh.connection.rtt(), state.losses);
+        self.prefers_quic.store(carrier == Carrier::Quic, Ordering::Relaxed);
     }
 
     pub(crate) fn track(&self, connection: &Connection, kind: Kind) {
@@ -316,7 +376,8 @@ impl Peer {
 
     /// Whether it may open one more connection.
     pub(crate) fn has_room(&self) -> bool {
-        lock(&self.state).connections.len() < MAX_CONNECTIONS
+        let state = lock(&self.state);
+        state.connections.len() < MAX_CONNECTIONS && state.lanes.len() < MAX_LANES
     }
 
     /// Whether this is the `times`th sweep in a row that finds nothing here that anybody needs.
@@ -326,7 +387,8 @@ impl Peer {
         let used = state.watched
             || state.dialling
             || state.data_dial.is_under_way()
-            || !state.connections.is_empty()
+            || state.is_connected()
+            || lock(&self.slots).is_under_way()
             || !state.datagrams.is_empty()
             || !state.messages.is_empty();
         state.unused = if used { 0 } else { state.unused + 1 };
@@ -337,6 +399,7 @@ impl Peer {
         for tracked in &lock(&self.state).connections {
             tracked.connection.close(code.code(), reason.as_bytes());
         }
+        self.close_lanes(code, reason);
     }
 
     /// An answer to one of our pings. `true`: the driver is to be told.
@@ -358,7 +421,7 @@ impl Peer {
 
     /// Makes the state of the connections known to requests under way.
     pub(crate) fn publish(&self, state: &State) {
-        let health = if state.connections.is_empty() {
+        let health = if !state.is_connected() {
             LinkHealth::Down
         } else if state.sense.silence.is_some() {
             LinkHealth::Silent
@@ -412,6 +475,20 @@ impl State {
         self.messages.retain(|(t, _)| fresh(t, MESSAGE_TTL));
     }
 
+    /// Whether there is any connection with it.
+    pub(crate) fn is_connected(&self) -> bool {
+        !self.connections.is_empty() || !self.lanes.is_empty()
+    }
+
+    /// What was sensed on connections that are all gone says nothing about the next one.
+    fn forget_sense_if_alone(&mut self) {
+        if !self.is_connected() {
+            self.sense.silence = None;
+            self.sense.told = false;
+            self.sense.window = Window::default();
+        }
+    }
+
     fn revive(&mut self) {
         self.sense.silence = None;
         self.sense.window = Window::default();
@@ -423,6 +500,7 @@ impl State {
         for tracked in self.connections.iter().filter(|t| t.kind == Kind::Data) {
             let _ = tracked.connection.send_datagram(ping(0));
         }
+        self.lanes.iter().for_each(|t| t.lane.ping(0));
     }
 
     /// Sends a ping on the mesh link, and on every connection when `everywhere` or when there is no
@@ -438,9 +516,16 @@ impl State {
                 sent |= tracked.connection.send_datagram(ping(number)).is_ok();
             }
         }
+        if everywhere || link.is_none() {
+            for tracked in &self.lanes {
+                tracked.lane.ping(number);
+                sent = true;
+            }
+        }
         if sent {
             self.sense.next_ping += 1;
             self.sense.last_ping = Some(now);
+            self.sense.stirred = false;
         }
         sent
     }

@@ -3,12 +3,14 @@
 //! Reads counters and makes datagrams; the arithmetic is [`super::silence`]'s, the acting the
 //! monitor's.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hearth_proto::wire;
 use quinn::Connection;
 
+use super::lane::Lane;
 use super::silence::{PathFacts, Window, threshold};
 use super::{Kind, socket};
 
@@ -23,14 +25,32 @@ pub(crate) struct Tracked {
     pub(crate) window: Window,
     pub(crate) sent: u64,
     pub(crate) heard: u64,
+    packets: u64,
+    lost: u64,
 }
 
 impl Tracked {
     pub(crate) fn new(connection: Connection, kind: Kind) -> Self {
-        let mut tracked = Self { connection, kind, window: Window::default(), sent: 0, heard: 0 };
+        let mut tracked = Self {
+            connection,
+            kind,
+            window: Window::default(),
+            sent: 0,
+            heard: 0,
+            packets: 0,
+            lost: 0,
+        };
         // What the handshake sent and heard is no evidence.
         tracked.moved();
         tracked
+    }
+
+    /// Packets sent since this was last asked, and how many of all sent are known to be lost since.
+    pub(crate) fn losses(&mut self) -> (u64, u64) {
+        let path = self.connection.stats().path;
+        let since = (path.sent_packets - self.packets, path.lost_packets - self.lost);
+        (self.packets, self.lost) = (path.sent_packets, path.lost_packets);
+        since
     }
 
     /// What moved since the last look, ack-eliciting frames sent and datagrams heard, and how long an
@@ -73,6 +93,30 @@ impl Tracked {
     }
 }
 
+/// A lane and what had been asked and heard on it when last looked at.
+pub(crate) struct TrackedLane {
+    pub(crate) lane: Arc<Lane>,
+    pub(crate) window: Window,
+    asked: u64,
+    heard: u64,
+}
+
+impl TrackedLane {
+    pub(crate) fn new(lane: Arc<Lane>) -> Self {
+        let (asked, heard) = (lane.asked(), lane.heard());
+        Self { lane, window: Window::default(), asked, heard }
+    }
+
+    /// What moved since the last look: pings sent, anything heard. What else was sent is no question to the
+    /// peer's agent: its kernel acknowledges it.
+    pub(crate) fn moved(&mut self) -> (bool, bool) {
+        let (asked, heard) = (self.lane.asked(), self.lane.heard());
+        let moved = (asked > self.asked, heard > self.heard);
+        (self.asked, self.heard) = (asked, heard);
+        moved
+    }
+}
+
 /// A silence that was declared and not ended.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Silence {
@@ -98,6 +142,12 @@ pub(crate) struct Sense {
     /// When something ack-eliciting was last seen to go out.
     pub(crate) last_sent: Option<Instant>,
     pub(crate) last_ping: Option<Instant>,
+    /// When something was last heard on a lane.
+    pub(crate) lane_heard: Option<Instant>,
+    /// Since the last ping a request was sent or something was heard on a lane.
+    pub(crate) stirred: bool,
+    /// When its path was last judged.
+    pub(crate) judged: Option<Instant>,
 }
 
 /// The ping of this number.

@@ -111,18 +111,20 @@ pub(crate) fn client_config(
 }
 
 /// A random connection id whose first bit tells the acceptor, before any cryptography, on which
-/// runtime the connection is to live. A wrong mark costs speed only: what the connection may do is
-/// decided by ALPN and certificate.
+/// runtime the connection is to live, and whose second byte on which of several. A wrong mark costs speed
+/// only: what the connection may do is decided by ALPN and certificate.
 fn marked(kind: Kind) -> ConnectionId {
     let mut id: [u8; 20] = rand::random();
     id[0] = id[0] & 0x7f | if kind == Kind::Data { 0x80 } else { 0 };
+    // Beyond 256 threads two share a mark, which costs them nothing but that.
+    id[1] = (crate::threads::slot() % 256) as u8;
     ConnectionId::new(&id)
 }
 
 /// Reads the mark.
-pub(crate) fn mark(id: &ConnectionId) -> Kind {
-    match id.first() {
-        Some(byte) if byte & 0x80 != 0 => Kind::Data,
-        _ => Kind::Mesh,
+pub(crate) fn mark(id: &ConnectionId) -> (Kind, usize) {
+    match id[..] {
+        [first, slot, ..] if first & 0x80 != 0 => (Kind::Data, usize::from(slot)),
+        _ => (Kind::Mesh, 0),
     }
 }

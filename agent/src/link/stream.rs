@@ -8,9 +8,11 @@
 use std::future::Future;
 
 use bytes::Bytes;
+use futures_util::future::Either;
 use quinn::{RecvStream, SendStream, VarInt};
 
 use super::data::InFlight;
+use super::lane::{LaneReceiver, LaneSender};
 
 /// A stream that was dropped before its end.
 const ABANDONED: VarInt = VarInt::from_u32(1);
@@ -65,11 +67,13 @@ impl From<quinn::WriteError> for StreamError {
 #[derive(Debug)]
 enum SendHalf {
     Quic(SendStream),
+    Lane(LaneSender),
 }
 
 #[derive(Debug)]
 enum ReceiveHalf {
     Quic(RecvStream),
+    Lane(LaneReceiver),
 }
 
 /// The sending half of a stream. Dropped before [`Sender::finish`] it resets the stream.
@@ -84,17 +88,30 @@ impl Sender {
         Self { half: SendHalf::Quic(stream), finished: false }
     }
 
+    pub(crate) fn lane(stream: LaneSender) -> Self {
+        Self { half: SendHalf::Lane(stream), finished: false }
+    }
+
     /// Writes all of `bytes`; waits only when the peer or the path holds us back.
     pub async fn write(&mut self, bytes: &[u8]) -> Result<(), StreamError> {
         match &mut self.half {
             SendHalf::Quic(stream) => Ok(stream.write_all(bytes).await?),
+            SendHalf::Lane(stream) => stream.write(bytes, false).await,
         }
     }
 
     /// Writes `bytes` and the end of the stream.
     pub async fn write_last(&mut self, bytes: &[u8]) -> Result<(), StreamError> {
-        self.write(bytes).await?;
-        self.finish();
+        match &mut self.half {
+            SendHalf::Quic(stream) => {
+                stream.write_all(bytes).await?;
+                self.finish();
+            }
+            SendHalf::Lane(stream) => {
+                stream.write(bytes, true).await?;
+                self.finished = true;
+            }
+        }
         Ok(())
     }
 
@@ -102,6 +119,7 @@ impl Sender {
     pub async fn write_chunk(&mut self, bytes: Bytes) -> Result<(), StreamError> {
         match &mut self.half {
             SendHalf::Quic(stream) => Ok(stream.write_chunk(bytes).await?),
+            SendHalf::Lane(stream) => stream.write(&bytes, false).await,
         }
     }
 
@@ -109,6 +127,7 @@ impl Sender {
     pub async fn write_all_chunks(&mut self, chunks: &mut [Bytes]) -> Result<(), StreamError> {
         match &mut self.half {
             SendHalf::Quic(stream) => Ok(stream.write_all_chunks(chunks).await?),
+            SendHalf::Lane(stream) => stream.write_chunks(chunks).await,
         }
     }
 
@@ -120,6 +139,7 @@ impl Sender {
         match &mut self.half {
             // Refused only when the peer stopped reading, or it was finished before: no more to do then.
             SendHalf::Quic(stream) => drop(stream.finish()),
+            SendHalf::Lane(stream) => stream.finish(),
         }
     }
 
@@ -130,15 +150,22 @@ impl Sender {
         }
         match &mut self.half {
             SendHalf::Quic(stream) => drop(stream.reset(ABANDONED)),
+            SendHalf::Lane(stream) => stream.abandon(),
         }
     }
 
     /// Waits until the peer has given up reading (`true`), or has all of it or is gone (`false`).
     pub fn stopped(&self) -> impl Future<Output = bool> + Send + use<> {
         let stopped = match &self.half {
-            SendHalf::Quic(stream) => stream.stopped(),
+            SendHalf::Quic(stream) => Either::Left(stream.stopped()),
+            SendHalf::Lane(stream) => Either::Right(stream.stopped()),
         };
-        async move { matches!(stopped.await, Ok(Some(_))) }
+        async move {
+            match stopped {
+                Either::Left(stopped) => matches!(stopped.await, Ok(Some(_))),
+                Either::Right(stopped) => stopped.await,
+            }
+        }
     }
 }
 
@@ -159,12 +186,17 @@ impl Receiver {
         Self { half: ReceiveHalf::Quic(stream) }
     }
 
+    pub(crate) fn lane(stream: LaneReceiver) -> Self {
+        Self { half: ReceiveHalf::Lane(stream) }
+    }
+
     /// The next piece, at most `max` bytes of it; `None` at the end that the peer said. Cancel-safe.
     pub async fn read_chunk(&mut self, max: usize) -> Result<Option<Bytes>, StreamError> {
         match &mut self.half {
             ReceiveHalf::Quic(stream) => {
                 Ok(stream.read_chunk(max, true).await?.map(|chunk| chunk.bytes))
             }
+            ReceiveHalf::Lane(stream) => stream.read_chunk(max).await,
         }
     }
 }

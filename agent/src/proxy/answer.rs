@@ -9,6 +9,7 @@ use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use super::body::{Body, full};
+use super::scan::Refusal;
 
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
@@ -29,6 +30,9 @@ pub(crate) enum Failure {
     /// It cannot be passed on.
     #[error("the request cannot be passed on: {0}")]
     BadRequest(String),
+    /// It was not even read.
+    #[error("the request is refused: {}", .0.why)]
+    Unreadable(Refusal),
     /// It has been passed on too often.
     #[error("the request went through {0} agents: it goes in a circle")]
     Circle(usize),
@@ -81,6 +85,7 @@ impl Failure {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::Unreadable(refusal) => refusal.status,
             Self::NoService(_) | Self::NoRoute(_) => StatusCode::NOT_FOUND,
             Self::Circle(_) => StatusCode::LOOP_DETECTED,
             Self::Denied { .. } | Self::Outside(_) => StatusCode::FORBIDDEN,
@@ -93,7 +98,7 @@ impl Failure {
     /// The error type of RFC 9209 section 2.3.
     fn error(&self) -> &'static str {
         match self {
-            Self::BadRequest(_) => "http_request_error",
+            Self::BadRequest(_) | Self::Unreadable(_) => "http_request_error",
             Self::NoService(_) | Self::NoRoute(_) => "destination_not_found",
             Self::Circle(_) => "proxy_loop_detected",
             Self::Denied { .. } | Self::Outside(_) => "http_request_denied",

@@ -17,6 +17,7 @@ use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use tokio::sync::oneshot;
 
 use super::frame::{self, FrameError, Frames};
+use super::headers::forward_trailers;
 use crate::link::{Sender, StreamError, lock};
 
 /// Gathered before it is written: one wake-up of the transport for a small answer.
@@ -213,7 +214,8 @@ pub(crate) async fn pump(
                     frame::data(&mut out, data);
                 }
                 Err(frame) => {
-                    if let Ok(map) = frame.into_trailers() {
+                    if let Ok(mut map) = frame.into_trailers() {
+                        forward_trailers(&mut map);
                         frame::trailers(&mut out, &map);
                     }
                 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use hearth_proto::advert::Condition;
 use hearth_proto::ids::{EndpointId, NodeName};
-use http::header::{CONTENT_LENGTH, HOST, TE};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -119,8 +119,8 @@ async fn http(
     let limit = Duration::from_micros(head.left_us);
     let endpoint = inner.admit(caller, &head, limit).await?;
     let left = limit.saturating_sub(arrived.elapsed());
-    if let Some(port) = fast::owner::takes(&endpoint, &head) {
-        return fast::owner::serve(inner, (&endpoint, port), &head, left, send, frames).await;
+    if fast::owner::takes(&endpoint, &head) {
+        return fast::owner::serve(inner, &endpoint, &head, left, send, frames).await;
     }
     let (go, mut asked) = oneshot::channel();
     let mut awaits_go = head.body == BodyKind::AfterGo;
@@ -293,6 +293,9 @@ fn build(
     if endpoint.protocol == Protocol::Grpc {
         // Some servers insist on it (gRPC over HTTP/2, "te: trailers").
         headers.insert(TE, HeaderValue::from_static("trailers"));
+    } else if endpoint.http == HttpVersion::One && headers.contains_key(TE) {
+        // RFC 9110 section 10.1.4: it is of this hop only.
+        headers.insert(CONNECTION, HeaderValue::from_static("te"));
     }
     // Told by the body itself.
     headers.remove(CONTENT_LENGTH);

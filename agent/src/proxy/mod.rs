@@ -8,13 +8,14 @@
 //! | module | does |
 //! |---|---|
 //! | [`outbound`] | listeners; a client's request to an answer |
+//! | `edge`, `guard`, `scan` | clients' connections: HTTP by hyper, which sees only what is read one way |
 //! | `race`, `attempt` | attempts one after the other and side by side, until one answers |
 //! | `inbound`, `application` | a peer's request to our own application |
 //! | `frame`, `head`, `body` | requests and bodies on streams |
 //! | `tcp`, `udp`, `reach` | connections carried as opaque bytes, sessions of datagrams, and who takes them |
 //! | `connect`, `socks` | tunnels to services, for programs that speak to proxies |
 //! | `ingress` | clients outside the mesh |
-//! | `headers`, `safety`, `budget`, `load`, `latency`, `learnt`, `answer` | the pure pieces |
+//! | `target`, `framing`, `headers`, `safety`, `budget`, `load`, `latency`, `learnt`, `answer` | the pure pieces |
 //!
 //! Tasks: one per listener, per client connection, per stream of a peer. Aborting one ends its own
 //! requests only.
@@ -25,8 +26,11 @@ mod attempt;
 mod body;
 mod budget;
 mod connect;
+mod edge;
 mod fast;
 mod frame;
+mod framing;
+mod guard;
 mod head;
 mod headers;
 mod inbound;
@@ -38,9 +42,10 @@ mod metrics;
 mod outbound;
 mod race;
 mod reach;
-mod rewind;
 mod safety;
+mod scan;
 mod socks;
+mod target;
 mod tcp;
 #[cfg(test)]
 mod tests;
@@ -57,7 +62,7 @@ use hearth_proto::advert::Protocol;
 use hearth_proto::evidence::Outcome;
 use hearth_proto::ids::{EndpointId, NodeName, ServiceName};
 use hearth_proto::route::{Route, Snapshot};
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 
@@ -71,6 +76,7 @@ pub use ingress::{Gate, GateError};
 pub use metrics::ProxyMetrics;
 pub use outbound::Entry;
 pub use udp::UdpEntry;
+pub(crate) use udp::bind_udp;
 
 use application::Applications;
 use fast::{Plans, Pools};
@@ -213,23 +219,23 @@ impl Inner {
 #[derive(Clone)]
 pub struct Proxy {
     inner: Arc<Inner>,
-    runtime: Handle,
+    runtimes: Arc<[Handle]>,
     stop: watch::Sender<bool>,
 }
 
 impl Proxy {
-    /// A traffic path on `runtime` that serves peers at once and clients as soon as it listens.
+    /// A traffic path on the data threads' `runtimes` (at least one) that serves peers at once and clients as soon as it listens.
     pub fn new(
         mesh: MeshHandle,
         locals: Vec<LocalEndpoint>,
         metrics: ProxyMetrics,
-        runtime: Handle,
+        runtimes: Vec<Handle>,
     ) -> Self {
         let now = Instant::now();
         let node = mesh.snapshot.load().node.clone();
         let links = mesh.links.clone();
         // hyper's clients and timers need a runtime around them when they are made.
-        let _context = runtime.enter();
+        let _context = runtimes[0].enter();
         // A constant that is a valid label.
         let unknown = ServiceName::parse("unknown").expect("\"unknown\" is a DNS label");
         let via = format!("via: 1.1 {node}\r\n").into_bytes();
@@ -243,7 +249,7 @@ impl Proxy {
             loads: Loads::new(now),
             services: Services::default(),
             plans: Plans::default(),
-            pools: Pools::new(1),
+            pools: Pools::new(runtimes.len()),
             wakes: Mutex::default(),
             held: Semaphore::new(MAX_HELD),
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
@@ -252,12 +258,13 @@ impl Proxy {
             listeners: Mutex::default(),
             datagrams: Mutex::default(),
         });
-        let (served, spawner) = (inner.clone(), runtime.clone());
+        let served = inner.clone();
+        // On the thread that its connection is on.
         links.serve_streams(move |caller, stream| {
-            spawner.spawn(inbound::serve(served.clone(), caller, stream));
+            tokio::spawn(inbound::serve(served.clone(), caller, stream));
         });
         drop(_context);
-        Self { inner, runtime, stop: watch::Sender::new(false) }
+        Self { inner, runtimes: runtimes.into(), stop: watch::Sender::new(false) }
     }
 
     /// Replaces what this host offers, after a reload.
@@ -286,7 +293,8 @@ impl Proxy {
         let bound = listener.local_addr().map_err(failed)?;
         let door = Arc::new(Door::new(entry, *self.stop.borrow()));
         lock(&self.inner.listeners).insert(bound, door.clone());
-        self.runtime.spawn(outbound::accept(self.inner.clone(), listener, door));
+        let accepting = outbound::accept(self.inner.clone(), listener, door, self.runtimes.clone());
+        self.runtimes[0].spawn(accepting);
         Ok(bound)
     }
 
@@ -335,7 +343,7 @@ impl Proxy {
     }
 
     /// Opens a port for datagrams and returns the address it is bound to.
-    pub async fn listen_udp(
+    pub fn listen_udp(
         &self,
         address: SocketAddr,
         entry: UdpEntry,
@@ -345,13 +353,17 @@ impl Proxy {
             what: format!("the upstream {}", entry.service),
             source,
         };
-        let socket = UdpSocket::bind(address).await.map_err(failed)?;
+        let socket = {
+            // Its readiness is to be told to the thread that serves it.
+            let _context = self.runtimes[0].enter();
+            bind_udp(address).map_err(failed)?
+        };
         let bound = socket.local_addr().map_err(failed)?;
         // A burst waits in the kernel while the task is elsewhere; less than wished for is no failure.
         let _ = socket2::SockRef::from(&socket).set_recv_buffer_size(UDP_BUFFER);
         let door = Arc::new(UdpDoor::new(entry));
         lock(&self.inner.datagrams).insert(bound, door.clone());
-        self.runtime.spawn(udp::accept(self.inner.clone(), socket, door));
+        self.runtimes[0].spawn(udp::accept(self.inner.clone(), socket, door));
         Ok(bound)
     }
 

@@ -1,24 +1,22 @@
 //! The callers' side: listeners on this host, and the request from its head to its answer.
 //!
-//! One listener per upstream service, and one shared by all where the `Host` names the service. HTTP/1.1
-//! and HTTP/2 with prior knowledge are told apart by their preface. A service whose endpoints speak opaque
-//! bytes gets its connections carried as they are.
+//! One listener per upstream service, and one shared by all where the `Host` names the service. A service
+//! whose endpoints speak opaque bytes gets its connections carried as they are; HTTP is spoken by
+//! [`super::edge`].
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use hearth_proto::advert::Protocol;
 use hearth_proto::ids::ServiceName;
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::timeout_at;
 
@@ -26,20 +24,15 @@ use super::answer::Failure;
 use super::attempt::{Answer, Prepared};
 use super::body::{Body, Supply};
 use super::head::{BodyKind, RequestHead};
-use super::headers::{MAX_VIA, forward_request, hops, sign_via};
+use super::headers::{Hop, forward_request, in_a_circle, sign_via};
 use super::ingress::Gate;
 use super::race::{Race, Won};
-use super::rewind::Rewind;
 use super::safety::MAX_REPLAY;
-use super::{Inner, connect, fast, socks, tcp};
-use crate::pipe::{Duplex, Pipe};
+use super::target::{canonical, valid_authority};
+use super::{Inner, edge, fast, socks, tcp};
+use crate::pipe::Pipe;
+use crate::threads::slot;
 
-/// A client's head must be complete within this; an idle connection is closed after it too.
-pub(crate) const HEADER_LIMIT: Duration = Duration::from_secs(60);
-/// Largest head of a client's request.
-const MAX_HEADERS: usize = 64 * 1024;
-/// Streams of one HTTP/2 client at once.
-const MAX_STREAMS: u32 = 256;
 /// After an error that comes from a lack of file descriptors: accepting at once again would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -85,11 +78,10 @@ impl Door {
         self.leads.load_full()
     }
 
-    /// Waits until it is closed.
-    pub(crate) async fn shut(&self) {
-        let mut closed = self.closed.subscribe();
-        // The door holds the other end.
-        let _ = closed.wait_for(|c| *c).await;
+    /// Returns once it is closed.
+    pub(crate) async fn closed(&self) {
+        // The door holds the sender: waiting cannot fail.
+        let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -97,9 +89,15 @@ impl Door {
     }
 }
 
-/// Accepts until the door is closed.
-pub(crate) async fn accept(inner: Arc<Inner>, listener: TcpListener, door: Arc<Door>) {
+/// Accepts until the door is closed, and deals connections out to the data threads in turn.
+pub(crate) async fn accept(
+    inner: Arc<Inner>,
+    listener: TcpListener,
+    door: Arc<Door>,
+    runtimes: Arc<[Handle]>,
+) {
     let mut closed = door.closed.subscribe();
+    let mut turn = 0;
     loop {
         let next = async {
             let permit = inner.connections.clone().acquire_owned().await;
@@ -114,7 +112,19 @@ pub(crate) async fn accept(inner: Arc<Inner>, listener: TcpListener, door: Arc<D
         let Ok(permit) = permit else { return };
         match accepted {
             Ok((stream, client)) => {
-                tokio::spawn(connection(inner.clone(), stream, client, door.clone(), permit));
+                let serve =
+                    |stream| connection(inner.clone(), stream, client, door.clone(), permit);
+                turn = (turn + 1) % runtimes.len();
+                if turn == slot() {
+                    tokio::spawn(serve(stream));
+                    continue;
+                }
+                // Its readiness is to be told to the thread that serves it.
+                let Ok(stream) = stream.into_std() else { continue };
+                let _context = runtimes[turn].enter();
+                if let Ok(stream) = TcpStream::from_std(stream) {
+                    runtimes[turn].spawn(serve(stream));
+                }
             }
             Err(error) => {
                 let entry = door.leads.load();
@@ -138,8 +148,10 @@ async fn connection(
     // Answers are written whole; waiting for more only delays them.
     let _ = stream.set_nodelay(true);
     match &*door.leads() {
-        Entry::Socks => socks::serve(&inner, stream, client, &door).await,
-        Entry::Ingress(gate) => gate.clone().serve(&inner, stream, client, &door).await,
+        Entry::Socks => Box::pin(socks::serve(&inner, stream, client, &door)).await,
+        Entry::Ingress(gate) => {
+            Box::pin(gate.clone().serve(&inner, stream, client, &door)).await;
+        }
         _ => serve(&inner, Pipe::Tcp(stream), client, &door).await,
     }
     gauge.dec();
@@ -152,74 +164,26 @@ pub(crate) async fn serve(inner: &Arc<Inner>, pipe: Pipe, client: SocketAddr, do
             tcp::carry(inner, service, pipe).await;
         }
         (Entry::Upstream(_) | Entry::Shared, Pipe::Tcp(stream)) => {
-            use fast::client::After;
             match fast::client::serve(inner, door, stream, client).await {
-                After::Unusual(stream, read) => {
-                    http(inner, Rewind::new(stream, read), client, door).await;
+                fast::client::After::Closed => {}
+                fast::client::After::Unusual(stream, read) => {
+                    Box::pin(edge::serve(inner, stream, read, client, door)).await;
                 }
-                After::Closed => {}
             }
         }
-        (_, pipe) => http(inner, pipe, client, door).await,
-    }
-}
-
-async fn http<S>(inner: &Arc<Inner>, stream: S, client: SocketAddr, door: &Arc<Door>)
-where
-    S: Duplex + 'static,
-{
-    let mut stop = door.closed.subscribe();
-    let (served, door) = (inner.clone(), door.clone());
-    let service = service_fn(move |request| {
-        let (inner, door) = (served.clone(), door.clone());
-        async move {
-            let entry = door.leads.load_full();
-            let response = match connect::is_tunnel(&entry, &request) {
-                true => connect::open(&inner, client, &door, request).await,
-                false => handle(&inner, &entry, client, request).await,
-            };
-            Ok::<_, std::convert::Infallible>(response)
-        }
-    });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_LIMIT)
-        .max_buf_size(MAX_HEADERS)
-        .http2()
-        .timer(TokioTimer::new())
-        .max_header_list_size(MAX_HEADERS as u32)
-        .max_concurrent_streams(MAX_STREAMS);
-    let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-    tokio::pin!(serving);
-    let stopped = async { drop(stop.wait_for(|s| *s).await) };
-    let ended = tokio::select! {
-        ended = serving.as_mut() => Some(ended),
-        () = stopped => None,
-    };
-    let ended = match ended {
-        Some(ended) => ended,
-        None => {
-            serving.as_mut().graceful_shutdown();
-            serving.await
-        }
-    };
-    if let Err(error) = ended {
-        tracing::trace!(%client, error, "client's connection ended");
+        (_, pipe) => Box::pin(edge::serve(inner, pipe, BytesMut::new(), client, door)).await,
     }
 }
 
 /// One request of a client.
-async fn handle(
+pub(crate) async fn handle(
     inner: &Arc<Inner>,
     entry: &Entry,
     client: SocketAddr,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Response<Body> {
     let started = Instant::now();
     let node = inner.node().as_str();
-    let mut request = request;
     let named = match entry {
         Entry::Ingress(gate) => gate.receive(&mut request, client.ip()),
         _ => named(entry, &request),
@@ -320,14 +284,8 @@ async fn answer(
     if let Some(other) = other {
         return Err(Failure::BadRequest(format!("{service} speaks {other}")));
     }
-    let passed = hops(request.headers());
-    if passed >= MAX_VIA {
+    if let Some(passed) = in_a_circle(request.headers(), inner.node().as_str()) {
         return Err(Failure::Circle(passed));
-    }
-    if request.method() == Method::CONNECT {
-        return Err(Failure::BadRequest(
-            "CONNECT asks for a tunnel, and services are no tunnels".into(),
-        ));
     }
     let limit = inner.route(service).map(|r| r.policy.timeout.0).unwrap_or_default();
     let limit = limit.max(Duration::from_secs(1));
@@ -344,20 +302,27 @@ async fn prepare(
     deadline: Instant,
 ) -> Result<Prepared, Failure> {
     let authority = authority(&request);
+    // HTTP/1.1 was looked at on its way to hyper; HTTP/2 is looked at here.
+    if !authority.is_empty() && !valid_authority(&authority) {
+        return Err(Failure::BadRequest(format!("{authority:?} is no host with an optional port")));
+    }
     let (mut parts, body) = request.into_parts();
-    let node = inner.node().as_str();
-    forward_request(&mut parts.headers, parts.version, node, client.ip(), rand::random);
-    let target = parts.uri.path_and_query().map_or("/", |p| p.as_str()).to_owned();
+    let target = target(&parts)?;
+    let hop = Hop {
+        version: parts.version,
+        node: inner.node().as_str(),
+        client: client.ip(),
+        host: &authority,
+    };
+    forward_request(&mut parts.headers, &hop, rand::random);
     let length = body.size_hint().exact();
     let (supply, kind) = match length {
         _ if body.is_end_stream() => (Supply::None, BodyKind::None),
         Some(length) if length <= MAX_REPLAY => (read(body, deadline).await?, BodyKind::Inline),
         _ => (Supply::Once(std::sync::Mutex::new(Some(body))), BodyKind::AfterGo),
     };
-    if parts.version == Version::HTTP_10 {
-        // RFC 9110 section 2.5: an intermediary sends its own version on.
-        parts.headers.remove(http::header::CONNECTION);
-    }
+    // hyper has answered it already.
+    parts.headers.remove(http::header::EXPECT);
     let head = RequestHead {
         service: service.clone(),
         instance: 0,
@@ -371,6 +336,18 @@ async fn prepare(
         fields: (&parts.headers).into(),
     };
     Ok(Prepared { method: parts.method, head, supply: Arc::new(supply) })
+}
+
+/// Path and query in their canonical form.
+fn target(parts: &http::request::Parts) -> Result<String, Failure> {
+    let raw = parts.uri.path_and_query().map_or("/", |p| p.as_str());
+    match raw {
+        "*" if parts.method == Method::OPTIONS => Ok(raw.to_owned()),
+        "" => Ok("/".to_owned()),
+        _ => canonical(raw)
+            .map(std::borrow::Cow::into_owned)
+            .map_err(|bad| Failure::BadRequest(bad.to_string())),
+    }
 }
 
 async fn read(body: Incoming, deadline: Instant) -> Result<Supply, Failure> {

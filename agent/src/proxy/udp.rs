@@ -85,6 +85,13 @@ impl UdpDoor {
     }
 }
 
+/// A port on the runtime whose context this is called in.
+pub(crate) fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = std::net::UdpSocket::bind(address)?;
+    socket.set_nonblocking(true)?;
+    UdpSocket::from_std(socket)
+}
+
 /// A session as its port sees it.
 struct Session {
     leads: Arc<UdpEntry>,
@@ -139,7 +146,7 @@ pub(crate) async fn accept(inner: Arc<Inner>, socket: UdpSocket, door: Arc<UdpDo
 async fn receive_from(socket: &UdpSocket) -> io::Result<(Bytes, SocketAddr)> {
     loop {
         socket.readable().await?;
-        let received = BUFFER.with_borrow_mut(|buffer| {
+        let received: io::Result<(Bytes, SocketAddr)> = BUFFER.with_borrow_mut(|buffer| {
             let (n, from) = socket.try_recv_from(buffer)?;
             Ok((Bytes::copy_from_slice(&buffer[..n]), from))
         });
@@ -150,10 +157,19 @@ async fn receive_from(socket: &UdpSocket) -> io::Result<(Bytes, SocketAddr)> {
     }
 }
 
+/// Gives a datagram to an application. An error says that nobody is there; what cannot be sent for another
+/// reason is lost, as datagrams may be.
+async fn deliver(app: &UdpSocket, datagram: &[u8]) -> io::Result<()> {
+    match app.send(datagram).await {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Err(error),
+        _ => Ok(()),
+    }
+}
+
 async fn receive(socket: &UdpSocket) -> io::Result<Bytes> {
     loop {
         socket.readable().await?;
-        let received = BUFFER.with_borrow_mut(|buffer| {
+        let received: io::Result<Bytes> = BUFFER.with_borrow_mut(|buffer| {
             let n = socket.try_recv(buffer)?;
             Ok(Bytes::copy_from_slice(&buffer[..n]))
         });
@@ -331,7 +347,7 @@ async fn local(
         let mut next = Some(first);
         while let Some(datagram) = next {
             activity.now();
-            if app.send(&datagram).await.is_err() {
+            if deliver(app, &datagram).await.is_err() {
                 return Ended::Lost;
             }
             next = queue.recv().await;
@@ -475,18 +491,22 @@ pub(crate) async fn serve(
     let out = async {
         let mut pieces = Pieces::new(ahead, recv);
         while let Some(datagram) = pieces.next().await {
-            app.send(&datagram).await?;
+            deliver(&app, &datagram).await?;
         }
         Ok::<_, io::Error>(())
     };
     let back = async {
         let mut batch = BytesMut::new();
-        loop {
-            put(&mut batch, &receive(&app).await?);
-            if send.write_chunk(batch.split().freeze()).await.is_err() {
-                return Ok::<_, io::Error>(());
+        let lost = loop {
+            match receive(&app).await {
+                Ok(datagram) => put(&mut batch, &datagram),
+                Err(error) => break error,
             }
-        }
+            if send.write_chunk(batch.split().freeze()).await.is_err() {
+                return Ok(());
+            }
+        };
+        Err::<(), io::Error>(lost)
     };
     let ended = tokio::select! {
         ended = out => ended,

@@ -30,14 +30,14 @@ impl Names {
     }
 
     /// Makes the server that of `config`. On an error the one there was goes on.
-    pub(super) async fn set(&mut self, config: Option<&Dns>) -> Result<(), DnsError> {
+    pub(super) fn set(&mut self, config: Option<&Dns>) -> Result<(), DnsError> {
         match (config, &self.server) {
             (Some(config), Some(server)) if server.bound() == config.listen => {
                 server.reconfigure(config.clone());
             }
             (Some(config), _) => {
                 let (names, metrics) = (Ports(self.proxy.clone()), self.metrics.clone());
-                let server = Server::start(config, names, metrics, &self.runtime).await?;
+                let server = Server::start(config, names, metrics, &self.runtime)?;
                 tracing::info!(listen = %server.bound(), "names are answered");
                 self.server = Some(server);
             }

@@ -1,6 +1,7 @@
 //! Links between agents on loopback, with a relay in between that can go deaf in either direction.
 
 mod handshakes;
+mod lanes;
 mod messages;
 mod peers;
 mod relay;

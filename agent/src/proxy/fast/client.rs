@@ -37,7 +37,7 @@ use super::super::head::{
     BadHead, BodyKind, Fields, HeadParts, RequestHead, ResponseHead, put_request,
 };
 use super::super::load::UnderWay;
-use super::super::outbound::{Door, Entry, HEADER_LIMIT, concluded, service_of};
+use super::super::outbound::{Door, Entry, concluded, service_of};
 use super::super::race::{First, News, Race, Won};
 use super::super::safety::is_idempotent;
 use super::answer::{self, Coding, Shape};
@@ -48,6 +48,10 @@ use crate::link::{DataStream, InFlight, LinkHealth};
 /// Read of a client at once: first little, more where there is more.
 const FIRST_READ: usize = 4 * 1024;
 const READ: usize = 32 * 1024;
+/// An idle connection is closed after this.
+const IDLE_LIMIT: Duration = Duration::from_secs(90);
+/// A request that stops coming for so long is no plain one: hyper's edge waits for it, or tells it off.
+const MORE_LIMIT: Duration = Duration::from_secs(2);
 /// Pipelined bytes that are read while a request is under way.
 const MAX_AHEAD: usize = 16 * 1024;
 /// Where instance and time stand in an opening: version, kind, length, then they.
@@ -59,7 +63,7 @@ pub(crate) enum After {
     /// It is over.
     Closed,
     /// hyper goes on, with what was read.
-    Unusual(TcpStream, Bytes),
+    Unusual(TcpStream, BytesMut),
 }
 
 /// Serves a connection as long as its requests are plain.
@@ -84,9 +88,16 @@ pub(crate) async fn serve(
         match served.turn().await {
             Turn::Next => {}
             Turn::Closed => return After::Closed,
-            Turn::Unusual => return After::Unusual(served.stream, served.buffer.freeze()),
+            Turn::Unusual => return After::Unusual(served.stream, served.buffer),
         }
     }
+}
+
+/// What came of waiting for more of a client.
+enum More {
+    Some,
+    Gone,
+    Late,
 }
 
 /// How a connection goes on after a turn.
@@ -139,8 +150,11 @@ impl Client<'_> {
                 Look::Unusual => return Turn::Unusual,
                 Look::More => {}
             }
-            if !self.read(began + HEADER_LIMIT).await {
-                return Turn::Closed;
+            match self.read(began).await {
+                More::Some => {}
+                More::Gone => return Turn::Closed,
+                // It is told so by who knows how.
+                More::Late => return Turn::Unusual,
             }
         };
         self.carry(ask, Instant::now()).await
@@ -214,37 +228,41 @@ impl Client<'_> {
         Look::Ask(Ask { plan, shape, repeatable, opening: self.out.split(), head })
     }
 
-    /// Reads more of the client. `false`: it is gone, too slow, or the door was closed while it was idle.
-    async fn read(&mut self, deadline: Instant) -> bool {
-        if self.buffer.is_empty() {
-            self.buffer = BytesMut::new();
-            self.out = BytesMut::new();
-            let mut ready = pin!(self.stream.readable());
-            let mut shut = pin!(self.door.shut());
-            let timer = &mut self.timer;
-            let woken = poll_fn(|cx| {
-                if let Poll::Ready(ready) = ready.as_mut().poll(cx) {
-                    return Poll::Ready(ready.is_ok());
-                }
-                if shut.as_mut().poll(cx).is_ready() || timer.poll_at(cx, deadline).is_ready() {
-                    return Poll::Ready(false);
-                }
-                Poll::Pending
-            });
-            if !woken.await {
-                return false;
-            }
+    /// Reads more of the client, or waits for it to begin.
+    async fn read(&mut self, began: Instant) -> More {
+        if self.buffer.is_empty() && !self.begins(began + IDLE_LIMIT).await {
+            return More::Gone;
         }
+        let deadline = Instant::now() + MORE_LIMIT;
         self.buffer.reserve(if self.buffer.is_empty() { FIRST_READ } else { READ });
-        let (stream, buffer, timer) = (&mut self.stream, &mut self.buffer, &mut self.timer);
+        let Self { stream, buffer, timer, .. } = self;
         let mut read = pin!(stream.read_buf(buffer));
-        let got = poll_fn(|cx| {
-            if let Poll::Ready(got) = read.as_mut().poll(cx) {
-                return Poll::Ready(got.unwrap_or(0));
+        poll_fn(|cx| match read.as_mut().poll(cx) {
+            Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(More::Gone),
+            Poll::Ready(Ok(_)) => Poll::Ready(More::Some),
+            Poll::Pending => timer.poll_at(cx, deadline).map(|()| More::Late),
+        })
+        .await
+    }
+
+    /// Waits for a request to begin. `false`: the time is over, or the door was closed.
+    async fn begins(&mut self, deadline: Instant) -> bool {
+        // An idle connection holds no memory.
+        self.buffer = BytesMut::new();
+        self.out = BytesMut::new();
+        let Self { stream, door, timer, .. } = self;
+        let mut ready = pin!(stream.readable());
+        let mut closed = pin!(door.closed());
+        poll_fn(|cx| {
+            if let Poll::Ready(ready) = ready.as_mut().poll(cx) {
+                return Poll::Ready(ready.is_ok());
             }
-            timer.poll_at(cx, deadline).map(|()| 0)
-        });
-        got.await > 0
+            if closed.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(false);
+            }
+            timer.poll_at(cx, deadline).map(|()| false)
+        })
+        .await
     }
 
     /// Makes the first attempt and waits for the head of its answer.

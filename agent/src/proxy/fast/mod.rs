@@ -24,4 +24,4 @@ mod request;
 mod response;
 
 pub(crate) use plan::Plans;
-pub(crate) use pool::{Pools, set_slot};
+pub(crate) use pool::Pools;

@@ -7,7 +7,6 @@
 //! An answer that is here whole goes back in one piece; a longer one is passed on as it is read, no faster
 //! than the stream takes it.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BufMut, BytesMut};
@@ -29,7 +28,6 @@ use super::response::{self, AnswerHead, Framing, Read};
 use crate::config::HttpVersion;
 use crate::driver::PathReport;
 use crate::link::Sender;
-use crate::pipe::AppAddress;
 
 /// Read of an application at once: first little, more where there is more.
 const FIRST_READ: usize = 4 * 1024;
@@ -37,18 +35,16 @@ const READ: usize = 64 * 1024;
 /// More informational answers than this to one request are an application gone mad.
 const MAX_INTERIM: usize = 16;
 
-/// The application's port, if the fast path carries this.
-pub(in super::super) fn takes(endpoint: &LocalEndpoint, head: &RequestHead) -> Option<SocketAddr> {
-    let AppAddress::Port(port) = endpoint.address else { return None };
-    let plain = endpoint.protocol == Protocol::Http
+/// Whether the fast path carries this.
+pub(in super::super) fn takes(endpoint: &LocalEndpoint, head: &RequestHead) -> bool {
+    endpoint.protocol == Protocol::Http
         && endpoint.http == HttpVersion::One
         && head.upgrade.is_empty()
         && match head.body {
             BodyKind::None => true,
             BodyKind::Inline => head.length.is_some_and(|l| l <= MAX_REPLAY),
             BodyKind::AfterGo => false,
-        };
-    plain.then_some(port)
+        }
 }
 
 /// Why there is no answer, or no more of it.
@@ -66,7 +62,7 @@ enum Fail {
 /// Carries one request to its end.
 pub(in super::super) async fn serve(
     inner: &Inner,
-    (endpoint, port): (&LocalEndpoint, SocketAddr),
+    endpoint: &LocalEndpoint,
     head: &RequestHead,
     left: Duration,
     send: &mut Sender,
@@ -79,7 +75,7 @@ pub(in super::super) async fn serve(
     let left = left.saturating_sub(arrived.elapsed());
     let mut exchange = Exchange {
         inner,
-        port,
+        endpoint,
         request: &request,
         out: BytesMut::new(),
         to_head: head.method == "HEAD",
@@ -99,7 +95,7 @@ pub(in super::super) async fn serve(
     };
     let (mut connection, answer) = answered;
     match exchange.pass_on(&mut connection, answer, send).await {
-        Ok(()) if answer.keep => inner.pools.put(port, connection),
+        Ok(()) if answer.keep => inner.pools.put(&endpoint.address, connection),
         Ok(()) => {}
         // The head is out: all that is left is to reset the stream, which dropping it does.
         Err(Fail::NotReached(why) | Fail::Early(why) | Fail::Broke(why)) => {
@@ -222,7 +218,7 @@ pub(super) fn put_chunk_size(out: &mut BytesMut, size: usize) {
 /// One request and its answer at the application.
 struct Exchange<'a> {
     inner: &'a Inner,
-    port: SocketAddr,
+    endpoint: &'a LocalEndpoint,
     request: &'a [u8],
     /// What goes to the caller next.
     out: BytesMut,
@@ -235,7 +231,7 @@ impl Exchange<'_> {
     async fn answered(&mut self, repeatable: bool) -> Result<(AppConnection, AnswerHead), Fail> {
         let mut fresh = false;
         loop {
-            let taken = self.inner.pools.take(self.port, repeatable, fresh).await;
+            let taken = self.inner.pools.take(&self.endpoint.address, repeatable, fresh).await;
             let mut connection = taken.map_err(|e| Fail::NotReached(e.to_string()))?;
             match self.head(&mut connection).await {
                 Ok(answer) => return Ok((connection, answer)),

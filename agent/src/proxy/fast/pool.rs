@@ -4,20 +4,21 @@
 //! connection on which anything came, its end included, is not used again; one that has rested for long is
 //! not used for a request that must not be repeated: the application may be closing it at this very moment.
 
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Mutex;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::timeout;
 
 use crate::link::lock;
+use crate::pipe::{AppAddress, Pipe};
+use crate::threads::slot;
 
 /// On loopback a connection stands at once or the application is not there.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
@@ -30,19 +31,9 @@ const KEPT: usize = 256;
 /// A connection keeps a read buffer up to this size.
 const KEPT_BUFFER: usize = 16 * 1024;
 
-thread_local! {
-    static SLOT: Cell<usize> = const { Cell::new(0) };
-}
-
-/// Tells this thread which of the data threads it is.
-pub(crate) fn set_slot(slot: usize) {
-    SLOT.set(slot);
-}
-
 /// A connection to an application.
-#[derive(Debug)]
 pub(super) struct AppConnection {
-    pub(super) stream: TcpStream,
+    pub(super) stream: Pipe,
     /// What was read and not yet understood; empty between requests.
     pub(super) buffer: BytesMut,
     /// It has carried a request before.
@@ -53,55 +44,50 @@ pub(super) struct AppConnection {
 impl AppConnection {
     /// Whether nothing has come since it was put away.
     async fn is_quiet(&mut self) -> bool {
-        let stream = &self.stream;
-        let nothing = poll_fn(|cx| Poll::Ready(stream.poll_read_ready(cx).is_pending())).await;
-        if nothing {
-            return true;
-        }
-        // Ready may be left over from an earlier read: only the attempt tells.
         let mut byte = [0];
-        matches!(stream.try_read(&mut byte), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
+        let mut read = ReadBuf::new(&mut byte);
+        let stream = &mut self.stream;
+        poll_fn(|cx| Poll::Ready(Pin::new(&mut *stream).poll_read(cx, &mut read).is_pending()))
+            .await
     }
 }
 
 /// The pools of all data threads.
-#[derive(Debug)]
-pub(crate) struct Pools(Vec<Mutex<HashMap<SocketAddr, Vec<AppConnection>>>>);
+pub(crate) struct Pools(Vec<Mutex<HashMap<AppAddress, Vec<AppConnection>>>>);
 
 impl Pools {
     pub(crate) fn new(threads: usize) -> Self {
         Self((0..threads.max(1)).map(|_| Mutex::default()).collect())
     }
 
-    fn own(&self) -> &Mutex<HashMap<SocketAddr, Vec<AppConnection>>> {
-        &self.0[SLOT.get() % self.0.len()]
+    fn own(&self) -> &Mutex<HashMap<AppAddress, Vec<AppConnection>>> {
+        &self.0[slot() % self.0.len()]
     }
 
     /// A connection that stands, or a new one. `fresh`: only a new one will do.
     pub(super) async fn take(
         &self,
-        to: SocketAddr,
+        to: &AppAddress,
         repeatable: bool,
         fresh: bool,
     ) -> io::Result<AppConnection> {
         let rest = if repeatable { IDLE } else { IDLE_UNSAFE };
         while !fresh {
-            let kept = lock(self.own()).get_mut(&to).and_then(Vec::pop);
+            let kept = lock(self.own()).get_mut(to).and_then(Vec::pop);
             let Some(mut kept) = kept else { break };
             if kept.since.elapsed() < rest && kept.is_quiet().await {
                 kept.reused = true;
                 return Ok(kept);
             }
         }
-        let stream = timeout(CONNECT_LIMIT, TcpStream::connect(to))
+        let stream = timeout(CONNECT_LIMIT, to.connect())
             .await
             .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no connection in time"))??;
-        stream.set_nodelay(true)?;
         Ok(AppConnection { stream, buffer: BytesMut::new(), reused: false, since: Instant::now() })
     }
 
     /// Keeps a connection whose answer is read to its end.
-    pub(super) fn put(&self, to: SocketAddr, mut connection: AppConnection) {
+    pub(super) fn put(&self, to: &AppAddress, mut connection: AppConnection) {
         if !connection.buffer.is_empty() {
             return;
         }
@@ -110,7 +96,10 @@ impl Pools {
         }
         connection.since = Instant::now();
         let mut pool = lock(self.own());
-        let kept = pool.entry(to).or_default();
+        if !pool.contains_key(to) {
+            pool.insert(to.clone(), Vec::new());
+        }
+        let Some(kept) = pool.get_mut(to) else { return };
         if kept.len() < KEPT {
             kept.push(connection);
         }

@@ -91,7 +91,7 @@ impl Host {
             .into_iter()
             .collect();
         let metrics = ProxyMetrics::default();
-        let proxy = Proxy::new(mesh, locals, metrics.clone(), Handle::current());
+        let proxy = Proxy::new(mesh, locals, metrics.clone(), vec![Handle::current()]);
         let upstream = proxy.listen(loopback(0), Entry::Upstream(ledger())).await.unwrap();
         let shared = proxy.listen(loopback(0), Entry::Shared).await.unwrap();
         let host = Self { agent, proxy, metrics, reports, upstream, shared, snapshot, changed };
@@ -277,8 +277,13 @@ async fn respond(
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let mut unanswered = Unanswered(dropped, false);
     let path = request.uri().path().to_owned();
-    let fields: String =
-        request.headers().iter().map(|(n, v)| format!("{n}: {}\n", v.to_str().unwrap())).collect();
+    let target = request.uri().path_and_query().map_or_else(String::new, ToString::to_string);
+    let fields: String = format!("\n:path: {target}\n")
+        + &request
+            .headers()
+            .iter()
+            .map(|(n, v)| format!("{n}: {}\n", v.to_str().unwrap()))
+            .collect::<String>();
     let mut response = Response::new(Full::new(Bytes::from(says)));
     response.headers_mut().insert("connection", "x-hop".parse().unwrap());
     response.headers_mut().insert("x-hop", "1".parse().unwrap());

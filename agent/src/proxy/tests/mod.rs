@@ -3,6 +3,7 @@
 
 mod applications;
 mod datagrams;
+mod edge;
 mod failures;
 mod finding;
 mod hostile;

@@ -1,0 +1,300 @@
+//! Which lanes there are with a peer: one per data thread of ours, dialled when it is first wanted, and
+//! whatever the peer dialled.
+//!
+//! A request never waits for a second handshake: while a lane is dialled, requests take QUIC if that is up,
+//! and whichever comes up first if neither is. After a failed dial the next one waits out its backoff; where
+//! TCP is blocked that costs a refused packet now and then, and nothing else.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use hearth_proto::ids::{Generation, NodeName};
+use tokio::net::TcpStream;
+use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
+
+use super::carry::{Attendant, Carry};
+use super::handshake::{Established, Mark, client};
+use super::listen::{extractable, tune};
+use super::mux::{Arrival, End, NotOpened};
+use super::{Lane, frame};
+use crate::identity::{Expected, peer_identity};
+use crate::link::backoff::Backoff;
+use crate::link::data::InFlight;
+use crate::link::dial::DIAL_LIMIT;
+use crate::link::peer::Peer;
+use crate::link::stream::DataStream;
+use crate::link::{CloseCode, Kind, LinkError, Shared, dial, lock, monitor};
+
+/// Lanes with one peer at once, either side's: beyond it somebody opens them without end.
+pub(crate) const MAX_LANES: usize = 256;
+
+type Outcome = Option<Result<Arc<Lane>, LinkError>>;
+
+/// A lane of one of our data threads, or how its dialling stands.
+#[derive(Default)]
+pub(crate) struct Slot {
+    lane: Option<Arc<Lane>>,
+    under_way: Option<watch::Receiver<Outcome>>,
+    /// No dial before this.
+    not_before: Option<Instant>,
+    backoff: Backoff,
+}
+
+/// The lanes we dialled to one peer, by data thread.
+#[derive(Default)]
+pub(crate) struct Slots(Vec<Slot>);
+
+impl Slots {
+    fn at(&mut self, slot: usize) -> &mut Slot {
+        if self.0.len() <= slot {
+            self.0.resize_with(slot + 1, Slot::default);
+        }
+        &mut self.0[slot]
+    }
+
+    /// The peer was just reached: lanes may be dialled at once.
+    pub(crate) fn forgive(&mut self) {
+        for slot in &mut self.0 {
+            (slot.not_before, slot.backoff) = (None, Backoff::default());
+        }
+    }
+
+    /// Lanes to starts of the peer older than this get no new requests.
+    pub(crate) fn retire_older(&mut self, newest: Generation) {
+        for slot in &mut self.0 {
+            if let Some(lane) = slot.lane.take_if(|lane| lane.generation() < newest) {
+                lane.retire();
+            }
+        }
+    }
+
+    /// No lane gets new requests.
+    pub(crate) fn retire_all(&mut self) {
+        for lane in self.0.iter_mut().filter_map(|slot| slot.lane.take()) {
+            lane.retire();
+        }
+    }
+
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.0.iter().any(|slot| slot.under_way.is_some())
+    }
+}
+
+/// A lane that can be had.
+pub(crate) enum Found {
+    /// Now.
+    Open(DataStream),
+    /// Perhaps soon.
+    Dialled(watch::Receiver<Outcome>),
+    /// Not for now.
+    Nothing,
+}
+
+/// A stream on the lane of this thread; dials one if there is none and none failed a moment ago.
+pub(crate) fn find(
+    shared: &Arc<Shared>,
+    peer: &Arc<Peer>,
+    address: SocketAddr,
+) -> Result<Found, LinkError> {
+    let slot = crate::threads::slot() % shared.runtimes.data.len();
+    let mut slots = lock(&peer.slots);
+    let place = slots.at(slot);
+    if let Some(lane) = &place.lane {
+        match lane.open() {
+            Ok(stream) => return Ok(Found::Open(guarded(peer, stream))),
+            Err(NotOpened::Busy) => {
+                let why = "too many open requests";
+                return Err(LinkError::Busy { peer: peer.name.clone(), why });
+            }
+            Err(NotOpened::Over) => place.lane = None,
+        }
+    }
+    if let Some(dialled) = place.under_way.as_ref().filter(|w| w.has_changed().is_ok()) {
+        return Ok(Found::Dialled(dialled.clone()));
+    }
+    if shared.is_closed() || place.not_before.is_some_and(|moment| Instant::now() < moment) {
+        return Ok(Found::Nothing);
+    }
+    let (outcome, dialled) = watch::channel(None);
+    place.under_way = Some(dialled.clone());
+    drop(slots);
+    let runtime = shared.runtimes.data_of(slot);
+    runtime.spawn(run_dial(shared.clone(), peer.clone(), address, slot, outcome));
+    // The mesh link is what senses the peer.
+    dial::want_mesh(shared, peer);
+    Ok(Found::Dialled(dialled))
+}
+
+/// Waits for a lane that is being dialled and opens a stream on it.
+pub(crate) async fn wait(
+    peer: &Arc<Peer>,
+    mut dialled: watch::Receiver<Outcome>,
+) -> Result<DataStream, LinkError> {
+    let outcome = dialled.wait_for(Option::is_some).await.map_err(|_| LinkError::Closed)?;
+    // Proof: `wait_for` returned a value for which `is_some` held.
+    let lane = outcome.clone().unwrap_or(Err(LinkError::Closed))?;
+    let opened = lane.open().map_err(|why| match why {
+        NotOpened::Busy => {
+            LinkError::Busy { peer: peer.name.clone(), why: "too many open requests" }
+        }
+        NotOpened::Over => {
+            LinkError::Lost { peer: peer.name.clone(), why: "it ended as it began".into() }
+        }
+    });
+    Ok(guarded(peer, opened?))
+}
+
+fn guarded(peer: &Arc<Peer>, mut stream: DataStream) -> DataStream {
+    stream.guard = Some(InFlight::on_lane(peer));
+    stream
+}
+
+async fn run_dial(
+    shared: Arc<Shared>,
+    peer: Arc<Peer>,
+    address: SocketAddr,
+    slot: usize,
+    outcome: watch::Sender<Outcome>,
+) {
+    let result = match shared.data_dials.acquire().await {
+        Ok(_turn) => connect(&shared, &peer, address, slot).await,
+        Err(_) => return,
+    };
+    let result = {
+        let mut slots = lock(&peer.slots);
+        let place = slots.at(slot);
+        place.under_way = None;
+        match result {
+            Ok(lane) => {
+                shared.metrics.dial("connected");
+                (place.not_before, place.backoff) = (None, Backoff::default());
+                place.lane = Some(lane.clone());
+                Ok(lane)
+            }
+            Err((what, why)) => {
+                shared.metrics.dial(what);
+                tracing::debug!(peer = %peer.name, %address, why, "no lane");
+                let wait = place.backoff.failed(rand::random(), false);
+                place.not_before = Some(Instant::now() + wait);
+                Err(LinkError::Unreachable { peer: peer.name.to_string(), address, why })
+            }
+        }
+    };
+    // Without receivers nobody waits any more.
+    let _ = outcome.send(Some(result));
+}
+
+/// One connection, up to its welcome. The error is a word for metrics, and why.
+async fn connect(
+    shared: &Arc<Shared>,
+    peer: &Arc<Peer>,
+    address: SocketAddr,
+    slot: usize,
+) -> Result<Arc<Lane>, (&'static str, String)> {
+    let late = |_| ("timeout", format!("no answer within {DIAL_LIMIT:?}"));
+    let refused = |why: String| ("refused", why);
+    let shaken = timeout(DIAL_LIMIT, shake(shared, peer, address, slot)).await;
+    let established = shaken.map_err(late)?.map_err(refused)?;
+    let lane = Lane::new(peer.name.clone(), End::Dialled, shared.budget.clone());
+    let (welcome, welcomed) = oneshot::channel();
+    let attendant =
+        DataAttendant { shared: shared.clone(), peer: peer.clone(), welcome: Some(welcome) };
+    attend(shared, peer, &lane, Carry::new(lane.clone(), established, attendant));
+    // In TLS 1.3 we are done before the acceptor has judged us.
+    match timeout(DIAL_LIMIT, welcomed).await {
+        Ok(Ok(())) => Ok(lane),
+        Ok(Err(_)) => Err(refused("it closed the connection after the handshake".into())),
+        Err(elapsed) => {
+            lane.close(CloseCode::Stale, "no welcome came in time");
+            Err(late(elapsed))
+        }
+    }
+}
+
+async fn shake(
+    shared: &Shared,
+    peer: &Peer,
+    address: SocketAddr,
+    slot: usize,
+) -> Result<Established, String> {
+    let socket = TcpStream::connect(address).await.map_err(|e| e.to_string())?;
+    tune(&socket);
+    let expected = Expected::Node(peer.name.clone());
+    let config = extractable(shared.credentials.client_config(expected, Kind::Data.alpn()));
+    // Beyond 256 threads two share a mark, which costs them nothing but that.
+    let mark = Mark { kind: Kind::Data, slot: (slot % 256) as u8 };
+    let established = client(socket, config, mark).await.map_err(|e| e.to_string())?;
+    if established.kind != Some(Kind::Data) {
+        return Err("it does not speak the protocol of lanes".into());
+    }
+    let domain = shared.credentials.trust_domain();
+    peer_identity(&established.certificates, domain).map_err(|e| e.to_string())?;
+    Ok(established)
+}
+
+/// Serves a lane that a peer dialled, until it ends.
+pub(super) async fn accepted(
+    shared: &Arc<Shared>,
+    name: &NodeName,
+    remote: SocketAddr,
+    established: Established,
+) {
+    let peer = shared.peer(name, remote);
+    let lane = Lane::new(name.clone(), End::Accepted, shared.budget.clone());
+    lane.with(|mux| mux.say(frame::WELCOME, &shared.hello.generation.0.to_be_bytes()));
+    let attendant = DataAttendant { shared: shared.clone(), peer: peer.clone(), welcome: None };
+    attend(shared, &peer, &lane, Carry::new(lane.clone(), established, attendant));
+}
+
+/// Carries a lane and forgets it at its end.
+fn attend(shared: &Arc<Shared>, peer: &Arc<Peer>, lane: &Arc<Lane>, carry: Carry<DataAttendant>) {
+    peer.track_lane(lane);
+    if shared.is_closed() {
+        lane.close(CloseCode::Leaving, "leaving");
+    }
+    let (peer, lane) = (peer.clone(), lane.clone());
+    tokio::spawn(async move {
+        let ending = carry.await;
+        tracing::debug!(peer = %peer.name, why = ending.why, "lane ended");
+        peer.untrack_lane(&lane);
+    });
+}
+
+/// Takes what comes in on a lane for requests.
+struct DataAttendant {
+    shared: Arc<Shared>,
+    peer: Arc<Peer>,
+    welcome: Option<oneshot::Sender<()>>,
+}
+
+impl Attendant for DataAttendant {
+    fn arrived(&mut self, lane: &Arc<Lane>, arrival: Arrival) {
+        match arrival {
+            Arrival::Opened(id) => {
+                let stream = lane.stream(id);
+                match self.shared.handler.get() {
+                    Some(handler) => handler(lane.peer.clone(), stream),
+                    None => drop(stream),
+                }
+            }
+            Arrival::Welcome(generation) => {
+                lane.generation.store(generation, Ordering::Relaxed);
+                if let Some(welcome) = self.welcome.take() {
+                    // Whoever dialled may have given up.
+                    let _ = welcome.send(());
+                }
+            }
+            Arrival::Pong(number) => monitor::pong(&self.shared, &self.peer, number),
+            // Of a later version, or misplaced: no harm in skipping them.
+            Arrival::Closed { .. } | Arrival::Datagram(_) | Arrival::Message(_) => {}
+        }
+    }
+}
+
+/// How long a lane may leave our pings unanswered while nothing else is heard on it: its peer is gone, or
+/// frozen for so long that requests are better off elsewhere. Far above any silence of a healthy agent, since
+/// closing it cannot be taken back.
+pub(crate) const LANE_DEAD: Duration = Duration::from_secs(2);

@@ -1,0 +1,117 @@
+//! The client's edge: one connection of a client, spoken with by hyper behind a [`Guard`].
+//!
+//! HTTP/1.1 and HTTP/2 with prior knowledge are told apart by their preface. Decides nothing about
+//! requests; [`super::outbound`] does. Ends when the client or the door closes, after the requests under
+//! way are answered.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use http::header::UPGRADE;
+use http::{Method, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::answer::Failure;
+use super::body::Body;
+use super::guard::{Control, Guard, HEAD_LIMIT};
+use super::head::MAX_FIELDS;
+use super::outbound::{self, Door};
+use super::scan::{MAX_HEAD, REFUSED};
+use super::{Inner, connect};
+
+/// An idle connection is closed after this; longer than [`HEAD_LIMIT`], which is told to the client.
+const IDLE_LIMIT: Duration = Duration::from_secs(90);
+const _: () = assert!(IDLE_LIMIT.as_secs() > 2 * HEAD_LIMIT.as_secs());
+/// Streams of one HTTP/2 client at once.
+const MAX_STREAMS: u32 = 256;
+
+/// Serves a client's connection, of which `ahead` was read already, to its end.
+pub(crate) async fn serve<T>(
+    inner: &Arc<Inner>,
+    io: T,
+    ahead: BytesMut,
+    client: SocketAddr,
+    door: &Arc<Door>,
+) where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (guard, control) = Guard::new(io, ahead);
+    let (served, entry) = (inner.clone(), door.clone());
+    let service = service_fn(move |request| {
+        let (inner, entry, control) = (served.clone(), entry.clone(), control.clone());
+        async move {
+            let leads = entry.leads();
+            let asks = asks_to_upgrade(&request);
+            let tunnel = connect::is_tunnel(&leads, &request);
+            let answer = match refused(&request, &control) {
+                Some(failure) => failure.respond(inner.node().as_str()),
+                None if tunnel => connect::open(&inner, client, &entry, request).await,
+                None => outbound::handle(&inner, &leads, client, request).await,
+            };
+            tell(&control, asks, tunnel, &answer);
+            Ok::<_, Infallible>(answer)
+        }
+    });
+    let builder = builder();
+    let serving = builder.serve_connection_with_upgrades(guard, service);
+    tokio::pin!(serving);
+    let ended = tokio::select! {
+        ended = serving.as_mut() => Some(ended),
+        () = door.closed() => None,
+    };
+    let ended = match ended {
+        Some(ended) => ended,
+        None => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::trace!(%client, error, "client's connection ended");
+    }
+}
+
+fn builder() -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(IDLE_LIMIT)
+        .max_headers(MAX_FIELDS)
+        .max_buf_size(MAX_HEAD)
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(MAX_HEAD as u32)
+        .max_concurrent_streams(MAX_STREAMS);
+    builder
+}
+
+/// Why this request stands for one that was refused, if it does.
+fn refused(request: &Request<Incoming>, control: &Control) -> Option<Failure> {
+    if request.method().as_str() != REFUSED {
+        return None;
+    }
+    control.refused().map(Failure::Unreadable)
+}
+
+/// Exactly what the guard holds a connection for.
+fn asks_to_upgrade(request: &Request<Incoming>) -> bool {
+    request.method() == Method::CONNECT && request.version() < Version::HTTP_2
+        || request.version() == Version::HTTP_11 && request.headers().contains_key(UPGRADE)
+}
+
+fn tell(control: &Control, asked: bool, tunnel: bool, answer: &Response<Body>) {
+    control.answered();
+    if asked {
+        let status = answer.status();
+        let opened = tunnel && status.is_success();
+        control.upgraded(opened || status == StatusCode::SWITCHING_PROTOCOLS);
+    }
+}

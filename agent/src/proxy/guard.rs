@@ -1,0 +1,262 @@
+//! A client's connection as hyper sees it: what [`Scan`] lets through, and nothing else.
+//!
+//! Owns the socket on hyper's behalf. A request that is refused is replaced by one that the service
+//! recognises ([`Control::refused`]), so that the refusal is told in its turn, behind the answers to the
+//! requests before it, with a `Proxy-Status` like every answer of ours. After a refusal the connection is
+//! closed in a way that lets the client read it: the rest of what it sends is read and thrown away for a
+//! while.
+//!
+//! Interim answers (1xx), which hyper's server cannot send, are written here between hyper's own writes:
+//! when hyper has flushed all it had, and the service has not answered yet.
+//!
+//! No task of its own; dropping it closes the connection.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use http::StatusCode;
+use hyper::rt::ReadBufCursor;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
+
+use super::scan::{Look, MAX_HEAD, Refusal, Scan, substitute};
+use crate::link::lock;
+
+/// A head that has begun must be complete within this.
+pub(crate) const HEAD_LIMIT: Duration = Duration::from_secs(30);
+/// After a refusal the client has so long to stop sending and read it.
+const LINGER: Duration = Duration::from_secs(2);
+/// Read at once, on the stack: an idle connection keeps no buffer.
+const READ: usize = 32 * 1024;
+
+/// What the service and its connection tell each other.
+#[derive(Debug, Default)]
+pub(crate) struct Control(Mutex<Said>);
+
+#[derive(Debug, Default)]
+struct Said {
+    refusal: Option<Refusal>,
+    upgraded: Option<bool>,
+    /// Interim answers to be written before the answer.
+    interim: BytesMut,
+}
+
+impl Control {
+    /// Why the connection's last request was refused, if it was.
+    pub(crate) fn refused(&self) -> Option<Refusal> {
+        lock(&self.0).refusal.clone()
+    }
+
+    /// A request to upgrade was answered: whether the connection is another protocol's from now on.
+    pub(crate) fn upgraded(&self, accepted: bool) {
+        lock(&self.0).upgraded = Some(accepted);
+    }
+
+    /// Has an interim answer written, unless the answer comes first.
+    pub(crate) fn interim(&self, bytes: &[u8]) {
+        lock(&self.0).interim.extend_from_slice(bytes);
+    }
+
+    /// The answer is there: what was not written before it never will be.
+    pub(crate) fn answered(&self) {
+        lock(&self.0).interim.clear();
+    }
+}
+
+/// How the connection goes on.
+#[derive(Debug)]
+enum Course {
+    Passing,
+    /// A head was refused: nothing is read any more.
+    Refused,
+    /// The same, and all was written.
+    Lingering(Pin<Box<Sleep>>),
+}
+
+/// The connection.
+#[derive(Debug)]
+pub(crate) struct Guard<T> {
+    io: T,
+    scan: Scan,
+    /// Read and not let through yet.
+    raw: BytesMut,
+    /// Let through and not taken by hyper yet.
+    out: BytesMut,
+    control: Arc<Control>,
+    course: Course,
+    head_limit: Option<Pin<Box<Sleep>>>,
+    /// An interim answer that is being written.
+    interim: BytesMut,
+}
+
+impl<T> Guard<T> {
+    /// Guards a connection of which `ahead` was read already.
+    pub(crate) fn new(io: T, ahead: BytesMut) -> (Self, Arc<Control>) {
+        let control = Arc::new(Control::default());
+        let guard = Self {
+            io,
+            scan: Scan::new(),
+            raw: ahead,
+            out: BytesMut::new(),
+            control: control.clone(),
+            course: Course::Passing,
+            head_limit: None,
+            interim: BytesMut::new(),
+        };
+        (guard, control)
+    }
+
+    fn refuse(&mut self, refusal: Refusal) {
+        lock(&self.control.0).refusal = Some(refusal);
+        self.raw = BytesMut::new();
+        self.out.extend_from_slice(&substitute());
+        self.course = Course::Refused;
+        self.head_limit = None;
+    }
+
+    /// Looks at what was read. `false`: nothing more can be let through now, and nothing more be read.
+    fn look(&mut self) -> io::Result<bool> {
+        if let Some(accepted) = lock(&self.control.0).upgraded.take() {
+            self.scan.decide(accepted);
+        }
+        match self.scan.look(&mut self.raw, &mut self.out) {
+            Look::More => Ok(true),
+            Look::Held => Ok(self.raw.len() <= MAX_HEAD),
+            Look::Head(refusal) => {
+                self.refuse(refusal);
+                Ok(true)
+            }
+            Look::Body(refusal) => Err(io::Error::new(io::ErrorKind::InvalidData, refusal.why)),
+        }
+    }
+
+    /// Whether a head has taken too long. Looked at when nothing more is there to be read.
+    fn head_is_late(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.scan.within_head(&self.raw) {
+            self.head_limit = None;
+            return false;
+        }
+        let limit = self.head_limit.get_or_insert_with(|| Box::pin(sleep(HEAD_LIMIT)));
+        limit.as_mut().poll(cx).is_ready()
+    }
+}
+
+impl<T: AsyncRead + Unpin> hyper::rt::Read for Guard<T> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut to: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            let may_read = match this.course {
+                Course::Passing if this.out.is_empty() => this.look()?,
+                _ => true,
+            };
+            if !this.out.is_empty() {
+                let n = this.out.len().min(to.remaining());
+                to.put_slice(&this.out[..n]);
+                this.out.advance(n);
+                if this.out.is_empty() {
+                    // Lets go of the memory that `raw` would grow in.
+                    this.out = BytesMut::new();
+                }
+                return Poll::Ready(Ok(()));
+            }
+            if !matches!(this.course, Course::Passing) || !may_read {
+                // The service's answer closes the connection, or frees what is held.
+                return Poll::Pending;
+            }
+            let mut scratch = [std::mem::MaybeUninit::uninit(); READ];
+            let mut read = ReadBuf::uninit(&mut scratch);
+            match Pin::new(&mut this.io).poll_read(cx, &mut read)? {
+                Poll::Ready(()) if read.filled().is_empty() => return Poll::Ready(Ok(())),
+                Poll::Ready(()) => this.raw.extend_from_slice(read.filled()),
+                Poll::Pending if this.head_is_late(cx) => {
+                    let why = format!("its head was not complete within {HEAD_LIMIT:?}");
+                    this.refuse(Refusal::new(StatusCode::REQUEST_TIMEOUT, why));
+                }
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Guard<T> {
+    /// Writes what is left of an interim answer: nothing else may come between its bytes.
+    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.interim.is_empty() {
+            match ready!(Pin::new(&mut self.io).poll_write(cx, &self.interim))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                n => self.interim.advance(n),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads and throws away until the client stops or has had its time.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Course::Lingering(limit) = &mut self.course else { return Poll::Ready(Ok(())) };
+        if limit.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            let mut scratch = [std::mem::MaybeUninit::uninit(); READ];
+            let mut read = ReadBuf::uninit(&mut scratch);
+            ready!(Pin::new(&mut self.io).poll_read(cx, &mut read))?;
+            if read.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> hyper::rt::Write for Guard<T> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        ready!(this.poll_interim(cx))?;
+        Pin::new(&mut this.io).poll_write(cx, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        ready!(this.poll_interim(cx))?;
+        Pin::new(&mut this.io).poll_write_vectored(cx, pieces)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        // hyper flushes when it has written all it has: here its bytes and ours cannot mix.
+        let said = lock(&this.control.0).interim.split();
+        this.interim.unsplit(said);
+        ready!(this.poll_interim(cx))?;
+        Pin::new(&mut this.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !matches!(this.course, Course::Lingering(_)) {
+            ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
+            if matches!(this.course, Course::Refused) {
+                this.course = Course::Lingering(Box::pin(sleep(LINGER)));
+            }
+        }
+        this.poll_linger(cx)
+    }
+}
