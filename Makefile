@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint purity deny advisories unit sim soak sim-soak lab bench-speed docs release clean
+.PHONY: help setup build demo test lint purity deny advisories unit sim soak sim-soak lab bench-speed allocations docs release clean conformance
 
 PROFILE ?= lab
 CARGO   := cargo
@@ -52,12 +52,19 @@ sim-soak: ## simulator over many seeds (SEEDS=0..20000 for a night)
 	$(MAKE) sim SEEDS=$(if $(filter 0..200,$(SEEDS)),0..2000,$(SEEDS)) NODES=50
 
 lab: build ## real processes in network namespaces: every fault of the demo
-	$(CARGO) test --profile $(PROFILE) -p hearth-tests --test lab --test failover --test trust --test errors --test rollout -- --test-threads=1
+	$(CARGO) test --profile $(PROFILE) -p hearth-tests --test lab --test failover --test trust --test errors --test rollout --test allocations -- --test-threads=1
+	$(CARGO) test --profile $(PROFILE) -p hearth-tests --test conformance
 
-bench-speed: ## what a sidecar pair costs, beside Envoy, HAProxy and nginx in one run (about 20 minutes)
+conformance: build ## the traffic path against the rules of HTTP, full sizes (`make lab` runs a slice); CASES=h1::length a part
+	HEARTH_CONFORMANCE=full $(CARGO) test --profile $(PROFILE) -p hearth-tests --test conformance -- $(CASES)
+
+bench-speed: ## what a sidecar pair costs, beside Envoy, HAProxy and nginx in one run (about 35 minutes; BENCH="--help")
 	tests/bench-setup
 	$(CARGO) build --release -p hearth-agent -p hearth-control -p hearth-tests --bins
 	target/release/bench-speed $(BENCH)
+
+allocations: build ## how often a pair of agents allocates per request, and where
+	target/$(PROFILE)/bench-speed allocations
 
 docs: ## API documentation, warnings denied
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps

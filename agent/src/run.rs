@@ -1,7 +1,7 @@
 //! The agent's life: start, run, reload, drain and leave. Puts the parts together, decides nothing else.
 //!
 //! Two runtimes: the calling thread runs the mesh (driver, links, admin, checks), the data threads run the
-//! data path, so that a busy data path cannot make a probe late. Start order: configuration → state
+//! data path, a side thread runs hooks and exports spans, so that a busy data path cannot make a probe late. Start order: configuration → state
 //! directory → identity (join if there is none) → generation on disk → core, restored → links →
 //! listeners → ready. Nothing waits for a peer or for the control plane once there is an identity.
 
@@ -86,6 +86,12 @@ fn start(path: &Path) -> Result<(), Failure> {
         text: format!("cannot {what}: {e}"),
     };
     let data = DataThreads::start().map_err(|e| io("start the data threads", e))?;
+    let side = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .thread_name("hearth-side")
+        .build()
+        .map_err(|e| io("start the side thread", e))?;
     let mesh = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .thread_name("hearth-mesh")
@@ -94,7 +100,9 @@ fn start(path: &Path) -> Result<(), Failure> {
     // After the data threads exist: they keep their ordinary priority.
     raise_priority();
     // Requests that outlive their grace are cut when the data threads end with this function.
-    mesh.block_on(agent(path, config, data.handles()))
+    let result = mesh.block_on(agent(path, config, data.handles(), side.handle()));
+    side.shutdown_background();
+    result
 }
 
 /// Probes must not be late on a busy host. Where it is not allowed, nothing is lost but that margin.
@@ -128,10 +136,11 @@ async fn agent(
     path: &Path,
     config: Config,
     data: &[tokio::runtime::Handle],
+    side: &tokio::runtime::Handle,
 ) -> Result<(), Failure> {
     let metrics = Metrics::new();
     let logs = Logs::install(&config.name, &config.log, &metrics.dropped());
-    let result = live(path, config, data, metrics, logs.clone()).await;
+    let result = live(path, config, data, side, metrics, logs.clone()).await;
     logs.flush(LOG_FLUSH);
     result
 }
@@ -140,6 +149,7 @@ async fn live(
     path: &Path,
     config: Config,
     data: &[tokio::runtime::Handle],
+    side: &tokio::runtime::Handle,
     metrics: Metrics,
     logs: Logs,
 ) -> Result<(), Failure> {
@@ -187,7 +197,7 @@ async fn live(
 
     let spans = {
         // Encoding spans is no work for the mesh thread.
-        let _data = data[0].enter();
+        let _side = side.enter();
         SpanSink::start(&config.name, config.otlp.as_deref(), &metrics.dropped())
     };
     let locals_cell = Arc::new(OnceLock::new());
@@ -204,7 +214,7 @@ async fn live(
         heartbeat: heartbeat.clone(),
     };
     let (driver, handle) = Driver::new(node, origin, links.clone(), outside, events);
-    let locals = Locals::new(config.name.clone(), handle.clone(), data[0].clone());
+    let locals = Locals::new(config.name.clone(), handle.clone(), side.clone());
     // Set once, before the driver runs.
     let _ = locals_cell.set(locals.clone());
     let seeds = Arc::new(ArcSwap::from_pointee(config.mesh.seeds.clone()));
@@ -223,7 +233,7 @@ async fn live(
         proxy.listen_udp(address, entry)?;
     }
 
-    let mut dns = Names::new(proxy.clone(), metrics.dns(), data[0].clone());
+    let mut dns = Names::new(proxy.clone(), metrics.dns(), side.clone());
     dns.set(config.dns.as_ref())?;
 
     tokio::spawn(driver.run());

@@ -37,7 +37,6 @@ impl DataThreads {
     /// Starts as many as there are cores.
     pub fn start() -> io::Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let (stop, _) = watch::channel(());
         let started = (0..cores.min(MOST)).map(|n| start(n, stop.subscribe()));
         Ok(Self { handles: started.collect::<io::Result<_>>()?, _stop: stop })
     }
@@ -49,7 +48,7 @@ impl DataThreads {
 }
 
 fn start(n: usize, mut stopped: watch::Receiver<()>) -> io::Result<Handle> {
-    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
     let handle = runtime.handle().clone();
     std::thread::Builder::new().name(format!("hearth-data-{n}")).spawn(move || {
         SLOT.set(n);

@@ -5,6 +5,8 @@
 
 pub mod app;
 pub mod bench;
+pub mod conformance;
+pub mod counted;
 pub mod demo;
 pub mod lab;
 pub mod load;

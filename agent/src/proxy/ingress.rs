@@ -1,9 +1,9 @@
 //! Clients outside the mesh: which of our services their requests are for, and what of them is believed.
 //!
-//! Decides by host and path, the most specific route first. A path is made canonical before it is
-//! compared, in the form in which it goes on, so that no two readings of it lead to two places. What a client says of
-//! whom it forwards for is believed only of those the configuration trusts; from everybody else it is
-//! removed. Owns the certificate it shows.
+//! Decides by host and path, the most specific route first. A path is compared in the canonical form in
+//! which it goes on, so that no two readings of it lead to two places. What a client says of whom it
+//! forwards for is believed only of those the configuration trusts; from everybody else it is removed. Owns
+//! the certificate it shows.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};

@@ -7,6 +7,9 @@
 //! An answer that is here whole goes back in one piece; a longer one is passed on as it is read, no faster
 //! than the stream takes it.
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BufMut, BytesMut};
@@ -55,6 +58,8 @@ enum Fail {
     Early(String),
     /// It broke off, or sent what is no answer.
     Broke(String),
+    /// It did not answer in time.
+    Late,
     /// The stream to the caller ended: nobody is to be told.
     Gone,
 }
@@ -72,7 +77,6 @@ pub(in super::super) async fn serve(
     let request = gather(head, frames, left).await?;
     let refused = |executed, cause, detail: String| Err(Refused { executed, cause, detail });
     let at = |what: &str| format!("the application at {} {what}", endpoint.address);
-    let left = left.saturating_sub(arrived.elapsed());
     let mut exchange = Exchange {
         inner,
         endpoint,
@@ -81,17 +85,17 @@ pub(in super::super) async fn serve(
         to_head: head.method == "HEAD",
     };
     let repeatable = Method::from_bytes(head.method.as_bytes()).is_ok_and(|m| is_idempotent(&m));
-    let answered = match timeout(left, exchange.answered(repeatable)).await {
-        Ok(Ok(answered)) => answered,
-        Ok(Err(Fail::NotReached(why))) => {
+    let answered = match exchange.answered(repeatable, arrived + left).await {
+        Ok(answered) => answered,
+        Err(Fail::NotReached(why)) => {
             inner.tell(PathReport::LocalRefused { endpoint: endpoint.id.clone() });
             return refused(false, Cause::AppRefused, at(&format!("refused: {why}")));
         }
-        Ok(Err(Fail::Early(why) | Fail::Broke(why))) => {
+        Err(Fail::Early(why) | Fail::Broke(why)) => {
             return refused(true, Cause::AppBroke, at(&format!("broke off: {why}")));
         }
-        Ok(Err(Fail::Gone)) => return Ok(()),
-        Err(_) => return refused(true, Cause::AppSilent, at("gave no answer")),
+        Err(Fail::Gone) => return Ok(()),
+        Err(Fail::Late) => return refused(true, Cause::AppSilent, at("gave no answer")),
     };
     let (mut connection, answer) = answered;
     match exchange.pass_on(&mut connection, answer, send).await {
@@ -102,7 +106,7 @@ pub(in super::super) async fn serve(
             tracing::debug!(endpoint = %endpoint.id, why, "answer cut short");
             send.abandon();
         }
-        Err(Fail::Gone) => {}
+        Err(Fail::Gone | Fail::Late) => {}
     }
     Ok(())
 }
@@ -220,7 +224,7 @@ struct Exchange<'a> {
     inner: &'a Inner,
     endpoint: &'a LocalEndpoint,
     request: &'a [u8],
-    /// What goes to the caller next.
+    /// What goes to the caller next; the connection keeps its room.
     out: BytesMut,
     to_head: bool,
 }
@@ -228,12 +232,16 @@ struct Exchange<'a> {
 impl Exchange<'_> {
     /// Sends the request and reads the head of the answer. A kept connection that turns out to be closed is
     /// replaced once, where the request may be repeated.
-    async fn answered(&mut self, repeatable: bool) -> Result<(AppConnection, AnswerHead), Fail> {
+    async fn answered(
+        &mut self,
+        repeatable: bool,
+        deadline: Instant,
+    ) -> Result<(AppConnection, AnswerHead), Fail> {
         let mut fresh = false;
         loop {
             let taken = self.inner.pools.take(&self.endpoint.address, repeatable, fresh).await;
             let mut connection = taken.map_err(|e| Fail::NotReached(e.to_string()))?;
-            match self.head(&mut connection).await {
+            match self.head(&mut connection, deadline).await {
                 Ok(answer) => return Ok((connection, answer)),
                 Err(Fail::Early(_)) if connection.reused && repeatable => fresh = true,
                 Err(fail) => return Err(fail),
@@ -241,9 +249,15 @@ impl Exchange<'_> {
         }
     }
 
-    async fn head(&mut self, connection: &mut AppConnection) -> Result<AnswerHead, Fail> {
+    async fn head(
+        &mut self,
+        connection: &mut AppConnection,
+        deadline: Instant,
+    ) -> Result<AnswerHead, Fail> {
         let early = |e: std::io::Error| Fail::Early(e.to_string());
         connection.stream.write_all(self.request).await.map_err(early)?;
+        self.out = std::mem::take(&mut connection.out);
+        self.out.reserve(FIRST_READ);
         let mut interim = 0;
         let mut any = false;
         loop {
@@ -281,7 +295,13 @@ impl Exchange<'_> {
             }
             let room = if buffer.is_empty() { FIRST_READ } else { READ };
             buffer.reserve(room);
-            match connection.stream.read_buf(buffer).await {
+            let AppConnection { stream, timer, .. } = connection;
+            let mut read = pin!(stream.read_buf(buffer));
+            let read = poll_fn(|cx| match read.as_mut().poll(cx) {
+                Poll::Ready(read) => Poll::Ready(Some(read)),
+                Poll::Pending => timer.poll_at(cx, deadline).map(|()| None),
+            });
+            match read.await.ok_or(Fail::Late)? {
                 Ok(0) if any => return Err(Fail::Broke("it closed the connection".into())),
                 Ok(0) => return Err(Fail::Early("it closed the connection".into())),
                 Ok(_) => {}
@@ -321,7 +341,9 @@ impl Exchange<'_> {
             Framing::Close => self.until_close(connection, send).await?,
         }
         put_header(&mut self.out, END, 0);
-        send.write_last(&self.out).await.map_err(|_| Fail::Gone)
+        let sent = send.write_last(&self.out).await;
+        connection.out = std::mem::take(&mut self.out);
+        sent.map_err(|_| Fail::Gone)
     }
 
     async fn flush(&mut self, send: &mut Sender) -> Result<(), Fail> {
