@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint purity deny advisories unit sim soak sim-soak lab bench-speed allocations docs release clean conformance
+.PHONY: help setup build demo test lint purity deny advisories unit sim soak sim-soak lab bench-speed allocations docs release clean conformance protocols oracle
 
 PROFILE ?= lab
 CARGO   := cargo
@@ -52,8 +52,14 @@ sim-soak: ## simulator over many seeds (SEEDS=0..20000 for a night)
 	$(MAKE) sim SEEDS=$(if $(filter 0..200,$(SEEDS)),0..2000,$(SEEDS)) NODES=50
 
 lab: build ## real processes in network namespaces: every fault of the demo
-	$(CARGO) test --profile $(PROFILE) -p hearth-tests --test lab --test failover --test trust --test errors --test rollout --test allocations -- --test-threads=1
+	$(CARGO) test --profile $(PROFILE) -p hearth-tests --test lab --test failover --test trust --test errors --test rollout --test allocations --test protocols --test oracle -- --test-threads=1
 	$(CARGO) test --profile $(PROFILE) -p hearth-tests --test conformance
+
+protocols: setup build ## gRPC, WebSocket, databases, DNS … by their own clients, in full size (a slice is in lab)
+	HEARTH_FULL=1 $(CARGO) test --profile $(PROFILE) -p hearth-tests --test protocols -- --test-threads=1 --nocapture
+
+oracle: build ## 200,000 POSTs under random kills: the books balance; retry storms, hedging (HEARTH_SEED=n repeats one)
+	HEARTH_FULL=1 $(CARGO) test --profile $(PROFILE) -p hearth-tests --test oracle -- --test-threads=1 --nocapture
 
 conformance: build ## the traffic path against the rules of HTTP, full sizes (`make lab` runs a slice); CASES=h1::length a part
 	HEARTH_CONFORMANCE=full $(CARGO) test --profile $(PROFILE) -p hearth-tests --test conformance -- $(CASES)
