@@ -5,9 +5,9 @@
 
 pub mod app;
 pub mod bench;
-pub mod counted;
-pub mod conformance;
 pub mod cases;
+pub mod conformance;
+pub mod counted;
 pub mod demo;
 pub mod drive;
 pub mod lab;
