@@ -37,6 +37,7 @@ impl DataThreads {
     /// Starts as many as there are cores.
     pub fn start() -> io::Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let (stop, _) = watch::channel(());
         let started = (0..cores.min(MOST)).map(|n| start(n, stop.subscribe()));
         Ok(Self { handles: started.collect::<io::Result<_>>()?, _stop: stop })
     }

@@ -81,14 +81,7 @@ fn read<const N: usize>(
 /// A line that ends with LF alone: some take it for the end of a line and some do not (RFC 9112 section
 /// 2.2), so nobody gets to see it.
 pub(crate) fn has_bare_lf(bytes: &[u8]) -> bool {
-    let mut before = 0;
-    for &byte in bytes {
-        if byte == b'\n' && before != b'\r' {
-            return true;
-        }
-        before = byte;
-    }
-    false
+    memchr::memchr_iter(b'\n', bytes).any(|at| at == 0 || bytes[at - 1] != b'\r')
 }
 
 impl From<&HeaderMap> for Fields {

@@ -9,6 +9,7 @@
 //! One task per connection. An idle connection holds no buffer.
 
 use std::future::{Future, poll_fn};
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -41,7 +42,7 @@ use super::super::race::{First, News, Race, Won};
 use super::super::safety::is_idempotent;
 use super::answer::{self, Coding, Shape};
 use super::plan::Plan;
-use super::request::{self, Plain, Read};
+use super::request::{self, MAX_PLAIN_FIELDS, Plain, Read};
 use super::timer::Timer;
 use crate::link::{DataStream, InFlight, LinkHealth};
 
@@ -193,7 +194,8 @@ impl Client<'_> {
         if self.buffer.is_empty() {
             return Look::More;
         }
-        let plain = match request::read(&self.buffer) {
+        let mut room = [const { MaybeUninit::uninit() }; MAX_PLAIN_FIELDS];
+        let plain = match request::read(&self.buffer, &mut room) {
             Read::Partial => return Look::More,
             Read::Unusual => return Look::Unusual,
             Read::Plain(plain) => plain,
@@ -580,7 +582,7 @@ fn address(opening: &mut [u8], instance: u16, left: Duration) {
 /// Appends the preamble of a request's stream, and returns how long it is.
 fn put_opening(
     out: &mut BytesMut,
-    plain: &Plain<'_>,
+    plain: &Plain<'_, '_>,
     service: &ServiceName,
     via: &[u8],
     client: &str,

@@ -58,6 +58,8 @@ enum Fail {
     Early(String),
     /// It broke off, or sent what is no answer.
     Broke(String),
+    /// The request cannot be written to it.
+    Malformed(&'static str),
     /// It did not answer in time.
     Late,
     /// The stream to the caller ended: nobody is to be told.
@@ -74,18 +76,13 @@ pub(in super::super) async fn serve(
     frames: Frames,
 ) -> Result<(), Refused> {
     let arrived = Instant::now();
-    let request = gather(head, frames, left).await?;
+    let request = Request::gather(head, frames, left).await?;
     let refused = |executed, cause, detail: String| Err(Refused { executed, cause, detail });
     let at = |what: &str| format!("the application at {} {what}", endpoint.address);
-    let mut exchange = Exchange {
-        inner,
-        endpoint,
-        request: &request,
-        out: BytesMut::new(),
-        to_head: head.method == "HEAD",
-    };
+    let mut exchange =
+        Exchange { inner, endpoint, request, out: BytesMut::new(), to_head: head.method == "HEAD" };
     let repeatable = Method::from_bytes(head.method.as_bytes()).is_ok_and(|m| is_idempotent(&m));
-    let answered = match exchange.answered(repeatable, arrived + left).await {
+    let answered = match exchange.answered(repeatable, arrived + left, send).await {
         Ok(answered) => answered,
         Err(Fail::NotReached(why)) => {
             inner.tell(PathReport::LocalRefused { endpoint: endpoint.id.clone() });
@@ -94,6 +91,7 @@ pub(in super::super) async fn serve(
         Err(Fail::Early(why) | Fail::Broke(why)) => {
             return refused(true, Cause::AppBroke, at(&format!("broke off: {why}")));
         }
+        Err(Fail::Malformed(why)) => return Err(malformed(why)),
         Err(Fail::Gone) => return Ok(()),
         Err(Fail::Late) => return refused(true, Cause::AppSilent, at("gave no answer")),
     };
@@ -106,64 +104,67 @@ pub(in super::super) async fn serve(
             tracing::debug!(endpoint = %endpoint.id, why, "answer cut short");
             send.abandon();
         }
-        Err(Fail::Gone | Fail::Late) => {}
+        Err(Fail::Gone | Fail::Late | Fail::Malformed(_)) => {}
     }
     Ok(())
 }
 
-/// The request as it is written to the application, its body included.
-async fn gather(
-    head: &RequestHead,
-    mut frames: Frames,
-    left: Duration,
-) -> Result<BytesMut, Refused> {
-    let malformed = |detail: &str| Refused {
-        executed: false,
-        cause: Cause::Malformed,
-        detail: detail.to_owned(),
-    };
-    let (mut body, mut trailers) = (BytesMut::new(), None);
-    if head.body == BodyKind::Inline {
+/// A request as a peer sent it, whole.
+struct Request<'a> {
+    head: &'a RequestHead,
+    body: BytesMut,
+    trailers: Option<Fields>,
+}
+
+impl<'a> Request<'a> {
+    async fn gather(
+        head: &'a RequestHead,
+        mut frames: Frames,
+        left: Duration,
+    ) -> Result<Self, Refused> {
+        let mut request = Self { head, body: BytesMut::new(), trailers: None };
+        if head.body == BodyKind::None {
+            return Ok(request);
+        }
         loop {
             match timeout(left, frames.next()).await {
-                Ok(Ok(Frame::Data(piece))) if body.len() + piece.len() <= MAX_REPLAY as usize => {
-                    body.put_slice(&piece);
+                Ok(Ok(Frame::Data(piece)))
+                    if request.body.len() + piece.len() <= MAX_REPLAY as usize =>
+                {
+                    request.body.put_slice(&piece);
                 }
-                Ok(Ok(Frame::Trailers(fields))) => trailers = Some(fields),
+                Ok(Ok(Frame::Trailers(fields))) => request.trailers = Some(fields),
                 Ok(Ok(Frame::End)) => break,
                 Ok(Ok(_)) => return Err(malformed("its body is not as its head announced")),
                 Ok(Err(error)) => return Err(malformed(&error.to_string())),
                 Err(_) => return Err(malformed("its body did not come in time")),
             }
         }
-        if head.length.is_some_and(|l| l != body.len() as u64) {
+        if head.length.is_some_and(|l| l != request.body.len() as u64) {
             return Err(malformed("its body is not as long as its head announced"));
         }
+        Ok(request)
     }
-    write_request(head, &body, trailers.as_ref()).map_err(malformed)
+
+    fn write(&self, out: &mut BytesMut) -> Result<(), &'static str> {
+        write_request(self.head, &self.body, self.trailers.as_ref(), out)
+    }
 }
 
+fn malformed(detail: &str) -> Refused {
+    Refused { executed: false, cause: Cause::Malformed, detail: detail.to_owned() }
+}
+
+/// Appends a request as it is written to the application, if all of it is as HTTP allows.
 fn write_request(
     head: &RequestHead,
     body: &[u8],
     trailers: Option<&Fields>,
-) -> Result<BytesMut, &'static str> {
-    let is_token = |t: &str| {
-        !t.is_empty()
-            && t.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
-    };
-    let is_visible = |t: &str| t.bytes().all(|b| matches!(b, b'!'..=b'~'));
-    if !is_token(&head.method) || head.method == "CONNECT" {
-        return Err("its method cannot be passed on");
-    }
-    if !is_visible(&head.target) || !(head.target.starts_with('/') || head.target == "*") {
-        return Err("its target cannot be passed on");
-    }
-    if !is_visible(&head.authority) {
-        return Err("its authority cannot be passed on");
-    }
+    out: &mut BytesMut,
+) -> Result<(), &'static str> {
+    check_line(head)?;
     let room = head.target.len() + head.authority.len() + head.fields.lines().len() + body.len();
-    let mut out = BytesMut::with_capacity(room + 128);
+    out.reserve(room + 128);
     for part in [&head.method, " ", &head.target, " HTTP/1.1\r\nhost: ", &head.authority, "\r\n"] {
         out.put_slice(part.as_bytes());
     }
@@ -173,7 +174,7 @@ fn write_request(
                 || name.eq_ignore_ascii_case("host")
                 || name.eq_ignore_ascii_case("expect");
             if !ours {
-                put_field(&mut out, name, value);
+                put_field(out, name, value);
             }
         })
         .map_err(|_| "its header fields cannot be passed on")?;
@@ -182,12 +183,15 @@ fn write_request(
             trailers.parse(|_, _| ()).map_err(|_| "its trailers cannot be passed on")?;
             out.put_slice(b"transfer-encoding: chunked\r\n\r\n");
             if !body.is_empty() {
-                put_chunk_size(&mut out, body.len());
+                put_chunk_size(out, body.len());
                 out.put_slice(body);
                 out.put_slice(b"\r\n");
             }
             out.put_slice(b"0\r\n");
             out.put_slice(trailers.lines());
+            if trailers.lines().is_empty() {
+                out.put_slice(b"\r\n");
+            }
         }
         None => {
             // RFC 9110 section 8.6: a method that may well have a body says so when it has none.
@@ -200,7 +204,23 @@ fn write_request(
             out.put_slice(body);
         }
     }
-    Ok(out)
+    Ok(())
+}
+
+/// Whether a line can be made of method, target and authority that nobody reads as two.
+fn check_line(head: &RequestHead) -> Result<(), &'static str> {
+    let is_tchar = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    let is_visible = |t: &str| t.bytes().all(|b| matches!(b, b'!'..=b'~'));
+    if head.method.is_empty() || !head.method.bytes().all(is_tchar) || head.method == "CONNECT" {
+        return Err("its method cannot be passed on");
+    }
+    if !is_visible(&head.target) || !(head.target.starts_with('/') || head.target == "*") {
+        return Err("its target cannot be passed on");
+    }
+    if !is_visible(&head.authority) {
+        return Err("its authority cannot be passed on");
+    }
+    Ok(())
 }
 
 /// The line in front of a chunk.
@@ -223,7 +243,7 @@ pub(super) fn put_chunk_size(out: &mut BytesMut, size: usize) {
 struct Exchange<'a> {
     inner: &'a Inner,
     endpoint: &'a LocalEndpoint,
-    request: &'a [u8],
+    request: Request<'a>,
     /// What goes to the caller next; the connection keeps its room.
     out: BytesMut,
     to_head: bool,
@@ -236,12 +256,13 @@ impl Exchange<'_> {
         &mut self,
         repeatable: bool,
         deadline: Instant,
+        send: &mut Sender,
     ) -> Result<(AppConnection, AnswerHead), Fail> {
         let mut fresh = false;
         loop {
             let taken = self.inner.pools.take(&self.endpoint.address, repeatable, fresh).await;
             let mut connection = taken.map_err(|e| Fail::NotReached(e.to_string()))?;
-            match self.head(&mut connection, deadline).await {
+            match self.head(&mut connection, deadline, send).await {
                 Ok(answer) => return Ok((connection, answer)),
                 Err(Fail::Early(_)) if connection.reused && repeatable => fresh = true,
                 Err(fail) => return Err(fail),
@@ -253,11 +274,14 @@ impl Exchange<'_> {
         &mut self,
         connection: &mut AppConnection,
         deadline: Instant,
+        send: &mut Sender,
     ) -> Result<AnswerHead, Fail> {
         let early = |e: std::io::Error| Fail::Early(e.to_string());
-        connection.stream.write_all(self.request).await.map_err(early)?;
         self.out = std::mem::take(&mut connection.out);
         self.out.reserve(FIRST_READ);
+        self.request.write(&mut self.out).map_err(Fail::Malformed)?;
+        connection.stream.write_all(&self.out).await.map_err(early)?;
+        self.out.clear();
         let mut interim = 0;
         let mut any = false;
         loop {
@@ -293,8 +317,10 @@ impl Exchange<'_> {
                     Read::Partial => self.out.truncate(start),
                 }
             }
-            let room = if buffer.is_empty() { FIRST_READ } else { READ };
-            buffer.reserve(room);
+            // Informational answers are not for later.
+            self.flush(send).await?;
+            let buffer = &mut connection.buffer;
+            buffer.reserve(if buffer.is_empty() { FIRST_READ } else { READ });
             let AppConnection { stream, timer, .. } = connection;
             let mut read = pin!(stream.read_buf(buffer));
             let read = poll_fn(|cx| match read.as_mut().poll(cx) {
