@@ -234,7 +234,8 @@ async fn live(
     }
 
     let mut dns = Names::new(proxy.clone(), metrics.dns(), side.clone());
-    dns.set(config.dns.as_ref())?;
+    let opened = dns.open(config.dns.as_ref())?;
+    dns.settle(config.dns.as_ref(), opened);
 
     tokio::spawn(driver.run());
     locals.set(&config.endpoints);

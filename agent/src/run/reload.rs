@@ -31,6 +31,7 @@ async fn attempt(path: &Path, running: &mut Running) -> Result<String, String> {
         return Ok("nothing changed".to_owned());
     }
     // What can fail comes first: a port may be taken, a file may be unreadable.
+    let names = running.dns.open(new.dns.as_ref()).map_err(|e| e.to_string())?;
     if changes.upstreams || changes.socks || changes.ingresses || shows {
         let opened = open_udp(running, &new)?;
         if let Err(error) = listen(running, &new).await {
@@ -39,9 +40,7 @@ async fn attempt(path: &Path, running: &mut Running) -> Result<String, String> {
         }
         settle_udp(running, &new);
     }
-    if changes.dns {
-        running.dns.set(new.dns.as_ref()).map_err(|e| e.to_string())?;
-    }
+    running.dns.settle(new.dns.as_ref(), names);
     if changes.log {
         running.logs.set_filter(&new.log).map_err(|e| e.to_string())?;
     }
