@@ -340,7 +340,7 @@ async fn remote(
         Ended::Over
     };
     let back = async {
-        let mut pieces = Pieces::new(ahead, recv);
+        let mut pieces = Pieces::new(&ahead, recv);
         while let Some(datagram) = pieces.next().await {
             activity.now();
             client.send(&datagram).await;

@@ -56,7 +56,7 @@ pub(crate) async fn serve(
     }
     let (ahead, recv) = frames.into_bytes();
     let out = async {
-        let mut pieces = Pieces::new(ahead, recv);
+        let mut pieces = Pieces::new(&ahead, recv);
         while let Some(datagram) = pieces.next().await {
             deliver(&app, &datagram).await?;
         }

@@ -23,7 +23,7 @@ pub(super) struct Pieces {
 }
 
 impl Pieces {
-    pub(super) fn new(ahead: Bytes, recv: Receiver) -> Self {
+    pub(super) fn new(ahead: &Bytes, recv: Receiver) -> Self {
         Self { buffer: BytesMut::from(&ahead[..]), recv }
     }
 
