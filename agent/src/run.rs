@@ -230,11 +230,12 @@ async fn live(
         proxy.listen(address, entry).await?;
     }
     for (address, entry) in udp_entries(&config) {
-        proxy.listen_udp(address, entry).await?;
+        proxy.listen_udp(address, entry)?;
     }
 
     let mut dns = Names::new(proxy.clone(), metrics.dns(), side.clone());
-    dns.set(config.dns.as_ref()).await?;
+    let opened = dns.open(config.dns.as_ref())?;
+    dns.settle(config.dns.as_ref(), opened);
 
     tokio::spawn(driver.run());
     locals.set(&config.endpoints);

@@ -29,12 +29,13 @@ use arc_swap::ArcSwap;
 use hearth_proto::ids::ServiceName;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use crate::config::Dns;
 use crate::link::Labelled;
+use crate::proxy::bind_udp;
 use forward::Forwarder;
 
 /// What carries a program's traffic to a port.
@@ -113,17 +114,19 @@ pub struct Server {
 
 impl Server {
     /// Opens the ports and answers from then on.
-    pub async fn start(
+    pub fn start(
         config: &Dns,
         directory: impl Directory,
         metrics: DnsMetrics,
         runtime: &Handle,
     ) -> Result<Self, DnsError> {
         let failed = |over| move |source| DnsError { address: config.listen, over, source };
+        // Their readiness is to be told to the thread that serves them.
+        let _context = runtime.enter();
+        let tcp = bind_tcp(config.listen).map_err(failed("tcp"))?;
         // Should the port be left to the system, both kinds get the same one.
-        let tcp = TcpListener::bind(config.listen).await.map_err(failed("tcp"))?;
         let bound = tcp.local_addr().map_err(failed("tcp"))?;
-        let udp = UdpSocket::bind(bound).await.map_err(failed("udp"))?;
+        let udp = bind_udp(bound).map_err(failed("udp"))?;
         let shared = Arc::new(Shared {
             config: ArcSwap::from_pointee(config.clone()),
             directory: Box::new(directory),
@@ -146,6 +149,16 @@ impl Server {
     pub fn reconfigure(&self, config: Dns) {
         self.shared.config.store(Arc::new(config));
     }
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    /// Connections that may wait to be accepted.
+    const BACKLOG: u32 = 128;
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A restart must not wait for connections that are long gone.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 impl Drop for Server {

@@ -258,7 +258,7 @@ async fn server(resolvers: Vec<SocketAddr>) -> (Server, DnsMetrics) {
         resolvers: Resolvers::These(resolvers),
     };
     let metrics = DnsMetrics::default();
-    let server = Server::start(&config, Fixed, metrics.clone(), &Handle::current()).await.unwrap();
+    let server = Server::start(&config, Fixed, metrics.clone(), &Handle::current()).unwrap();
     (server, metrics)
 }
 
@@ -355,7 +355,7 @@ async fn a_port_in_use_is_told_with_its_remedy() {
         address: "127.0.0.1".parse().unwrap(),
         resolvers: Resolvers::These(Vec::new()),
     };
-    let told = Server::start(&config, Fixed, DnsMetrics::default(), &Handle::current()).await;
+    let told = Server::start(&config, Fixed, DnsMetrics::default(), &Handle::current());
     let told = told.err().expect("it cannot start").to_string();
     let expected = format!("cannot listen on {taken} (udp) for dns.listen: Address already in use");
     assert!(told.starts_with(&expected), "{told}");

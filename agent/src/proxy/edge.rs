@@ -18,14 +18,13 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::Inner;
 use super::answer::Failure;
 use super::body::Body;
-use super::connect;
 use super::guard::{Control, Guard, HEAD_LIMIT};
 use super::head::MAX_FIELDS;
 use super::outbound::{self, Door};
 use super::scan::{MAX_HEAD, REFUSED};
+use super::{Inner, connect};
 
 /// An idle connection is closed after this; longer than [`HEAD_LIMIT`], which is told to the client.
 const IDLE_LIMIT: Duration = Duration::from_secs(90);

@@ -1,11 +1,9 @@
 //! Clients outside the mesh: which of our services their requests are for, and what of them is believed.
 //!
-//! Decides by host and path, the most specific route first. A path is made canonical before it is
-//! compared, and goes on in that form, so that no two readings of it lead to two places. What a client says of
-//! whom it forwards for is believed only of those the configuration trusts; from everybody else it is
-//! removed. Owns the certificate it shows.
-
-mod path;
+//! Decides by host and path, the most specific route first. A path is compared in the canonical form in
+//! which it goes on, so that no two readings of it lead to two places. What a client says of whom it
+//! forwards for is believed only of those the configuration trusts; from everybody else it is removed. Owns
+//! the certificate it shows.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -24,6 +22,7 @@ use tokio_rustls::TlsAcceptor;
 use super::Inner;
 use super::answer::Failure;
 use super::outbound::{Door, authority, serve};
+use super::target::canonical;
 use crate::config::{HostPattern, Ingress, IngressRoute, IngressTls, Network};
 use crate::pipe::Pipe;
 
@@ -31,13 +30,12 @@ use crate::pipe::Pipe;
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 /// What proxies say of whom they forward for: RFC 7239, and what was in use before.
 const HEARSAY: [HeaderName; 6] = [
     http::header::FORWARDED,
     HeaderName::from_static("x-forwarded-for"),
     FORWARDED_PROTO,
-    FORWARDED_HOST,
+    HeaderName::from_static("x-forwarded-host"),
     HeaderName::from_static("x-forwarded-port"),
     HeaderName::from_static("x-real-ip"),
 ];
@@ -139,14 +137,15 @@ impl Gate {
         client: IpAddr,
     ) -> Result<ServiceName, Failure> {
         let host = authority(request);
-        let path = path::canonical(request.uri().path())
-            .ok_or_else(|| Failure::BadRequest("its path leads out of the root".into()))?
-            .into_owned();
-        let service = self.route(&host, &path).cloned();
-        if path != request.uri().path() {
-            rewrite(request, &path)?;
-        }
-        self.believe(request.headers_mut(), client, &host);
+        let raw = request.uri().path_and_query().map_or("/", |p| p.as_str());
+        // What `OPTIONS *` is about is no path; it goes where the root does.
+        let target = match raw {
+            "*" => std::borrow::Cow::Borrowed("/"),
+            raw => canonical(raw).map_err(|bad| Failure::BadRequest(bad.to_string()))?,
+        };
+        let path = target.split_once('?').map_or(&*target, |(path, _query)| path);
+        let service = self.route(&host, path).cloned();
+        self.believe(request.headers_mut(), client);
         service.ok_or(Failure::NoRoute(host))
     }
 
@@ -172,15 +171,12 @@ impl Gate {
             .or_else(|| best(&|p| *p == HostPattern::Any))
     }
 
-    fn believe(&self, headers: &mut HeaderMap, client: IpAddr, host: &str) {
+    fn believe(&self, headers: &mut HeaderMap, client: IpAddr) {
         if !self.trust.iter().any(|network| network.contains(client)) {
             HEARSAY.iter().for_each(|name| drop(headers.remove(name)));
         }
         let proto = if self.tls.is_some() { "https" } else { "http" };
         headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static(proto));
-        if let Ok(host) = HeaderValue::try_from(host) {
-            headers.entry(FORWARDED_HOST).or_insert(host);
-        }
     }
 }
 
@@ -198,18 +194,6 @@ fn is_below(path: &str, beginning: &str) -> bool {
     let whole = beginning.strip_suffix('/').unwrap_or(beginning);
     path.strip_prefix(whole).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         && (path.len() >= beginning.len() || whole.is_empty())
-}
-
-fn rewrite<B>(request: &mut Request<B>, path: &str) -> Result<(), Failure> {
-    let mut parts = request.uri().clone().into_parts();
-    let target = match request.uri().query() {
-        Some(query) => format!("{path}?{query}"),
-        None => path.to_owned(),
-    };
-    let wrong = || Failure::BadRequest("its path cannot be passed on".into());
-    parts.path_and_query = Some(target.parse().map_err(|_| wrong())?);
-    *request.uri_mut() = http::Uri::from_parts(parts).map_err(|_| wrong())?;
-    Ok(())
 }
 
 fn acceptor(listen: SocketAddr, tls: &IngressTls) -> Result<TlsAcceptor, GateError> {

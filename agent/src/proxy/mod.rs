@@ -72,7 +72,7 @@ use hearth_proto::advert::Protocol;
 use hearth_proto::evidence::Outcome;
 use hearth_proto::ids::{EndpointId, NodeName, ServiceName};
 use hearth_proto::route::{Route, Snapshot};
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 
@@ -86,6 +86,7 @@ pub use ingress::{Gate, GateError};
 pub use metrics::ProxyMetrics;
 pub use outbound::Entry;
 pub use udp::UdpEntry;
+pub(crate) use udp::bind_udp;
 
 use application::Applications;
 use fast::{Plans, Pools};
@@ -358,7 +359,7 @@ impl Proxy {
     }
 
     /// Opens a port for datagrams and returns the address it is bound to.
-    pub async fn listen_udp(
+    pub fn listen_udp(
         &self,
         address: SocketAddr,
         entry: UdpEntry,
@@ -368,7 +369,11 @@ impl Proxy {
             what: format!("the upstream {}", entry.service),
             source,
         };
-        let socket = UdpSocket::bind(address).await.map_err(failed)?;
+        let socket = {
+            // Its readiness is to be told to the thread that serves it.
+            let _context = self.runtimes[0].enter();
+            bind_udp(address).map_err(failed)?
+        };
         let bound = socket.local_addr().map_err(failed)?;
         // A burst waits in the kernel while the task is elsewhere; less than wished for is no failure.
         let _ = socket2::SockRef::from(&socket).set_recv_buffer_size(UDP_BUFFER);

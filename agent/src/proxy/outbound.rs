@@ -147,8 +147,10 @@ async fn connection(
     // Answers are written whole; waiting for more only delays them.
     let _ = stream.set_nodelay(true);
     match &*door.leads() {
-        Entry::Socks => socks::serve(&inner, stream, client, &door).await,
-        Entry::Ingress(gate) => gate.clone().serve(&inner, stream, client, &door).await,
+        Entry::Socks => Box::pin(socks::serve(&inner, stream, client, &door)).await,
+        Entry::Ingress(gate) => {
+            Box::pin(gate.clone().serve(&inner, stream, client, &door)).await;
+        }
         _ => serve(&inner, Pipe::Tcp(stream), client, &door).await,
     }
     gauge.dec();
@@ -161,12 +163,11 @@ pub(crate) async fn serve(inner: &Arc<Inner>, pipe: Pipe, client: SocketAddr, do
             tcp::carry(inner, service, pipe).await;
         }
         (Entry::Upstream(_) | Entry::Shared, Pipe::Tcp(stream)) => {
-            use fast::client::After;
             match fast::client::serve(inner, door, stream, client).await {
-                After::Unusual(stream, read) => {
+                fast::client::After::Closed => {}
+                fast::client::After::Unusual(stream, read) => {
                     Box::pin(edge::serve(inner, stream, read, client, door)).await;
                 }
-                After::Closed => {}
             }
         }
         (_, pipe) => Box::pin(edge::serve(inner, pipe, BytesMut::new(), client, door)).await,
@@ -178,12 +179,11 @@ pub(crate) async fn handle(
     inner: &Arc<Inner>,
     entry: &Entry,
     client: SocketAddr,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
     control: &Arc<Control>,
 ) -> Response<Body> {
     let started = Instant::now();
     let node = inner.node().as_str();
-    let mut request = request;
     let named = match entry {
         Entry::Ingress(gate) => gate.receive(&mut request, client.ip()),
         _ => named(entry, &request),

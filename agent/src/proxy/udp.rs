@@ -10,31 +10,33 @@
 //!
 //! Tasks: one per port, one per session. A session's ends with its port.
 
-use std::cell::RefCell;
+mod owner;
+mod pieces;
+mod socket;
+
 use std::collections::HashMap;
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
-use hearth_proto::advert::Protocol;
 use hearth_proto::evidence::Outcome;
-use hearth_proto::ids::{EndpointId, NodeName, ServiceName};
+use hearth_proto::ids::{EndpointId, ServiceName};
 use hearth_proto::route::Choice;
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
 
-use super::frame::{self, Cause, Frames, Opening, Refused};
-use super::head::RequestHead;
+use super::frame::Opening;
 use super::tcp::{Carried, head, open};
 use super::{Inner, reach};
-use crate::driver::PathReport;
-use crate::link::{Receiver, Sender};
-use crate::pipe::AppAddress;
+use pieces::{Pieces, put};
+use socket::{deliver, receive, receive_from};
+
+pub(crate) use owner::serve;
+pub(crate) use socket::bind_udp;
 
 /// Sessions of one port at once: what a port of applications on one host sees, with room for a scan.
 const MAX_SESSIONS: usize = 4096;
@@ -42,15 +44,8 @@ const MAX_SESSIONS: usize = 4096;
 const WAITING: usize = 64;
 /// What is written to a stream at once, where more waits.
 const BATCH: usize = 32 * 1024;
-/// Largest datagram there is.
-const MAX_DATAGRAM: usize = u16::MAX as usize;
 /// After an error of the socket, which may be one without end.
 const PAUSE: Duration = Duration::from_millis(50);
-
-thread_local! {
-    /// What a datagram is read into before its size is known; never held across a wait.
-    static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; MAX_DATAGRAM]);
-}
 
 /// Where a port of datagrams leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,39 +129,6 @@ pub(crate) async fn accept(inner: Arc<Inner>, socket: UdpSocket, door: Arc<UdpDo
         tokio::spawn(session(inner.clone(), leads.clone(), side, waiting));
         sessions.insert(client, Session { leads, queue });
     }
-}
-
-async fn receive_from(socket: &UdpSocket) -> io::Result<(Bytes, SocketAddr)> {
-    loop {
-        socket.readable().await?;
-        let received = BUFFER.with_borrow_mut(|buffer| {
-            let (n, from) = socket.try_recv_from(buffer)?;
-            Ok((Bytes::copy_from_slice(&buffer[..n]), from))
-        });
-        match received {
-            Err(error) if is_passing(&error) => {}
-            other => return other,
-        }
-    }
-}
-
-async fn receive(socket: &UdpSocket) -> io::Result<Bytes> {
-    loop {
-        socket.readable().await?;
-        let received: io::Result<Bytes> = BUFFER.with_borrow_mut(|buffer| {
-            let n = socket.try_recv(buffer)?;
-            Ok(Bytes::copy_from_slice(&buffer[..n]))
-        });
-        match received {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            other => return other,
-        }
-    }
-}
-
-/// On a port that is not connected, a refusal is about some client that is gone.
-fn is_passing(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionRefused)
 }
 
 /// The client's side of a session.
@@ -313,7 +275,7 @@ async fn take(
 ) -> Result<Taken, String> {
     let head = head(&id, deadline);
     if &id.node == inner.node() {
-        let app = connect(inner, inner.node(), &head).await.map_err(|r| r.detail)?;
+        let app = owner::connect(inner, inner.node(), &head).await.map_err(|r| r.detail)?;
         return Ok(Taken::Local(app));
     }
     let carried = open(inner, &id, address, &Opening::Datagrams(head)).await?;
@@ -331,7 +293,7 @@ async fn local(
         let mut next = Some(first);
         while let Some(datagram) = next {
             activity.now();
-            if app.send(&datagram).await.is_err() {
+            if deliver(app, &datagram).await.is_err() {
                 return Ended::Lost;
             }
             next = queue.recv().await;
@@ -378,7 +340,7 @@ async fn remote(
         Ended::Over
     };
     let back = async {
-        let mut pieces = Pieces::new(ahead, recv);
+        let mut pieces = Pieces::new(&ahead, recv);
         while let Some(datagram) = pieces.next().await {
             activity.now();
             client.send(&datagram).await;
@@ -393,137 +355,4 @@ async fn remote(
     send.finish();
     drop(guard);
     ended
-}
-
-/// Appends a datagram as it travels.
-fn put(batch: &mut BytesMut, datagram: &[u8]) {
-    // A datagram is never longer: its own header counts its length in two bytes.
-    let length = u16::try_from(datagram.len()).unwrap_or(u16::MAX);
-    batch.reserve(2 + datagram.len());
-    batch.put_u16(length);
-    batch.put_slice(&datagram[..length.into()]);
-}
-
-/// Datagrams as they come on a stream.
-struct Pieces {
-    buffer: BytesMut,
-    recv: Receiver,
-}
-
-impl Pieces {
-    fn new(ahead: Bytes, recv: Receiver) -> Self {
-        Self { buffer: BytesMut::from(&ahead[..]), recv }
-    }
-
-    /// The next one; `None` when the stream has ended or is broken.
-    async fn next(&mut self) -> Option<Bytes> {
-        loop {
-            if let Some(datagram) = whole(&mut self.buffer) {
-                return Some(datagram);
-            }
-            let piece = self.recv.read_chunk(MAX_DATAGRAM).await.ok()??;
-            self.buffer.extend_from_slice(&piece);
-        }
-    }
-}
-
-/// Takes a datagram out of `buffer` if one is there whole.
-fn whole(buffer: &mut BytesMut) -> Option<Bytes> {
-    let length = usize::from(u16::from_be_bytes([*buffer.first()?, *buffer.get(1)?]));
-    if buffer.len() < 2 + length {
-        return None;
-    }
-    buffer.advance(2);
-    Some(buffer.split_to(length).freeze())
-}
-
-async fn connect(
-    inner: &Inner,
-    caller: &NodeName,
-    head: &RequestHead,
-) -> Result<UdpSocket, Refused> {
-    let endpoint = inner.admit(caller, head, Duration::from_micros(head.left_us)).await?;
-    let refused = |cause, detail| Refused { executed: false, cause, detail };
-    let (Protocol::Udp, AppAddress::Port(address)) = (endpoint.protocol, &endpoint.address) else {
-        return Err(refused(Cause::Malformed, format!("{} takes no datagrams", endpoint.id)));
-    };
-    let any: IpAddr = match address {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let opened = async {
-        let socket = UdpSocket::bind((any, 0)).await?;
-        socket.connect(address).await?;
-        Ok::<_, io::Error>(socket)
-    };
-    opened.await.map_err(|e| refused(Cause::Busy, format!("no socket for the session: {e}")))
-}
-
-/// The owner's side.
-pub(crate) async fn serve(
-    inner: &Inner,
-    caller: &NodeName,
-    head: &RequestHead,
-    send: &mut Sender,
-    frames: Frames,
-) -> Result<(), Refused> {
-    let app = connect(inner, caller, head).await?;
-    if send.write_chunk(frame::go()).await.is_err() {
-        return Ok(());
-    }
-    let (ahead, recv) = frames.into_bytes();
-    let out = async {
-        let mut pieces = Pieces::new(ahead, recv);
-        while let Some(datagram) = pieces.next().await {
-            app.send(&datagram).await?;
-        }
-        Ok::<_, io::Error>(())
-    };
-    let back = async {
-        let mut batch = BytesMut::new();
-        loop {
-            put(&mut batch, &receive(&app).await?);
-            if send.write_chunk(batch.split().freeze()).await.is_err() {
-                return Ok::<_, io::Error>(());
-            }
-        }
-    };
-    let ended = tokio::select! {
-        ended = out => ended,
-        ended = back => ended,
-    };
-    if let Err(error) = ended {
-        // The system told that nobody is at the port any more.
-        let endpoint = EndpointId {
-            service: head.service.clone(),
-            node: inner.node().clone(),
-            instance: head.instance,
-        };
-        tracing::debug!(%endpoint, %error, "session lost its application");
-        inner.tell(PathReport::LocalRefused { endpoint });
-        send.abandon();
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn datagrams_travel_with_their_length_and_empty_ones_are_datagrams_too() {
-        let mut wire = BytesMut::new();
-        let datagrams: [&[u8]; 4] = [b"abc", b"", &[7; MAX_DATAGRAM], b"x"];
-        datagrams.iter().for_each(|d| put(&mut wire, d));
-        // They come in pieces of any size.
-        let (mut buffer, mut found) = (BytesMut::new(), Vec::new());
-        for piece in wire.chunks(1000) {
-            buffer.extend_from_slice(piece);
-            while let Some(datagram) = whole(&mut buffer) {
-                found.push(datagram);
-            }
-        }
-        assert_eq!(found, datagrams);
-        assert!(buffer.is_empty());
-    }
 }

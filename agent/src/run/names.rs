@@ -29,20 +29,28 @@ impl Names {
         Self { proxy, metrics, runtime, server: None }
     }
 
-    /// Makes the server that of `config`. On an error the one there was goes on.
-    pub(super) async fn set(&mut self, config: Option<&Dns>) -> Result<(), DnsError> {
-        match (config, &self.server) {
-            (Some(config), Some(server)) if server.bound() == config.listen => {
-                server.reconfigure(config.clone());
-            }
-            (Some(config), _) => {
-                let (names, metrics) = (Ports(self.proxy.clone()), self.metrics.clone());
-                let server = Server::start(config, names, metrics, &self.runtime).await?;
-                tracing::info!(listen = %server.bound(), "names are answered");
-                self.server = Some(server);
-            }
-            (None, _) => self.server = None,
+    /// Opens the ports that `config` wants and that are not open yet; nothing else changes.
+    pub(super) fn open(&self, config: Option<&Dns>) -> Result<Option<Server>, DnsError> {
+        let Some(config) = config else { return Ok(None) };
+        if self.server.as_ref().is_some_and(|server| server.bound() == config.listen) {
+            return Ok(None);
         }
-        Ok(())
+        let (names, metrics) = (Ports(self.proxy.clone()), self.metrics.clone());
+        let server = Server::start(config, names, metrics, &self.runtime)?;
+        tracing::info!(listen = %server.bound(), "names are answered");
+        Ok(Some(server))
+    }
+
+    /// Makes the server that of `config`, for which `opened` was opened.
+    pub(super) fn settle(&mut self, config: Option<&Dns>, opened: Option<Server>) {
+        match (config, opened) {
+            (None, _) => self.server = None,
+            (Some(_), Some(opened)) => self.server = Some(opened),
+            (Some(config), None) => {
+                if let Some(server) = &self.server {
+                    server.reconfigure(config.clone());
+                }
+            }
+        }
     }
 }

@@ -31,17 +31,16 @@ async fn attempt(path: &Path, running: &mut Running) -> Result<String, String> {
         return Ok("nothing changed".to_owned());
     }
     // What can fail comes first: a port may be taken, a file may be unreadable.
+    let names = running.dns.open(new.dns.as_ref()).map_err(|e| e.to_string())?;
     if changes.upstreams || changes.socks || changes.ingresses || shows {
-        let opened = open_udp(running, &new).await?;
+        let opened = open_udp(running, &new)?;
         if let Err(error) = listen(running, &new).await {
             opened.into_iter().for_each(|bound| running.proxy.close_udp(bound));
             return Err(error);
         }
         settle_udp(running, &new);
     }
-    if changes.dns {
-        running.dns.set(new.dns.as_ref()).await.map_err(|e| e.to_string())?;
-    }
+    running.dns.settle(new.dns.as_ref(), names);
     if changes.log {
         running.logs.set_filter(&new.log).map_err(|e| e.to_string())?;
     }
@@ -81,14 +80,14 @@ async fn listen(running: &Running, new: &Config) -> Result<(), String> {
 }
 
 /// Opens the ports for datagrams that are new: all of them or none.
-async fn open_udp(running: &Running, new: &Config) -> Result<Vec<SocketAddr>, String> {
+fn open_udp(running: &Running, new: &Config) -> Result<Vec<SocketAddr>, String> {
     let before = udp_entries(&running.config);
     let mut opened = Vec::new();
     for (address, entry) in udp_entries(new) {
         if before.iter().any(|(taken, _)| *taken == address) {
             continue;
         }
-        match running.proxy.listen_udp(address, entry).await {
+        match running.proxy.listen_udp(address, entry) {
             Ok(bound) => opened.push(bound),
             Err(error) => {
                 opened.into_iter().for_each(|bound| running.proxy.close_udp(bound));

@@ -72,19 +72,23 @@ fn a_host_that_nobody_has_is_no_route() {
 }
 
 #[test]
-fn a_path_is_compared_and_passed_on_in_its_canonical_form() {
+fn a_path_is_compared_in_its_canonical_form() {
     let gate = gate(&[(&["*"], "/", "web"), (&["*"], "/admin", "admin")], &[]);
-    for (path, to, passed) in [
-        ("/x/../admin/y?q=/../", "admin", "/admin/y?q=/../"),
-        ("/%61dmin", "admin", "/admin"),
-        ("/admin/../x", "web", "/x"),
+    for (path, to) in [
+        ("/x/../admin/y?q=/../", "admin"),
+        ("/%61dmin", "admin"),
+        ("/%2e%2e/admin", "admin"),
+        ("/admin/../x", "web"),
+        ("/x?/admin", "web"),
+        ("*", "web"),
     ] {
         let mut request = request(path, &[("host", "a")]);
-        assert_eq!(gate.receive(&mut request, [9, 9, 9, 9].into()).unwrap(), service(to));
-        assert_eq!(request.uri().to_string(), passed);
+        let found = gate.receive(&mut request, [9, 9, 9, 9].into());
+        assert_eq!(found, Ok(service(to)), "{path}");
     }
-    let mut out = request("/../etc", &[("host", "a")]);
-    assert!(matches!(gate.receive(&mut out, [9, 9, 9, 9].into()), Err(Failure::BadRequest(_))));
+    let mut wrong = request("/%zz", &[("host", "a")]);
+    let told = gate.receive(&mut wrong, [9, 9, 9, 9].into());
+    assert!(matches!(told, Err(Failure::BadRequest(_))), "{told:?}");
 }
 
 #[test]
@@ -96,16 +100,16 @@ fn who_a_stranger_says_it_forwards_for_is_not_believed() {
         ("x-forwarded-proto", "https"),
         ("forwarded", "for=1.2.3.4"),
         ("x-real-ip", "1.2.3.4"),
+        ("x-forwarded-host", "evil.example.com"),
         ("x-request-id", "mine"),
     ];
     let mut stranger = request("/", &said);
     gate.receive(&mut stranger, [9, 9, 9, 9].into()).unwrap();
     let h = stranger.headers();
-    for name in ["x-forwarded-for", "forwarded", "x-real-ip"] {
+    for name in ["x-forwarded-for", "forwarded", "x-real-ip", "x-forwarded-host"] {
         assert!(!h.contains_key(name), "{name}");
     }
     assert_eq!(h["x-forwarded-proto"], "http");
-    assert_eq!(h["x-forwarded-host"], "shop.example.com");
     assert_eq!(h["x-request-id"], "mine");
     let mut trusted = request("/", &said);
     gate.receive(&mut trusted, [10, 1, 1, 1].into()).unwrap();

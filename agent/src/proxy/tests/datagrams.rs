@@ -47,7 +47,7 @@ fn lead(host: &Host, to: &[&Host], choice: impl FnOnce(Vec<usize>) -> Choice) {
 
 async fn port(host: &Host, idle: Duration) -> SocketAddr {
     let entry = UdpEntry { service: ledger(), idle };
-    host.proxy.listen_udp(loopback(0), entry).await.unwrap()
+    host.proxy.listen_udp(loopback(0), entry).unwrap()
 }
 
 async fn client(to: SocketAddr) -> UdpSocket {
@@ -108,10 +108,12 @@ async fn datagrams_of_every_size_and_many_answers_to_one_come_through() {
         }
         client.send(b"many").await.unwrap();
         let mut buffer = [0; 256];
-        for i in 0..100 {
+        let mut come = 0;
+        while come < 100 {
             let n = tokio::time::timeout(Duration::from_secs(20), client.recv(&mut buffer)).await;
-            let n = n.unwrap_or_else(|_| panic!("answer {i} is missing")).unwrap();
-            assert!(buffer[..n].ends_with(b"4 many"));
+            let n = n.unwrap_or_else(|_| panic!("answer {come} is missing")).unwrap();
+            // A question that was asked twice may have a second answer.
+            come += usize::from(buffer[..n].ends_with(b"4 many"));
         }
     }
 }
