@@ -143,7 +143,8 @@ async fn gather(
     write_request(head, &body, trailers.as_ref()).map_err(malformed)
 }
 
-fn write_request(
+/// A request as bytes, or why it cannot be passed on.
+pub(super) fn write_request(
     head: &RequestHead,
     body: &[u8],
     trailers: Option<&Fields>,
