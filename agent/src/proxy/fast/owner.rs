@@ -157,7 +157,7 @@ pub(super) fn write_request(
     if !is_token(&head.method) || head.method == "CONNECT" {
         return Err("its method cannot be passed on");
     }
-    if !is_visible(&head.target) || !(head.target.starts_with('/') || head.target == "*") {
+    if !is_target(&head.target) {
         return Err("its target cannot be passed on");
     }
     if !is_visible(&head.authority) {
@@ -188,7 +188,9 @@ pub(super) fn write_request(
                 out.put_slice(b"\r\n");
             }
             out.put_slice(b"0\r\n");
-            out.put_slice(trailers.lines());
+            // No line at all is a section too, and must end as one: the application would wait for it, and
+            // take the next request on the connection for trailers.
+            out.put_slice(if trailers.lines().is_empty() { b"\r\n" } else { trailers.lines() });
         }
         None => {
             // RFC 9110 section 8.6: a method that may well have a body says so when it has none.
@@ -202,6 +204,16 @@ pub(super) fn write_request(
         }
     }
     Ok(out)
+}
+
+/// A target in origin or asterisk form, without the bytes that hyper takes for no part of a target: an
+/// application that uses it would refuse the request, or see another target (before a `#`).
+fn is_target(target: &str) -> bool {
+    let visible = |b: u8| matches!(b, b'!'..=b'~') && !matches!(b, b'#' | b'<' | b'>');
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    (path.starts_with('/') || target == "*")
+        && path.bytes().all(|b| visible(b) && b != b'`')
+        && query.bytes().all(|b| visible(b) && b != b'"')
 }
 
 /// The line in front of a chunk.
@@ -392,7 +404,7 @@ impl Exchange<'_> {
         connection: &mut AppConnection,
         send: &mut Sender,
     ) -> Result<(), Fail> {
-        let mut chunks = Chunks::Size;
+        let mut chunks = Chunks::default();
         loop {
             let piece = chunks.next(&mut connection.buffer);
             match piece.map_err(|why| Fail::Broke(why.into()))? {

@@ -113,7 +113,7 @@ fn sized(feed: &mut Feed<'_>, length: u64, whole: &mut Whole) -> bool {
 }
 
 fn chunked(feed: &mut Feed<'_>, whole: &mut Whole) -> Result<bool, &'static str> {
-    let mut chunks = Chunks::Size;
+    let mut chunks = Chunks::default();
     loop {
         match chunks.next(&mut feed.buffer)? {
             Piece::More if !feed.more() => return Ok(false),

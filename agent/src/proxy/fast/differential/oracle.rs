@@ -259,7 +259,7 @@ pub(super) fn ask(bytes: &[u8], method: &str, ends: bool) -> Result<Heard, Strin
     });
     run(&mut cx);
     run(&mut cx);
-    let kept = over.is_none() && sender.poll_ready(&mut cx).is_ready_ok();
+    let kept = over.is_none() && matches!(sender.poll_ready(&mut cx), Poll::Ready(Ok(())));
     let read = connection.into_parts().read_buf.len();
     Ok(Heard {
         status: parts.status.as_u16(),
@@ -270,12 +270,49 @@ pub(super) fn ask(bytes: &[u8], method: &str, ends: bool) -> Result<Heard, Strin
     })
 }
 
-trait IsReadyOk {
-    fn is_ready_ok(&self) -> bool;
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl IsReadyOk for Poll<Result<(), hyper::Error>> {
-    fn is_ready_ok(&self) -> bool {
-        matches!(self, Poll::Ready(Ok(())))
+    /// What the tests beside this one rest on: the oracle tells messages apart, and sees what is wrong.
+    #[test]
+    fn the_oracle_sees_messages_their_ends_and_what_is_none() {
+        let two = serve(
+            b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhiGET /b HTTP/1.1\r\n\r\nGE",
+        );
+        let seen: Vec<_> = two.seen.iter().map(|s| (&*s.target, &s.content.data[..])).collect();
+        assert_eq!(seen, [("/a", &b"hi"[..]), ("/b", b"")]);
+        assert_eq!((two.end, two.left), (End::Open, 2));
+        let close = serve(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\nGET");
+        assert_eq!((close.seen.len(), close.end, close.left), (1, End::Closed, 3));
+        let cut = serve(b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nhi");
+        assert_eq!((cut.seen[0].content.whole, cut.end), (false, End::Open));
+        for target in ["/a?<b>", "/a?\"b", "/`"] {
+            let refused = serve(format!("GET {target} HTTP/1.1\r\n\r\n").as_bytes());
+            assert!(matches!(refused.end, End::Refused(_)), "{refused:?}");
+        }
+        let other = serve(b"GET /a#b HTTP/1.1\r\n\r\n");
+        assert_eq!(other.seen[0].target, "/a");
+        let waits = serve(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n");
+        assert!(!waits.seen[0].content.whole);
+    }
+
+    #[test]
+    fn the_oracle_hears_answers_their_ends_and_what_is_none() {
+        let sized = ask(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", "GET", false).unwrap();
+        assert_eq!((&sized.content.data[..], sized.content.whole), (&b"hi"[..], true));
+        assert_eq!((sized.status, sized.kept, sized.left), (200, true, 0));
+        let open = b"HTTP/1.1 200 OK\r\n\r\nhi";
+        assert!(!ask(open, "GET", false).unwrap().content.whole);
+        let ended = ask(open, "GET", true).unwrap();
+        assert!(ended.content.whole && !ended.kept);
+        let close = b"HTTP/1.1 204 X\r\nConnection: close\r\n\r\n";
+        assert!(!ask(close, "GET", false).unwrap().kept);
+        let more = ask(b"HTTP/1.1 204 X\r\n\r\nhi", "GET", false).unwrap();
+        assert!(more.left > 0 || !more.kept, "{more:?}");
+        let trailers = b"HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nx-t: 1\r\n\r\n";
+        assert_eq!(ask(trailers, "GET", false).unwrap().content.trailers["x-t"], "1");
+        assert!(ask(b"HTTP/1.1 2000 X\r\n\r\n", "GET", true).is_err());
+        assert!(ask(b"HTTP/1.1 200 X\r\nContent-Length: a\r\n\r\n", "GET", true).is_err());
     }
 }
