@@ -63,7 +63,7 @@ fn check(dice: &mut Dice, counts: &mut Counts) {
 
 #[test]
 fn what_a_peer_asks_for_is_one_message_to_the_application() {
-    let counts = run("what_a_peer_asks_for_is_one_message_to_the_application", 20, check);
+    let counts = run("what_a_peer_asks_for_is_one_message_to_the_application", 15, check);
     counts.at_least("passed on", 20);
     counts.at_least("passed on, with trailers", 5);
     counts.at_least("its header fields cannot be passed on", 5);

@@ -19,10 +19,12 @@
 //! | `forwarded` | [`super::owner::write_request`] against hyper's server |
 //! | `answers` | [`super::response`] and [`super::chunked`] against hyper's client |
 //! | `written` | [`super::answer`] against hyper's client |
+//! | `frames` | what else a peer sends: frames, heads, blocks of fields |
 
 mod answers;
 mod dice;
 mod forwarded;
+mod frames;
 mod grammar;
 mod mutation;
 mod oracle;

@@ -171,7 +171,7 @@ fn assert_cuts(dice: &mut Dice, bytes: &[u8]) {
 
 #[test]
 fn a_plain_request_is_the_same_message_to_hyper() {
-    let counts = run("a_plain_request_is_the_same_message_to_hyper", 40, check);
+    let counts = run("a_plain_request_is_the_same_message_to_hyper", 35, check);
     counts.at_least("plain", 20);
     counts.at_least("plain, pipelined", 2);
     counts.at_least("unusual", 20);
