@@ -129,7 +129,7 @@ mod tests {
             any::<u32>(),
             0..60_usize,
             any::<u8>(),
-            prop_oneof![9 => Just(0_usize), 1 => 0..70_000],
+            prop_oneof![9 => Just(0_usize), 1 => 0..70_000_usize],
         );
         let frames = prop::collection::vec(frame, 0..20);
         (frames, any::<prop::sample::Index>(), prop::bool::weighted(0.3)).prop_map(
