@@ -2,12 +2,13 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint purity deny advisories unit sim soak sim-soak lab bench-speed allocations docs release clean conformance protocols oracle
+.PHONY: help setup build demo test lint purity deny advisories unit sim soak sim-soak lab bench-speed allocations docs release clean conformance protocols oracle fuzz
 
 PROFILE ?= lab
 CARGO   := cargo
 SEEDS   ?= 0..200
 NODES   ?= 20
+MESSAGES ?= 10000000
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -50,6 +51,9 @@ soak: ## the long tests of links and traffic path that `make test` leaves out
 
 sim-soak: ## simulator over many seeds (SEEDS=0..20000 for a night)
 	$(MAKE) sim SEEDS=$(if $(filter 0..200,$(SEEDS)),0..2000,$(SEEDS)) NODES=50
+
+fuzz: ## the fast path against hyper over ten million messages (MESSAGES=n for more or fewer)
+	HEARTH_FUZZ_MESSAGES=$(MESSAGES) $(CARGO) test --profile $(PROFILE) -p hearth-agent --lib differential -- --nocapture
 
 lab: build ## real processes in network namespaces: every fault of the demo
 	$(CARGO) test --profile $(PROFILE) -p hearth-tests --test lab --test failover --test trust --test errors --test rollout --test allocations --test protocols --test oracle -- --test-threads=1

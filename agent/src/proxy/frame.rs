@@ -124,6 +124,16 @@ pub(crate) enum Opening {
     Datagrams(RequestHead),
 }
 
+/// What a preamble asks for.
+pub(crate) fn opening(kind: u8, head: &Bytes) -> Result<Opening, FrameError> {
+    match kind {
+        HTTP => Ok(Opening::Http(RequestHead::decode(head)?)),
+        BYTES => Ok(Opening::Bytes(RequestHead::decode(head)?)),
+        DATAGRAMS => Ok(Opening::Datagrams(RequestHead::decode(head)?)),
+        _ => Err(FrameError::Malformed("a request of an unknown kind")),
+    }
+}
+
 /// The preamble of a stream. `None`: a part of the head is too long to be written.
 pub(crate) fn encode_opening(opening: &Opening) -> Option<Bytes> {
     let (what, head) = match opening {
@@ -257,18 +267,8 @@ impl Frames {
         (self.ahead, self.recv)
     }
 
-    /// Reads the preamble. Cancel-safe.
-    pub(crate) async fn opening(&mut self) -> Result<Opening, FrameError> {
-        let (kind, head) = self.preamble().await?;
-        match kind {
-            HTTP => Ok(Opening::Http(RequestHead::decode(head)?)),
-            BYTES => Ok(Opening::Bytes(RequestHead::decode(head)?)),
-            DATAGRAMS => Ok(Opening::Datagrams(RequestHead::decode(head)?)),
-            _ => Err(FrameError::Malformed("a request of an unknown kind")),
-        }
-    }
-
-    async fn preamble(&mut self) -> Result<(u8, Bytes), FrameError> {
+    /// Reads the preamble: what is asked for, and the bytes of its head. Cancel-safe.
+    pub(crate) async fn preamble(&mut self) -> Result<(u8, Bytes), FrameError> {
         self.at_least(1 + HEADER).await?;
         let version = self.ahead[0];
         if version != wire::PROTOCOL {
@@ -295,45 +295,7 @@ impl Frames {
 
     /// The next frame if it is here already.
     pub(crate) fn ready(&mut self) -> Result<Ready, FrameError> {
-        loop {
-            if self.left > 0 {
-                if self.ahead.is_empty() {
-                    return Ok(Ready::Wants(1));
-                }
-                let piece = self.ahead.split_to(self.left.min(self.ahead.len()));
-                self.left -= piece.len();
-                return Ok(Ready::Frame(Frame::Data(piece)));
-            }
-            if self.ahead.len() < HEADER {
-                return Ok(Ready::Wants(HEADER));
-            }
-            let (kind, length) = header(&self.ahead);
-            if kind == DATA {
-                self.ahead.advance(HEADER);
-                self.left = length;
-                continue;
-            }
-            if length > MAX_HEAD {
-                return Err(FrameError::TooLarge(what(kind)));
-            }
-            if self.ahead.len() < HEADER + length {
-                return Ok(Ready::Wants(HEADER + length));
-            }
-            self.ahead.advance(HEADER);
-            let payload = self.ahead.split_to(length);
-            return Ok(Ready::Frame(match kind {
-                END => Frame::End,
-                GO => Frame::Go,
-                TRAILERS => Frame::Trailers(Fields::unread(payload)),
-                HEAD => Frame::Head(ResponseHead::decode(payload)?),
-                INFO => Frame::Info(ResponseHead::decode(payload)?),
-                REFUSED => match wire::decode_body(&payload) {
-                    Ok(refused) => Frame::Refused(refused),
-                    Err(_) => return Err(FrameError::Malformed(what(kind))),
-                },
-                _ => continue,
-            }));
-        }
+        take(&mut self.ahead, &mut self.left)
     }
 
     /// Reads until `wanted` bytes are ahead.
@@ -364,6 +326,49 @@ pub(crate) enum Ready {
     Frame(Frame),
     /// Nothing whole before so many bytes are ahead.
     Wants(usize),
+}
+
+/// Takes the next frame off `ahead`; `left` is what is left of a data frame. Pure.
+pub(crate) fn take(ahead: &mut Bytes, left: &mut usize) -> Result<Ready, FrameError> {
+    loop {
+        if *left > 0 {
+            if ahead.is_empty() {
+                return Ok(Ready::Wants(1));
+            }
+            let piece = ahead.split_to((*left).min(ahead.len()));
+            *left -= piece.len();
+            return Ok(Ready::Frame(Frame::Data(piece)));
+        }
+        if ahead.len() < HEADER {
+            return Ok(Ready::Wants(HEADER));
+        }
+        let (kind, length) = header(ahead);
+        if kind == DATA {
+            ahead.advance(HEADER);
+            *left = length;
+            continue;
+        }
+        if length > MAX_HEAD {
+            return Err(FrameError::TooLarge(what(kind)));
+        }
+        if ahead.len() < HEADER + length {
+            return Ok(Ready::Wants(HEADER + length));
+        }
+        ahead.advance(HEADER);
+        let payload = ahead.split_to(length);
+        return Ok(Ready::Frame(match kind {
+            END => Frame::End,
+            GO => Frame::Go,
+            TRAILERS => Frame::Trailers(Fields::unread(payload)),
+            HEAD => Frame::Head(ResponseHead::decode(payload)?),
+            INFO => Frame::Info(ResponseHead::decode(payload)?),
+            REFUSED => match wire::decode_body(&payload) {
+                Ok(refused) => Frame::Refused(refused),
+                Err(_) => return Err(FrameError::Malformed(what(kind))),
+            },
+            _ => continue,
+        }));
+    }
 }
 
 /// Kind and length of a frame. `bytes` has at least [`HEADER`] of them.

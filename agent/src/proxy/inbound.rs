@@ -4,13 +4,16 @@
 //! application may have seen the request. A caller that gives up stops the stream, and the request to the
 //! application is dropped with it.
 
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hearth_proto::advert::Condition;
-use hearth_proto::ids::{EndpointId, NodeName};
+use hearth_proto::ids::{EndpointId, NodeName, ServiceName};
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, Response, StatusCode};
 use http_body_util::BodyExt;
@@ -21,10 +24,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{timeout, timeout_at};
 
 use super::body::{BodyError, framed, pump};
-use super::frame::{self, Cause, Frames, Opening, Refused};
-use super::head::{BodyKind, RequestHead, ResponseHead};
+use super::frame::{self, Cause, Frames, HTTP, Opening, Refused};
+use super::head::{BodyKind, HeadRef, RequestHead, ResponseHead};
 use super::limit::Place;
-use super::{Inner, LocalEndpoint, fast, tcp, udp, upgrade};
+use super::{Inner, Local, LocalEndpoint, fast, tcp, udp, upgrade};
 use crate::link::{DataStream, Sender};
 
 /// Interim answers that wait to be passed on; more are left out.
@@ -57,47 +60,130 @@ impl Drop for Counted<'_> {
 pub(crate) async fn serve(inner: Arc<Inner>, caller: NodeName, stream: DataStream) {
     let (mut send, mut frames) = (stream.send, Frames::new(stream.recv));
     let counted = Counted::new(&inner.inbound);
-    let opening = match timeout(OPENING_LIMIT, frames.opening()).await {
-        Ok(Ok(opening)) => opening,
-        Ok(Err(error)) => {
-            let refused =
-                Refused { executed: false, cause: Cause::Malformed, detail: error.to_string() };
-            refuse(&mut send, &refused).await;
-            return;
-        }
+    let read = match timeout(OPENING_LIMIT, frames.preamble()).await {
+        Ok(read) => read.map_err(|e| e.to_string()),
         Err(_) => return,
     };
-    let (Opening::Http(head) | Opening::Bytes(head) | Opening::Datagrams(head)) = &opening;
-    // Names that peers make up must not become time series.
-    let ours = inner.locals.load().iter().any(|e| e.id.service == head.service);
-    let service = if ours { head.service.clone() } else { inner.unknown.clone() };
-    if counted.is_none() {
-        let detail = format!("{MAX_INBOUND} requests are under way on {}", inner.node());
-        refuse(&mut send, &Refused { executed: false, cause: Cause::Busy, detail }).await;
-        inner.metrics.inbound(&service, Cause::Busy.word());
+    let (kind, bytes) = match read {
+        Ok(read) => read,
+        Err(why) => return refuse(&mut send, &malformed(why)).await,
+    };
+    let head = match HeadRef::read(&bytes) {
+        Ok(head) => head,
+        Err(bad) => return refuse(&mut send, &malformed(bad.to_string())).await,
+    };
+    let local = inner.local(head.service, head.instance);
+    let given_up = pin!(send.stopped());
+    if let Some(local) = &local
+        && counted.is_some()
+        && kind == HTTP
+        && fast::owner::takes(&local.endpoint, &head)
+    {
+        let work = plain(&inner, &caller, local, &head, &mut send, frames);
+        match until(work, given_up).await {
+            Some(Ok(())) => {
+                local.ok.inc();
+            }
+            other => conclude(&inner, &caller, &local.endpoint.id.service, other, &mut send).await,
+        }
         return;
     }
-    let given_up = send.stopped();
-    let work = async {
-        match opening {
-            Opening::Http(head) => http(&inner, &caller, head, &mut send, frames).await,
-            Opening::Bytes(head) => tcp::serve(&inner, &caller, &head, &mut send, frames).await,
-            Opening::Datagrams(head) => udp::serve(&inner, &caller, &head, &mut send, frames).await,
+    // Names that peers make up must not become time series.
+    let service = local.map_or_else(|| inner.unknown.clone(), |l| l.endpoint.id.service.clone());
+    let ended = if counted.is_none() {
+        let detail = format!("{MAX_INBOUND} requests are under way on {}", inner.node());
+        Some(Err(Refused { executed: false, cause: Cause::Busy, detail }))
+    } else {
+        match frame::opening(kind, &bytes) {
+            Ok(opening) => {
+                let work = Box::pin(other(&inner, &caller, opening, &mut send, frames));
+                until(work, given_up).await
+            }
+            Err(error) => Some(Err(malformed(error.to_string()))),
         }
     };
-    let outcome = tokio::select! {
-        result = work => match result {
-            Ok(()) => "ok",
-            Err(refused) => {
-                tracing::debug!(%caller, %service, cause = refused.cause.word(),
-                    executed = refused.executed, detail = refused.detail, "request refused");
-                refuse(&mut send, &refused).await;
-                refused.cause.word()
+    conclude(&inner, &caller, &service, ended, &mut send).await;
+}
+
+fn malformed(detail: String) -> Refused {
+    Refused { executed: false, cause: Cause::Malformed, detail }
+}
+
+/// Works until it is done, or until the caller gives up (`None`).
+async fn until<T>(
+    work: impl Future<Output = T>,
+    mut given_up: Pin<&mut impl Future<Output = bool>>,
+) -> Option<T> {
+    let mut work = pin!(work);
+    let mut may_be_given_up = true;
+    poll_fn(|cx| {
+        if let Poll::Ready(done) = work.as_mut().poll(cx) {
+            return Poll::Ready(Some(done));
+        }
+        if may_be_given_up && let Poll::Ready(stopped) = given_up.as_mut().poll(cx) {
+            may_be_given_up = false;
+            if stopped {
+                return Poll::Ready(None);
             }
-        },
-        true = given_up => "given_up",
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// Tells and counts how a stream's work ended.
+async fn conclude(
+    inner: &Inner,
+    caller: &NodeName,
+    service: &ServiceName,
+    ended: Option<Result<(), Refused>>,
+    send: &mut Sender,
+) {
+    let outcome = match ended {
+        Some(Ok(())) => "ok",
+        Some(Err(refused)) => {
+            tracing::debug!(%caller, %service, cause = refused.cause.word(),
+                executed = refused.executed, detail = refused.detail, "request refused");
+            refuse(send, &refused).await;
+            refused.cause.word()
+        }
+        None => "given_up",
     };
-    inner.metrics.inbound(&service, outcome);
+    inner.metrics.inbound(service, outcome);
+}
+
+/// A request for the fast path.
+async fn plain(
+    inner: &Inner,
+    caller: &NodeName,
+    local: &Local,
+    head: &HeadRef<'_>,
+    send: &mut Sender,
+    frames: Frames,
+) -> Result<(), Refused> {
+    let arrived = Instant::now();
+    let limit = Duration::from_micros(head.left_us);
+    let endpoint = &local.endpoint;
+    inner.let_in(caller, &endpoint.id, limit).await?;
+    let left = limit.saturating_sub(arrived.elapsed());
+    let _place = inner.enter(endpoint, caller, left).await?;
+    let left = limit.saturating_sub(arrived.elapsed());
+    fast::owner::serve(inner, endpoint, head, left, send, frames).await
+}
+
+/// Whatever is not for the fast path.
+async fn other(
+    inner: &Arc<Inner>,
+    caller: &NodeName,
+    opening: Opening,
+    send: &mut Sender,
+    frames: Frames,
+) -> Result<(), Refused> {
+    match opening {
+        Opening::Http(head) => http(inner, caller, head, send, frames).await,
+        Opening::Bytes(head) => tcp::serve(inner, caller, &head, send, frames).await,
+        Opening::Datagrams(head) => udp::serve(inner, caller, &head, send, frames).await,
+    }
 }
 
 async fn refuse(send: &mut Sender, refused: &Refused) {
@@ -122,9 +208,6 @@ async fn http(
     let left = limit.saturating_sub(arrived.elapsed());
     let _place = inner.enter(&endpoint, caller, left).await?;
     let left = limit.saturating_sub(arrived.elapsed());
-    if fast::owner::takes(&endpoint, &head) {
-        return fast::owner::serve(inner, &endpoint, &head, left, send, frames).await;
-    }
     let (go, mut asked) = oneshot::channel();
     let (hint, mut early) = mpsc::channel(MAX_INTERIM);
     let is_upgrade = !head.upgrade.is_empty();
@@ -231,41 +314,58 @@ impl Inner {
         head: &RequestHead,
         left: Duration,
     ) -> Result<LocalEndpoint, Refused> {
-        let refused = |cause, detail| Refused { executed: false, cause, detail };
-        let id = EndpointId {
-            service: head.service.clone(),
-            node: self.node().clone(),
-            instance: head.instance,
-        };
-        let Some(endpoint) = self.locals.load().iter().find(|e| e.id == id).cloned() else {
+        let Some(local) = self.local(head.service.as_str(), head.instance) else {
             let detail = format!("{} offers no {}", self.node(), head.service);
-            return Err(refused(Cause::NotOurs, detail));
+            return Err(Refused { executed: false, cause: Cause::NotOurs, detail });
         };
-        let Some(route) = self.route(&head.service) else {
-            let detail = format!("the policy of {} is not known here yet", head.service);
-            return Err(refused(Cause::NotServing, detail));
+        self.let_in(caller, &local.endpoint.id, left).await?;
+        Ok(local.endpoint.clone())
+    }
+
+    /// One of our own endpoints.
+    fn local(&self, service: &str, instance: u16) -> Option<Arc<Local>> {
+        let is = |l: &&Arc<Local>| {
+            l.endpoint.id.service.as_str() == service && l.endpoint.id.instance == instance
+        };
+        self.locals.load().iter().find(is).cloned()
+    }
+
+    /// Whether `caller` may have a request served by our endpoint `id` now.
+    async fn let_in(
+        &self,
+        caller: &NodeName,
+        id: &EndpointId,
+        left: Duration,
+    ) -> Result<(), Refused> {
+        let refused = |cause, detail| Err(Refused { executed: false, cause, detail });
+        let service = &id.service;
+        let Some(route) = self.route(service) else {
+            let detail = format!("the policy of {service} is not known here yet");
+            return refused(Cause::NotServing, detail);
         };
         if !route.policy.allows(caller) {
-            tracing::warn!(%caller, service = %head.service, reason = "denied", "request refused");
-            let detail = format!("the policy of {} does not list {caller} in allow", head.service);
-            return Err(refused(Cause::Denied, detail));
+            tracing::warn!(%caller, %service, reason = "denied", "request refused");
+            let detail = format!("the policy of {service} does not list {caller} in allow");
+            return refused(Cause::Denied, detail);
+        }
+        let condition = || self.mesh.snapshot.load().own.get(id).copied();
+        if condition() == Some(Condition::Serving) {
+            return Ok(());
         }
         let mut changed = self.mesh.changed.clone();
         let until = Instant::now() + left.min(HOLD_ACTIVATING);
         loop {
             changed.borrow_and_update();
-            let condition = self.mesh.snapshot.load().own.get(&id).copied();
-            let not = match condition {
-                Some(Condition::Serving) => return Ok(endpoint),
-                Some(Condition::Activating) => "activating",
+            match condition() {
+                Some(Condition::Serving) => return Ok(()),
+                Some(Condition::Activating) => {}
                 Some(other) => {
-                    let detail = format!("{id} is {}", other.word());
-                    return Err(refused(Cause::NotServing, detail));
+                    return refused(Cause::NotServing, format!("{id} is {}", other.word()));
                 }
-                None => return Err(refused(Cause::NotServing, format!("{id} is not up yet"))),
-            };
+                None => return refused(Cause::NotServing, format!("{id} is not up yet")),
+            }
             if !matches!(timeout_at(until.into(), changed.changed()).await, Ok(Ok(()))) {
-                return Err(refused(Cause::NotServing, format!("{id} is still {not}")));
+                return refused(Cause::NotServing, format!("{id} is still activating"));
             }
         }
     }

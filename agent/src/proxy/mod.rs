@@ -72,6 +72,7 @@ use hearth_proto::advert::Protocol;
 use hearth_proto::evidence::Outcome;
 use hearth_proto::ids::{EndpointId, NodeName, ServiceName};
 use hearth_proto::route::{Route, Snapshot};
+use prometheus_client::metrics::counter::Counter;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -131,6 +132,21 @@ pub struct LocalEndpoint {
     pub http: HttpVersion,
 }
 
+/// One of our endpoints, and what is kept beside it.
+pub(crate) struct Local {
+    endpoint: LocalEndpoint,
+    /// Requests it answered.
+    ok: Counter,
+}
+
+fn kept(locals: Vec<LocalEndpoint>, metrics: &ProxyMetrics) -> Vec<Arc<Local>> {
+    let keep = |endpoint: LocalEndpoint| {
+        let ok = metrics.inbound_of(&endpoint.id.service, "ok");
+        Arc::new(Local { endpoint, ok })
+    };
+    locals.into_iter().map(keep).collect()
+}
+
 /// Why a listener is not there.
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyError {
@@ -170,7 +186,7 @@ pub(crate) struct Inner {
     /// Our own `Via` line.
     via: Vec<u8>,
     mesh: MeshHandle,
-    locals: ArcSwap<Vec<LocalEndpoint>>,
+    locals: ArcSwap<Vec<Arc<Local>>>,
     applications: Applications,
     limits: Limits,
     loads: Loads,
@@ -258,7 +274,7 @@ impl Proxy {
             unknown,
             via,
             mesh,
-            locals: ArcSwap::from_pointee(locals),
+            locals: ArcSwap::from_pointee(kept(locals, &metrics)),
             applications: Applications::default(),
             limits: Limits::default(),
             loads: Loads::new(now),
@@ -286,7 +302,7 @@ impl Proxy {
     /// Replaces what this host offers, after a reload.
     pub fn set_locals(&self, locals: Vec<LocalEndpoint>) {
         self.inner.applications.retain(&locals);
-        self.inner.locals.store(Arc::new(locals));
+        self.inner.locals.store(Arc::new(kept(locals, &self.inner.metrics)));
     }
 
     /// Opens a listener and returns the address it is bound to.

@@ -37,6 +37,11 @@ pub(super) fn put_head(
     shape: Shape,
     empty: bool,
 ) -> Result<Coding, BadHead> {
+    // An informational status would make the client take the body for its answer. What an application says
+    // beyond 599 is its own affair, where hyper passed it on.
+    if !matches!(head.status, 200..=999) {
+        return Err(BadHead("an answer with such a status"));
+    }
     put_status(out, head.status);
     if !put_fields(out, &head.fields)? {
         put_date(out);
@@ -67,6 +72,11 @@ pub(super) fn put_head(
 
 /// Appends an informational answer, whole.
 pub(super) fn put_interim(out: &mut BytesMut, head: &ResponseHead) -> Result<(), BadHead> {
+    // A final one would be the answer, and what follows the answer to the next request; nobody asked here
+    // for another protocol.
+    if !matches!(head.status, 100 | 102..=199) {
+        return Err(BadHead("an informational answer with such a status"));
+    }
     put_status(out, head.status);
     put_fields(out, &head.fields)?;
     out.put_slice(b"\r\n");
@@ -215,6 +225,20 @@ mod tests {
             assert!(!text.contains("content-length") && !text.contains("chunked"), "{text}");
             assert_eq!(coding, Coding::None);
         }
+    }
+
+    #[test]
+    fn a_status_that_makes_two_answers_of_one_is_refused() {
+        let mut out = BytesMut::new();
+        for status in [0, 7, 99, 100, 101, 103, 199, 1000, u16::MAX] {
+            assert!(put_head(&mut out, &head(status, None, ""), b"", PLAIN, true).is_err());
+        }
+        for status in [0, 99, 101, 200, 204, 304, 500, u16::MAX] {
+            assert!(put_interim(&mut out, &head(status, None, "")).is_err());
+        }
+        assert!(out.is_empty());
+        put_interim(&mut out, &head(103, None, "link: a\r\n\r\n")).unwrap();
+        assert_eq!(&out[..], b"HTTP/1.1 103 Early Hints\r\nlink: a\r\n\r\n");
     }
 
     #[test]

@@ -282,7 +282,7 @@ impl Client<'_> {
     fn prepared(&self, ask: &Ask) -> Result<Prepared, Failure> {
         let bad = |e: BadHead| Failure::BadRequest(e.to_string());
         let opening = Bytes::copy_from_slice(&self.opening);
-        let head = RequestHead::decode(opening.slice(1 + HEADER..ask.head)).map_err(bad)?;
+        let head = RequestHead::decode(&opening.slice(1 + HEADER..ask.head)).map_err(bad)?;
         let method = Method::from_bytes(head.method.as_bytes())
             .map_err(|e| Failure::BadRequest(e.to_string()))?;
         let supply = match head.body {

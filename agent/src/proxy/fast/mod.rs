@@ -18,6 +18,8 @@
 mod answer;
 mod chunked;
 pub(crate) mod client;
+#[cfg(test)]
+mod differential;
 pub(crate) mod owner;
 mod plan;
 mod pool;

@@ -22,7 +22,7 @@ use super::super::frame::{Cause, HEADER};
 use super::super::frame::{
     DATA, END, Frame, Frames, HEAD, INFO, Refused, TRAILERS, put_header, with_header,
 };
-use super::super::head::{BodyKind, Fields, RequestHead, ResponseHead, put_field};
+use super::super::head::{BodyKind, Fields, HeadRef, ResponseHead, parse_lines, put_field};
 use super::super::safety::{MAX_REPLAY, is_idempotent};
 use super::super::{Inner, LocalEndpoint};
 use super::chunked::{Chunks, Piece};
@@ -39,7 +39,7 @@ const READ: usize = 64 * 1024;
 const MAX_INTERIM: usize = 16;
 
 /// Whether the fast path carries this.
-pub(in super::super) fn takes(endpoint: &LocalEndpoint, head: &RequestHead) -> bool {
+pub(in super::super) fn takes(endpoint: &LocalEndpoint, head: &HeadRef<'_>) -> bool {
     endpoint.protocol == Protocol::Http
         && endpoint.http == HttpVersion::One
         && head.upgrade.is_empty()
@@ -70,7 +70,7 @@ enum Fail {
 pub(in super::super) async fn serve(
     inner: &Inner,
     endpoint: &LocalEndpoint,
-    head: &RequestHead,
+    head: &HeadRef<'_>,
     left: Duration,
     send: &mut Sender,
     frames: Frames,
@@ -111,14 +111,14 @@ pub(in super::super) async fn serve(
 
 /// A request as a peer sent it, whole.
 struct Request<'a> {
-    head: &'a RequestHead,
+    head: &'a HeadRef<'a>,
     body: BytesMut,
     trailers: Option<Fields>,
 }
 
 impl<'a> Request<'a> {
     async fn gather(
-        head: &'a RequestHead,
+        head: &'a HeadRef<'a>,
         mut frames: Frames,
         left: Duration,
     ) -> Result<Self, Refused> {
@@ -156,28 +156,27 @@ fn malformed(detail: &str) -> Refused {
 }
 
 /// Appends a request as it is written to the application, if all of it is as HTTP allows.
-fn write_request(
-    head: &RequestHead,
+pub(super) fn write_request(
+    head: &HeadRef<'_>,
     body: &[u8],
     trailers: Option<&Fields>,
     out: &mut BytesMut,
 ) -> Result<(), &'static str> {
     check_line(head)?;
-    let room = head.target.len() + head.authority.len() + head.fields.lines().len() + body.len();
+    let room = head.target.len() + head.authority.len() + head.lines.len() + body.len();
     out.reserve(room + 128);
-    for part in [&head.method, " ", &head.target, " HTTP/1.1\r\nhost: ", &head.authority, "\r\n"] {
+    for part in [head.method, " ", head.target, " HTTP/1.1\r\nhost: ", head.authority, "\r\n"] {
         out.put_slice(part.as_bytes());
     }
-    head.fields
-        .parse(|name, value| {
-            let ours = response::is_of_the_hop(name)
-                || name.eq_ignore_ascii_case("host")
-                || name.eq_ignore_ascii_case("expect");
-            if !ours {
-                put_field(out, name, value);
-            }
-        })
-        .map_err(|_| "its header fields cannot be passed on")?;
+    let read = parse_lines(head.lines, |name, value| {
+        let ours = response::is_of_the_hop(name)
+            || name.eq_ignore_ascii_case("host")
+            || name.eq_ignore_ascii_case("expect");
+        if !ours {
+            put_field(out, name, value);
+        }
+    });
+    read.map_err(|_| "its header fields cannot be passed on")?;
     match trailers {
         Some(trailers) => {
             trailers.parse(|_, _| ()).map_err(|_| "its trailers cannot be passed on")?;
@@ -195,7 +194,7 @@ fn write_request(
         }
         None => {
             // RFC 9110 section 8.6: a method that may well have a body says so when it has none.
-            if !body.is_empty() || matches!(head.method.as_str(), "POST" | "PUT" | "PATCH") {
+            if !body.is_empty() || matches!(head.method, "POST" | "PUT" | "PATCH") {
                 out.put_slice(b"content-length: ");
                 out.put_slice(itoa::Buffer::new().format(body.len()).as_bytes());
                 out.put_slice(b"\r\n");
@@ -208,19 +207,29 @@ fn write_request(
 }
 
 /// Whether a line can be made of method, target and authority that nobody reads as two.
-fn check_line(head: &RequestHead) -> Result<(), &'static str> {
+fn check_line(head: &HeadRef<'_>) -> Result<(), &'static str> {
     let is_tchar = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     let is_visible = |t: &str| t.bytes().all(|b| matches!(b, b'!'..=b'~'));
     if head.method.is_empty() || !head.method.bytes().all(is_tchar) || head.method == "CONNECT" {
         return Err("its method cannot be passed on");
     }
-    if !is_visible(&head.target) || !(head.target.starts_with('/') || head.target == "*") {
+    if !is_target(head.target) {
         return Err("its target cannot be passed on");
     }
-    if !is_visible(&head.authority) {
+    if !is_visible(head.authority) {
         return Err("its authority cannot be passed on");
     }
     Ok(())
+}
+
+/// A target in origin or asterisk form, without the bytes that hyper takes for no part of a target: an
+/// application that uses it would refuse the request, or see another target (before a `#`).
+fn is_target(target: &str) -> bool {
+    let visible = |b: u8| matches!(b, b'!'..=b'~') && !matches!(b, b'#' | b'<' | b'>');
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    (path.starts_with('/') || target == "*")
+        && path.bytes().all(|b| visible(b) && b != b'`')
+        && query.bytes().all(|b| visible(b) && b != b'"')
 }
 
 /// The line in front of a chunk.
@@ -417,7 +426,7 @@ impl Exchange<'_> {
         connection: &mut AppConnection,
         send: &mut Sender,
     ) -> Result<(), Fail> {
-        let mut chunks = Chunks::Size;
+        let mut chunks = Chunks::default();
         loop {
             let piece = chunks.next(&mut connection.buffer);
             match piece.map_err(|why| Fail::Broke(why.into()))? {

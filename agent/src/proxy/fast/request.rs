@@ -176,7 +176,7 @@ fn is_canonical(target: &str) -> bool {
             b'?' => {
                 return bytes[n..]
                     .iter()
-                    .all(|b| matches!(b, b'!'..=b'~') && !matches!(b, b'#' | b'\\'));
+                    .all(|b| matches!(b, b'!'..=b'~') && !b"#\\\"<>".contains(b));
             }
             b'/' | b'.' if before == b'/' => return false,
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => {}
@@ -372,6 +372,10 @@ mod tests {
             ("/a%2fb", false),
             ("/a\\b", false),
             ("/a?b#c", false),
+            ("/a?b\"c", false),
+            ("/a?b<c", false),
+            ("/a?b>c", false),
+            ("/a?b\\c", false),
             ("/a#b", false),
             ("/\u{e9}", false),
             ("a", false),
