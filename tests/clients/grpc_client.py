@@ -301,21 +301,6 @@ def a_stream_outlives_idle_time(pair):
     return f"{pair.idle:.0f} s of silence"
 
 
-@rule
-def a_stream_that_begins_with_silence_lives_as_long_as_its_deadline(pair):
-    go = threading.Event()
-
-    def questions():
-        go.wait()
-        yield b"after"
-
-    answers = pair.bidi()(questions(), timeout=pair.idle + 60)
-    time.sleep(pair.idle)  # The length of the silence is what is tested.
-    go.set()
-    equal(list(answers), [b"after"])
-    return f"{pair.idle:.0f} s of silence"
-
-
 def one(mesh, method, call, deadline):
     channel = grpc.insecure_channel(mesh, OPTIONS)
     stream = channel.unary_stream(f"/hearth.test.Echo/{method}")

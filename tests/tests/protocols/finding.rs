@@ -122,38 +122,56 @@ fn dig_finds_services_at_the_agents_dns_and_the_rest_beyond_it() {
     let caller = format!("[dns]\nlisten = \"{dns}\"\nupstream = [\"{beyond}\"]\n");
     let pair = start("dns", vec![Offer::new("echo", "http", mirror())], caller, "DNS");
     let mut cases = Cases::new("dns");
-    let port = dns.port().to_string();
-    let dig = |words: &[&str]| {
+    let dns = Dns { pair, at: dns };
+    names(&mut cases, &dns);
+    transports(&mut cases, &dns);
+    cases.finish();
+}
+
+/// A pair whose caller answers DNS.
+struct Dns {
+    pair: Pair,
+    at: SocketAddr,
+}
+
+impl Dns {
+    fn dig(&self, words: &[&str]) -> Result<String, String> {
+        let port = self.at.port().to_string();
         let first = ["@127.0.0.1", "-p", &port, "+tries=1", "+time=5"];
-        let done = run(&pair, "dig", &[&first[..], words].concat())?;
+        let done = run(&self.pair, "dig", &[&first[..], words].concat())?;
         if done.code == Some(0) { Ok(done.stdout) } else { Err(done.stdout + &done.stderr) }
-    };
-    let wanted = |out: String, parts: &[&str]| match parts.iter().find(|part| !out.contains(**part))
-    {
+    }
+}
+
+fn wanted(out: String, parts: &[&str]) -> Result<String, String> {
+    match parts.iter().find(|part| !out.contains(**part)) {
         None => Ok(String::new()),
         Some(part) => Err(format!("no {part:?} in {out}")),
-    };
+    }
+}
+
+fn names(cases: &mut Cases, dns: &Dns) {
     cases.check("A of a service is an address at which this agent listens", || {
-        wanted(dig(&["echo.mesh", "A", "+short"])?, &["127.0.0.1\n"])
+        wanted(dns.dig(&["echo.mesh", "A", "+short"])?, &["127.0.0.1\n"])
     });
     cases.check("whoever asks by name reaches the service at that address", || {
-        let to = format!("echo.mesh:{}:127.0.0.1", pair.entry("echo").port());
-        let url = format!("http://echo.mesh:{}/by-name", pair.entry("echo").port());
-        wanted(curl(&pair, &["--resolve", &to, &url])?, &["GET /by-name HTTP/1.1"])
+        let to = format!("echo.mesh:{}:127.0.0.1", dns.pair.entry("echo").port());
+        let url = format!("http://echo.mesh:{}/by-name", dns.pair.entry("echo").port());
+        wanted(curl(&dns.pair, &["--resolve", &to, &url])?, &["GET /by-name HTTP/1.1"])
     });
     cases.check("SRV names the port too", || {
-        let out = dig(&["echo.mesh", "SRV", "+short"])?;
-        wanted(out, &[&format!(" {} ", pair.entry("echo").port())])
+        let out = dns.dig(&["echo.mesh", "SRV", "+short"])?;
+        wanted(out, &[&format!(" {} ", dns.pair.entry("echo").port())])
     });
     cases.check("SRV is found under the usual prefixes too", || {
-        let wanted_port = format!(" {} ", pair.entry("echo").port());
-        wanted(dig(&["_http._tcp.echo.mesh", "SRV", "+short"])?, &[&wanted_port])
+        let wanted_port = format!(" {} ", dns.pair.entry("echo").port());
+        wanted(dns.dig(&["_http._tcp.echo.mesh", "SRV", "+short"])?, &[&wanted_port])
     });
     cases.check("AAAA where there is none is an empty answer, not an error", || {
-        wanted(dig(&["echo.mesh", "AAAA"])?, &["status: NOERROR", "ANSWER: 0"])
+        wanted(dns.dig(&["echo.mesh", "AAAA"])?, &["status: NOERROR", "ANSWER: 0"])
     });
     cases.check("the time to live is short and not nothing", || {
-        let out = dig(&["echo.mesh", "A", "+noall", "+answer"])?;
+        let out = dns.dig(&["echo.mesh", "A", "+noall", "+answer"])?;
         let ttl: Option<u32> = out.split_whitespace().nth(1).and_then(|word| word.parse().ok());
         match ttl {
             Some(1..=60) => Ok(format!("{} s", ttl.unwrap_or(0))),
@@ -161,34 +179,37 @@ fn dig_finds_services_at_the_agents_dns_and_the_rest_beyond_it() {
         }
     });
     cases.check("a service that nobody knows is NXDOMAIN, with authority", || {
-        wanted(dig(&["nobody.mesh", "A"])?, &["status: NXDOMAIN", "SOA", " aa"])
+        wanted(dns.dig(&["nobody.mesh", "A"])?, &["status: NXDOMAIN", "SOA", " aa"])
     });
     cases.check("names are compared without case and given back as asked", || {
-        wanted(dig(&["EcHo.MeSh", "A"])?, &["EcHo.MeSh.", "127.0.0.1"])
+        wanted(dns.dig(&["EcHo.MeSh", "A"])?, &["EcHo.MeSh.", "127.0.0.1"])
     });
+}
+
+/// UDP and TCP, other resolvers, rubbish.
+fn transports(cases: &mut Cases, dns: &Dns) {
     cases.check("the same over TCP", || {
-        wanted(dig(&["+tcp", "echo.mesh", "A", "+short"])?, &["127.0.0.1\n"])
+        wanted(dns.dig(&["+tcp", "echo.mesh", "A", "+short"])?, &["127.0.0.1\n"])
     });
     cases.check("other names are asked of the resolver, over UDP and TCP", || {
-        wanted(dig(&["outside.example", "A", "+short"])?, &["192.0.2.7\n"])?;
-        wanted(dig(&["+tcp", "outside.example", "A", "+short"])?, &["192.0.2.7\n"])?;
-        wanted(dig(&["unknown.example", "A"])?, &["status: NXDOMAIN"])
+        wanted(dns.dig(&["outside.example", "A", "+short"])?, &["192.0.2.7\n"])?;
+        wanted(dns.dig(&["+tcp", "outside.example", "A", "+short"])?, &["192.0.2.7\n"])?;
+        wanted(dns.dig(&["unknown.example", "A"])?, &["status: NXDOMAIN"])
     });
     cases.check("the resolver's time to live is passed on", || {
-        wanted(dig(&["outside.example", "A", "+noall", "+answer"])?, &["77\tIN\tA"])
+        wanted(dns.dig(&["outside.example", "A", "+noall", "+answer"])?, &["77\tIN\tA"])
     });
     cases.check("rubbish is survived", || {
         let socket = UdpSocket::bind("127.0.0.1:0").map_err(|e| e.to_string())?;
         for n in 0..200_u8 {
             let rubbish: Vec<u8> = (0..n).map(|k| k.wrapping_mul(n) ^ 0x5a).collect();
-            let _ = socket.send_to(&rubbish, dns);
+            let _ = socket.send_to(&rubbish, dns.at);
         }
-        wanted(dig(&["echo.mesh", "A", "+short"])?, &["127.0.0.1\n"])
+        wanted(dns.dig(&["echo.mesh", "A", "+short"])?, &["127.0.0.1\n"])
     });
     cases.check("a question for a type that there is none of is an empty answer", || {
-        wanted(dig(&["echo.mesh", "MX"])?, &["status: NOERROR", "ANSWER: 0"])
+        wanted(dns.dig(&["echo.mesh", "MX"])?, &["status: NOERROR", "ANSWER: 0"])
     });
-    cases.finish();
 }
 
 /// Asks a SOCKS5 server for a name and port: the reply code, and the connection when it is 0.

@@ -199,121 +199,152 @@ fn the_grpc_wire_is_kept_and_own_failures_are_written_in_it() {
     let plan = Plan { offers, policy, caller };
     let pair =
         Pair::start(place, &plan).unwrap_or_else(|e| panic!("no pair that carries gRPC: {e}"));
-    let (echo, closed) = (pair.entry("echo"), pair.entry("closed"));
+    let wire = Wire { app, pair, absent: dead };
     let mut cases = Cases::new("grpc wire");
-    let ask = |at, path: &str, fields: &[(&str, &str)]| run(grpc(at, path, fields));
-    cases.check("an answer of head, message and trailers stays one", || {
-        let a = ask(echo, "/t/Ok", &[])?;
-        let held = !a.ended_with_head && a.body == [0; 5] && a.grpc_status() == Some("0");
-        wanted(held && is_grpc(&a) && a.trailers.is_some(), &a)
-    });
-    cases.check("a trailers-only answer stays trailers-only", || {
-        let a = ask(echo, "/t/TrailersOnly", &[])?;
-        let message = a.head.get("grpc-message").and_then(|v| v.to_str().ok());
-        let held = a.ended_with_head && a.grpc_status() == Some("5");
-        wanted(held && message == Some("not%20here"), &a)
-    });
-    cases.check("the application gets te: trailers and the client's authority", || {
-        let seen = app.seen("/t/Ok");
-        let te = seen.first().and_then(|s| s.head.get("te").cloned());
-        if te.as_ref().is_some_and(|v| v == "trailers") {
-            Ok(String::new())
-        } else {
-            Err(format!("{te:?}"))
-        }
-    });
-    cases.check("grpc-timeout is passed on, and shortened", || {
-        ask(echo, "/timed/Ok", &[("grpc-timeout", "7S")])?;
-        let seen = app.seen("/timed/Ok");
-        let field = seen.first().and_then(|s| s.head.get("grpc-timeout").cloned());
-        let text = field.as_ref().and_then(|v| v.to_str().ok()).unwrap_or("none");
-        let left = timeout_us(text).ok_or(format!("grpc-timeout: {text}"))?;
-        if (2_000_000..7_000_000).contains(&left) {
-            Ok(text.to_owned())
-        } else {
-            Err(text.to_owned())
-        }
-    });
-    cases.check(
-        "a deadline ends the call at the mesh too, for a client that does not watch it",
-        || {
-            let start = Instant::now();
-            let a = ask(echo, "/late/Hang", &[("grpc-timeout", "1S")])?;
-            let took = start.elapsed();
-            if took > Duration::from_secs(5) {
-                return Err(format!("answered after {took:.2?}"));
+    wire.shapes(&mut cases);
+    wire.deadlines(&mut cases);
+    wire.losses(&mut cases);
+    wire.own_failures(&mut cases);
+    cases.finish();
+}
+
+/// A pair with the scripted application behind it.
+struct Wire {
+    app: Scripted,
+    pair: Pair,
+    /// A port for a service that nobody offers.
+    absent: SocketAddr,
+}
+
+impl Wire {
+    fn ask(&self, path: &str, fields: &[(&str, &str)]) -> Result<Answer, String> {
+        run(grpc(self.pair.entry("echo"), path, fields))
+    }
+
+    fn shapes(&self, cases: &mut Cases) {
+        cases.check("an answer of head, message and trailers stays one", || {
+            let a = self.ask("/t/Ok", &[])?;
+            let held = !a.ended_with_head && a.body == [0; 5] && a.grpc_status() == Some("0");
+            wanted(held && is_grpc(&a) && a.trailers.is_some(), &a)
+        });
+        cases.check("a trailers-only answer stays trailers-only", || {
+            let a = self.ask("/t/TrailersOnly", &[])?;
+            let message = a.head.get("grpc-message").and_then(|v| v.to_str().ok());
+            let held = a.ended_with_head && a.grpc_status() == Some("5");
+            wanted(held && message == Some("not%20here"), &a)
+        });
+        cases.check("the application gets te: trailers and the client's authority", || {
+            let seen = self.app.seen("/t/Ok");
+            let te = seen.first().and_then(|s| s.head.get("te").cloned());
+            if te.as_ref().is_some_and(|v| v == "trailers") {
+                Ok(String::new())
+            } else {
+                Err(format!("{te:?}"))
             }
-            wanted(is_grpc(&a) && a.grpc_status() == Some("4"), &a)
-        },
-    );
-    cases.check("the application's call is reset when its deadline passed", || {
-        reset(&app, "/late/Hang").map(|reason| format!("{reason:?}"))
-    });
-    cases.check("a call that the client resets is reset at the application within 1 s", || {
-        run(async {
-            let mut send = connect(echo).await?;
-            let request = http::Request::post(format!("http://{echo}/left/HeadThenHang"))
-                .header("content-type", "application/grpc")
-                .header("te", "trailers")
-                .body(())
-                .map_err(|e| e.to_string())?;
-            let (answer, mut body) =
-                send.send_request(request, false).map_err(|e| e.to_string())?;
-            answer.await.map_err(|e| e.to_string())?;
-            body.send_reset(h2::Reason::CANCEL);
-            Ok(())
-        })?;
-        let left = Instant::now();
-        let reason = reset(&app, "/left/HeadThenHang")?;
-        let seen = app.seen("/left/HeadThenHang");
-        let at = seen[0].reset.map(|(at, _)| at.saturating_duration_since(left));
-        match at {
-            Some(late) if late < Duration::from_secs(1) => {
-                Ok(format!("{reason:?} after {late:.1?}"))
-            }
-            late => Err(format!("{reason:?} after {late:?}")),
-        }
-    });
-    for (path, what) in [
-        ("/t/Vanish", "an application that closes the connection unanswered"),
-        ("/t/Reset", "an application that resets the stream"),
-    ] {
-        cases.check(&format!("{what} is a trailers-only status, and was asked once"), || {
-            let a = ask(echo, path, &[])?;
-            let status = a.grpc_status().unwrap_or("none").to_owned();
-            let times = app.seen(path).len();
-            if times != 1 {
-                return Err(format!("the application was asked {times} times"));
-            }
-            let allowed = status == "14" || (path == "/t/Reset" && status == "13");
-            wanted(is_grpc(&a) && a.ended_with_head && allowed, &a)
+        });
+        cases.check("the shared port finds the service by :authority", || {
+            let a = run(grpc_of(self.pair.shared, "echo.mesh", "/shared/Ok", &[]))?;
+            wanted(is_grpc(&a) && a.grpc_status() == Some("0"), &a)
         });
     }
-    cases.check(
-        "a connection lost after the head ends the stream, with a status or a reset",
-        || match ask(echo, "/t/HeadThenVanish", &[]) {
-            Ok(a) => wanted(a.grpc_status() == Some("14"), &a),
-            Err(text) if text.contains("broke off") => Ok(text),
-            Err(text) => Err(text),
-        },
-    );
-    cases.check("the shared port finds the service by :authority", || {
-        let a = run(grpc_of(pair.shared, "echo.mesh", "/shared/Ok", &[]))?;
-        wanted(is_grpc(&a) && a.grpc_status() == Some("0"), &a)
-    });
-    cases.check("a service that nobody offers is trailers-only UNAVAILABLE", || {
-        let a = ask(dead, "/t/Ok", &[])?;
-        let proxy = a.head.contains_key("proxy-status");
-        wanted(is_grpc(&a) && a.ended_with_head && a.grpc_status() == Some("14") && proxy, &a)
-    });
-    cases.check(
-        "a caller that the policy does not admit is trailers-only PERMISSION_DENIED",
-        || {
-            let a = ask(closed, "/t/Ok", &[])?;
-            wanted(is_grpc(&a) && a.ended_with_head && a.grpc_status() == Some("7"), &a)
-        },
-    );
-    cases.finish();
+
+    fn deadlines(&self, cases: &mut Cases) {
+        cases.check("grpc-timeout is passed on, and shortened", || {
+            self.ask("/timed/Ok", &[("grpc-timeout", "7S")])?;
+            let seen = self.app.seen("/timed/Ok");
+            let field = seen.first().and_then(|s| s.head.get("grpc-timeout").cloned());
+            let text = field.as_ref().and_then(|v| v.to_str().ok()).unwrap_or("none");
+            let left = timeout_us(text).ok_or(format!("grpc-timeout: {text}"))?;
+            if (2_000_000..7_000_000).contains(&left) {
+                Ok(text.to_owned())
+            } else {
+                Err(text.to_owned())
+            }
+        });
+        cases.check(
+            "a deadline ends the call at the mesh too, for a client that does not watch it",
+            || {
+                let start = Instant::now();
+                let a = self.ask("/late/Hang", &[("grpc-timeout", "1S")])?;
+                let took = start.elapsed();
+                if took > Duration::from_secs(5) {
+                    return Err(format!("answered after {took:.2?}"));
+                }
+                wanted(is_grpc(&a) && a.grpc_status() == Some("4"), &a)
+            },
+        );
+        cases.check("the application's call is reset when its deadline passed", || {
+            reset(&self.app, "/late/Hang").map(|reason| format!("{reason:?}"))
+        });
+    }
+
+    fn losses(&self, cases: &mut Cases) {
+        cases.check("a call that the client resets is reset at the application within 1 s", || {
+            let left = run(async {
+                let mut send = connect(self.pair.entry("echo")).await?;
+                let request = http::Request::post("http://echo.mesh/left/HeadThenHang")
+                    .header("content-type", "application/grpc")
+                    .header("te", "trailers")
+                    .body(())
+                    .map_err(|e| e.to_string())?;
+                let (answer, mut body) =
+                    send.send_request(request, false).map_err(|e| e.to_string())?;
+                answer.await.map_err(|e| e.to_string())?;
+                let left = Instant::now();
+                body.send_reset(h2::Reason::CANCEL);
+                // The connection must live until the frame is out.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                Ok(left)
+            })?;
+            let reason = reset(&self.app, "/left/HeadThenHang")?;
+            let seen = self.app.seen("/left/HeadThenHang");
+            let at = seen[0].reset.map(|(at, _)| at.saturating_duration_since(left));
+            match at {
+                Some(late) if late < Duration::from_secs(1) => {
+                    Ok(format!("{reason:?} after {late:.1?}"))
+                }
+                late => Err(format!("{reason:?} after {late:?}")),
+            }
+        });
+        for (path, what) in [
+            ("/t/Vanish", "an application that closes the connection unanswered"),
+            ("/t/Reset", "an application that resets the stream"),
+        ] {
+            cases.check(&format!("{what} is a trailers-only status, and was asked once"), || {
+                let a = self.ask(path, &[])?;
+                let status = a.grpc_status().unwrap_or("none").to_owned();
+                let times = self.app.seen(path).len();
+                if times != 1 {
+                    return Err(format!("the application was asked {times} times"));
+                }
+                let allowed = status == "14" || (path == "/t/Reset" && status == "13");
+                wanted(is_grpc(&a) && a.ended_with_head && allowed, &a)
+            });
+        }
+        cases.check(
+            "a connection lost after the head ends the stream, with a status or a reset",
+            || match self.ask("/t/HeadThenVanish", &[]) {
+                Ok(a) => wanted(a.grpc_status() == Some("14"), &a),
+                Err(text) if text.contains("broke off") => Ok(text),
+                Err(text) => Err(text),
+            },
+        );
+    }
+
+    fn own_failures(&self, cases: &mut Cases) {
+        cases.check("a service that nobody offers is trailers-only UNAVAILABLE", || {
+            let a = run(grpc(self.absent, "/t/Ok", &[]))?;
+            let proxy = a.head.contains_key("proxy-status");
+            wanted(is_grpc(&a) && a.ended_with_head && a.grpc_status() == Some("14") && proxy, &a)
+        });
+        cases.check(
+            "a caller that the policy does not admit is trailers-only PERMISSION_DENIED",
+            || {
+                let a = run(grpc(self.pair.entry("closed"), "/t/Ok", &[]))?;
+                wanted(is_grpc(&a) && a.ended_with_head && a.grpc_status() == Some("7"), &a)
+            },
+        );
+    }
 }
 
 /// Waits until the application saw its first request for a path reset.

@@ -28,12 +28,15 @@ pub(super) fn start(place: Place, offers: Vec<Offer>, services: &[&str]) -> Pair
     Pair::start(place, &plan).unwrap_or_else(|e| panic!("no pair that carries opaque TCP: {e}"))
 }
 
+/// How the scripted application's connections ended, and when.
+type Told = Receiver<(String, Instant)>;
+
 /// What the scripted application does with a connection, by its first line.
 ///
 /// It speaks first (`220 ready`). `echo` sends back what comes until the end; `count` waits for the end of
 /// what comes and answers how much it was; `finish` ends its own half and counts what still comes; `abort`
 /// breaks the connection. How each connection ended is told to the test.
-fn scripted() -> (SocketAddr, Receiver<(String, Instant)>) {
+fn scripted() -> (SocketAddr, Told) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let (tell, told) = channel();
@@ -106,7 +109,7 @@ fn greeted(entry: SocketAddr, word: &str) -> Result<TcpStream, String> {
     Ok(stream)
 }
 
-fn expect(told: &Receiver<(String, Instant)>, wanted: &str) -> Result<Instant, String> {
+fn expect(told: &Told, wanted: &str) -> Result<Instant, String> {
     match told.recv_timeout(SOON) {
         Ok((end, at)) if end == wanted => Ok(at),
         Ok((end, _)) => Err(format!("the application saw {end:?}, wanted {wanted:?}")),
@@ -124,6 +127,13 @@ fn a_tcp_connection_is_carried_as_it_is_whichever_end_ends_it() {
     let pair = start(Place::new("tcp").unwrap(), offers, &["lines", "gone"]);
     let entry = pair.entry("lines");
     let mut cases = Cases::new("tcp");
+    orderly_ends(&mut cases, entry, &told);
+    aborts(&mut cases, entry, &told);
+    bytes_and_limits(&mut cases, pair, &told, leaving);
+    cases.finish();
+}
+
+fn orderly_ends(cases: &mut Cases, entry: SocketAddr, told: &Told) {
     cases.check("a server that speaks first is heard without a delay for sniffing", || {
         let start = Instant::now();
         let mut stream = TcpStream::connect(entry).map_err(|e| e.to_string())?;
@@ -142,7 +152,7 @@ fn a_tcp_connection_is_carried_as_it_is_whichever_end_ends_it() {
         stream.shutdown(Shutdown::Write).map_err(|e| e.to_string())?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).map_err(|e| e.to_string())?;
-        expect(&told, "count: 100000 bytes and an orderly end")?;
+        expect(told, "count: 100000 bytes and an orderly end")?;
         if answer == "100000\n" { Ok(String::new()) } else { Err(format!("{answer:?}")) }
     });
     cases.check("the server ends its half and still gets what the client sends", || {
@@ -156,12 +166,15 @@ fn a_tcp_connection_is_carried_as_it_is_whichever_end_ends_it() {
             stream.write_all(&[7; 1000]).map_err(|e| e.to_string())?;
         }
         drop(stream);
-        expect(&told, "finish: 100000 bytes and an orderly end").map(|_| String::new())
+        expect(told, "finish: 100000 bytes and an orderly end").map(|_| String::new())
     });
+}
+
+fn aborts(cases: &mut Cases, entry: SocketAddr, told: &Told) {
     cases.check("a connection that the application aborts is aborted, not ended", || {
         let mut stream = greeted(entry, "abort")?;
         let end = stream.read_to_end(&mut Vec::new());
-        expect(&told, "abort")?;
+        expect(told, "abort")?;
         match end {
             Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(String::new()),
             other => Err(format!("the client saw {other:?}, wanted a reset")),
@@ -177,7 +190,7 @@ fn a_tcp_connection_is_carried_as_it_is_whichever_end_ends_it() {
             stream.set_linger(Some(Duration::ZERO)).map_err(|e| e.to_string())?;
             let left = Instant::now();
             drop(stream);
-            let at = expect(&told, "echo: ConnectionReset")?;
+            let at = expect(told, "echo: ConnectionReset")?;
             let late = at.saturating_duration_since(left);
             if late < Duration::from_secs(1) {
                 Ok(format!("{late:.1?}"))
@@ -186,14 +199,19 @@ fn a_tcp_connection_is_carried_as_it_is_whichever_end_ends_it() {
             }
         },
     );
-    cases.check("64 MiB both ways at once arrive bit by bit", || bulk(entry, &told));
+}
+
+/// `leaving` holds the port of the service `gone`.
+fn bytes_and_limits(cases: &mut Cases, pair: Pair, told: &Told, leaving: TcpListener) {
+    let entry = pair.entry("lines");
+    cases.check("64 MiB both ways at once arrive bit by bit", || bulk(entry, told));
     cases.check("an idle connection outlives the limit of finding somebody", || {
         let mut stream = greeted(entry, "echo")?;
         std::thread::sleep(Duration::from_secs(3)); // Longer than the policy's 2 s.
         stream.write_all(b"still here").map_err(|e| e.to_string())?;
         stream.read_exact(&mut [0; 10]).map_err(|e| e.to_string())?;
         drop(stream);
-        expect(&told, "echo: 10 bytes and an orderly end").map(|_| String::new())
+        expect(told, "echo: 10 bytes and an orderly end").map(|_| String::new())
     });
     cases.check("a connection that nobody takes is reset in time, not ended", || {
         drop(leaving);
@@ -212,7 +230,7 @@ fn a_tcp_connection_is_carried_as_it_is_whichever_end_ends_it() {
         let mut back = vec![0; request.len()];
         stream.read_exact(&mut back).map_err(|e| e.to_string())?;
         drop(stream);
-        expect(&told, "echo: 27 bytes and an orderly end")?;
+        expect(told, "echo: 27 bytes and an orderly end")?;
         if back == request { Ok(String::new()) } else { Err(String::from_utf8_lossy(&back).into()) }
     });
     cases.check("the owner's agent vanishes: the half-open connection is found and broken", || {
@@ -227,10 +245,9 @@ fn a_tcp_connection_is_carried_as_it_is_whichever_end_ends_it() {
             (other, after) => Err(format!("{other:?} after {after:.1?}, wanted a reset")),
         }
     });
-    cases.finish();
 }
 
-fn bulk(entry: SocketAddr, told: &Receiver<(String, Instant)>) -> Result<String, String> {
+fn bulk(entry: SocketAddr, told: &Told) -> Result<String, String> {
     const SIZE: usize = 64 << 20;
     let byte = |n: usize| u8::try_from(n % 251).unwrap();
     let mut stream = greeted(entry, "echo")?;
