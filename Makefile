@@ -2,12 +2,13 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint purity deny advisories unit sim soak sim-soak lab bench-speed docs release clean
+.PHONY: help setup build demo test lint purity deny advisories unit sim soak sim-soak lab bench-speed allocations docs release clean conformance protocols oracle fuzz
 
 PROFILE ?= lab
 CARGO   := cargo
 SEEDS   ?= 0..200
 NODES   ?= 20
+MESSAGES ?= 10000000
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -51,13 +52,29 @@ soak: ## the long tests of links and traffic path that `make test` leaves out
 sim-soak: ## simulator over many seeds (SEEDS=0..20000 for a night)
 	$(MAKE) sim SEEDS=$(if $(filter 0..200,$(SEEDS)),0..2000,$(SEEDS)) NODES=50
 
-lab: build ## real processes in network namespaces: every fault of the demo
-	$(CARGO) test --profile $(PROFILE) -p hearth-tests --test lab --test failover --test trust --test errors --test rollout -- --test-threads=1
+fuzz: ## the fast path against hyper over ten million messages (MESSAGES=n for more or fewer)
+	HEARTH_FUZZ_MESSAGES=$(MESSAGES) $(CARGO) test --profile $(PROFILE) -p hearth-agent --lib differential -- --nocapture
 
-bench-speed: ## what a sidecar pair costs, beside Envoy, HAProxy and nginx in one run (about 20 minutes)
+lab: build ## real processes in network namespaces: every fault of the demo
+	$(CARGO) test --profile $(PROFILE) -p hearth-tests --test lab --test failover --test trust --test errors --test rollout --test allocations --test protocols --test oracle -- --test-threads=1
+	$(CARGO) test --profile $(PROFILE) -p hearth-tests --test conformance
+
+protocols: setup build ## gRPC, WebSocket, databases, DNS … by their own clients, in full size (a slice is in lab)
+	HEARTH_FULL=1 $(CARGO) test --profile $(PROFILE) -p hearth-tests --test protocols -- --test-threads=1 --nocapture
+
+oracle: build ## 200,000 POSTs under random kills: the books balance; retry storms, hedging (HEARTH_SEED=n repeats one)
+	HEARTH_FULL=1 $(CARGO) test --profile $(PROFILE) -p hearth-tests --test oracle -- --test-threads=1 --nocapture
+
+conformance: build ## the traffic path against the rules of HTTP, full sizes (`make lab` runs a slice); CASES=h1::length a part
+	HEARTH_CONFORMANCE=full $(CARGO) test --profile $(PROFILE) -p hearth-tests --test conformance -- $(CASES)
+
+bench-speed: ## what a sidecar pair costs, beside Envoy, HAProxy and nginx in one run (about 35 minutes; BENCH="--help")
 	tests/bench-setup
 	$(CARGO) build --release -p hearth-agent -p hearth-control -p hearth-tests --bins
 	target/release/bench-speed $(BENCH)
+
+allocations: build ## how often a pair of agents allocates per request, and where
+	target/$(PROFILE)/bench-speed allocations
 
 docs: ## API documentation, warnings denied
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps

@@ -7,10 +7,11 @@ use std::process::ExitCode;
 
 use crate::config::{ConfigError, NeedsRestart};
 use crate::disk::{DiskError, OpenError, Unsaved};
+use crate::dns::DnsError;
 use crate::enrol::EnrolError;
 use crate::identity::{IdentityError, StoreError};
 use crate::link::LinkError;
-use crate::proxy::ProxyError;
+use crate::proxy::{GateError, ProxyError};
 
 /// A sysexits code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,9 +147,24 @@ impl From<&LinkError> for Exit {
     }
 }
 
+impl From<&DnsError> for Exit {
+    fn from(error: &DnsError) -> Self {
+        match error.source.kind() {
+            std::io::ErrorKind::PermissionDenied => Self::NoPermission,
+            _ => Self::Unavailable,
+        }
+    }
+}
+
+impl From<&GateError> for Exit {
+    fn from(_: &GateError) -> Self {
+        Self::Config
+    }
+}
+
 impl From<&ProxyError> for Exit {
     fn from(error: &ProxyError) -> Self {
-        let ProxyError::Listen { source, .. } = error;
+        let (ProxyError::Listen { source, .. } | ProxyError::ListenUdp { source, .. }) = error;
         Self::of_io(source)
     }
 }

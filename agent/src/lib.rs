@@ -6,6 +6,7 @@
 //! | [`driver`], [`outside`], [`admin`] | the only owner of the core; what it wants done; what operators ask of it |
 //! | [`link`] | QUIC connections to peers, and whether they still answer |
 //! | [`proxy`] | the traffic path |
+//! | [`dns`] | names of services, for programs that look names up |
 //! | [`pipe`] | where applications listen, and connections on this host |
 //! | [`identity`], [`enrol`] | who we are, whom we believe; joining and renewing |
 //! | [`config`], [`disk`], [`exit`] | what the operator wrote, what survives a restart, how we end |
@@ -16,6 +17,7 @@ pub mod admin;
 pub mod check;
 pub mod config;
 pub mod disk;
+pub mod dns;
 pub mod driver;
 pub mod enrol;
 pub mod exit;

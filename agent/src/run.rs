@@ -1,10 +1,11 @@
 //! The agent's life: start, run, reload, drain and leave. Puts the parts together, decides nothing else.
 //!
 //! Two runtimes: the calling thread runs the mesh (driver, links, admin, checks), the data threads run the
-//! data path, so that a busy data path cannot make a probe late. Start order: configuration → state
+//! data path, a side thread runs hooks and exports spans, so that a busy data path cannot make a probe late. Start order: configuration → state
 //! directory → identity (join if there is none) → generation on disk → core, restored → links →
 //! listeners → ready. Nothing waits for a peer or for the control plane once there is an identity.
 
+mod names;
 mod reload;
 mod shutdown;
 
@@ -18,7 +19,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use hearth_proto::document::SignedDocument;
-use hearth_proto::ids::Generation;
+use hearth_proto::ids::{Generation, ServiceName};
 use hearth_proto::member::SwimConfig;
 use hearth_proto::node::{Node, NodeConfig};
 use hearth_proto::time::{Clock, Wall};
@@ -26,7 +27,7 @@ use hearth_proto::wire::{self, Hello};
 use tokio::sync::{Notify as Bell, mpsc};
 
 use crate::admin::{self, Admin};
-use crate::config::{Config, Join};
+use crate::config::{Config, Join, Transport};
 use crate::disk::StateDir;
 use crate::driver::{Command, Driver, Handle, Origin};
 use crate::enrol::{self, Candidate, Enrolled, Pace, Renewal, RenewalEvent};
@@ -37,9 +38,10 @@ use crate::link::{LinkEvent, Links, Runtimes};
 use crate::local::{self, Locals};
 use crate::notify::Notify;
 use crate::outside::{self, Outside};
-use crate::proxy::{Entry, MeshHandle, Proxy};
+use crate::proxy::{Entry, Gate, GateError, MeshHandle, Proxy, UdpEntry};
 use crate::telemetry::{Logs, Metrics, SpanSink};
 use crate::threads::DataThreads;
+use names::Names;
 
 /// Link events that may wait for the driver; beyond it datagrams are dropped and messages wait.
 const LINK_EVENTS: usize = 4096;
@@ -84,6 +86,12 @@ fn start(path: &Path) -> Result<(), Failure> {
         text: format!("cannot {what}: {e}"),
     };
     let data = DataThreads::start().map_err(|e| io("start the data threads", e))?;
+    let side = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .thread_name("hearth-side")
+        .build()
+        .map_err(|e| io("start the side thread", e))?;
     let mesh = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .thread_name("hearth-mesh")
@@ -92,7 +100,9 @@ fn start(path: &Path) -> Result<(), Failure> {
     // After the data threads exist: they keep their ordinary priority.
     raise_priority();
     // Requests that outlive their grace are cut when the data threads end with this function.
-    mesh.block_on(agent(path, config, data.handles()))
+    let result = mesh.block_on(agent(path, config, data.handles(), side.handle()));
+    side.shutdown_background();
+    result
 }
 
 /// Probes must not be late on a busy host. Where it is not allowed, nothing is lost but that margin.
@@ -115,6 +125,7 @@ struct Running {
     links: Links,
     locals: Locals,
     proxy: Proxy,
+    dns: Names,
     spans: SpanSink,
     logs: Logs,
     notify: Notify,
@@ -125,10 +136,11 @@ async fn agent(
     path: &Path,
     config: Config,
     data: &[tokio::runtime::Handle],
+    side: &tokio::runtime::Handle,
 ) -> Result<(), Failure> {
     let metrics = Metrics::new();
     let logs = Logs::install(&config.name, &config.log, &metrics.dropped());
-    let result = live(path, config, data, metrics, logs.clone()).await;
+    let result = live(path, config, data, side, metrics, logs.clone()).await;
     logs.flush(LOG_FLUSH);
     result
 }
@@ -137,6 +149,7 @@ async fn live(
     path: &Path,
     config: Config,
     data: &[tokio::runtime::Handle],
+    side: &tokio::runtime::Handle,
     metrics: Metrics,
     logs: Logs,
 ) -> Result<(), Failure> {
@@ -185,7 +198,7 @@ async fn live(
 
     let spans = {
         // Encoding spans is no work for the mesh thread.
-        let _data = data[0].enter();
+        let _side = side.enter();
         SpanSink::start(&config.name, config.otlp.as_deref(), &metrics.dropped())
     };
     let locals_cell = Arc::new(OnceLock::new());
@@ -202,7 +215,7 @@ async fn live(
         heartbeat: heartbeat.clone(),
     };
     let (driver, handle) = Driver::new(node, origin, links.clone(), outside, events);
-    let locals = Locals::new(config.name.clone(), handle.clone(), data[0].clone());
+    let locals = Locals::new(config.name.clone(), handle.clone(), side.clone());
     // Set once, before the driver runs.
     let _ = locals_cell.set(locals.clone());
     let seeds = Arc::new(ArcSwap::from_pointee(config.mesh.seeds.clone()));
@@ -214,9 +227,16 @@ async fn live(
         links: links.clone(),
     };
     let proxy = Proxy::new(mesh, local::for_path(&config), metrics.proxy(), data.to_vec());
-    for (address, entry) in entries(&config) {
+    for (address, entry) in entries(&config)? {
         proxy.listen(address, entry).await?;
     }
+    for (address, entry) in udp_entries(&config) {
+        proxy.listen_udp(address, entry)?;
+    }
+
+    let mut dns = Names::new(proxy.clone(), metrics.dns(), side.clone());
+    let opened = dns.open(config.dns.as_ref())?;
+    dns.settle(config.dns.as_ref(), opened);
 
     tokio::spawn(driver.run());
     locals.set(&config.endpoints);
@@ -242,7 +262,7 @@ async fn live(
     })?;
     notify.ready(STATUS);
     tracing::info!("agent ready");
-    let running = Running { config, handle, links, locals, proxy, spans, logs, notify, seeds };
+    let running = Running { config, handle, links, locals, proxy, dns, spans, logs, notify, seeds };
     let socket = running.config.admin.socket.clone();
     let ended = shutdown::until_end(path, running, reloads, leave).await;
     admin::remove_socket(&socket);
@@ -260,14 +280,37 @@ fn node_config(config: &Config, generation: Generation, now: Wall) -> NodeConfig
         seed: generation.0 ^ u64::from(std::process::id()) << 32 ^ jitter::share().to_bits(),
         clock: Clock { origin: now },
         endpoints: core_endpoints(config),
-        interest: config.upstreams.iter().map(|u| u.service.clone()).collect(),
+        interest: interest(config),
     }
 }
 
 /// Every port that applications of this host call through.
-fn entries(config: &Config) -> Vec<(std::net::SocketAddr, Entry)> {
-    let upstreams = config.upstreams.iter().map(|u| (u.listen, Entry::Upstream(u.service.clone())));
-    config.outbound.map(|address| (address, Entry::Shared)).into_iter().chain(upstreams).collect()
+fn entries(config: &Config) -> Result<Vec<(std::net::SocketAddr, Entry)>, GateError> {
+    let mut entries = Vec::new();
+    entries.extend(config.outbound.map(|address| (address, Entry::Shared)));
+    entries.extend(config.socks.map(|address| (address, Entry::Socks)));
+    let streams = config.upstreams.iter().filter(|u| u.transport == Transport::Tcp);
+    entries.extend(streams.map(|u| (u.listen, Entry::Upstream(u.service.clone()))));
+    for ingress in &config.ingresses {
+        entries.push((ingress.listen, Entry::Ingress(Arc::new(Gate::new(ingress)?))));
+    }
+    Ok(entries)
+}
+
+/// Every port that applications of this host send datagrams to.
+fn udp_entries(config: &Config) -> Vec<(std::net::SocketAddr, UdpEntry)> {
+    let entry = |u: &crate::config::Upstream| match u.transport {
+        Transport::Udp { idle } => Some((u.listen, UdpEntry { service: u.service.clone(), idle })),
+        Transport::Tcp => None,
+    };
+    config.upstreams.iter().filter_map(entry).collect()
+}
+
+/// The services that programs of this host call by a port, or that it lets in from outside.
+fn interest(config: &Config) -> std::collections::BTreeSet<ServiceName> {
+    let upstreams = config.upstreams.iter().map(|u| &u.service);
+    let routes = config.ingresses.iter().flat_map(|i| &i.routes).map(|r| &r.service);
+    upstreams.chain(routes).cloned().collect()
 }
 
 fn core_endpoints(config: &Config) -> Vec<hearth_proto::node::EndpointConfig> {

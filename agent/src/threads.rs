@@ -49,7 +49,7 @@ impl DataThreads {
 }
 
 fn start(n: usize, mut stopped: watch::Receiver<()>) -> io::Result<Handle> {
-    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
     let handle = runtime.handle().clone();
     std::thread::Builder::new().name(format!("hearth-data-{n}")).spawn(move || {
         SLOT.set(n);

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use hearth_proto::ids::{NodeName, ServiceName};
-use hearth_proto::policy::{Caller, Hedge, Mode, Need, Percent, Policy, ServicePolicy};
+use hearth_proto::policy::{Caller, Hedge, Mode, Need, Patience, Percent, Policy, ServicePolicy};
 use hearth_proto::settings::{self, SettingsError};
 
 /// Largest policy text taken.
@@ -26,12 +26,13 @@ pub fn compile(file: &str, text: &str) -> Result<Policy, SettingsError> {
 }
 
 /// The keys of a service's policy with their values as written, in the order of the documentation.
-fn values(p: &ServicePolicy) -> [(&'static str, String); 8] {
+fn values(p: &ServicePolicy) -> [(&'static str, String); 13] {
     let mode = match p.mode {
         Mode::HotHot => "hot-hot",
         Mode::HotWarm => "hot-warm",
     };
     let allow: Vec<String> = p.allow.iter().map(ToString::to_string).collect();
+    let retry_on: Vec<String> = p.retry_on.iter().map(ToString::to_string).collect();
     [
         ("mode", mode.to_owned()),
         ("min_hot", p.min_hot.to_string()),
@@ -41,6 +42,11 @@ fn values(p: &ServicePolicy) -> [(&'static str, String); 8] {
         ("retries", p.retries.to_string()),
         ("panic", p.panic.to_string()),
         ("allow", allow.join(", ")),
+        ("per_try_timeout", p.per_try_timeout.to_string()),
+        ("idle_timeout", p.idle_timeout.to_string()),
+        ("retry_on", if retry_on.is_empty() { "nothing".into() } else { retry_on.join(", ") }),
+        ("max_requests", p.max_requests.to_string()),
+        ("rate_limit", p.rate_limit.to_string()),
     ]
 }
 
@@ -104,6 +110,17 @@ pub fn warnings(policy: &Policy) -> Vec<String> {
             && span >= p.timeout
         {
             warn(format!("hedge {span} is not before timeout {}: it never happens", p.timeout));
+        }
+        if let Patience::For(span) = p.per_try_timeout
+            && span >= p.timeout
+        {
+            warn(format!(
+                "per_try_timeout {span} is not before timeout {}: it never happens",
+                p.timeout
+            ));
+        }
+        if p.retries == 0 && !p.retry_on.is_empty() {
+            warn("retry_on has no effect: retries is 0".into());
         }
     }
     lines
@@ -170,7 +187,8 @@ mod tests {
         assert_eq!(
             e.to_string(),
             "mesh.toml:2:1: unknown field `min_hto`, expected one of `mode`, `min_hot`, \
-             `failback`, `timeout`, `hedge`, `retries`, `panic`, `allow`\n  hint: did you mean \
+             `failback`, `timeout`, `hedge`, `retries`, `panic`, `allow`, `per_try_timeout`, \
+             `idle_timeout`, `retry_on`, `max_requests`, `rate_limit`\n  hint: did you mean \
              `min_hot`?"
         );
         let e = compile("mesh.toml", "[services.ledger]\ntimeout = \"5\"\n").unwrap_err();
@@ -186,7 +204,7 @@ mod tests {
         assert_eq!(warnings(&policy("[services.ledger]\n")), [""; 0]);
         let bad = policy(
             "[services.a]\nallow = []\nretries = 0\n[services.b]\nmin_hot = 0\n\
-             [services.c]\nmode = \"hot-hot\"\nmin_hot = 2\ntimeout = \"1s\"\nhedge = \"2s\"\n",
+             [services.c]\nmode = \"hot-hot\"\nmin_hot = 2\ntimeout = \"1s\"\nhedge = \"2s\"\nper_try_timeout = \"1s\"\n",
         );
         assert_eq!(
             warnings(&bad),
@@ -198,6 +216,7 @@ mod tests {
                  hot ones are lost",
                 "services.c: min_hot has no effect in mode hot-hot: nobody is called up",
                 "services.c: hedge 2s is not before timeout 1s: it never happens",
+                "services.c: per_try_timeout 1s is not before timeout 1s: it never happens",
             ]
         );
     }

@@ -40,7 +40,7 @@ pub struct ServicePolicy {
     pub min_hot: Need,
     /// When an activated warm endpoint stands down again.
     pub failback: Failback,
-    /// Total time one request may take, tries included.
+    /// Time until a request's answer must have begun, tries included. Bodies take as long as they take.
     pub timeout: Span,
     /// When a safe request is tried a second time elsewhere while the first is still under way.
     pub hedge: Hedge,
@@ -50,6 +50,21 @@ pub struct ServicePolicy {
     pub panic: Percent,
     /// The nodes that may call; `*` is everyone in the trust domain.
     pub allow: Vec<Caller>,
+    /// Time one try may take until its answer begins; then another may be made. Off: `timeout` alone.
+    pub per_try_timeout: Patience,
+    /// A request of which nothing has moved in either direction for so long is ended. Off by default:
+    /// streams of events and calls that listen are quiet for as long as nothing happens, and a peer or a
+    /// client that is gone is found out without it.
+    pub idle_timeout: Patience,
+    /// Answers after which a request is tried elsewhere, beside those that ask for it by themselves (503
+    /// with `Retry-After`). Only requests that may be repeated are, but for gRPC, where `grpc-unavailable`
+    /// says that this service's calls may.
+    pub retry_on: Vec<RetryOn>,
+    /// Requests that one endpoint works on at once, as its own agent counts them; as many again wait
+    /// their turn there, and the rest is sent elsewhere or refused.
+    pub max_requests: Ceiling,
+    /// How often each calling node may call each endpoint. More is refused (429).
+    pub rate_limit: Rate,
 }
 
 impl Default for ServicePolicy {
@@ -63,6 +78,11 @@ impl Default for ServicePolicy {
             retries: 3,
             panic: Percent(50),
             allow: vec![Caller::Anyone],
+            per_try_timeout: Patience::Endless,
+            idle_timeout: Patience::Endless,
+            retry_on: Vec::new(),
+            max_requests: Ceiling::None,
+            rate_limit: Rate::None,
         }
     }
 }
@@ -134,6 +154,47 @@ pub enum Caller {
     Anyone,
     /// One node.
     Node(NodeName),
+}
+
+/// How long something is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// As long as it takes.
+    Endless,
+    /// So long.
+    For(Span),
+}
+
+/// An answer after which a request is tried elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetryOn {
+    /// A gateway's error: 502, 503 or 504.
+    Status(u16),
+    /// gRPC's UNAVAILABLE, before any message came.
+    GrpcUnavailable,
+}
+
+/// How many at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ceiling {
+    /// Any number.
+    None,
+    /// At most so many; at least one.
+    At(u32),
+}
+
+/// How often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rate {
+    /// As often as one likes.
+    None,
+    /// So many times in each such time; as many may come at once.
+    Of {
+        /// How many times; at least once.
+        times: u32,
+        /// In which time.
+        per: Span,
+    },
 }
 
 /// A value that is written as a text (or, where `number` allows, as a whole number).
@@ -237,6 +298,107 @@ impl Word for Caller {
     }
 }
 
+impl Word for Patience {
+    const EXPECTED: &'static str = "\"off\" or a duration such as \"30s\"";
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self::Endless),
+            _ => match Span::parse(text) {
+                Ok(Span(Duration::ZERO)) => Err(format!("{text:?} is no time; write \"off\"")),
+                Ok(span) => Ok(Self::For(span)),
+                Err(e) => Err(format!("{e}, or \"off\"")),
+            },
+        }
+    }
+    fn print(&self) -> String {
+        match self {
+            Self::Endless => "off".into(),
+            Self::For(span) => span.to_string(),
+        }
+    }
+}
+
+impl Word for RetryOn {
+    const EXPECTED: &'static str = "\"502\", \"503\", \"504\" or \"grpc-unavailable\"";
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "502" | "503" | "504" => {
+                text.parse().map(Self::Status).map_err(|e: std::num::ParseIntError| e.to_string())
+            }
+            "grpc-unavailable" => Ok(Self::GrpcUnavailable),
+            _ => Err(format!("{text:?} is not {}", Self::EXPECTED)),
+        }
+    }
+    fn print(&self) -> String {
+        match self {
+            Self::Status(status) => status.to_string(),
+            Self::GrpcUnavailable => "grpc-unavailable".into(),
+        }
+    }
+    fn number(n: u64) -> Result<Self, String> {
+        Self::parse(&n.to_string())
+    }
+}
+
+impl Word for Ceiling {
+    const EXPECTED: &'static str = "\"off\" or a count such as 100";
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self::None),
+            _ => text
+                .parse()
+                .map_err(|_| format!("{text:?} is neither a count nor \"off\""))
+                .and_then(Self::number),
+        }
+    }
+    fn print(&self) -> String {
+        match self {
+            Self::None => "off".into(),
+            Self::At(n) => n.to_string(),
+        }
+    }
+    fn number(n: u64) -> Result<Self, String> {
+        match u32::try_from(n) {
+            Ok(0) => Err("0 would let nothing through; write \"off\" for no limit".into()),
+            Ok(n) => Ok(Self::At(n)),
+            Err(_) => Err(format!("{n} at once is no limit; write \"off\"")),
+        }
+    }
+}
+
+impl Word for Rate {
+    const EXPECTED: &'static str = "\"off\" or a rate such as \"100/s\"";
+    fn parse(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Self::None);
+        }
+        let bad = || format!("{text:?} is not a rate; write for example \"100/s\" or \"10/m\"");
+        let (times, per) = text.split_once('/').ok_or_else(bad)?;
+        let times = times.trim().parse::<u32>().ok().filter(|n| *n > 0).ok_or_else(bad)?;
+        let per = per.trim();
+        // "100/s" is what everybody writes; "100/10s" says it too.
+        let per = if per.starts_with(|c: char| c.is_ascii_digit()) {
+            Span::parse(per)
+        } else {
+            Span::parse(&format!("1{per}"))
+        };
+        match per {
+            Ok(per) if per.0 > Duration::ZERO => Ok(Self::Of { times, per }),
+            _ => Err(bad()),
+        }
+    }
+    fn print(&self) -> String {
+        match self {
+            Self::None => "off".into(),
+            Self::Of { times, per } => {
+                let per = per.to_string();
+                let unit = per.strip_prefix('1').filter(|u| u.starts_with(char::is_alphabetic));
+                format!("{times}/{}", unit.unwrap_or(&per))
+            }
+        }
+    }
+}
+
 struct WordVisitor<T>(std::marker::PhantomData<T>);
 
 impl<T: Word> Visitor<'_> for WordVisitor<T> {
@@ -276,7 +438,7 @@ macro_rules! word_serde {
         }
     )+};
 }
-word_serde!(Percent, Need, Failback, Hedge, Caller);
+word_serde!(Percent, Need, Failback, Hedge, Caller, Patience, RetryOn, Ceiling, Rate);
 
 #[cfg(test)]
 mod tests {
@@ -304,6 +466,38 @@ mod tests {
             r#"{"failback": "5"}"#,
             r#"{"mode": "cold"}"#,
             r#"{"hedgehog": 1}"#,
+        ] {
+            assert!(read(bad).is_err(), "{bad} was taken");
+        }
+    }
+
+    #[test]
+    fn limits_are_off_until_they_are_written_and_print_as_they_read() {
+        let read = |t: &str| serde_json::from_str::<ServicePolicy>(t);
+        let p = read(
+            r#"{"per_try_timeout": "250ms", "idle_timeout": "5m", "max_requests": 100,
+                "rate_limit": "100/s", "retry_on": [503, "grpc-unavailable"]}"#,
+        )
+        .unwrap();
+        assert_eq!(p.per_try_timeout.to_string(), "250ms");
+        assert_eq!(p.idle_timeout, Patience::For(Span(Duration::from_secs(300))));
+        assert_eq!((p.max_requests, p.max_requests.to_string()), (Ceiling::At(100), "100".into()));
+        assert_eq!(p.rate_limit, Rate::Of { times: 100, per: Span(Duration::from_secs(1)) });
+        assert_eq!(p.retry_on, [RetryOn::Status(503), RetryOn::GrpcUnavailable]);
+        for text in ["100/s", "10/m", "5/10s", "off"] {
+            assert_eq!(Rate::parse(text).unwrap().to_string(), text);
+        }
+        let none = read("{}").unwrap();
+        assert_eq!((none.max_requests, none.rate_limit), (Ceiling::None, Rate::None));
+        for bad in [
+            r#"{"per_try_timeout": "0s"}"#,
+            r#"{"idle_timeout": "5"}"#,
+            r#"{"max_requests": 0}"#,
+            r#"{"max_requests": "many"}"#,
+            r#"{"rate_limit": "100"}"#,
+            r#"{"rate_limit": "0/s"}"#,
+            r#"{"rate_limit": "1/0s"}"#,
+            r#"{"retry_on": ["500"]}"#,
         ] {
             assert!(read(bad).is_err(), "{bad} was taken");
         }

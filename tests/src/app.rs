@@ -1,7 +1,8 @@
 //! A small HTTP service for the lab: the application behind an endpoint.
 //!
 //! Owns its own state only: whether it is activated, and which one-time ids it has executed (so
-//! that a request executed twice is seen). Every answer names the host in `x-served-by`.
+//! that a request executed twice is seen; with a ledger also after it was killed and started again).
+//! Every answer names the host in `x-served-by`.
 //!
 //! | request | answer |
 //! |---|---|
@@ -10,6 +11,7 @@
 //! | `POST /activate` | 200 once activated, after the set time |
 //! | `POST /deactivate` | 200 |
 //! | `POST /once?id=X` | 200 with the number of times X was executed |
+//! | `POST /once?id=N&pace=MS` | the same, by N modulo 3: at once, MS later, or answered only MS later |
 //! | `GET /executed` | JSON: each id and how often it was executed |
 //! | `GET /slow?ms=N` | 200 after N ms |
 //!
@@ -17,7 +19,10 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::fs::File;
+use std::io::Write;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -47,6 +52,8 @@ pub struct AppSpec {
     pub warm: bool,
     /// How long activation takes.
     pub activate: Duration,
+    /// A file to which each executed id is added, one a line, before it is answered.
+    pub ledger: Option<PathBuf>,
 }
 
 /// A running service's state.
@@ -55,6 +62,7 @@ struct App {
     spec: AppSpec,
     active: AtomicBool,
     executed: Mutex<BTreeMap<String, u32>>,
+    ledger: Option<File>,
 }
 
 /// Serves until the future is dropped.
@@ -63,8 +71,13 @@ struct App {
 /// When the address cannot be listened on.
 pub async fn serve(spec: AppSpec) -> std::io::Result<()> {
     let listener = TcpListener::bind(spec.listen).await?;
-    let app =
-        Arc::new(App { active: AtomicBool::new(!spec.warm), executed: Mutex::default(), spec });
+    let open = |path: &PathBuf| File::options().create(true).append(true).open(path);
+    let app = Arc::new(App {
+        active: AtomicBool::new(!spec.warm),
+        executed: Mutex::default(),
+        ledger: spec.ledger.as_ref().map(open).transpose()?,
+        spec,
+    });
     loop {
         // Out of descriptors or an aborted handshake: this connection is lost, the next may not be.
         let Ok((stream, _)) = listener.accept().await else {
@@ -107,10 +120,7 @@ async fn answer(
         (&Method::GET, "/executed") => app.say(StatusCode::OK, app.report()),
         _ if !active => app.say(StatusCode::SERVICE_UNAVAILABLE, "not activated\n"),
         (_, "/healthz") => app.say(StatusCode::OK, "ok\n"),
-        (&Method::POST, "/once") => {
-            let times = app.execute(parameter(query, "id").unwrap_or(""));
-            app.say(StatusCode::OK, format!("{times}\n"))
-        }
+        (&Method::POST, "/once") => app.once(query).await,
         (_, "/slow") => {
             let wait = parameter(query, "ms").and_then(|ms| ms.parse().ok());
             tokio::time::sleep(Duration::from_millis(wait.unwrap_or(0))).await;
@@ -130,11 +140,33 @@ impl App {
         response
     }
 
-    fn execute(&self, id: &str) -> u32 {
+    /// Executes what the query names. With a pace, some requests wait before and some after they are
+    /// executed, so that a fault finds them in either state.
+    async fn once(&self, query: &str) -> Response<Full<Bytes>> {
+        let number = |name| parameter(query, name).and_then(|text| text.parse::<u64>().ok());
+        let pace = Duration::from_millis(number("pace").unwrap_or(0));
+        let wait = |when: u64| match number("id") {
+            Some(id) if id % 3 == when => pace,
+            _ => Duration::ZERO,
+        };
+        tokio::time::sleep(wait(1)).await;
+        let executed = self.execute(parameter(query, "id").unwrap_or(""));
+        tokio::time::sleep(wait(2)).await;
+        match executed {
+            Ok(times) => self.say(StatusCode::OK, format!("{times}\n")),
+            Err(e) => self.say(StatusCode::INTERNAL_SERVER_ERROR, format!("ledger: {e}\n")),
+        }
+    }
+
+    fn execute(&self, id: &str) -> std::io::Result<u32> {
+        if let Some(mut ledger) = self.ledger.as_ref() {
+            // One write: whole lines even where the process is killed in the middle of everything.
+            ledger.write_all(format!("{id}\n").as_bytes())?;
+        }
         let mut executed = self.executed.lock().unwrap_or_else(PoisonError::into_inner);
         let times = executed.entry(id.to_owned()).or_default();
         *times += 1;
-        *times
+        Ok(*times)
     }
 
     fn report(&self) -> String {

@@ -5,9 +5,15 @@
 
 pub mod app;
 pub mod bench;
+pub mod cases;
+pub mod conformance;
+pub mod counted;
 pub mod demo;
+pub mod drive;
 pub mod lab;
 pub mod load;
 pub mod loopback;
 pub mod otlp;
+pub mod pair;
+pub mod python;
 pub mod sim;

@@ -328,10 +328,10 @@ pub fn agent_program(place: &Place, name: &str, config: &str) -> Result<Program,
 }
 
 impl LocalAgent {
-    /// Starts an agent and waits until it answers.
+    /// Starts an agent and waits until it answers. One that does not is killed.
     ///
     /// # Errors
-    /// [`LabError::Deadline`] with the end of its log.
+    /// [`LabError::Deadline`] with the end of its log, [`LabError::Failed`] when it ended instead.
     pub fn start(
         place: &Place,
         name: &str,
@@ -340,11 +340,26 @@ impl LocalAgent {
     ) -> Result<Self, LabError> {
         let process = place.start(program)?;
         let agent = Self { mesh, socket: socket_path(place, name), process };
-        wait_for(&format!("agent `{name}` to answer"), UP, || {
-            let log = || tail(&agent.process.stderr(), 5);
-            agent.get::<Value>("/v1/status").map_err(|e| format!("{e}; log: {}", log()))
-        })?;
-        Ok(agent)
+        let up = wait_for(&format!("agent `{name}` to answer"), UP, || {
+            let log = tail(&agent.process.stderr(), 5);
+            match agent.get::<Value>("/v1/status") {
+                Err(_) if !agent.process.running() => Ok(Err(log)),
+                Err(error) => Err(format!("{error}; log: {log}")),
+                Ok(_) => Ok(Ok(())),
+            }
+        });
+        let ended = match up {
+            Ok(Ok(())) => return Ok(agent),
+            Ok(Err(output)) => LabError::Failed {
+                command: format!("hearth-agent run, as {name}"),
+                host: HERE.to_owned(),
+                status: "an error".to_owned(),
+                output,
+            },
+            Err(late) => late,
+        };
+        agent.process.kill()?;
+        Err(ended)
     }
 
     /// Its process.

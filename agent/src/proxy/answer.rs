@@ -6,9 +6,10 @@
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 use super::body::{Body, full};
+use super::grpc;
 use super::scan::Refusal;
 
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
@@ -21,12 +22,21 @@ pub(crate) enum Failure {
         "no service is named by the host {0:?}; address <service>.mesh, or use the service's own port"
     )]
     NoService(String),
+    /// No ingress route fits.
+    #[error("nothing is served under the host {0:?} and this path")]
+    NoRoute(String),
+    /// A tunnel to somewhere else was asked for.
+    #[error("{0:?} is not in the mesh, and tunnels lead nowhere else")]
+    Outside(String),
     /// It cannot be passed on.
     #[error("the request cannot be passed on: {0}")]
     BadRequest(String),
     /// It was not even read.
     #[error("the request is refused: {}", .0.why)]
     Unreadable(Refusal),
+    /// It asks about the way, and this is as far as it was to go. No failure: the answer it asked for.
+    #[error("this is as far as Max-Forwards lets the request go")]
+    Here,
     /// It has been passed on too often.
     #[error("the request went through {0} agents: it goes in a circle")]
     Circle(usize),
@@ -51,6 +61,14 @@ pub(crate) enum Failure {
     Overloaded {
         /// The service.
         service: String,
+    },
+    /// The caller calls too often.
+    #[error("{hop} has had its share of calls of this node: {why}")]
+    TooOften {
+        /// Who said so.
+        hop: String,
+        /// What it said.
+        why: String,
     },
     /// An attempt broke and it may not be repeated.
     #[error("{hop} broke the request, and it was not sent again ({why_not}): {why}")]
@@ -80,9 +98,11 @@ impl Failure {
         match self {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::Unreadable(refusal) => refusal.status,
-            Self::NoService(_) => StatusCode::NOT_FOUND,
+            Self::Here => StatusCode::OK,
+            Self::NoService(_) | Self::NoRoute(_) => StatusCode::NOT_FOUND,
             Self::Circle(_) => StatusCode::LOOP_DETECTED,
-            Self::Denied { .. } => StatusCode::FORBIDDEN,
+            Self::Denied { .. } | Self::Outside(_) => StatusCode::FORBIDDEN,
+            Self::TooOften { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Nobody { .. } | Self::Overloaded { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Broken { .. } => StatusCode::BAD_GATEWAY,
             Self::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
@@ -93,9 +113,11 @@ impl Failure {
     fn error(&self) -> &'static str {
         match self {
             Self::BadRequest(_) | Self::Unreadable(_) => "http_request_error",
-            Self::NoService(_) => "destination_not_found",
+            Self::NoService(_) | Self::NoRoute(_) => "destination_not_found",
             Self::Circle(_) => "proxy_loop_detected",
-            Self::Denied { .. } => "http_request_denied",
+            Self::Here | Self::Denied { .. } | Self::TooOften { .. } | Self::Outside(_) => {
+                "http_request_denied"
+            }
             Self::Nobody { .. } => "destination_unavailable",
             Self::Overloaded { .. } => "proxy_internal_error",
             Self::Broken { .. } => "connection_terminated",
@@ -105,30 +127,52 @@ impl Failure {
 
     fn hop(&self) -> &str {
         match self {
-            Self::Denied { hop, .. } | Self::Broken { hop, .. } | Self::TimedOut { hop, .. } => hop,
+            Self::Denied { hop, .. }
+            | Self::TooOften { hop, .. }
+            | Self::Broken { hop, .. }
+            | Self::TimedOut { hop, .. } => hop,
             _ => "",
         }
     }
 
     /// The answer to the client.
     pub(crate) fn respond(&self, node: &str) -> Response<Body> {
-        let text = self.to_string();
+        let mut response = Response::new(full(Bytes::from(format!("hearth: {self}\n")), None));
+        *response.status_mut() = self.status();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        let again = [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS];
+        if again.contains(&self.status()) {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        self.sign(headers, node);
+        response
+    }
+
+    /// The answer to a client of gRPC: nothing but a head, whose status HTTP takes for success.
+    pub(crate) fn respond_grpc(&self, node: &str) -> Response<Body> {
+        let mut response = Response::new(super::body::empty());
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        let code = grpc::Code::from_http(self.status());
+        headers.insert(grpc::STATUS, HeaderValue::from(u16::from(code.0)));
+        // Proof: the encoding leaves visible ASCII and spaces.
+        if let Ok(message) = HeaderValue::try_from(grpc::message(&format!("hearth: {self}"))) {
+            headers.insert(grpc::MESSAGE, message);
+        }
+        self.sign(headers, node);
+        response
+    }
+
+    fn sign(&self, headers: &mut HeaderMap, node: &str) {
         let mut status = format!("{node}; error={}", self.error());
         if !self.hop().is_empty() {
             status.push_str(&format!("; next-hop={}", quoted(self.hop())));
         }
-        status.push_str(&format!("; details={}", quoted(&text)));
-        let mut response = Response::new(full(Bytes::from(format!("hearth: {text}\n")), None));
-        *response.status_mut() = self.status();
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        status.push_str(&format!("; details={}", quoted(&self.to_string())));
         if let Ok(value) = HeaderValue::try_from(status) {
             headers.insert(PROXY_STATUS, value);
         }
-        if self.status() == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
-        }
-        response
     }
 }
 
@@ -173,5 +217,25 @@ mod tests {
         let r = late.respond("web-1");
         assert_eq!(r.status(), 504);
         assert!(r.headers()["proxy-status"].to_str().unwrap().ends_with("within 15000 ms: ?\""));
+    }
+
+    #[test]
+    fn a_client_of_grpc_is_told_in_its_own_words() {
+        let nobody = Failure::Nobody { service: "ledger".into(), why: "100% gone".into() };
+        let r = nobody.respond_grpc("web-1");
+        assert_eq!(
+            (r.status().as_u16(), &r.headers()["grpc-status"]),
+            (200, &"14".parse().unwrap())
+        );
+        let message = "hearth: nobody is available for ledger: 100%25 gone";
+        assert_eq!(r.headers()["grpc-message"], message);
+        assert!(hyper::body::Body::is_end_stream(r.body()));
+        assert!(r.headers().contains_key("proxy-status"));
+        let late = Failure::TimedOut { hop: "x".into(), limit_ms: 1, why: String::new() };
+        assert_eq!(late.respond_grpc("a").headers()["grpc-status"], "4");
+        let often = Failure::TooOften { hop: "x".into(), why: String::new() };
+        assert_eq!(often.respond_grpc("a").headers()["grpc-status"], "8");
+        assert_eq!(often.respond("a").status(), 429);
+        assert_eq!(often.respond("a").headers()["retry-after"], "1");
     }
 }

@@ -1,10 +1,10 @@
 //! Our own endpoints: HTTP clients towards the applications on this host.
 //!
-//! An application that speaks HTTP/1.1 gets a pool of connections (`connector`), one that speaks HTTP/2 a
-//! single connection for all requests (`multiplexed`). Connections are kept and reused. One that the application closed in the meantime is noticed before
-//! anything is written on it, and the request goes on another; what remains is the race where it closes
-//! in that very moment, and so requests that must not be repeated use only connections that were busy
-//! a moment ago.
+//! An application that speaks HTTP/1.1 gets a pool of connections (`connector`), one that speaks HTTP/2 few
+//! connections for all requests (`multiplexed`). Connections are kept and reused. One that the application
+//! closed in the meantime is noticed before anything is written on it, and the request goes on another; what
+//! remains is the race where it closes in that very moment, and so requests that must not be repeated get
+//! a connection of their own.
 
 mod connector;
 mod multiplexed;
@@ -30,8 +30,6 @@ use multiplexed::Multiplexed;
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 /// Shorter than the keep-alive of common servers (5 s and more), so that we close first.
 const IDLE: Duration = Duration::from_secs(4);
-/// For requests that must not be repeated.
-const IDLE_UNSAFE: Duration = Duration::from_millis(500);
 /// Idle connections kept per endpoint.
 const KEPT: usize = 256;
 
@@ -54,18 +52,19 @@ pub(crate) struct Applications {
 
 impl Default for Applications {
     fn default() -> Self {
-        let client = |idle| {
+        let client = |kept| {
             Client::builder(TokioExecutor::new())
                 .pool_timer(TokioTimer::new())
                 .timer(TokioTimer::new())
-                .pool_idle_timeout(idle)
-                .pool_max_idle_per_host(KEPT)
+                .pool_idle_timeout(IDLE)
+                .pool_max_idle_per_host(kept)
                 .http1_max_buf_size(MAX_HEAD)
                 .build(Connector)
         };
         Self {
-            repeatable: client(IDLE),
-            once: client(IDLE_UNSAFE),
+            repeatable: client(KEPT),
+            // Whether a kept connection still stands is known only once something was written on it.
+            once: client(0),
             multiplexed: Multiplexed::default(),
         }
     }

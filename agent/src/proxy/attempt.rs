@@ -12,15 +12,20 @@ use hearth_proto::ids::{EndpointId, NodeName};
 use hearth_proto::route::Candidate;
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::Inner;
-use super::body::{Body, Lazy, Supply, framed, pump};
+use super::body::{Body, answered, pump, watched};
 use super::frame::{self, Cause, Frame, FrameError, Frames, Opening};
+use super::guard::Control;
 use super::head::{BodyKind, RequestHead, ResponseHead};
+use super::inbound::MAX_INTERIM;
 use super::load::UnderWay;
 use super::safety::{Reach, is_idempotent};
+use super::supply::{Lazy, Supply};
+use super::upgrade::{Carried, Tunnel};
+use super::{Inner, grpc, interim};
 use crate::link::{DataStream, InFlight, LinkError, Sender, StreamError};
 use http_body_util::BodyExt;
 
@@ -31,9 +36,48 @@ const DIAL_PATIENCE: Duration = Duration::from_millis(300);
 #[derive(Debug)]
 pub(crate) struct Prepared {
     pub(crate) method: Method,
+    /// Until when the client waits, where it said so in its head (gRPC).
+    pub(crate) due: Option<Instant>,
     /// As it goes over the wire, but for what differs per attempt.
     pub(crate) head: RequestHead,
     pub(crate) supply: Arc<Supply>,
+    /// The client's connection, where it can be told interim answers.
+    pub(crate) client: Option<Arc<Control>>,
+}
+
+impl Prepared {
+    /// A request whose client hears of nothing but its answer.
+    pub(crate) fn new(method: Method, head: RequestHead, supply: Supply) -> Self {
+        Self { method, due: None, head, supply: Arc::new(supply), client: None }
+    }
+
+    /// Whether doing it twice is the same as doing it once. A connection that becomes another protocol's
+    /// is no such thing.
+    pub(crate) fn is_repeatable(&self) -> bool {
+        self.head.upgrade.is_empty() && is_idempotent(&self.method)
+    }
+
+    /// The head for an attempt that is made now.
+    fn head(&self, instance: u16, now: Instant) -> RequestHead {
+        let mut head = self.head.clone();
+        head.instance = instance;
+        if let Some(due) = self.due
+            && let Ok(mut headers) = HeaderMap::try_from(&head.fields)
+        {
+            grpc::set_timeout(&mut headers, due.saturating_duration_since(now));
+            head.fields = (&headers).into();
+        }
+        head
+    }
+
+    /// Passes an interim answer on, if the client can be told.
+    fn interim(&self, head: &ResponseHead) {
+        if let Some(client) = &self.client
+            && let Some(bytes) = interim::encode(head)
+        {
+            client.interim(&bytes);
+        }
+    }
 }
 
 /// Where an attempt goes.
@@ -58,6 +102,8 @@ pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Body,
+    /// The bytes behind a 101.
+    pub(crate) tunnel: Option<Tunnel>,
     /// When the request left: dialling says nothing about the endpoint's speed.
     pub(crate) since: Instant,
 }
@@ -114,7 +160,12 @@ impl Fault {
         Self { reach: Reach::NotExecuted, kind, detail: detail.into() }
     }
 
-    fn unknown(kind: FaultKind, detail: impl Into<String>) -> Self {
+    /// A try that took all of its time.
+    pub(crate) fn late() -> Self {
+        Self::unknown(FaultKind::Owner(Cause::AppSilent), "no answer within the time of one try")
+    }
+
+    pub(crate) fn unknown(kind: FaultKind, detail: impl Into<String>) -> Self {
         Self { reach: Reach::Unknown, kind, detail: detail.into() }
     }
 }
@@ -161,22 +212,38 @@ async fn local(
     under_way: UnderWay,
 ) -> Result<Answer, Fault> {
     let caller: &NodeName = inner.node();
-    let mut head = request.head.clone();
-    head.instance = id.instance;
     let since = Instant::now();
+    let head = request.head(id.instance, since);
     let left = deadline.saturating_duration_since(since);
     let endpoint = inner.admit(caller, &head, left).await?;
+    let place = inner.enter(&endpoint, caller, left).await?;
     let body = Lazy::new(request.supply.clone()).boxed_unsync();
-    let response = inner.call_application(&endpoint, head, body, left).await?;
-    let (parts, body) = response.into_parts();
+    let (hint, mut early) = mpsc::channel(MAX_INTERIM);
+    let call = inner.call_application(&endpoint, head, body, left, since, hint);
+    tokio::pin!(call);
+    let called = loop {
+        tokio::select! {
+            biased;
+            Some(head) = early.recv() => request.interim(&head),
+            called = &mut call => break called?,
+        }
+    };
+    let (mut parts, body) = called.response.into_parts();
+    let (status, headers) = (parts.status, std::mem::take(&mut parts.headers));
+    let tunnel = match called.upgraded {
+        Some(upgraded) => Some(Tunnel::Local(upgraded.await.map_err(|error| {
+            Fault::unknown(FaultKind::Owner(Cause::AppBroke), error.to_string())
+        })?)),
+        None => None,
+    };
     let body = body
         .map_err(super::body::BodyError::from)
         .map_frame(move |frame| {
-            let _held = &under_way;
+            let _held = (&under_way, &place, &parts.extensions);
             frame
         })
         .boxed_unsync();
-    Ok(Answer { status: parts.status, headers: parts.headers, body, since })
+    Ok(Answer { status, headers, body, tunnel, since })
 }
 
 /// Opens a stream to an endpoint's node, on which the request may be sent.
@@ -223,10 +290,9 @@ async fn remote(
     deadline: Instant,
     under_way: UnderWay,
 ) -> Result<Answer, Fault> {
-    let stream = open(inner, target, is_idempotent(&request.method)).await?;
-    let mut head = request.head.clone();
-    head.instance = target.id.instance;
+    let stream = open(inner, target, request.is_repeatable()).await?;
     let since = Instant::now();
+    let mut head = request.head(target.id.instance, since);
     let left = deadline.saturating_duration_since(since);
     head.left_us = u64::try_from(left.as_micros()).unwrap_or(u64::MAX);
     let after_go = head.body == BodyKind::AfterGo;
@@ -285,9 +351,14 @@ impl Sent {
                         let _ = pump(&mut send, body, Vec::new()).await;
                     })));
                 }
-                // hyper's server cannot send it on.
-                Frame::Info(_) => {}
+                Frame::Info(head) => request.interim(&head),
                 Frame::Refused(refused) => return Err(refused.into()),
+                Frame::Head(head) if head.status == 101 && request.head.upgrade.is_empty() => {
+                    return Err(Fault::unknown(
+                        FaultKind::Cut,
+                        "another protocol nobody asked for",
+                    ));
+                }
                 Frame::Head(head) => return self.headed(&head),
                 Frame::Data(_) | Frame::Trailers(_) | Frame::End => {
                     let why = "a body came without an answer's head";
@@ -308,7 +379,20 @@ impl Sent {
             headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
         }
         let Self { frames, guard, under_way, since, pumping, waiting } = self;
-        let body = framed(frames, (guard, under_way, pumping, waiting), None);
-        Ok(Answer { status, headers, body, since })
+        if status == StatusCode::SWITCHING_PROTOCOLS {
+            let Some(send) = waiting else {
+                return Err(Fault::unknown(FaultKind::Cut, "another protocol nobody asked for"));
+            };
+            let held = Box::new((guard, under_way));
+            let tunnel = Some(Tunnel::Remote(Box::new(Carried { send, frames, held })));
+            return Ok(Answer { status, headers, body: super::body::empty(), tunnel, since });
+        }
+        let guard = guard.map(Arc::new);
+        let body = answered(frames, (guard.clone(), under_way, pumping, waiting));
+        let body = match guard {
+            Some(guard) => watched(body, move || guard.is_silent()),
+            None => body,
+        };
+        Ok(Answer { status, headers, body, tunnel: None, since })
     }
 }

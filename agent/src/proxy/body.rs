@@ -4,22 +4,29 @@
 //! way (hyper's flow control ↔ QUIC's flow control ↔ hyper's).
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Poll, ready};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use futures_util::stream::unfold;
+use futures_util::stream::{poll_fn, unfold};
 use http::HeaderMap;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
-use hyper::body::{Body as _, Frame, Incoming, SizeHint};
+use hyper::body::{Body as _, Frame};
 use tokio::sync::oneshot;
+use tokio::time::{Sleep, sleep, sleep_until};
 
-use super::frame::{self, FrameError, Frames};
+use super::frame::{self, FrameError, Frames, Ready};
 use super::headers::forward_trailers;
-use crate::link::{Sender, StreamError, lock};
+use super::supply::Moved;
+use crate::link::{Sender, StreamError};
 
+/// An answer waits so long for a silent peer: longer than its head does, for a body that is cut off is lost.
+const LOST_AFTER: Duration = Duration::from_secs(2);
+/// How often a peer that sends nothing is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Gathered before it is written: one wake-up of the transport for a small answer.
 const GATHER: usize = 64 * 1024;
 
@@ -35,6 +42,12 @@ pub(crate) enum BodyError {
     /// The client or the application.
     #[error("the HTTP connection broke: {0}")]
     Http(#[from] hyper::Error),
+    /// The peer is gone.
+    #[error("the link to the peer has been silent for {LOST_AFTER:?}")]
+    Lost,
+    /// Nothing moved.
+    #[error("nothing moved for {0:?} (idle_timeout)")]
+    Quiet(Duration),
     /// It was given to another attempt.
     #[error("the body is under way elsewhere")]
     Taken,
@@ -57,90 +70,124 @@ pub(crate) fn full(bytes: Bytes, trailers: Option<HeaderMap>) -> Body {
     }
 }
 
-/// The request body that attempts send.
-#[derive(Debug)]
-pub(crate) enum Supply {
-    /// There is none.
-    None,
-    /// Read whole: can be sent any number of times.
-    Inline(Bytes, Option<HeaderMap>),
-    /// Can be sent once, by whoever takes it first.
-    Once(Mutex<Option<Incoming>>),
+/// A body that breaks when nothing has moved for so long, neither of it nor of what `moved` is told of.
+pub(crate) fn impatient(mut body: Body, limit: Duration, moved: Arc<Moved>) -> Body {
+    if body.is_end_stream() {
+        return body;
+    }
+    moved.touch();
+    let mut due = Box::pin(sleep_until((Instant::now() + limit).into()));
+    let frames = poll_fn(move |cx| {
+        if let Poll::Ready(frame) = Pin::new(&mut body).poll_frame(cx) {
+            moved.touch();
+            return Poll::Ready(frame);
+        }
+        loop {
+            ready!(due.as_mut().poll(cx));
+            let next = moved.last() + limit;
+            if next <= Instant::now() {
+                return Poll::Ready(Some(Err(BodyError::Quiet(limit))));
+            }
+            due.as_mut().reset(next.into());
+        }
+    });
+    StreamBody::new(frames).boxed_unsync()
 }
 
-impl Supply {
-    /// Whether an attempt that starts now could send it.
-    pub(crate) fn at_hand(&self) -> bool {
-        match self {
-            Self::None | Self::Inline(..) => true,
-            Self::Once(body) => lock(body).is_some(),
-        }
+/// A body that breaks when its peer has been silent for [`LOST_AFTER`]: a host that is gone is not waited for
+/// until its connection is given up.
+pub(crate) fn watched(mut body: Body, is_silent: impl Fn() -> bool + Send + 'static) -> Body {
+    if body.is_end_stream() {
+        return body;
     }
+    let mut look: Option<Pin<Box<Sleep>>> = None;
+    let mut silent_since = None;
+    let frames = poll_fn(move |cx| {
+        if let Poll::Ready(frame) = Pin::new(&mut body).poll_frame(cx) {
+            silent_since = None;
+            return Poll::Ready(frame);
+        }
+        loop {
+            let timer = look.get_or_insert_with(|| Box::pin(sleep(LOOK_EVERY)));
+            ready!(timer.as_mut().poll(cx));
+            let now = Instant::now();
+            timer.as_mut().reset((now + LOOK_EVERY).into());
+            if !is_silent() {
+                silent_since = None;
+            } else if now.duration_since(*silent_since.get_or_insert(now)) >= LOST_AFTER {
+                return Poll::Ready(Some(Err(BodyError::Lost)));
+            }
+        }
+    });
+    StreamBody::new(frames).boxed_unsync()
+}
 
-    /// The body, to be sent now.
-    pub(crate) fn take(&self) -> Option<Body> {
-        match self {
-            Self::None => Some(empty()),
-            Self::Inline(bytes, trailers) => Some(full(bytes.clone(), trailers.clone())),
-            Self::Once(body) => {
-                lock(body).take().map(|b| b.map_err(BodyError::from).boxed_unsync())
+/// A body whose end is told: with its trailers, or `None` if it had none or did not come so far.
+pub(crate) fn observed(
+    mut body: Body,
+    tell: impl FnOnce(Option<&HeaderMap>) + Send + 'static,
+) -> Body {
+    if body.is_end_stream() {
+        tell(None);
+        return body;
+    }
+    struct Told<F: FnOnce(Option<&HeaderMap>)>(Option<F>);
+    impl<F: FnOnce(Option<&HeaderMap>)> Drop for Told<F> {
+        fn drop(&mut self) {
+            if let Some(tell) = self.0.take() {
+                tell(None);
             }
         }
     }
+    let mut told = Told(Some(tell));
+    let frames = poll_fn(move |cx| {
+        let frame = ready!(Pin::new(&mut body).poll_frame(cx));
+        if let Some(Ok(frame)) = &frame
+            && let Some(trailers) = frame.trailers_ref()
+            && let Some(tell) = told.0.take()
+        {
+            tell(Some(trailers));
+        }
+        Poll::Ready(frame)
+    });
+    StreamBody::new(frames).boxed_unsync()
 }
 
-/// A body that is taken from its supply when it is first asked for, and stays untouched until then.
-pub(crate) struct Lazy {
-    supply: Arc<Supply>,
-    taken: Option<Body>,
+/// A body that ends in `trailers` where it breaks.
+pub(crate) fn mended(
+    mut body: Body,
+    trailers: impl FnOnce(BodyError) -> HeaderMap + Send + 'static,
+) -> Body {
+    if body.is_end_stream() {
+        return body;
+    }
+    let mut trailers = Some(trailers);
+    let frames = poll_fn(move |cx| {
+        if trailers.is_none() {
+            return Poll::Ready(None);
+        }
+        Poll::Ready(match ready!(Pin::new(&mut body).poll_frame(cx)) {
+            Some(Err(error)) => trailers.take().map(|make| Ok(Frame::trailers(make(error)))),
+            frame => frame,
+        })
+    });
+    StreamBody::new(frames).boxed_unsync()
 }
 
-impl Lazy {
-    pub(crate) fn new(supply: Arc<Supply>) -> Self {
-        Self { supply, taken: None }
+/// The rest of an answer whose head came: nothing, where its end is here already, and it says so then, for
+/// an answer without a body is another one than one with an empty one (gRPC). `held` is kept until the end.
+pub(crate) fn answered<T: Send + 'static>(mut frames: Frames, held: T) -> Body {
+    match frames.ready() {
+        Ok(Ready::Frame(frame::Frame::End)) => empty(),
+        Ok(Ready::Frame(first)) => framed_from(Some(first), frames, held, None),
+        Ok(Ready::Wants(_)) => framed(frames, held, None),
+        Err(error) => full_of(error.into()),
     }
 }
 
-impl hyper::body::Body for Lazy {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = self.get_mut();
-        if this.taken.is_none() {
-            this.taken = this.supply.take();
-        }
-        match &mut this.taken {
-            Some(body) => Pin::new(body).poll_frame(cx),
-            None => Poll::Ready(Some(Err(BodyError::Taken))),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &*self.supply {
-            Supply::None => true,
-            Supply::Inline(bytes, trailers) => self
-                .taken
-                .as_ref()
-                .map_or(bytes.is_empty() && trailers.is_none(), hyper::body::Body::is_end_stream),
-            Supply::Once(_) => self.taken.as_ref().is_some_and(hyper::body::Body::is_end_stream),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match (&self.taken, &*self.supply) {
-            (Some(body), _) => body.size_hint(),
-            (None, Supply::None) => SizeHint::with_exact(0),
-            (None, Supply::Inline(bytes, None)) => SizeHint::with_exact(bytes.len() as u64),
-            (None, Supply::Once(body)) => {
-                lock(body).as_ref().map_or_else(SizeHint::default, hyper::body::Body::size_hint)
-            }
-            (None, _) => SizeHint::default(),
-        }
-    }
+/// A body that is broken from the start.
+fn full_of(error: BodyError) -> Body {
+    StreamBody::new(futures_util::stream::iter([Err(error)])).boxed_unsync()
 }
 
 /// The body that comes in frames. `held` is kept until its end. `go` is told when it is first asked for.
@@ -149,21 +196,36 @@ pub(crate) fn framed<T: Send + 'static>(
     held: T,
     go: Option<oneshot::Sender<()>>,
 ) -> Body {
-    let stream = unfold(Some((frames, held, go)), |state| async move {
-        let (mut frames, held, go) = state?;
+    framed_from(None, frames, held, go)
+}
+
+fn framed_from<T: Send + 'static>(
+    first: Option<frame::Frame>,
+    frames: Frames,
+    held: T,
+    go: Option<oneshot::Sender<()>>,
+) -> Body {
+    let stream = unfold(Some((first, frames, held, go)), |state| async move {
+        let (mut first, mut frames, held, go) = state?;
         if let Some(go) = go {
             // Nobody listens any more: the request is being given up, and so will this body.
             let _ = go.send(());
         }
         loop {
-            match frames.next().await {
+            let next = match first.take() {
+                Some(first) => Ok(first),
+                None => frames.next().await,
+            };
+            match next {
                 Ok(frame::Frame::Data(bytes)) => {
-                    return Some((Ok(Frame::data(bytes)), Some((frames, held, None))));
+                    return Some((Ok(Frame::data(bytes)), Some((None, frames, held, None))));
                 }
                 Ok(frame::Frame::Trailers(fields)) => {
                     let map = HeaderMap::try_from(&fields).map_err(FrameError::from);
                     return match map {
-                        Ok(map) => Some((Ok(Frame::trailers(map)), Some((frames, held, None)))),
+                        Ok(map) => {
+                            Some((Ok(Frame::trailers(map)), Some((None, frames, held, None))))
+                        }
                         Err(error) => Some((Err(error.into()), None)),
                     };
                 }
@@ -181,12 +243,26 @@ pub(crate) fn framed<T: Send + 'static>(
     StreamBody::new(stream).boxed_unsync()
 }
 
+/// A body that was not written to its end.
+#[derive(Debug)]
+pub(crate) struct Broken {
+    pub(crate) error: BodyError,
+    /// Something of it, or of what stands before it, was written.
+    pub(crate) begun: bool,
+}
+
 /// Writes `first`, then a body and its end. Dropped or failed on the way, the stream is reset by its
 /// [`Sender`].
-pub(crate) async fn pump(
+pub(crate) async fn pump(send: &mut Sender, body: Body, first: Vec<Bytes>) -> Result<(), Broken> {
+    let mut begun = false;
+    pump_all(send, body, first, &mut begun).await.map_err(|error| Broken { error, begun })
+}
+
+async fn pump_all(
     send: &mut Sender,
     mut body: Body,
     first: Vec<Bytes>,
+    begun: &mut bool,
 ) -> Result<(), BodyError> {
     let mut out = first;
     let mut gathered = 0;
@@ -200,6 +276,7 @@ pub(crate) async fn pump(
             match body.frame().now_or_never() {
                 Some(next) => next,
                 None => {
+                    *begun = true;
                     send.write_all_chunks(&mut out).await?;
                     (out, gathered) = (Vec::new(), 0);
                     continue;
@@ -222,11 +299,13 @@ pub(crate) async fn pump(
             },
         }
         if gathered >= GATHER {
+            *begun = true;
             send.write_all_chunks(&mut out).await?;
             (out, gathered) = (Vec::new(), 0);
         }
     }
     out.push(frame::end());
+    *begun = true;
     send.write_all_chunks(&mut out).await?;
     send.finish();
     Ok(())

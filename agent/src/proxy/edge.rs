@@ -18,13 +18,13 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::Inner;
 use super::answer::Failure;
 use super::body::Body;
 use super::guard::{Control, Guard, HEAD_LIMIT};
 use super::head::MAX_FIELDS;
 use super::outbound::{self, Door};
 use super::scan::{MAX_HEAD, REFUSED};
+use super::{Inner, connect};
 
 /// An idle connection is closed after this; longer than [`HEAD_LIMIT`], which is told to the client.
 const IDLE_LIMIT: Duration = Duration::from_secs(90);
@@ -48,10 +48,13 @@ pub(crate) async fn serve<T>(
         let (inner, entry, control) = (served.clone(), entry.clone(), control.clone());
         async move {
             let leads = entry.leads();
-            let asks = asks_to_upgrade(&request);
+            let asks = Asks::of(&request);
             let answer = match refused(&request, &control) {
                 Some(failure) => failure.respond(inner.node().as_str()),
-                None => outbound::handle(&inner, &leads, client, request).await,
+                None if connect::is_tunnel(&leads, &request) => {
+                    connect::open(&inner, client, &entry, request).await
+                }
+                None => outbound::handle(&inner, &leads, client, request, &control).await,
             };
             tell(&control, asks, &answer);
             Ok::<_, Infallible>(answer)
@@ -87,7 +90,8 @@ fn builder() -> auto::Builder<TokioExecutor> {
         .http2()
         .timer(TokioTimer::new())
         .max_header_list_size(MAX_HEAD as u32)
-        .max_concurrent_streams(MAX_STREAMS);
+        .max_concurrent_streams(MAX_STREAMS)
+        .enable_connect_protocol();
     builder
 }
 
@@ -100,14 +104,31 @@ fn refused(request: &Request<Incoming>, control: &Control) -> Option<Failure> {
 }
 
 /// Exactly what the guard holds a connection for.
-fn asks_to_upgrade(request: &Request<Incoming>) -> bool {
-    request.method() == Method::CONNECT && request.version() < Version::HTTP_2
-        || request.version() == Version::HTTP_11 && request.headers().contains_key(UPGRADE)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asks {
+    Nothing,
+    Upgrade,
+    Tunnel,
 }
 
-fn tell(control: &Control, asked: bool, answer: &Response<Body>) {
+impl Asks {
+    fn of(request: &Request<Incoming>) -> Self {
+        match request.version() {
+            Version::HTTP_2 => Self::Nothing,
+            _ if request.method() == Method::CONNECT => Self::Tunnel,
+            Version::HTTP_11 if request.headers().contains_key(UPGRADE) => Self::Upgrade,
+            _ => Self::Nothing,
+        }
+    }
+}
+
+fn tell(control: &Control, asks: Asks, answer: &Response<Body>) {
     control.answered();
-    if asked {
-        control.upgraded(answer.status() == StatusCode::SWITCHING_PROTOCOLS);
+    match asks {
+        Asks::Nothing => {}
+        Asks::Upgrade => {
+            control.upgraded(answer.status() == StatusCode::SWITCHING_PROTOCOLS);
+        }
+        Asks::Tunnel => control.upgraded(answer.status().is_success()),
     }
 }

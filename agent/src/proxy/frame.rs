@@ -31,6 +31,7 @@ pub(crate) const HEADER: usize = 5;
 /// What the stream carries.
 pub(crate) const HTTP: u8 = 1;
 const BYTES: u8 = 2;
+const DATAGRAMS: u8 = 3;
 
 /// Largest head or trailers, in bytes: above what the HTTP servers at the edges let in.
 pub(crate) const MAX_HEAD: usize = 128 * 1024;
@@ -56,6 +57,8 @@ pub(crate) enum Cause {
     Busy,
     /// The request could not be understood.
     Malformed,
+    /// The caller calls more often than the policy lets it.
+    TooOften,
 }
 
 impl Cause {
@@ -70,6 +73,7 @@ impl Cause {
             Self::AppSilent => "app_silent",
             Self::Busy => "busy",
             Self::Malformed => "malformed",
+            Self::TooOften => "too_often",
         }
     }
 }
@@ -117,6 +121,17 @@ impl From<BadHead> for FrameError {
 pub(crate) enum Opening {
     Http(RequestHead),
     Bytes(RequestHead),
+    Datagrams(RequestHead),
+}
+
+/// What a preamble asks for.
+pub(crate) fn opening(kind: u8, head: &Bytes) -> Result<Opening, FrameError> {
+    match kind {
+        HTTP => Ok(Opening::Http(RequestHead::decode(head)?)),
+        BYTES => Ok(Opening::Bytes(RequestHead::decode(head)?)),
+        DATAGRAMS => Ok(Opening::Datagrams(RequestHead::decode(head)?)),
+        _ => Err(FrameError::Malformed("a request of an unknown kind")),
+    }
 }
 
 /// The preamble of a stream. `None`: a part of the head is too long to be written.
@@ -124,6 +139,7 @@ pub(crate) fn encode_opening(opening: &Opening) -> Option<Bytes> {
     let (what, head) = match opening {
         Opening::Http(head) => (HTTP, head),
         Opening::Bytes(head) => (BYTES, head),
+        Opening::Datagrams(head) => (DATAGRAMS, head),
     };
     let room = 512 + head.target.len() + head.authority.len() + head.fields.lines().len();
     let mut bytes = BytesMut::with_capacity(room);
@@ -186,9 +202,18 @@ pub(crate) fn go() -> Bytes {
 
 /// An answer's head. `None`: it is too large.
 pub(crate) fn head(head: &ResponseHead) -> Option<Bytes> {
+    headed(HEAD, head)
+}
+
+/// An interim answer. `None`: it is too large.
+pub(crate) fn info(head: &ResponseHead) -> Option<Bytes> {
+    headed(INFO, head)
+}
+
+fn headed(kind: u8, head: &ResponseHead) -> Option<Bytes> {
     let mut bytes =
         BytesMut::with_capacity(HEADER + ResponseHead::FIXED + head.fields.lines().len());
-    let written = with_header(&mut bytes, HEAD, |b| head.put(b));
+    let written = with_header(&mut bytes, kind, |b| head.put(b));
     (written <= MAX_HEAD).then(|| bytes.freeze())
 }
 
@@ -242,17 +267,8 @@ impl Frames {
         (self.ahead, self.recv)
     }
 
-    /// Reads the preamble. Cancel-safe.
-    pub(crate) async fn opening(&mut self) -> Result<Opening, FrameError> {
-        let (kind, head) = self.preamble().await?;
-        match kind {
-            HTTP => Ok(Opening::Http(RequestHead::decode(head)?)),
-            BYTES => Ok(Opening::Bytes(RequestHead::decode(head)?)),
-            _ => Err(FrameError::Malformed("a request of an unknown kind")),
-        }
-    }
-
-    async fn preamble(&mut self) -> Result<(u8, Bytes), FrameError> {
+    /// Reads the preamble: what is asked for, and the bytes of its head. Cancel-safe.
+    pub(crate) async fn preamble(&mut self) -> Result<(u8, Bytes), FrameError> {
         self.at_least(1 + HEADER).await?;
         let version = self.ahead[0];
         if version != wire::PROTOCOL {
@@ -279,45 +295,7 @@ impl Frames {
 
     /// The next frame if it is here already.
     pub(crate) fn ready(&mut self) -> Result<Ready, FrameError> {
-        loop {
-            if self.left > 0 {
-                if self.ahead.is_empty() {
-                    return Ok(Ready::Wants(1));
-                }
-                let piece = self.ahead.split_to(self.left.min(self.ahead.len()));
-                self.left -= piece.len();
-                return Ok(Ready::Frame(Frame::Data(piece)));
-            }
-            if self.ahead.len() < HEADER {
-                return Ok(Ready::Wants(HEADER));
-            }
-            let (kind, length) = header(&self.ahead);
-            if kind == DATA {
-                self.ahead.advance(HEADER);
-                self.left = length;
-                continue;
-            }
-            if length > MAX_HEAD {
-                return Err(FrameError::TooLarge(what(kind)));
-            }
-            if self.ahead.len() < HEADER + length {
-                return Ok(Ready::Wants(HEADER + length));
-            }
-            self.ahead.advance(HEADER);
-            let payload = self.ahead.split_to(length);
-            return Ok(Ready::Frame(match kind {
-                END => Frame::End,
-                GO => Frame::Go,
-                TRAILERS => Frame::Trailers(Fields::unread(payload)),
-                HEAD => Frame::Head(ResponseHead::decode(payload)?),
-                INFO => Frame::Info(ResponseHead::decode(payload)?),
-                REFUSED => match wire::decode_body(&payload) {
-                    Ok(refused) => Frame::Refused(refused),
-                    Err(_) => return Err(FrameError::Malformed(what(kind))),
-                },
-                _ => continue,
-            }));
-        }
+        take(&mut self.ahead, &mut self.left)
     }
 
     /// Reads until `wanted` bytes are ahead.
@@ -348,6 +326,49 @@ pub(crate) enum Ready {
     Frame(Frame),
     /// Nothing whole before so many bytes are ahead.
     Wants(usize),
+}
+
+/// Takes the next frame off `ahead`; `left` is what is left of a data frame. Pure.
+pub(crate) fn take(ahead: &mut Bytes, left: &mut usize) -> Result<Ready, FrameError> {
+    loop {
+        if *left > 0 {
+            if ahead.is_empty() {
+                return Ok(Ready::Wants(1));
+            }
+            let piece = ahead.split_to((*left).min(ahead.len()));
+            *left -= piece.len();
+            return Ok(Ready::Frame(Frame::Data(piece)));
+        }
+        if ahead.len() < HEADER {
+            return Ok(Ready::Wants(HEADER));
+        }
+        let (kind, length) = header(ahead);
+        if kind == DATA {
+            ahead.advance(HEADER);
+            *left = length;
+            continue;
+        }
+        if length > MAX_HEAD {
+            return Err(FrameError::TooLarge(what(kind)));
+        }
+        if ahead.len() < HEADER + length {
+            return Ok(Ready::Wants(HEADER + length));
+        }
+        ahead.advance(HEADER);
+        let payload = ahead.split_to(length);
+        return Ok(Ready::Frame(match kind {
+            END => Frame::End,
+            GO => Frame::Go,
+            TRAILERS => Frame::Trailers(Fields::unread(payload)),
+            HEAD => Frame::Head(ResponseHead::decode(payload)?),
+            INFO => Frame::Info(ResponseHead::decode(payload)?),
+            REFUSED => match wire::decode_body(&payload) {
+                Ok(refused) => Frame::Refused(refused),
+                Err(_) => return Err(FrameError::Malformed(what(kind))),
+            },
+            _ => continue,
+        }));
+    }
 }
 
 /// Kind and length of a frame. `bytes` has at least [`HEADER`] of them.

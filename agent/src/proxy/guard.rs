@@ -33,6 +33,10 @@ const LINGER: Duration = Duration::from_secs(2);
 /// Read at once, on the stack: an idle connection keeps no buffer.
 const READ: usize = 32 * 1024;
 
+/// What hyper takes for no chunk, no end of a chunk and no trailers: the body it reads ends in an error,
+/// and the request can still be answered.
+const NO_BODY: &[u8] = b"\0\r\n\r\n";
+
 /// What the service and its connection tell each other.
 #[derive(Debug, Default)]
 pub(crate) struct Control(Mutex<Said>);
@@ -71,7 +75,7 @@ impl Control {
 #[derive(Debug)]
 enum Course {
     Passing,
-    /// A head was refused: nothing is read any more.
+    /// Something was refused: nothing is read any more.
     Refused,
     /// The same, and all was written.
     Lingering(Pin<Box<Sleep>>),
@@ -119,18 +123,24 @@ impl<T> Guard<T> {
     }
 
     /// Looks at what was read. `false`: nothing more can be let through now, and nothing more be read.
-    fn look(&mut self) -> io::Result<bool> {
+    fn look(&mut self) -> bool {
         if let Some(accepted) = lock(&self.control.0).upgraded.take() {
             self.scan.decide(accepted);
         }
         match self.scan.look(&mut self.raw, &mut self.out) {
-            Look::More => Ok(true),
-            Look::Held => Ok(self.raw.len() <= MAX_HEAD),
+            Look::More => true,
+            Look::Held => self.raw.len() <= MAX_HEAD,
             Look::Head(refusal) => {
                 self.refuse(refusal);
-                Ok(true)
+                true
             }
-            Look::Body(refusal) => Err(io::Error::new(io::ErrorKind::InvalidData, refusal.why)),
+            Look::Body(refusal) => {
+                tracing::debug!(why = refusal.why, "a client's body is none");
+                self.raw = BytesMut::new();
+                self.out.extend_from_slice(NO_BODY);
+                self.course = Course::Refused;
+                true
+            }
         }
     }
 
@@ -154,7 +164,7 @@ impl<T: AsyncRead + Unpin> hyper::rt::Read for Guard<T> {
         let this = self.get_mut();
         loop {
             let may_read = match this.course {
-                Course::Passing if this.out.is_empty() => this.look()?,
+                Course::Passing if this.out.is_empty() => this.look(),
                 _ => true,
             };
             if !this.out.is_empty() {

@@ -46,19 +46,22 @@ impl Fields {
 
     /// Reads the lines, strictly, and hands each field to `take`.
     pub(crate) fn parse(&self, take: impl FnMut(&str, &[u8])) -> Result<(), BadHead> {
-        if self.0.is_empty() {
-            return Ok(());
-        }
-        if has_bare_lf(&self.0) {
-            return Err(BadHead("a header field"));
-        }
-        // Most heads have few fields; room for many is only cleared for those that need it.
-        match read::<32>(&self.0, take) {
-            Ok(done) => done,
-            Err(take) => {
-                read::<MAX_FIELDS>(&self.0, take).unwrap_or(Err(BadHead("too many fields")))
-            }
-        }
+        parse_lines(&self.0, take)
+    }
+}
+
+/// Reads field lines, the empty one at their end included, strictly, and hands each field to `take`.
+pub(crate) fn parse_lines(lines: &[u8], take: impl FnMut(&str, &[u8])) -> Result<(), BadHead> {
+    if lines.is_empty() {
+        return Ok(());
+    }
+    if has_bare_lf(lines) {
+        return Err(BadHead("a header field"));
+    }
+    // Most heads have few fields; room for many is only cleared for those that need it.
+    match read::<32>(lines, take) {
+        Ok(done) => done,
+        Err(take) => read::<MAX_FIELDS>(lines, take).unwrap_or(Err(BadHead("too many fields"))),
     }
 }
 
@@ -81,14 +84,7 @@ fn read<const N: usize>(
 /// A line that ends with LF alone: some take it for the end of a line and some do not (RFC 9112 section
 /// 2.2), so nobody gets to see it.
 pub(crate) fn has_bare_lf(bytes: &[u8]) -> bool {
-    let mut before = 0;
-    for &byte in bytes {
-        if byte == b'\n' && before != b'\r' {
-            return true;
-        }
-        before = byte;
-    }
-    false
+    memchr::memchr_iter(b'\n', bytes).any(|at| at == 0 || bytes[at - 1] != b'\r')
 }
 
 impl From<&HeaderMap> for Fields {
@@ -226,36 +222,85 @@ impl RequestHead {
         out.put_slice(self.fields.lines());
     }
 
-    /// Reads what [`RequestHead::put`] wrote. The fields are not read yet.
-    pub(crate) fn decode(mut bytes: Bytes) -> Result<Self, BadHead> {
-        const BAD: BadHead = BadHead("a request head");
-        if bytes.len() < FIXED {
-            return Err(BAD);
+    /// The same, borrowed.
+    #[cfg(test)]
+    pub(crate) fn borrowed(&self) -> HeadRef<'_> {
+        HeadRef {
+            service: self.service.as_str(),
+            instance: self.instance,
+            left_us: self.left_us,
+            body: self.body,
+            length: self.length,
+            method: &self.method,
+            target: &self.target,
+            authority: &self.authority,
+            upgrade: &self.upgrade,
+            lines: self.fields.lines(),
         }
-        let instance = bytes.get_u16();
-        let left_us = bytes.get_u64();
-        let body = match bytes.get_u8() {
+    }
+
+    /// Reads what [`RequestHead::put`] wrote. The fields are not read yet.
+    pub(crate) fn decode(bytes: &Bytes) -> Result<Self, BadHead> {
+        let head = HeadRef::read(bytes)?;
+        Ok(Self {
+            service: ServiceName::parse(head.service).map_err(|_| BAD)?,
+            instance: head.instance,
+            left_us: head.left_us,
+            body: head.body,
+            length: head.length,
+            method: head.method.to_owned(),
+            target: head.target.to_owned(),
+            authority: head.authority.to_owned(),
+            upgrade: head.upgrade.to_owned(),
+            fields: Fields::unread(bytes.slice_ref(head.lines)),
+        })
+    }
+}
+
+const BAD: BadHead = BadHead("a request head");
+
+/// A request's head as it stands in its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HeadRef<'a> {
+    /// Not known to be a name yet.
+    pub(crate) service: &'a str,
+    pub(crate) instance: u16,
+    pub(crate) left_us: u64,
+    pub(crate) body: BodyKind,
+    pub(crate) length: Option<u64>,
+    pub(crate) method: &'a str,
+    pub(crate) target: &'a str,
+    pub(crate) authority: &'a str,
+    pub(crate) upgrade: &'a str,
+    /// The lines of the fields, not read yet.
+    pub(crate) lines: &'a [u8],
+}
+
+impl<'a> HeadRef<'a> {
+    /// Reads what [`RequestHead::put`] wrote.
+    pub(crate) fn read(bytes: &'a [u8]) -> Result<Self, BadHead> {
+        let (mut fixed, mut texts) = bytes.split_at_checked(FIXED).ok_or(BAD)?;
+        let instance = fixed.get_u16();
+        let left_us = fixed.get_u64();
+        let body = match fixed.get_u8() {
             0 => BodyKind::None,
             1 => BodyKind::Inline,
             2 => BodyKind::AfterGo,
             _ => return Err(BAD),
         };
-        let length = Some(bytes.get_u64()).filter(|l| *l != UNKNOWN);
-        let lengths = [bytes.get_u8(), bytes.get_u8(), bytes.get_u8()].map(usize::from);
+        let length = Some(fixed.get_u64()).filter(|l| *l != UNKNOWN);
+        let lengths = [fixed.get_u8(), fixed.get_u8(), fixed.get_u8()].map(usize::from);
         let [service, method, upgrade] = lengths;
-        let authority = usize::from(bytes.get_u16());
-        let target = usize::try_from(bytes.get_u32()).map_err(|_| BAD)?;
+        let authority = usize::from(fixed.get_u16());
+        let target = usize::try_from(fixed.get_u32()).map_err(|_| BAD)?;
         let mut text = |length: usize| {
-            if bytes.len() < length {
-                return Err(BAD);
-            }
-            let text = bytes.split_to(length);
-            std::str::from_utf8(&text).map(str::to_owned).map_err(|_| BAD)
+            let (text, rest) = texts.split_at_checked(length).ok_or(BAD)?;
+            texts = rest;
+            std::str::from_utf8(text).map_err(|_| BAD)
         };
-        let service = ServiceName::parse(&text(service)?).map_err(|_| BAD)?;
-        let (method, upgrade) = (text(method)?, text(upgrade)?);
+        let (service, method, upgrade) = (text(service)?, text(method)?, text(upgrade)?);
         let (authority, target) = (text(authority)?, text(target)?);
-        let fields = Fields::unread(bytes);
+        let lines = texts;
         Ok(Self {
             service,
             instance,
@@ -266,7 +311,7 @@ impl RequestHead {
             target,
             authority,
             upgrade,
-            fields,
+            lines,
         })
     }
 }
@@ -285,6 +330,11 @@ pub(crate) struct ResponseHead {
 impl ResponseHead {
     /// Bytes in front of the fields.
     pub(crate) const FIXED: usize = 2 + 8;
+
+    /// Whether the answer itself is still to come.
+    pub(crate) fn is_interim(&self) -> bool {
+        matches!(self.status, 100 | 102..=199)
+    }
 
     /// Appends all of it but its fields.
     pub(crate) fn put_start(out: &mut BytesMut, status: u16, length: Option<u64>) {
@@ -342,7 +392,7 @@ mod tests {
     fn a_head_comes_back_as_it_was_written() {
         for length in [None, Some(0), Some(u64::MAX - 1)] {
             let head = RequestHead { length, ..head() };
-            assert_eq!(RequestHead::decode(written(&head)), Ok(head));
+            assert_eq!(RequestHead::decode(&written(&head)), Ok(head));
         }
         let answer = ResponseHead { status: 404, length: Some(3), fields: fields("a: b\r\n\r\n") };
         let mut out = BytesMut::new();
@@ -354,7 +404,7 @@ mod tests {
     fn a_head_cut_short_anywhere_before_its_fields_is_refused() {
         let whole = written(&RequestHead { fields: Fields::default(), ..head() });
         for end in 0..whole.len() {
-            assert!(RequestHead::decode(whole.slice(..end)).is_err(), "{end} bytes");
+            assert!(RequestHead::decode(&whole.slice(..end)).is_err(), "{end} bytes");
         }
     }
 

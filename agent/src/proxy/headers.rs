@@ -22,6 +22,7 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto")
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// A request that passed so many intermediaries goes in a circle.
 pub(crate) const MAX_VIA: usize = 16;
@@ -129,7 +130,8 @@ pub(crate) fn forward_request(headers: &mut HeaderMap, hop: &Hop<'_>, random: im
     {
         headers.insert(REQUEST_ID, value);
     }
-    if !headers.contains_key(TRACEPARENT) {
+    if !is_traced(headers) {
+        headers.remove(TRACESTATE);
         // All-zero ids are invalid (W3C Trace Context section 3.2.2). Not sampled: nobody asked for it.
         let trace = random().max(1);
         let span = u64::try_from(random() & u128::from(u64::MAX)).unwrap_or(1).max(1);
@@ -137,6 +139,36 @@ pub(crate) fn forward_request(headers: &mut HeaderMap, hop: &Hop<'_>, random: im
             headers.insert(TRACEPARENT, value);
         }
     }
+}
+
+/// Whether a request has one valid `traceparent` (W3C Trace Context section 3.2). Others start anew, and
+/// without the state that belonged to them.
+fn is_traced(headers: &HeaderMap) -> bool {
+    let mut all = headers.get_all(TRACEPARENT).iter();
+    match (all.next(), all.next()) {
+        (Some(one), None) => is_traceparent(one.as_bytes()),
+        _ => false,
+    }
+}
+
+/// Whether a value is a valid `traceparent`.
+pub(crate) fn is_traceparent(value: &[u8]) -> bool {
+    let digits = |range: std::ops::Range<usize>| {
+        let part = &value[range];
+        part.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let some = |range: std::ops::Range<usize>| {
+        digits(range.clone()) && value[range].iter().any(|b| *b != b'0')
+    };
+    value.len() >= 55
+        && [2, 35, 52].iter().all(|at| value[*at] == b'-')
+        && digits(0..2)
+        && !value.starts_with(b"ff")
+        && some(3..35)
+        && some(36..52)
+        && digits(53..55)
+        // Later versions may append fields.
+        && (value.len() == 55 || (!value.starts_with(b"00") && value[55] == b'-'))
 }
 
 fn tell_client(headers: &mut HeaderMap, hop: &Hop<'_>) {
@@ -166,12 +198,14 @@ fn tell_client(headers: &mut HeaderMap, hop: &Hop<'_>) {
 
 /// Prepares an application's answer for the way back.
 pub(crate) fn forward_response(headers: &mut HeaderMap, version: Version, node: &str) {
-    if headers.contains_key(TRANSFER_ENCODING) {
-        // RFC 9112 section 6.3: it was not read by this one.
-        headers.remove(CONTENT_LENGTH);
-    }
     strip_hop_by_hop(headers);
     sign_via(headers, version, node);
+}
+
+/// Prepares an interim answer for the way back. It has no body, whatever its fields say.
+pub(crate) fn forward_interim(headers: &mut HeaderMap) {
+    headers.remove(CONTENT_LENGTH);
+    strip_hop_by_hop(headers);
 }
 
 /// Removes from trailers what must not be there (RFC 9110 section 6.5.1): whoever merges them into the
@@ -240,13 +274,44 @@ mod tests {
 
     #[test]
     fn ids_that_came_with_the_request_are_kept() {
-        let mut h = map(&[("x-request-id", "mine"), ("traceparent", "00-a-b-01")]);
+        const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let mut h = map(&[("x-request-id", "mine"), ("traceparent", TRACE), ("tracestate", "a=b")]);
         forward_request(&mut h, &hop(Version::HTTP_2), || 0);
         assert_eq!(
             (h["x-request-id"].as_bytes(), h["traceparent"].as_bytes()),
-            (&b"mine"[..], &b"00-a-b-01"[..])
+            (&b"mine"[..], TRACE.as_bytes())
         );
+        assert_eq!(h["tracestate"], "a=b");
         assert_eq!(h["via"], "2.0 web-1");
+    }
+
+    #[test]
+    fn a_trace_that_is_none_starts_anew_without_its_state() {
+        let (trace, span) = ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7");
+        for bad in [
+            format!("00-{trace}-{span}"),
+            format!("ff-{trace}-{span}-01"),
+            format!("00-{trace}-{span}-01-x"),
+            format!("00-{}-{span}-01", "0".repeat(32)),
+            format!("00-{trace}-{}-01", "0".repeat(16)),
+            format!("00-{}-{span}-01", trace.to_uppercase()),
+            format!("00_{trace}-{span}-01"),
+            String::new(),
+        ] {
+            assert!(!is_traceparent(bad.as_bytes()), "{bad}");
+            let mut h = map(&[("tracestate", "a=b")]);
+            h.insert(TRACEPARENT, bad.clone().try_into().unwrap());
+            forward_request(&mut h, &hop(Version::HTTP_11), || 7);
+            assert_ne!(h["traceparent"], bad);
+            assert!(!h.contains_key("tracestate"));
+        }
+        assert!(is_traceparent(format!("01-{trace}-{span}-01-more").as_bytes()));
+        let two = format!("00-{trace}-{span}-01");
+        let mut h = HeaderMap::new();
+        h.append(TRACEPARENT, two.clone().try_into().unwrap());
+        h.append(TRACEPARENT, two.try_into().unwrap());
+        forward_request(&mut h, &hop(Version::HTTP_11), || 7);
+        assert_eq!(h.get_all(TRACEPARENT).iter().count(), 1);
     }
 
     #[test]
@@ -295,10 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_in_chunks_has_no_length_and_trailers_say_nothing_of_the_message() {
-        let mut h = map(&[("transfer-encoding", "chunked"), ("content-length", "3"), ("x", "1")]);
-        forward_response(&mut h, Version::HTTP_11, "b");
-        assert_eq!(h.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x", "via"]);
+    fn trailers_say_nothing_of_the_message() {
         let mut t = map(&[("content-length", "3"), ("host", "x"), ("te", "x"), ("x-sum", "1")]);
         forward_trailers(&mut t);
         assert_eq!(t.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-sum"]);

@@ -4,30 +4,34 @@
 //! application may have seen the request. A caller that gives up stops the stream, and the request to the
 //! application is dropped with it.
 
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use hearth_proto::advert::Condition;
-use hearth_proto::ids::{EndpointId, NodeName};
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE};
-use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use hearth_proto::ids::{EndpointId, NodeName, ServiceName};
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tokio::sync::oneshot;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{timeout, timeout_at};
 
-use super::application::{AppFailure, uri};
-use super::body::{Body, BodyError, framed, pump};
-use super::frame::{self, Cause, Frames, Opening, Refused};
-use super::head::{BodyKind, RequestHead, ResponseHead};
-use super::headers::forward_response;
-use super::{Inner, LocalEndpoint, fast, tcp};
-use crate::config::HttpVersion;
-use crate::driver::PathReport;
+use super::body::{BodyError, framed, pump};
+use super::frame::{self, Cause, Frames, HTTP, Opening, Refused};
+use super::head::{BodyKind, HeadRef, RequestHead, ResponseHead};
+use super::limit::Place;
+use super::{Inner, Local, LocalEndpoint, fast, tcp, udp, upgrade};
 use crate::link::{DataStream, Sender};
-use hearth_proto::advert::Protocol;
 
+/// Interim answers that wait to be passed on; more are left out.
+pub(crate) const MAX_INTERIM: usize = 8;
 /// A peer's stream that does not say what it wants for so long is given up.
 const OPENING_LIMIT: Duration = Duration::from_secs(5);
 /// Requests of peers under way at once.
@@ -56,46 +60,130 @@ impl Drop for Counted<'_> {
 pub(crate) async fn serve(inner: Arc<Inner>, caller: NodeName, stream: DataStream) {
     let (mut send, mut frames) = (stream.send, Frames::new(stream.recv));
     let counted = Counted::new(&inner.inbound);
-    let opening = match timeout(OPENING_LIMIT, frames.opening()).await {
-        Ok(Ok(opening)) => opening,
-        Ok(Err(error)) => {
-            let refused =
-                Refused { executed: false, cause: Cause::Malformed, detail: error.to_string() };
-            refuse(&mut send, &refused).await;
-            return;
-        }
+    let read = match timeout(OPENING_LIMIT, frames.preamble()).await {
+        Ok(read) => read.map_err(|e| e.to_string()),
         Err(_) => return,
     };
-    let (Opening::Http(head) | Opening::Bytes(head)) = &opening;
-    // Names that peers make up must not become time series.
-    let ours = inner.locals.load().iter().any(|e| e.id.service == head.service);
-    let service = if ours { head.service.clone() } else { inner.unknown.clone() };
-    if counted.is_none() {
-        let detail = format!("{MAX_INBOUND} requests are under way on {}", inner.node());
-        refuse(&mut send, &Refused { executed: false, cause: Cause::Busy, detail }).await;
-        inner.metrics.inbound(&service, Cause::Busy.word());
+    let (kind, bytes) = match read {
+        Ok(read) => read,
+        Err(why) => return refuse(&mut send, &malformed(why)).await,
+    };
+    let head = match HeadRef::read(&bytes) {
+        Ok(head) => head,
+        Err(bad) => return refuse(&mut send, &malformed(bad.to_string())).await,
+    };
+    let local = inner.local(head.service, head.instance);
+    let given_up = pin!(send.stopped());
+    if let Some(local) = &local
+        && counted.is_some()
+        && kind == HTTP
+        && fast::owner::takes(&local.endpoint, &head)
+    {
+        let work = plain(&inner, &caller, local, &head, &mut send, frames);
+        match until(work, given_up).await {
+            Some(Ok(())) => {
+                local.ok.inc();
+            }
+            other => conclude(&inner, &caller, &local.endpoint.id.service, other, &mut send).await,
+        }
         return;
     }
-    let given_up = send.stopped();
-    let work = async {
-        match opening {
-            Opening::Http(head) => http(&inner, &caller, head, &mut send, frames).await,
-            Opening::Bytes(head) => tcp::serve(&inner, &caller, &head, &mut send, frames).await,
+    // Names that peers make up must not become time series.
+    let service = local.map_or_else(|| inner.unknown.clone(), |l| l.endpoint.id.service.clone());
+    let ended = if counted.is_none() {
+        let detail = format!("{MAX_INBOUND} requests are under way on {}", inner.node());
+        Some(Err(Refused { executed: false, cause: Cause::Busy, detail }))
+    } else {
+        match frame::opening(kind, &bytes) {
+            Ok(opening) => {
+                let work = Box::pin(other(&inner, &caller, opening, &mut send, frames));
+                until(work, given_up).await
+            }
+            Err(error) => Some(Err(malformed(error.to_string()))),
         }
     };
-    let outcome = tokio::select! {
-        result = work => match result {
-            Ok(()) => "ok",
-            Err(refused) => {
-                tracing::debug!(%caller, %service, cause = refused.cause.word(),
-                    executed = refused.executed, detail = refused.detail, "request refused");
-                refuse(&mut send, &refused).await;
-                refused.cause.word()
+    conclude(&inner, &caller, &service, ended, &mut send).await;
+}
+
+fn malformed(detail: String) -> Refused {
+    Refused { executed: false, cause: Cause::Malformed, detail }
+}
+
+/// Works until it is done, or until the caller gives up (`None`).
+async fn until<T>(
+    work: impl Future<Output = T>,
+    mut given_up: Pin<&mut impl Future<Output = bool>>,
+) -> Option<T> {
+    let mut work = pin!(work);
+    let mut may_be_given_up = true;
+    poll_fn(|cx| {
+        if let Poll::Ready(done) = work.as_mut().poll(cx) {
+            return Poll::Ready(Some(done));
+        }
+        if may_be_given_up && let Poll::Ready(stopped) = given_up.as_mut().poll(cx) {
+            may_be_given_up = false;
+            if stopped {
+                return Poll::Ready(None);
             }
-        },
-        true = given_up => "given_up",
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// Tells and counts how a stream's work ended.
+async fn conclude(
+    inner: &Inner,
+    caller: &NodeName,
+    service: &ServiceName,
+    ended: Option<Result<(), Refused>>,
+    send: &mut Sender,
+) {
+    let outcome = match ended {
+        Some(Ok(())) => "ok",
+        Some(Err(refused)) => {
+            tracing::debug!(%caller, %service, cause = refused.cause.word(),
+                executed = refused.executed, detail = refused.detail, "request refused");
+            refuse(send, &refused).await;
+            refused.cause.word()
+        }
+        None => "given_up",
     };
-    inner.metrics.inbound(&service, outcome);
+    inner.metrics.inbound(service, outcome);
+}
+
+/// A request for the fast path.
+async fn plain(
+    inner: &Inner,
+    caller: &NodeName,
+    local: &Local,
+    head: &HeadRef<'_>,
+    send: &mut Sender,
+    frames: Frames,
+) -> Result<(), Refused> {
+    let arrived = Instant::now();
+    let limit = Duration::from_micros(head.left_us);
+    let endpoint = &local.endpoint;
+    inner.let_in(caller, &endpoint.id, limit).await?;
+    let left = limit.saturating_sub(arrived.elapsed());
+    let _place = inner.enter(endpoint, caller, left).await?;
+    let left = limit.saturating_sub(arrived.elapsed());
+    fast::owner::serve(inner, endpoint, head, left, send, frames).await
+}
+
+/// Whatever is not for the fast path.
+async fn other(
+    inner: &Arc<Inner>,
+    caller: &NodeName,
+    opening: Opening,
+    send: &mut Sender,
+    frames: Frames,
+) -> Result<(), Refused> {
+    match opening {
+        Opening::Http(head) => http(inner, caller, head, send, frames).await,
+        Opening::Bytes(head) => tcp::serve(inner, caller, &head, send, frames).await,
+        Opening::Datagrams(head) => udp::serve(inner, caller, &head, send, frames).await,
+    }
 }
 
 async fn refuse(send: &mut Sender, refused: &Refused) {
@@ -118,20 +206,26 @@ async fn http(
     let limit = Duration::from_micros(head.left_us);
     let endpoint = inner.admit(caller, &head, limit).await?;
     let left = limit.saturating_sub(arrived.elapsed());
-    if fast::owner::takes(&endpoint, &head) {
-        return fast::owner::serve(inner, &endpoint, &head, left, send, frames).await;
-    }
+    let _place = inner.enter(&endpoint, caller, left).await?;
+    let left = limit.saturating_sub(arrived.elapsed());
     let (go, mut asked) = oneshot::channel();
-    let mut awaits_go = head.body == BodyKind::AfterGo;
+    let (hint, mut early) = mpsc::channel(MAX_INTERIM);
+    let is_upgrade = !head.upgrade.is_empty();
+    let mut awaits_go = head.body == BodyKind::AfterGo && !is_upgrade;
+    let mut tunnel = None;
     let body = match head.body {
+        // What follows is not the request's.
+        _ if is_upgrade => {
+            tunnel = Some(frames);
+            super::body::empty()
+        }
         BodyKind::None => super::body::empty(),
         BodyKind::Inline => framed(frames, (), None),
         BodyKind::AfterGo => framed(frames, (), Some(go)),
     };
-    let body = sized(body, head.length);
-    let call = inner.call_application(&endpoint, head, body, left);
+    let call = inner.call_application(&endpoint, head, body, left, arrived, hint);
     tokio::pin!(call);
-    let response = loop {
+    let called = loop {
         tokio::select! {
             biased;
             Ok(()) = &mut asked, if awaits_go => {
@@ -139,53 +233,76 @@ async fn http(
                 // If it cannot be written the caller is gone, and `given_up` ends this.
                 let _ = send.write_chunk(frame::go()).await;
             }
-            response = &mut call => break response?,
+            Some(hint) = early.recv() => {
+                if let Some(hint) = frame::info(&hint) {
+                    let _ = send.write_chunk(hint).await;
+                }
+            }
+            called = &mut call => break called?,
         }
     };
+    match (called.upgraded, tunnel) {
+        (Some(upgraded), Some(frames)) => tunnelled(called.response, upgraded, send, frames).await,
+        _ => answered(caller, called.response, send).await,
+    }
+}
+
+/// Passes an answer on, to the end of its body.
+async fn answered(
+    caller: &NodeName,
+    response: Response<Incoming>,
+    send: &mut Sender,
+) -> Result<(), Refused> {
     let (mut parts, body) = response.into_parts();
     let length = parts.headers.remove(CONTENT_LENGTH);
     let length = length.and_then(|l| l.to_str().ok()?.parse().ok());
-    let head =
-        ResponseHead { status: parts.status.as_u16(), length, fields: (&parts.headers).into() };
-    let head = frame::head(&head).ok_or_else(|| Refused {
+    let head = answer_head(parts.status, length, &parts.headers)?;
+    let body = body.map_err(BodyError::from).boxed_unsync();
+    match pump(send, body, vec![head]).await {
+        Err(broken) if !broken.begun => Err(Refused {
+            executed: true,
+            cause: Cause::AppBroke,
+            detail: format!("the application's answer broke off at once: {}", broken.error),
+        }),
+        Err(broken) => {
+            // The head is out: all that is left is to reset the stream, which dropping it does.
+            tracing::debug!(%caller, error = %broken.error, "answer cut short");
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Tells that the connection is another protocol's, and carries it.
+async fn tunnelled(
+    response: Response<Incoming>,
+    upgraded: OnUpgrade,
+    send: &mut Sender,
+    frames: Frames,
+) -> Result<(), Refused> {
+    let head = answer_head(response.status(), None, response.headers())?;
+    let application = upgraded.await.map_err(|error| Refused {
         executed: true,
         cause: Cause::AppBroke,
-        detail: "the answer's head is too large to be passed on".into(),
+        detail: format!("the application let the upgrade and broke off: {error}"),
     })?;
-    let body = body.map_err(BodyError::from).boxed_unsync();
-    if let Err(error) = pump(send, body, vec![head]).await {
-        // The head is out: all that is left is to reset the stream, which dropping it does.
-        tracing::debug!(%caller, %error, "answer cut short");
+    if send.write_chunk(head).await.is_ok() {
+        upgrade::exchange(TokioIo::new(application), send, frames).await;
     }
     Ok(())
 }
 
-/// A body with the length that the caller announced, so that it is not sent in chunks.
-fn sized(body: Body, length: Option<u64>) -> Body {
-    struct Sized {
-        body: Body,
-        length: u64,
-    }
-    impl hyper::body::Body for Sized {
-        type Data = bytes::Bytes;
-        type Error = BodyError;
-        fn poll_frame(
-            self: std::pin::Pin<&mut Self>,
-            cx: &mut std::task::Context<'_>,
-        ) -> std::task::Poll<Option<Result<hyper::body::Frame<bytes::Bytes>, BodyError>>> {
-            std::pin::Pin::new(&mut self.get_mut().body).poll_frame(cx)
-        }
-        fn is_end_stream(&self) -> bool {
-            self.length == 0
-        }
-        fn size_hint(&self) -> hyper::body::SizeHint {
-            hyper::body::SizeHint::with_exact(self.length)
-        }
-    }
-    match length {
-        Some(length) => Sized { body, length }.boxed_unsync(),
-        None => body,
-    }
+fn answer_head(
+    status: StatusCode,
+    length: Option<u64>,
+    headers: &HeaderMap,
+) -> Result<Bytes, Refused> {
+    let head = ResponseHead { status: status.as_u16(), length, fields: headers.into() };
+    frame::head(&head).ok_or_else(|| Refused {
+        executed: true,
+        cause: Cause::AppBroke,
+        detail: "the answer's head is too large to be passed on".into(),
+    })
 }
 
 impl Inner {
@@ -197,107 +314,72 @@ impl Inner {
         head: &RequestHead,
         left: Duration,
     ) -> Result<LocalEndpoint, Refused> {
-        let refused = |cause, detail| Refused { executed: false, cause, detail };
-        let id = EndpointId {
-            service: head.service.clone(),
-            node: self.node().clone(),
-            instance: head.instance,
-        };
-        let Some(endpoint) = self.locals.load().iter().find(|e| e.id == id).cloned() else {
+        let Some(local) = self.local(head.service.as_str(), head.instance) else {
             let detail = format!("{} offers no {}", self.node(), head.service);
-            return Err(refused(Cause::NotOurs, detail));
+            return Err(Refused { executed: false, cause: Cause::NotOurs, detail });
         };
-        let Some(route) = self.route(&head.service) else {
-            let detail = format!("the policy of {} is not known here yet", head.service);
-            return Err(refused(Cause::NotServing, detail));
+        self.let_in(caller, &local.endpoint.id, left).await?;
+        Ok(local.endpoint.clone())
+    }
+
+    /// One of our own endpoints.
+    fn local(&self, service: &str, instance: u16) -> Option<Arc<Local>> {
+        let is = |l: &&Arc<Local>| {
+            l.endpoint.id.service.as_str() == service && l.endpoint.id.instance == instance
+        };
+        self.locals.load().iter().find(is).cloned()
+    }
+
+    /// Whether `caller` may have a request served by our endpoint `id` now.
+    async fn let_in(
+        &self,
+        caller: &NodeName,
+        id: &EndpointId,
+        left: Duration,
+    ) -> Result<(), Refused> {
+        let refused = |cause, detail| Err(Refused { executed: false, cause, detail });
+        let service = &id.service;
+        let Some(route) = self.route(service) else {
+            let detail = format!("the policy of {service} is not known here yet");
+            return refused(Cause::NotServing, detail);
         };
         if !route.policy.allows(caller) {
-            tracing::warn!(%caller, service = %head.service, reason = "denied", "request refused");
-            let detail = format!("the policy of {} does not list {caller} in allow", head.service);
-            return Err(refused(Cause::Denied, detail));
+            tracing::warn!(%caller, %service, reason = "denied", "request refused");
+            let detail = format!("the policy of {service} does not list {caller} in allow");
+            return refused(Cause::Denied, detail);
+        }
+        let condition = || self.mesh.snapshot.load().own.get(id).copied();
+        if condition() == Some(Condition::Serving) {
+            return Ok(());
         }
         let mut changed = self.mesh.changed.clone();
         let until = Instant::now() + left.min(HOLD_ACTIVATING);
         loop {
             changed.borrow_and_update();
-            let condition = self.mesh.snapshot.load().own.get(&id).copied();
-            let not = match condition {
-                Some(Condition::Serving) => return Ok(endpoint),
-                Some(Condition::Activating) => "activating",
+            match condition() {
+                Some(Condition::Serving) => return Ok(()),
+                Some(Condition::Activating) => {}
                 Some(other) => {
-                    let detail = format!("{id} is {}", other.word());
-                    return Err(refused(Cause::NotServing, detail));
+                    return refused(Cause::NotServing, format!("{id} is {}", other.word()));
                 }
-                None => return Err(refused(Cause::NotServing, format!("{id} is not up yet"))),
-            };
+                None => return refused(Cause::NotServing, format!("{id} is not up yet")),
+            }
             if !matches!(timeout_at(until.into(), changed.changed()).await, Ok(Ok(()))) {
-                return Err(refused(Cause::NotServing, format!("{id} is still {not}")));
+                return refused(Cause::NotServing, format!("{id} is still activating"));
             }
         }
     }
 
-    /// Has the application answer.
-    pub(crate) async fn call_application(
+    /// Has a request that was admitted take its place among those the endpoint works on.
+    pub(crate) async fn enter(
         &self,
         endpoint: &LocalEndpoint,
-        head: RequestHead,
-        body: Body,
+        caller: &NodeName,
         left: Duration,
-    ) -> Result<Response<Incoming>, Refused> {
-        let request = build(endpoint, head, body)?;
-        let version = request.version();
-        let failed = |executed, cause, detail| Err(Refused { executed, cause, detail });
-        match timeout(left, self.applications.call(endpoint, request)).await {
-            Ok(Ok(mut response)) => {
-                let version = response.version().max(version);
-                forward_response(response.headers_mut(), version, self.node().as_str());
-                Ok(response)
-            }
-            Ok(Err(AppFailure::NotReached(why))) => {
-                self.tell(PathReport::LocalRefused { endpoint: endpoint.id.clone() });
-                let detail = format!("the application at {} refused: {why}", endpoint.address);
-                failed(false, Cause::AppRefused, detail)
-            }
-            Ok(Err(AppFailure::Broke(why))) => {
-                let detail = format!("the application at {} broke off: {why}", endpoint.address);
-                failed(true, Cause::AppBroke, detail)
-            }
-            Err(_) => {
-                let detail = format!("the application at {} gave no answer", endpoint.address);
-                failed(true, Cause::AppSilent, detail)
-            }
+    ) -> Result<Place, Refused> {
+        match self.route(&endpoint.id.service) {
+            Some(route) => self.limits.enter(&endpoint.id, caller, &route.policy, left).await,
+            None => Ok(None),
         }
     }
-}
-
-fn build(
-    endpoint: &LocalEndpoint,
-    head: RequestHead,
-    body: Body,
-) -> Result<Request<Body>, Refused> {
-    let malformed = |detail: String| Refused { executed: false, cause: Cause::Malformed, detail };
-    let mut request = Request::new(body);
-    *request.method_mut() = Method::from_bytes(head.method.as_bytes())
-        .map_err(|e| malformed(format!("method {:?}: {e}", head.method)))?;
-    *request.uri_mut() = uri(endpoint, &head.authority, &head.target)
-        .map_err(|e| malformed(format!("target {:?}: {e}", head.target)))?;
-    let mut headers = HeaderMap::try_from(&head.fields).map_err(|e| malformed(e.to_string()))?;
-    if endpoint.http == HttpVersion::Two {
-        // `:authority` says it; a second word on it could only contradict (RFC 9113 section 8.3.1).
-        headers.remove(HOST);
-        *request.version_mut() = http::Version::HTTP_2;
-    } else if let Ok(host) = HeaderValue::try_from(&head.authority) {
-        headers.insert(HOST, host);
-    }
-    if endpoint.protocol == Protocol::Grpc {
-        // Some servers insist on it (gRPC over HTTP/2, "te: trailers").
-        headers.insert(TE, HeaderValue::from_static("trailers"));
-    } else if endpoint.http == HttpVersion::One && headers.contains_key(TE) {
-        // RFC 9110 section 10.1.4: it is of this hop only.
-        headers.insert(CONNECTION, HeaderValue::from_static("te"));
-    }
-    // Told by the body itself.
-    headers.remove(CONTENT_LENGTH);
-    *request.headers_mut() = headers;
-    Ok(request)
 }

@@ -19,6 +19,7 @@ use super::latency::Latencies;
 pub(crate) struct Learnt {
     pub(crate) latencies: Latencies,
     pub(crate) retries: Budget,
+    pub(crate) moves: Budget,
     pub(crate) hedges: Budget,
 }
 
@@ -27,6 +28,7 @@ impl Learnt {
         Self {
             latencies: Latencies::new(now),
             retries: Budget::new(budget::RETRIES, now),
+            moves: Budget::new(budget::MOVES, now),
             hedges: Budget::new(budget::HEDGES, now),
         }
     }
@@ -34,9 +36,10 @@ impl Learnt {
 
 impl Learnt {
     /// A request came: it pays for retries and hedges to come.
-    pub(crate) fn deposit(&self, now: Instant) {
-        self.retries.deposit(now);
-        self.hedges.deposit(now);
+    pub(crate) fn deposit(&self) {
+        self.retries.deposit();
+        self.moves.deposit();
+        self.hedges.deposit();
     }
 }
 

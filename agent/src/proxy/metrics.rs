@@ -28,6 +28,10 @@ pub struct ProxyMetrics {
     pub retries: Family<ByServiceAnd, Counter>,
     /// `hearth_inbound_requests_total{service,outcome}`: `ok`, or why not.
     pub inbound: Family<ByServiceAnd, Counter>,
+    /// `hearth_udp_sessions`: of clients.
+    pub udp_sessions: Gauge,
+    /// `hearth_tunnels_total{by,outcome}`: by `socks5` or `connect`; `open`, or why not.
+    pub tunnels: Family<[(&'static str, &'static str); 2], Counter>,
     /// `hearth_requests_held`: waiting for somebody to serve.
     pub held: Gauge,
     /// `hearth_connections`: of clients.
@@ -43,6 +47,8 @@ impl Default for ProxyMetrics {
             duration: Family::new_with_constructor(latency),
             retries: Family::default(),
             inbound: Family::default(),
+            udp_sessions: Gauge::default(),
+            tunnels: Family::default(),
             held: Gauge::default(),
             connections: Gauge::default(),
             dropped: Labelled::default(),
@@ -72,6 +78,16 @@ impl ProxyMetrics {
             "hearth_inbound_requests",
             "Requests of peers to our own endpoints, by service and outcome",
             self.inbound.clone(),
+        );
+        registry.register(
+            "hearth_udp_sessions",
+            "Sessions of clients that speak in datagrams",
+            self.udp_sessions.clone(),
+        );
+        registry.register(
+            "hearth_tunnels",
+            "Tunnels asked for by programs, by the way they asked and what came of it",
+            self.tunnels.clone(),
         );
         registry.register(
             "hearth_requests_held",
@@ -116,6 +132,10 @@ impl ProxyMetrics {
         self.inbound
             .get_or_create(&[("service", service.to_string()), ("outcome", outcome.to_owned())])
             .inc();
+    }
+
+    pub(crate) fn tunnel(&self, by: &'static str, outcome: &'static str) {
+        self.tunnels.get_or_create(&[("by", by), ("outcome", outcome)]).inc();
     }
 
     pub(crate) fn drop(&self, queue: &'static str) {

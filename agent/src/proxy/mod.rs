@@ -10,10 +10,15 @@
 //! | [`outbound`] | listeners; a client's request to an answer |
 //! | `edge`, `guard`, `scan` | clients' connections: HTTP by hyper, which sees only what is read one way |
 //! | `race`, `attempt` | attempts one after the other and side by side, until one answers |
-//! | `inbound`, `application` | a peer's request to our own application |
+//! | `inbound`, `call`, `application` | a peer's request to our own application |
+//! | `limit` | what an endpoint of ours takes on |
+//! | `upgrade`, `interim` | connections that become another protocol's; answers before the answer |
+//! | `prepare`, `supply` | a request made ready to be sent any number of times |
 //! | `frame`, `head`, `body` | requests and bodies on streams |
-//! | `tcp` | connections carried as opaque bytes |
-//! | `target`, `framing`, `headers`, `safety`, `budget`, `load`, `latency`, `learnt`, `answer` | the pure pieces |
+//! | `tcp`, `udp`, `reach` | connections carried as opaque bytes, sessions of datagrams, and who takes them |
+//! | `connect`, `socks` | tunnels to services, for programs that speak to proxies |
+//! | `ingress` | clients outside the mesh |
+//! | `target`, `framing`, `headers`, `grpc`, `safety`, `budget`, `load`, `latency`, `learnt`, `answer` | the pure pieces |
 //!
 //! Tasks: one per listener, per client connection, per stream of a peer. Aborting one ends its own
 //! requests only.
@@ -23,26 +28,38 @@ mod application;
 mod attempt;
 mod body;
 mod budget;
+mod call;
+mod connect;
 mod edge;
 mod fast;
 mod frame;
 mod framing;
+mod grpc;
 mod guard;
 mod head;
 mod headers;
 mod inbound;
+mod ingress;
+mod interim;
 mod latency;
 mod learnt;
+mod limit;
 mod load;
 mod metrics;
 mod outbound;
+mod prepare;
 mod race;
+mod reach;
 mod safety;
 mod scan;
+mod socks;
+mod supply;
 mod target;
 mod tcp;
 #[cfg(test)]
 mod tests;
+mod udp;
+mod upgrade;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -55,26 +72,35 @@ use hearth_proto::advert::Protocol;
 use hearth_proto::evidence::Outcome;
 use hearth_proto::ids::{EndpointId, NodeName, ServiceName};
 use hearth_proto::route::{Route, Snapshot};
+use prometheus_client::metrics::counter::Counter;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::config::HttpVersion;
+use crate::dns::{Found, Over};
 use crate::driver::PathReport;
 use crate::link::{Links, lock};
 use crate::pipe::AppAddress;
 
+pub use ingress::{Gate, GateError};
 pub use metrics::ProxyMetrics;
 pub use outbound::Entry;
+pub use udp::UdpEntry;
+pub(crate) use udp::bind_udp;
 
 use application::Applications;
 use fast::{Plans, Pools};
 use learnt::{Learnt, Services};
+use limit::Limits;
 use load::Loads;
 use outbound::Door;
+use udp::UdpDoor;
 
 /// Connections of clients at once; beyond it they wait in the kernel.
 const MAX_CONNECTIONS: usize = 16_384;
+/// Receive buffer of a port for datagrams: some hundred full-sized ones.
+const UDP_BUFFER: usize = 1 << 20;
 /// Requests held while nobody serves.
 const MAX_HELD: usize = 4096;
 /// The core is asked to wake somebody so often per service, however many requests wait.
@@ -106,6 +132,21 @@ pub struct LocalEndpoint {
     pub http: HttpVersion,
 }
 
+/// One of our endpoints, and what is kept beside it.
+pub(crate) struct Local {
+    endpoint: LocalEndpoint,
+    /// Requests it answered.
+    ok: Counter,
+}
+
+fn kept(locals: Vec<LocalEndpoint>, metrics: &ProxyMetrics) -> Vec<Arc<Local>> {
+    let keep = |endpoint: LocalEndpoint| {
+        let ok = metrics.inbound_of(&endpoint.id.service, "ok");
+        Arc::new(Local { endpoint, ok })
+    };
+    locals.into_iter().map(keep).collect()
+}
+
 /// Why a listener is not there.
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyError {
@@ -115,6 +156,19 @@ pub enum ProxyError {
          the port; give it another port, or an address of this host", address.port()
     )]
     Listen {
+        /// The port.
+        address: SocketAddr,
+        /// What it is for.
+        what: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The port could not be opened for datagrams.
+    #[error(
+        "cannot listen on {address} (udp) for {what}: {source}\n  hint: `ss -lunp 'sport = :{}'` names who \
+         holds the port; give it another port, or an address of this host", address.port()
+    )]
+    ListenUdp {
         /// The port.
         address: SocketAddr,
         /// What it is for.
@@ -132,8 +186,9 @@ pub(crate) struct Inner {
     /// Our own `Via` line.
     via: Vec<u8>,
     mesh: MeshHandle,
-    locals: ArcSwap<Vec<LocalEndpoint>>,
+    locals: ArcSwap<Vec<Arc<Local>>>,
     applications: Applications,
+    limits: Limits,
     loads: Loads,
     services: Services,
     plans: Plans,
@@ -142,7 +197,11 @@ pub(crate) struct Inner {
     held: Semaphore,
     connections: Arc<Semaphore>,
     inbound: AtomicUsize,
+    /// Clients' connections that became another protocol's.
+    upgraded: Arc<AtomicUsize>,
     metrics: ProxyMetrics,
+    listeners: Mutex<BTreeMap<SocketAddr, Arc<Door>>>,
+    datagrams: Mutex<BTreeMap<SocketAddr, Arc<UdpDoor>>>,
 }
 
 impl Inner {
@@ -192,7 +251,6 @@ pub struct Proxy {
     inner: Arc<Inner>,
     runtimes: Arc<[Handle]>,
     stop: watch::Sender<bool>,
-    listeners: Arc<Mutex<BTreeMap<SocketAddr, Arc<Door>>>>,
 }
 
 impl Proxy {
@@ -216,8 +274,9 @@ impl Proxy {
             unknown,
             via,
             mesh,
-            locals: ArcSwap::from_pointee(locals),
+            locals: ArcSwap::from_pointee(kept(locals, &metrics)),
             applications: Applications::default(),
+            limits: Limits::default(),
             loads: Loads::new(now),
             services: Services::default(),
             plans: Plans::default(),
@@ -226,7 +285,10 @@ impl Proxy {
             held: Semaphore::new(MAX_HELD),
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             inbound: AtomicUsize::new(0),
+            upgraded: Arc::default(),
             metrics,
+            listeners: Mutex::default(),
+            datagrams: Mutex::default(),
         });
         let served = inner.clone();
         // On the thread that its connection is on.
@@ -234,18 +296,13 @@ impl Proxy {
             tokio::spawn(inbound::serve(served.clone(), caller, stream));
         });
         drop(_context);
-        Self {
-            inner,
-            runtimes: runtimes.into(),
-            stop: watch::Sender::new(false),
-            listeners: Arc::default(),
-        }
+        Self { inner, runtimes: runtimes.into(), stop: watch::Sender::new(false) }
     }
 
     /// Replaces what this host offers, after a reload.
     pub fn set_locals(&self, locals: Vec<LocalEndpoint>) {
         self.inner.applications.retain(&locals);
-        self.inner.locals.store(Arc::new(locals));
+        self.inner.locals.store(Arc::new(kept(locals, &self.inner.metrics)));
     }
 
     /// Opens a listener and returns the address it is bound to.
@@ -259,13 +316,15 @@ impl Proxy {
             what: match &entry {
                 Entry::Upstream(service) => format!("the upstream {service}"),
                 Entry::Shared => "outbound.http".into(),
+                Entry::Socks => "outbound.socks5".into(),
+                Entry::Ingress(_) => "an ingress".into(),
             },
             source,
         };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let bound = listener.local_addr().map_err(failed)?;
         let door = Arc::new(Door::new(entry, *self.stop.borrow()));
-        lock(&self.listeners).insert(bound, door.clone());
+        lock(&self.inner.listeners).insert(bound, door.clone());
         let accepting = outbound::accept(self.inner.clone(), listener, door, self.runtimes.clone());
         self.runtimes[0].spawn(accepting);
         Ok(bound)
@@ -273,14 +332,83 @@ impl Proxy {
 
     /// Has a listener that is open lead elsewhere, from the next request on.
     pub fn redirect(&self, address: SocketAddr, entry: Entry) {
-        if let Some(door) = lock(&self.listeners).get(&address) {
+        if let Some(door) = lock(&self.inner.listeners).get(&address) {
             door.redirect(entry);
         }
     }
 
     /// Closes a listener; requests under way on its connections finish.
     pub fn close_listener(&self, address: SocketAddr) {
-        if let Some(door) = lock(&self.listeners).remove(&address) {
+        if let Some(door) = lock(&self.inner.listeners).remove(&address) {
+            door.close();
+        }
+    }
+
+    /// Where programs of this host reach `service`: at its own port, otherwise at the shared one if it speaks
+    /// HTTP.
+    pub fn find(&self, service: &ServiceName, over: Over) -> Found {
+        let listeners = lock(&self.inner.listeners);
+        let at = |wanted: &dyn Fn(&Entry) -> bool| {
+            let found = listeners.iter().find(|(_, door)| wanted(&door.leads()));
+            found.map(|(address, _)| *address)
+        };
+        let own = at(&|entry| matches!(entry, Entry::Upstream(s) if s == service));
+        if let (Some(address), Over::Tcp | Over::Either) = (own, over) {
+            return Found::At(address);
+        }
+        let doors = lock(&self.inner.datagrams);
+        let datagrams = doors.iter().find(|(_, door)| door.leads().service == *service);
+        if let (Some((address, _)), Over::Udp | Over::Either) = (datagrams, over) {
+            return Found::At(*address);
+        }
+        let Some(route) = self.inner.route(service) else {
+            let known = own.is_some() || datagrams.is_some();
+            return if known { Found::Nowhere } else { Found::Unknown };
+        };
+        let protocol = route.candidates.first().map_or(Protocol::Http, |c| c.protocol);
+        match (protocol, over, at(&|entry| *entry == Entry::Shared)) {
+            (Protocol::Http | Protocol::Grpc, Over::Tcp | Over::Either, Some(address)) => {
+                Found::At(address)
+            }
+            _ => Found::Nowhere,
+        }
+    }
+
+    /// Opens a port for datagrams and returns the address it is bound to.
+    pub fn listen_udp(
+        &self,
+        address: SocketAddr,
+        entry: UdpEntry,
+    ) -> Result<SocketAddr, ProxyError> {
+        let failed = |source| ProxyError::ListenUdp {
+            address,
+            what: format!("the upstream {}", entry.service),
+            source,
+        };
+        let socket = {
+            // Its readiness is to be told to the thread that serves it.
+            let _context = self.runtimes[0].enter();
+            bind_udp(address).map_err(failed)?
+        };
+        let bound = socket.local_addr().map_err(failed)?;
+        // A burst waits in the kernel while the task is elsewhere; less than wished for is no failure.
+        let _ = socket2::SockRef::from(&socket).set_recv_buffer_size(UDP_BUFFER);
+        let door = Arc::new(UdpDoor::new(entry));
+        lock(&self.inner.datagrams).insert(bound, door.clone());
+        self.runtimes[0].spawn(udp::accept(self.inner.clone(), socket, door));
+        Ok(bound)
+    }
+
+    /// Has a port for datagrams lead elsewhere, from the next datagram on.
+    pub fn redirect_udp(&self, address: SocketAddr, entry: UdpEntry) {
+        if let Some(door) = lock(&self.inner.datagrams).get(&address) {
+            door.redirect(entry);
+        }
+    }
+
+    /// Closes a port for datagrams, and its sessions.
+    pub fn close_udp(&self, address: SocketAddr) {
+        if let Some(door) = lock(&self.inner.datagrams).remove(&address) {
             door.close();
         }
     }
@@ -289,16 +417,17 @@ impl Proxy {
     /// turned away by the conditions the core publishes.
     pub fn stop_accepting(&self) {
         self.stop.send_replace(true);
-        lock(&self.listeners).values().for_each(|door| door.close());
+        lock(&self.inner.listeners).values().for_each(|door| door.close());
     }
 
     /// Requests and connections under way.
     pub fn under_way(&self) -> usize {
         let free = self.inner.connections.available_permits();
         // Each listener holds one permit while it waits for a connection.
-        let waiting = lock(&self.listeners).values().filter(|door| !door.is_closed()).count();
+        let waiting = lock(&self.inner.listeners).values().filter(|door| !door.is_closed()).count();
         let connections = MAX_CONNECTIONS.saturating_sub(free).saturating_sub(waiting);
-        connections + self.inner.inbound.load(Ordering::Relaxed)
+        let upgraded = self.inner.upgraded.load(Ordering::Relaxed);
+        connections + upgraded + self.inner.inbound.load(Ordering::Relaxed)
     }
 
     /// Waits until nothing is under way, at most `limit`, and returns what is left.
@@ -322,6 +451,7 @@ impl Proxy {
             route.is_some_and(|r| r.candidates.iter().any(|c| &c.id == id))
         };
         self.inner.loads.retain(known);
+        self.inner.limits.retain(known);
         let known = |service: &ServiceName| snapshot.services.contains_key(service);
         self.inner.services.retain(known);
         self.inner.plans.retain(known);

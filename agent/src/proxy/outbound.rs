@@ -9,26 +9,26 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
+use bytes::BytesMut;
 use hearth_proto::advert::Protocol;
 use hearth_proto::ids::ServiceName;
+use hearth_proto::policy::Patience;
 use http::{Method, Request, Response, StatusCode, Version};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Incoming;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, watch};
-use tokio::time::timeout_at;
 
 use super::answer::Failure;
-use super::attempt::{Answer, Prepared};
-use super::body::{Body, Supply};
-use super::head::{BodyKind, RequestHead};
-use super::headers::{Hop, forward_request, in_a_circle, sign_via};
+use super::attempt::Answer;
+use super::body::{Body, impatient, mended, observed};
+use super::guard::Control;
+use super::head::BodyKind;
+use super::headers::{in_a_circle, sign_via};
+use super::ingress::Gate;
+use super::prepare::prepare;
 use super::race::{Race, Won};
-use super::safety::MAX_REPLAY;
-use super::target::{canonical, valid_authority};
-use super::{Inner, edge, fast, tcp};
+use super::{Inner, edge, fast, grpc, socks, tcp, upgrade};
 use crate::pipe::Pipe;
 use crate::threads::slot;
 
@@ -40,8 +40,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub enum Entry {
     /// One service, whatever the host says.
     Upstream(ServiceName),
-    /// The service that the host names: `<service>.mesh` or `<service>`.
+    /// The service that the host names: `<service>.mesh` or `<service>`; tunnels to services too.
     Shared,
+    /// The service that a program names in SOCKS.
+    Socks,
+    /// Services by their names outside the mesh.
+    Ingress(Arc<Gate>),
 }
 
 /// A listener as others see it: where it leads, and whether it is closed.
@@ -53,6 +57,11 @@ pub(crate) struct Door {
 impl Door {
     pub(crate) fn new(leads: Entry, closed: bool) -> Self {
         Self { leads: ArcSwap::from_pointee(leads), closed: watch::Sender::new(closed) }
+    }
+
+    /// A door that leads elsewhere and closes with this one.
+    pub(crate) fn towards(&self, leads: Entry) -> Self {
+        Self { leads: ArcSwap::from_pointee(leads), closed: self.closed.clone() }
     }
 
     pub(crate) fn redirect(&self, leads: Entry) {
@@ -138,17 +147,31 @@ async fn connection(
     // Answers are written whole; waiting for more only delays them.
     let _ = stream.set_nodelay(true);
     match &*door.leads() {
-        Entry::Upstream(service) if inner.protocol(service) == Some(Protocol::Tcp) => {
-            tcp::carry(&inner, service, Pipe::Tcp(stream)).await;
+        Entry::Socks => Box::pin(socks::serve(&inner, stream, client, &door)).await,
+        Entry::Ingress(gate) => {
+            Box::pin(gate.clone().serve(&inner, stream, client, &door)).await;
         }
-        _ => match fast::client::serve(&inner, &door, stream, client).await {
-            fast::client::After::Closed => {}
-            fast::client::After::Unusual(stream, read) => {
-                Box::pin(edge::serve(&inner, stream, read, client, &door)).await;
-            }
-        },
+        _ => serve(&inner, Pipe::Tcp(stream), client, &door).await,
     }
     gauge.dec();
+}
+
+/// Serves bytes that came through `door`, by whatever way, to their end.
+pub(crate) async fn serve(inner: &Arc<Inner>, pipe: Pipe, client: SocketAddr, door: &Arc<Door>) {
+    match (&*door.leads(), pipe) {
+        (Entry::Upstream(service), pipe) if inner.protocol(service) == Some(Protocol::Tcp) => {
+            tcp::carry(inner, service, pipe).await;
+        }
+        (Entry::Upstream(_) | Entry::Shared, Pipe::Tcp(stream)) => {
+            match fast::client::serve(inner, door, stream, client).await {
+                fast::client::After::Closed => {}
+                fast::client::After::Unusual(stream, read) => {
+                    Box::pin(edge::serve(inner, stream, read, client, door)).await;
+                }
+            }
+        }
+        (_, pipe) => Box::pin(edge::serve(inner, pipe, BytesMut::new(), client, door)).await,
+    }
 }
 
 /// One request of a client.
@@ -156,22 +179,30 @@ pub(crate) async fn handle(
     inner: &Arc<Inner>,
     entry: &Entry,
     client: SocketAddr,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
+    control: &Arc<Control>,
 ) -> Response<Body> {
     let started = Instant::now();
     let node = inner.node().as_str();
-    let service = match named(entry, &request) {
+    let named = match entry {
+        Entry::Ingress(gate) => gate.receive(&mut request, client.ip()),
+        _ => named(entry, &request),
+    };
+    let service = match named {
         Ok(service) => service,
         Err(failure) => return failure.respond(node),
     };
     let version = request.version();
     // Names that clients make up must not become time series.
     let counted = match inner.route(&service) {
-        None if matches!(entry, Entry::Shared) => inner.unknown.clone(),
+        None if !matches!(entry, Entry::Upstream(_)) => inner.unknown.clone(),
         _ => service.clone(),
     };
-    let won = answer(inner, &service, client, request, started).await;
-    concluded(inner, &service, &counted, client, version, won, started)
+    let grpc = grpc::is_grpc(request.headers());
+    let won = answer(inner, &service, client, request, started, control).await;
+    let told = won.as_ref().err().filter(|_| grpc).map(|failure| failure.respond_grpc(node));
+    let response = concluded(inner, &service, &counted, client, version, won, started);
+    told.unwrap_or(response)
 }
 
 /// Counts and tells what a request came to, and makes its answer. `counted` is the name it counts under.
@@ -188,13 +219,11 @@ pub(crate) fn concluded(
     let seconds = started.elapsed().as_secs_f64();
     match won.map(Answer::into_response) {
         Ok(mut response) => {
-            let outcome = match response.status() {
-                s if s.is_server_error() => "server_error",
-                s if s.is_client_error() => "client_error",
-                _ => "ok",
-            };
-            inner.metrics.request(counted, outcome, seconds);
             sign_via(response.headers_mut(), version, node);
+            match outcome(&response) {
+                Some(outcome) => inner.metrics.request(counted, outcome, seconds),
+                None => return counted_at_end(inner, counted, response, seconds),
+            }
             response
         }
         Err(failure) => {
@@ -212,16 +241,48 @@ pub(crate) fn concluded(
     }
 }
 
+/// How an answer is counted; `None`: gRPC says it at the end.
+fn outcome(response: &Response<Body>) -> Option<&'static str> {
+    let code = grpc::Code::of(response.headers());
+    match response.status() {
+        s if s.is_server_error() => Some("server_error"),
+        s if s.is_client_error() => Some("client_error"),
+        _ if code.is_some() => code.map(grpc::Code::outcome),
+        _ if grpc::is_grpc(response.headers()) => None,
+        _ => Some("ok"),
+    }
+}
+
+fn counted_at_end(
+    inner: &Inner,
+    counted: &ServiceName,
+    response: Response<Body>,
+    seconds: f64,
+) -> Response<Body> {
+    let (metrics, counted) = (inner.metrics.clone(), counted.clone());
+    response.map(|body| {
+        // A client of gRPC takes a stream that is reset for a fault of the mesh's HTTP.
+        let body = mended(body, |error| grpc::broken_off(&format!("hearth: {error}")));
+        observed(body, move |trailers| {
+            let code = trailers.and_then(grpc::Code::of);
+            // A call that ends without a status was given up by its client, or broke on the way.
+            let outcome = code.map_or("failed", grpc::Code::outcome);
+            metrics.request(&counted, outcome, seconds);
+        })
+    })
+}
+
 /// Which service a request is for.
 fn named(entry: &Entry, request: &Request<Incoming>) -> Result<ServiceName, Failure> {
     let host = authority(request);
     match entry {
         Entry::Upstream(service) => Ok(service.clone()),
-        Entry::Shared => service_of(&host).ok_or(Failure::NoService(host)),
+        _ => service_of(&host).ok_or(Failure::NoService(host)),
     }
 }
 
-fn authority(request: &Request<Incoming>) -> String {
+/// Whom a request is addressed to.
+pub(crate) fn authority<B>(request: &Request<B>) -> String {
     let in_uri = request.uri().authority().map(|a| a.as_str().to_owned());
     let in_header = || {
         let host = request.headers().get(http::header::HOST)?;
@@ -241,98 +302,47 @@ async fn answer(
     inner: &Arc<Inner>,
     service: &ServiceName,
     client: SocketAddr,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
     started: Instant,
+    control: &Arc<Control>,
 ) -> Won {
+    let asked = upgrade::asked(&mut request);
     if request.method() == Method::CONNECT {
         return Err(Failure::BadRequest("CONNECT asks for a tunnel, which is not offered".into()));
     }
-    if inner.protocol(service) == Some(Protocol::Tcp) {
-        return Err(Failure::BadRequest(format!(
-            "{service} speaks opaque bytes (tcp); connect to its own upstream port"
-        )));
+    let other = match inner.protocol(service) {
+        Some(Protocol::Tcp) => Some("opaque bytes (tcp); connect to its own upstream port"),
+        Some(Protocol::Udp) => Some("in datagrams (udp); use an upstream port with that protocol"),
+        _ => None,
+    };
+    if let Some(other) = other {
+        return Err(Failure::BadRequest(format!("{service} speaks {other}")));
     }
     if let Some(passed) = in_a_circle(request.headers(), inner.node().as_str()) {
         return Err(Failure::Circle(passed));
     }
-    let limit = inner.route(service).map(|r| r.policy.timeout.0).unwrap_or_default();
-    let limit = limit.max(Duration::from_secs(1));
-    let prepared = Arc::new(prepare(inner, service, client, request, started + limit).await?);
-    Race::new(inner, &prepared, service, started).run().await
-}
-
-/// Makes a request ready to be sent any number of times. Short bodies of known length are read first.
-async fn prepare(
-    inner: &Inner,
-    service: &ServiceName,
-    client: SocketAddr,
-    request: Request<Incoming>,
-    deadline: Instant,
-) -> Result<Prepared, Failure> {
-    let authority = authority(&request);
-    // HTTP/1.1 was looked at on its way to hyper; HTTP/2 is looked at here.
-    if !authority.is_empty() && !valid_authority(&authority) {
-        return Err(Failure::BadRequest(format!("{authority:?} is no host with an optional port")));
+    let policy = inner.route(service).map(|r| r.policy.clone()).unwrap_or_default();
+    let limit = policy.timeout.0.max(Duration::from_secs(1));
+    let given = grpc::timeout(request.headers()).filter(|_| grpc::is_grpc(request.headers()));
+    let is_11 = request.version() == Version::HTTP_11;
+    let mut prepared = prepare(inner, service, client, request, started + limit).await?;
+    // HTTP/1.0 has no interim answers, and hyper sends none in HTTP/2.
+    prepared.client = is_11.then(|| control.clone());
+    prepared.due = given.map(|given| started + given);
+    if let Some(asked) = &asked {
+        // What follows the head is not a body, and goes when the answer lets it.
+        prepared.head.body = BodyKind::AfterGo;
+        prepared.head.upgrade.clone_from(&asked.token);
     }
-    let (mut parts, body) = request.into_parts();
-    let target = target(&parts)?;
-    let hop = Hop {
-        version: parts.version,
-        node: inner.node().as_str(),
-        client: client.ip(),
-        host: &authority,
-    };
-    forward_request(&mut parts.headers, &hop, rand::random);
-    let length = body.size_hint().exact();
-    let (supply, kind) = match length {
-        _ if body.is_end_stream() => (Supply::None, BodyKind::None),
-        Some(length) if length <= MAX_REPLAY => (read(body, deadline).await?, BodyKind::Inline),
-        _ => (Supply::Once(std::sync::Mutex::new(Some(body))), BodyKind::AfterGo),
-    };
-    // hyper has answered it already.
-    parts.headers.remove(http::header::EXPECT);
-    let head = RequestHead {
-        service: service.clone(),
-        instance: 0,
-        left_us: 0,
-        body: kind,
-        length: if kind == BodyKind::None { None } else { length },
-        method: parts.method.as_str().to_owned(),
-        target,
-        authority,
-        upgrade: String::new(),
-        fields: (&parts.headers).into(),
-    };
-    Ok(Prepared { method: parts.method, head, supply: Arc::new(supply) })
-}
-
-/// Path and query in their canonical form.
-fn target(parts: &http::request::Parts) -> Result<String, Failure> {
-    let raw = parts.uri.path_and_query().map_or("/", |p| p.as_str());
-    match raw {
-        "*" if parts.method == Method::OPTIONS => Ok(raw.to_owned()),
-        "" => Ok("/".to_owned()),
-        _ => canonical(raw)
-            .map(std::borrow::Cow::into_owned)
-            .map_err(|bad| Failure::BadRequest(bad.to_string())),
+    let moved = prepared.supply.moved();
+    let mut won = Race::new(inner, &Arc::new(prepared), service, started).run().await?;
+    if let Patience::For(limit) = policy.idle_timeout {
+        won.body = impatient(won.body, limit.0, moved);
     }
-}
-
-async fn read(body: Incoming, deadline: Instant) -> Result<Supply, Failure> {
-    // The length is announced and small; the bound holds should it lie.
-    let limited = Limited::new(body, usize::try_from(MAX_REPLAY).unwrap_or(usize::MAX));
-    match timeout_at(deadline.into(), limited.collect()).await {
-        Ok(Ok(collected)) => {
-            let trailers = collected.trailers().cloned();
-            let bytes: Bytes = collected.to_bytes();
-            Ok(Supply::Inline(bytes, trailers))
-        }
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            Err(Failure::BadRequest("its body is longer than announced".into()))
-        }
-        Ok(Err(error)) => Err(Failure::BadRequest(format!("its body broke off: {error}"))),
-        Err(_) => Err(Failure::BadRequest("its body did not come in time".into())),
+    if let (Some(tunnel), Some(asked)) = (won.tunnel.take(), asked) {
+        upgrade::accept(asked, &mut won, tunnel, &inner.upgraded);
     }
+    Ok(won)
 }
 
 #[cfg(test)]

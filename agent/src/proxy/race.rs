@@ -5,16 +5,21 @@
 //!
 //! | what happened | may be sent again | paid by |
 //! |---|---|---|
-//! | nothing reached the application (dial failed, refused) | anything whose body is at hand | retry budget |
+//! | nothing reached the application (dial failed, refused) | anything whose body is at hand | the moves' budget |
 //! | the attempt broke | safe requests | retry budget and the policy's `retries` |
-//! | the peer fell silent | safe requests; the first attempt keeps racing | the same |
-//! | 503 with Retry-After | safe requests; the answer is kept, should there be no better | the same |
+//! | the peer fell silent | safe requests; the first attempt keeps racing | once nobody, then the same |
+//! | 503 with Retry-After, or what `retry_on` names | safe requests; the answer is kept, should there be no better | the same |
 //! | no answer within the hedge delay | safe requests | hedge budget and `retries` |
 //!
 //! When nobody is left to pick the request is held until the routes change or somebody may be tried
-//! again, bounded in time and number; the core is told, so that it wakes whom it can. A budget that is
-//! used up delays a retry, it never fails a request by itself.
+//! again, bounded in time and number; the core is told, so that it wakes whom it can. What did not reach an
+//! application may wait for its budget; what may have is not repeated when the budget is used up, for an
+//! application that fails half of what it is asked must not be asked twice as much. The loss of a host
+//! costs each request that was under way there one repetition: they are as many as one moment had, however
+//! long the host stays away, and no budget need cover them.
 
+mod beside;
+mod outcome;
 mod told;
 
 use std::sync::Arc;
@@ -25,25 +30,24 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use hearth_proto::evidence::Outcome;
 use hearth_proto::ids::{EndpointId, ServiceName};
-use hearth_proto::policy::{Hedge, ServicePolicy};
+use hearth_proto::policy::{Patience, ServicePolicy};
 use hearth_proto::route::{Choice, Route};
-use http::header::RETRY_AFTER;
 use tokio::sync::{SemaphorePermit, watch};
-use tokio::time::sleep_until;
+use tokio::time::{sleep_until, timeout_at};
 
 use super::Inner;
 use super::answer::Failure;
-use super::attempt::{Answer, Fault, FaultKind, Prepared, Sent, Target, attempt};
-use super::frame::Cause;
+use super::attempt::{Answer, Fault, Prepared, Sent, Target, attempt};
 use super::learnt::Learnt;
 use super::load::{Load, UnderWay};
 use super::safety::{Reach, may_resend};
-use crate::link::LinkHealth;
 
 /// An endpoint that failed a request is not tried again for that request before this, then twice that.
 const SPACING: Duration = Duration::from_millis(100);
 /// A held request looks again at least so often.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// How much later than a try's time its owner's word on it may come.
+const WORD: Duration = Duration::from_millis(20);
 /// A used-up budget is asked again so soon.
 const BUDGET_WAIT: Duration = Duration::from_millis(50);
 /// A request is held for an activation at most so long.
@@ -66,9 +70,23 @@ struct Try {
     silent: bool,
 }
 
+/// Who pays for a further attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Payer {
+    /// The first attempt is what was asked for.
+    Nobody,
+    /// Nothing of the request reached an application.
+    Moves,
+    /// It may have.
+    Retries,
+    /// Its host was lost: once nobody, then as [`Payer::Retries`].
+    Loss,
+}
+
 /// A further attempt is wanted and could not be started yet.
 struct Want {
     reason: &'static str,
+    payer: Payer,
     /// The endpoint that is being waited for may be tried at this moment.
     again: Instant,
     /// Until when the request is held.
@@ -112,7 +130,11 @@ pub(crate) struct Race<'a> {
     tries: Vec<Try>,
     /// Further attempts of a request that may have reached an application.
     extra: u32,
+    /// The loss of a host was made good once.
+    spared: bool,
     hedge_at: Option<Instant>,
+    /// An attempt that must not be repeated has a silent peer: when it is given up.
+    doomed: Option<(usize, Instant)>,
     want: Option<Want>,
     held: Option<SemaphorePermit<'a>>,
     fallback: Option<Answer>,
@@ -142,14 +164,18 @@ impl<'a> Race<'a> {
             service,
             learnt: inner.learnt(service, started),
             started,
-            deadline: started + policy.timeout.0,
+            deadline: request
+                .due
+                .map_or(started + policy.timeout.0, |due| due.min(started + policy.timeout.0)),
             policy,
             changed,
             attempts: FuturesUnordered::new(),
             silences: FuturesUnordered::new(),
             tries: Vec::new(),
             extra: 0,
+            spared: false,
             hedge_at: None,
+            doomed: None,
             want: None,
             held: None,
             fallback: None,
@@ -161,8 +187,8 @@ impl<'a> Race<'a> {
 
     /// Runs to the first usable answer, or to the failure that is to be told.
     pub(crate) async fn run(mut self) -> Won {
-        self.learnt.deposit(self.started);
-        if let Some(failure) = self.launch("first") {
+        self.learnt.deposit();
+        if let Some(failure) = self.launch("first", Payer::Nobody) {
             return Err(failure);
         }
         self.finish().await
@@ -208,6 +234,7 @@ impl<'a> Race<'a> {
             let far = self.deadline + Duration::from_secs(1);
             let hedge_at = self.hedge_at.unwrap_or(far);
             let again = self.want.as_ref().map_or(far, |w| w.again);
+            let doom = self.doomed.map_or(far, |(_, at)| at);
             let outcome = tokio::select! {
                 biased;
                 Some((n, end)) = self.attempts.next() => self.ended(n, end),
@@ -215,7 +242,11 @@ impl<'a> Race<'a> {
                 Ok(()) = self.changed.changed(), if self.want.is_some() => self.want_again(),
                 () = sleep_until(again.into()), if self.want.is_some() => self.want_again(),
                 () = sleep_until(hedge_at.into()), if self.hedge_at.is_some() => self.hedge(),
-                () = sleep_until(self.deadline.into()) => Some(Err(self.too_late())),
+                () = sleep_until(doom.into()), if self.doomed.is_some() => self.doom(),
+                () = sleep_until(self.deadline.into()) => {
+                    let failure = self.too_late();
+                    Some(self.give_up(failure))
+                }
             };
             if let Some(won) = outcome {
                 return won;
@@ -235,33 +266,50 @@ impl<'a> Race<'a> {
     /// Whether a further attempt is allowed after the ones there were got that far.
     fn may_resend(&self, reach: Reach) -> bool {
         let within = reach == Reach::NotExecuted || self.extra < u32::from(self.policy.retries);
-        within && may_resend(&self.request.method, self.request.supply.at_hand(), reach)
+        let repeatable = self.request.is_repeatable();
+        within && may_resend(repeatable, self.request.supply.at_hand(), reach)
     }
 
     /// Starts an attempt at the best endpoint, or notes that one is wanted. `Some`: neither makes sense.
-    fn launch(&mut self, reason: &'static str) -> Option<Failure> {
+    fn launch(&mut self, reason: &'static str, payer: Payer) -> Option<Failure> {
         let now = Instant::now();
-        let first = self.tries.is_empty();
         let Some(route) = self.inner.route(self.service) else {
             self.decision = "no agent is known to offer it".into();
             return self.nobody();
         };
+        if !self.paid(payer, now) {
+            if payer != Payer::Moves {
+                return if self.running() {
+                    None
+                } else {
+                    Some(self.broken("its budget is used up"))
+                };
+            }
+            self.decision = "the budget for other endpoints is used up for the moment".into();
+            self.wish(reason, payer, now + BUDGET_WAIT, self.deadline);
+            return None;
+        }
         let (exclude, again) = self.excluded(now);
         let loads = &self.inner.loads;
         let decision = route.pick(rand::random(), &exclude, |id| loads.cost(id, now));
         let Some(candidate) = decision.pick else {
             self.decision = format!("{}; {}", route.reason, decision.reason);
-            return self.hold(&route, reason, again, now);
+            // It is paid for, whenever it is made.
+            return self.hold(&route, reason, Payer::Nobody, again, now);
         };
         self.decision = format!("{}; {}", route.reason, decision.reason);
-        if !first && !self.learnt.retries.withdraw(now) {
-            self.decision = "the retry budget is used up for the moment".into();
-            self.wish(reason, now + BUDGET_WAIT, self.deadline);
-            return None;
-        }
         let target = Target::of(candidate);
         self.start(target, reason, now);
         None
+    }
+
+    fn paid(&mut self, payer: Payer, now: Instant) -> bool {
+        match payer {
+            Payer::Nobody => true,
+            Payer::Loss if !std::mem::replace(&mut self.spared, true) => true,
+            Payer::Moves => self.learnt.moves.withdraw(now),
+            Payer::Retries | Payer::Loss => self.learnt.retries.withdraw(now),
+        }
     }
 
     fn start(&mut self, target: Target, reason: &'static str, now: Instant) {
@@ -272,14 +320,24 @@ impl<'a> Race<'a> {
         (self.want, self.held) = (None, None);
         let n = self.tries.len();
         let load = self.inner.loads.of(&target.id);
+        let due = match self.policy.per_try_timeout {
+            Patience::For(span) => self.deadline.min(now + span.0),
+            Patience::Endless => self.deadline,
+        };
         let run = attempt(
             self.inner.clone(),
             self.request.clone(),
             target.clone(),
-            self.deadline,
+            due,
             UnderWay::new(&load),
         );
-        self.attempts.push(Box::pin(async move { (n, run.await) }));
+        self.attempts.push(Box::pin(async move {
+            // The owner's own word comes first, if it comes.
+            match timeout_at((due + WORD).into(), run).await {
+                Ok(end) => (n, end),
+                Err(_) => (n, Err(Fault::late())),
+            }
+        }));
         self.watch(n, &target);
         self.tries.push(Try {
             target,
@@ -289,32 +347,6 @@ impl<'a> Race<'a> {
             silent: false,
         });
         self.arm_hedge(now);
-    }
-
-    /// Learns when the peer of attempt `n` falls silent.
-    fn watch(&mut self, n: usize, target: &Target) {
-        let mut health = self.inner.mesh.links.health(&target.id.node);
-        // What is silent already was picked for want of better; only a change is news.
-        health.mark_unchanged();
-        self.silences.push(Box::pin(async move {
-            loop {
-                if health.changed().await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-                if *health.borrow_and_update() == LinkHealth::Silent {
-                    return n;
-                }
-            }
-        }));
-    }
-
-    fn arm_hedge(&mut self, now: Instant) {
-        let delay = match self.policy.hedge {
-            Hedge::Off => None,
-            Hedge::After(span) => Some(span.0),
-            Hedge::Auto => Some(self.learnt.latencies.hedge_delay(now)),
-        };
-        self.hedge_at = delay.filter(|_| self.may_resend(Reach::Unknown)).map(|d| now + d);
     }
 
     /// Endpoints not to be picked now, and when the first of them may be tried again.
@@ -351,6 +383,7 @@ impl<'a> Race<'a> {
         &mut self,
         route: &Route,
         reason: &'static str,
+        payer: Payer,
         again: Instant,
         now: Instant,
     ) -> Option<Failure> {
@@ -382,18 +415,19 @@ impl<'a> Race<'a> {
             }
         }
         self.inner.need_wake(self.service, now);
-        self.wish(reason, again, until.min(self.deadline));
+        self.wish(reason, payer, again, until.min(self.deadline));
         None
     }
 
-    fn wish(&mut self, reason: &'static str, again: Instant, until: Instant) {
-        self.want = Some(Want { reason, again, until });
+    fn wish(&mut self, reason: &'static str, payer: Payer, again: Instant, until: Instant) {
+        self.want = Some(Want { reason, payer, again, until });
     }
 
     fn want_again(&mut self) -> Option<Won> {
-        let reason = self.want.as_ref().map_or("held", |w| w.reason);
+        let (reason, payer) =
+            self.want.as_ref().map_or(("held", Payer::Retries), |w| (w.reason, w.payer));
         // `want` stays, so that a further wait counts from the beginning of this one.
-        self.launch(reason).map(|failure| self.give_up(failure))
+        self.launch(reason, payer).map(|failure| self.give_up(failure))
     }
 
     fn give_up(&mut self, failure: Failure) -> Won {
@@ -401,133 +435,6 @@ impl<'a> Race<'a> {
             Some(answer) => Ok(answer),
             None => Err(failure),
         }
-    }
-
-    fn ended(&mut self, n: usize, end: Result<Answer, Fault>) -> Option<Won> {
-        let now = Instant::now();
-        match end {
-            Ok(answer) => self.answered(n, answer, now),
-            Err(fault) => self.failed(n, fault, now),
-        }
-    }
-
-    fn answered(&mut self, n: usize, answer: Answer, now: Instant) -> Option<Won> {
-        let latency = now.saturating_duration_since(answer.since);
-        let gateway_error = matches!(answer.status.as_u16(), 502..=504);
-        self.tries[n].load.observe(now, latency);
-        self.learnt.latencies.observe(now, latency);
-        if gateway_error {
-            self.report(n, Outcome::ServerError);
-        } else {
-            self.succeeded(n, latency);
-        }
-        let busy = answer.status.as_u16() == 503 && answer.headers.contains_key(RETRY_AFTER);
-        self.tries[n].standing = Standing::Ended { at: now };
-        if busy && self.may_resend(Reach::Unknown) {
-            self.fallback = Some(answer);
-            self.extra += 1;
-            let failure = self.launch("unavailable")?;
-            return Some(self.give_up(failure));
-        }
-        Some(Ok(answer))
-    }
-
-    fn succeeded(&self, n: usize, latency: Duration) {
-        let t = &self.tries[n];
-        let watched = self.inner.route(self.service).is_some_and(|r| r.watched);
-        if t.load.recovered() || watched {
-            self.inner.report(&t.target.id, Outcome::Answered { latency });
-        }
-    }
-
-    fn report(&self, n: usize, outcome: Outcome) {
-        let t = &self.tries[n];
-        t.load.failed();
-        self.inner.report(&t.target.id, outcome);
-    }
-
-    fn failed(&mut self, n: usize, fault: Fault, now: Instant) -> Option<Won> {
-        let (target, waited) =
-            (self.tries[n].target.clone(), now.saturating_duration_since(self.tries[n].started));
-        tracing::debug!(service = %self.service, endpoint = %target.id, fault = fault.kind.word(),
-            detail = fault.detail, "attempt failed");
-        self.tries[n].standing = Standing::Ended { at: now };
-        if !self.tries[n].silent && fault.kind != FaultKind::Silent {
-            self.tries[n].load.observe(now, waited);
-        }
-        match (fault.reach, fault.kind) {
-            // Nothing was sent; the links tell of it.
-            (_, FaultKind::Silent) => {}
-            // The links tell of a silent node; its endpoint may be well.
-            (_, FaultKind::Dial | FaultKind::Cut) if self.tries[n].silent => {}
-            // Says nothing about the endpoint: it does not serve, or is full.
-            (_, FaultKind::Owner(Cause::NotServing | Cause::NotOurs | Cause::Busy)) => {}
-            (_, FaultKind::Owner(Cause::Denied | Cause::Malformed) | FaultKind::Lapsed) => {}
-            (_, FaultKind::Owner(Cause::AppSilent)) => self.report(n, Outcome::TimedOut),
-            (Reach::NotExecuted, _) => self.report(n, Outcome::Refused),
-            (Reach::Unknown, _) => self.report(n, Outcome::Broken),
-        }
-        if let FaultKind::Owner(Cause::Denied) = fault.kind {
-            return Some(Err(Failure::Denied { hop: target.id.to_string(), why: fault.detail }));
-        }
-        if let FaultKind::Owner(Cause::Malformed) = fault.kind {
-            // One agent may be of another version; two agree that it is the request.
-            if std::mem::replace(&mut self.malformed, true) {
-                return Some(Err(Failure::BadRequest(fault.detail)));
-            }
-        }
-        let reason = fault.kind.word();
-        let reach = fault.reach;
-        self.last = Some((target, fault));
-        if !self.may_resend(reach) {
-            return if self.running() { None } else { Some(Err(self.broken())) };
-        }
-        if reach == Reach::Unknown {
-            self.extra += 1;
-        }
-        // A request that is sent elsewhere already has what it needs.
-        if self.hopeful() {
-            return None;
-        }
-        let failure = self.launch(reason)?;
-        Some(self.give_up(failure))
-    }
-
-    /// The peer of a running attempt fell silent: the attempt goes on, and so does the request, elsewhere.
-    fn fell_silent(&mut self, n: usize) -> Option<Won> {
-        let running = matches!(self.tries[n].standing, Standing::Running);
-        self.tries[n].silent = true;
-        if !running || self.hopeful() || !self.may_resend(Reach::Unknown) {
-            return None;
-        }
-        self.extra += 1;
-        let failure = self.launch("silent")?;
-        if self.running() { None } else { Some(self.give_up(failure)) }
-    }
-
-    fn hedge(&mut self) -> Option<Won> {
-        let now = Instant::now();
-        self.hedge_at = None;
-        if !self.may_resend(Reach::Unknown) || self.want.is_some() {
-            return None;
-        }
-        let route = self.inner.route(self.service)?;
-        let (exclude, _) = self.excluded(now);
-        let loads = &self.inner.loads;
-        let decision = route.pick(rand::random(), &exclude, |id| loads.cost(id, now));
-        let Some(candidate) = decision.pick else {
-            // Nobody else to ask; a change of routes will be seen when the hedge is due again.
-            self.hedge_at = Some(now + LOOK_AGAIN);
-            return None;
-        };
-        if !self.learnt.hedges.withdraw(now) {
-            self.arm_hedge(now);
-            return None;
-        }
-        self.extra += 1;
-        let target = Target::of(candidate);
-        self.start(target, "hedge", now);
-        None
     }
 }
 

@@ -27,12 +27,12 @@ pub(crate) enum Reach {
     Unknown,
 }
 
-/// Whether a request may be sent again after an attempt got that far. `at_hand`: its body has not been
-/// given away.
-pub(crate) fn may_resend(method: &Method, at_hand: bool, reach: Reach) -> bool {
+/// Whether a request may be sent again after an attempt got that far. `repeatable`: doing it twice is the
+/// same as doing it once; `at_hand`: its body has not been given away.
+pub(crate) fn may_resend(repeatable: bool, at_hand: bool, reach: Reach) -> bool {
     match reach {
         Reach::NotExecuted => at_hand,
-        Reach::Unknown => at_hand && is_idempotent(method),
+        Reach::Unknown => at_hand && repeatable,
     }
 }
 
@@ -62,10 +62,10 @@ mod tests {
 
     #[test]
     fn what_did_not_reach_the_application_may_always_go_elsewhere() {
-        assert!(may_resend(&Method::POST, true, Reach::NotExecuted));
-        assert!(!may_resend(&Method::POST, true, Reach::Unknown));
-        assert!(may_resend(&Method::PUT, true, Reach::Unknown));
-        assert!(!may_resend(&Method::PUT, false, Reach::Unknown));
-        assert!(!may_resend(&Method::GET, false, Reach::NotExecuted));
+        assert!(may_resend(false, true, Reach::NotExecuted));
+        assert!(!may_resend(false, true, Reach::Unknown));
+        assert!(may_resend(true, true, Reach::Unknown));
+        assert!(!may_resend(true, false, Reach::Unknown));
+        assert!(!may_resend(true, false, Reach::NotExecuted));
     }
 }

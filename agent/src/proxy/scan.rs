@@ -18,6 +18,8 @@ pub(crate) const MAX_HEAD: usize = 64 * 1024;
 const MAX_CHUNK_LINE: usize = 1024;
 /// Largest trailers.
 const MAX_TRAILERS: usize = 16 * 1024;
+/// Empty lines before a request: some clients end a body with one that does not belong to it.
+const MAX_BLANK: usize = 8;
 /// What a client of HTTP/2 with prior knowledge begins with (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -67,6 +69,8 @@ pub(crate) struct Scan {
     place: Place,
     /// The message that is being read asks to upgrade.
     upgrade: bool,
+    /// Empty lines before the message.
+    blank: usize,
 }
 
 /// How far a look at the bytes got.
@@ -84,7 +88,7 @@ pub(crate) enum Look {
 
 impl Scan {
     pub(crate) fn new() -> Self {
-        Self { place: Place::Start, upgrade: false }
+        Self { place: Place::Start, upgrade: false, blank: 0 }
     }
 
     /// Whether a head has begun and is not complete; `raw` is what has not been passed on.
@@ -149,6 +153,10 @@ impl Scan {
         match raw.first() {
             // RFC 9112 section 2.2: an empty line before a request is to be ignored.
             Some(b'\r') if raw.starts_with(b"\r\n") => {
+                self.blank += 1;
+                if self.blank > MAX_BLANK {
+                    return Err(Look::Head(Refusal::bad("it begins with empty lines without end")));
+                }
                 raw.advance(2);
                 return Ok(());
             }
@@ -165,8 +173,12 @@ impl Scan {
             _ => return Err(Look::Head(too_large(raw))),
         };
         let head = check(&raw[..end]).map_err(Look::Head)?;
-        out.unsplit(raw.split_to(end));
-        self.upgrade = head.upgrade;
+        let bytes = raw.split_to(end);
+        match &head.whole_server {
+            Some(authority) => out.extend_from_slice(&asterisk(authority, &bytes)),
+            None => out.unsplit(bytes),
+        }
+        (self.upgrade, self.blank) = (head.upgrade, 0);
         self.place = match head.framing {
             Framing::None => self.behind(),
             Framing::Length(left) => Place::Body { left },
@@ -276,11 +288,13 @@ fn too_large(raw: &[u8]) -> Refusal {
 }
 
 /// What the scan has to know of a head.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Head {
     framing: Framing,
     /// hyper may make another protocol of the connection.
     upgrade: bool,
+    /// It asks a whole server, named by a URL without a path, and hyper would take that for its root.
+    whole_server: Option<String>,
 }
 
 /// Reads a complete head.
@@ -307,6 +321,7 @@ fn check(bytes: &[u8]) -> Result<Head, Refusal> {
         return Err(Refusal::bad("its head cannot be read"));
     };
     let is_11 = version == 1;
+    let raw_target = target;
     let target = Target::parse(method, target).map_err(|e| Refusal::bad(e.to_string()))?;
     let mut reading = Reading::default();
     let mut upgrade = method == "CONNECT";
@@ -319,9 +334,27 @@ fn check(bytes: &[u8]) -> Result<Head, Refusal> {
         reading.request(is_11)
     };
     match take() {
-        Ok(framing) => Ok(Head { framing, upgrade }),
+        Ok(framing) => {
+            let whole = target.path == "*" && raw_target != "*";
+            let whole_server = target.authority.filter(|_| whole).map(str::to_owned);
+            Ok(Head { framing, upgrade, whole_server })
+        }
         Err(bad) => Err(Refusal::new(bad.status(), bad.to_string())),
     }
+}
+
+/// The head of a request about a whole server, in the form that every server knows (RFC 9112 section
+/// 3.2.4). Its lines were checked.
+fn asterisk(authority: &str, head: &[u8]) -> Vec<u8> {
+    let mut lines = head.split_inclusive(|b| *b == b'\n');
+    let version = lines.next().and_then(|l| l.rsplit(|b| *b == b' ').next()).unwrap_or_default();
+    let mut out = [b"OPTIONS * ", version, b"Host: ", authority.as_bytes(), b"\r\n"].concat();
+    for line in lines {
+        if !line.get(..5).is_some_and(|name| name.eq_ignore_ascii_case(b"host:")) {
+            out.extend_from_slice(line);
+        }
+    }
+    out
 }
 
 /// The size of a chunk, of its line with its end. Extensions are let through and not read.

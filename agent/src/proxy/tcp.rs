@@ -3,85 +3,68 @@
 //! The connection is sent elsewhere as long as no application has taken it; after that its bytes belong
 //! to one endpoint, and it ends with whatever ends first. Each half ends by itself, as in TCP.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use hearth_proto::evidence::Outcome;
+use futures_util::FutureExt;
 use hearth_proto::ids::{EndpointId, NodeName, ServiceName};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
-use super::Inner;
 use super::frame::{self, Cause, Frame, FrameError, Frames, Opening, Refused};
 use super::head::{BodyKind, Fields, RequestHead};
-use super::load::UnderWay;
+use super::{Inner, reach};
 use crate::driver::PathReport;
 use crate::link::{DataStream, InFlight, Receiver, Sender, StreamError};
 use crate::pipe::Pipe;
 
 /// On loopback a connection stands at once or the application is not there.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
-/// One endpoint has so long to take a connection.
-const TAKE_LIMIT: Duration = Duration::from_secs(2);
 /// Read of a connection at once.
 const COPY: usize = 64 * 1024;
-/// A connection that nobody takes waits so long for the routes to change.
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// Carries a client's connection to an endpoint of `service`.
 pub(crate) async fn carry(inner: &Arc<Inner>, service: &ServiceName, client: Pipe) {
-    let started = Instant::now();
-    let limit = inner.route(service).map(|r| r.policy.timeout.0).unwrap_or_default();
-    let deadline = started + limit;
-    let mut tried: Vec<EndpointId> = Vec::new();
-    while Instant::now() < deadline {
-        let now = Instant::now();
-        let Some(route) = inner.route(service) else { break };
-        let decision = route.pick(rand::random(), &tried, |id| inner.loads.cost(id, now));
-        let Some(candidate) = decision.pick else {
-            tried.clear();
-            inner.need_wake(service, now);
-            let mut changed = inner.mesh.changed.clone();
-            changed.mark_unchanged();
-            // Either way it is time to look again.
-            let _ = timeout(LOOK_AGAIN, changed.changed()).await;
-            continue;
-        };
-        let (id, address) = (candidate.id.clone(), candidate.address);
-        let load = inner.loads.of(&id);
-        let under_way = UnderWay::new(&load);
-        match timeout(TAKE_LIMIT, take(inner, &id, address, deadline)).await {
-            Ok(Ok(taken)) => {
-                load.observe(Instant::now(), now.elapsed());
-                inner.metrics.request(service, "ok", started.elapsed().as_secs_f64());
-                exchange(client, taken).await;
-                drop(under_way);
-                return;
-            }
-            Ok(Err(why)) => tracing::debug!(endpoint = %id, why, "connection not taken"),
-            Err(_) => tracing::debug!(endpoint = %id, "connection not taken in time"),
+    match reach(inner, service).await {
+        Some(reached) => reached.exchange(client).await,
+        None => {
+            tracing::info!(%service, "connection failed: nobody took it");
+            // Dropping the client's connection without a word would look like an orderly end.
+            client.abort();
         }
-        load.failed();
-        inner.report(&id, Outcome::Refused);
-        tried.push(id);
     }
-    inner.metrics.request(service, "failed", started.elapsed().as_secs_f64());
-    tracing::info!(%service, "connection failed: nobody took it");
-    // Dropping the client's connection without a word would look like an orderly end.
-    client.abort();
+}
+
+/// An endpoint that took a connection.
+pub(crate) struct Reached(reach::Reached<Taken>);
+
+impl Reached {
+    /// Carries what `client` says, to its end.
+    pub(crate) async fn exchange(self, client: Pipe) {
+        exchange(client, self.0.taken).await;
+        drop(self.0.under_way);
+    }
+}
+
+/// Has an endpoint of `service` take a connection.
+pub(crate) async fn reach(inner: &Arc<Inner>, service: &ServiceName) -> Option<Reached> {
+    let take = |id, address, deadline| take(inner, id, address, deadline).boxed();
+    reach::reach(inner, service, None, take).await.map(Reached)
 }
 
 /// A stream whose endpoint took the connection.
-struct Carried {
-    send: Sender,
-    ahead: Bytes,
-    recv: Receiver,
-    guard: Option<InFlight>,
+pub(crate) struct Carried {
+    pub(crate) send: Sender,
+    /// What was read of it already.
+    pub(crate) ahead: Bytes,
+    pub(crate) recv: Receiver,
+    pub(crate) guard: Option<InFlight>,
 }
 
 /// An endpoint that took the connection.
-enum Taken {
+pub(crate) enum Taken {
     /// On this host.
     Local(Pipe),
     /// On another.
@@ -90,12 +73,23 @@ enum Taken {
 
 async fn take(
     inner: &Arc<Inner>,
-    id: &EndpointId,
-    address: std::net::SocketAddr,
+    id: EndpointId,
+    address: SocketAddr,
     deadline: Instant,
 ) -> Result<Taken, String> {
+    let head = head(&id, deadline);
+    if &id.node == inner.node() {
+        let stream = connect(inner, inner.node(), &head).await.map_err(|r| r.detail)?;
+        return Ok(Taken::Local(stream));
+    }
+    let carried = open(inner, &id, address, &Opening::Bytes(head)).await?;
+    Ok(Taken::Remote(Box::new(carried)))
+}
+
+/// What is said of a connection or session: whose it is.
+pub(crate) fn head(id: &EndpointId, deadline: Instant) -> RequestHead {
     let left = deadline.saturating_duration_since(Instant::now());
-    let head = RequestHead {
+    RequestHead {
         service: id.service.clone(),
         instance: id.instance,
         left_us: u64::try_from(left.as_micros()).unwrap_or(u64::MAX),
@@ -106,20 +100,25 @@ async fn take(
         authority: String::new(),
         upgrade: String::new(),
         fields: Fields::default(),
-    };
-    if &id.node == inner.node() {
-        let stream = connect(inner, inner.node(), &head).await.map_err(|r| r.detail)?;
-        return Ok(Taken::Local(stream));
     }
+}
+
+/// Opens a stream and waits until its endpoint has taken it.
+pub(crate) async fn open(
+    inner: &Inner,
+    id: &EndpointId,
+    address: SocketAddr,
+    opening: &Opening,
+) -> Result<Carried, String> {
     let DataStream { mut send, recv, guard } =
         inner.mesh.links.open_stream(&id.node, address).await.map_err(|e| e.to_string())?;
-    let opening = frame::encode_opening(&Opening::Bytes(head)).ok_or("its head is too large")?;
+    let opening = frame::encode_opening(opening).ok_or("its head is too large")?;
     send.write_chunk(opening).await.map_err(|e| e.to_string())?;
     let mut frames = Frames::new(recv);
     match frames.next().await {
         Ok(Frame::Go) => {
             let (ahead, recv) = frames.into_bytes();
-            Ok(Taken::Remote(Box::new(Carried { send, ahead, recv, guard })))
+            Ok(Carried { send, ahead, recv, guard })
         }
         Ok(Frame::Refused(refused)) => Err(refused.detail),
         Ok(_) => Err(FrameError::Malformed("an answer").to_string()),

@@ -26,6 +26,7 @@ use prometheus_client::registry::Registry;
 
 use self::core::{Picture, State};
 use self::labels::{ReasonLabel, RefusalLabels, ServiceLabel, ServiceReasonLabels};
+use crate::dns::DnsMetrics;
 use crate::identity::Refusal;
 use crate::link::{Labelled, LinkMetrics};
 use crate::proxy::ProxyMetrics;
@@ -55,6 +56,7 @@ struct Inner {
     messages_refused: Family<RefusalLabels, Counter>,
     links: LinkMetrics,
     proxy: ProxyMetrics,
+    dns: DnsMetrics,
     state: State,
 }
 
@@ -106,6 +108,11 @@ impl Inner {
         );
         self.links.register(r);
         self.proxy.register(r);
+        r.register(
+            "hearth_dns_questions",
+            "Questions of programs for names, by what came of them",
+            self.dns.questions.clone(),
+        );
         r.register_collector(Box::new(self.state.clone()));
     }
 
@@ -134,6 +141,7 @@ impl Metrics {
             documents_refused: Family::default(),
             messages_refused: Family::default(),
             links: LinkMetrics { dropped: dropped.clone(), ..LinkMetrics::default() },
+            dns: DnsMetrics { dropped: dropped.clone(), ..DnsMetrics::default() },
             proxy: ProxyMetrics {
                 dropped,
                 duration: Family::new_with_constructor(|| Histogram::new(REQUEST_BUCKETS)),
@@ -154,6 +162,11 @@ impl Metrics {
     /// What the traffic path counts.
     pub fn proxy(&self) -> ProxyMetrics {
         self.0.proxy.clone()
+    }
+
+    /// What the DNS server counts.
+    pub fn dns(&self) -> DnsMetrics {
+        self.0.dns.clone()
     }
 
     /// `hearth_dropped_total{queue}`, for whoever drops something.

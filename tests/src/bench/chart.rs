@@ -6,7 +6,7 @@ use super::figures::{Metric, Spread, Summary};
 use super::peers::Subject;
 use super::table::number;
 
-const PANELS: [Metric; 10] = [
+const PANELS: [Metric; 18] = [
     Metric::Rps32,
     Metric::Rps64,
     Metric::Cpu32,
@@ -17,6 +17,14 @@ const PANELS: [Metric; 10] = [
     Metric::CpuPerGib,
     Metric::RssIdleA,
     Metric::RssManyA,
+    Metric::Calls,
+    Metric::CpuCalls,
+    Metric::CallEchoes,
+    Metric::CpuCallEchoes,
+    Metric::Streamed,
+    Metric::CpuStreamed,
+    Metric::Messages,
+    Metric::CpuMessages,
 ];
 const COLUMNS: usize = 2;
 const PANEL: usize = 470;
@@ -34,7 +42,9 @@ pub fn svg(summary: &Summary, note: &str) -> String {
     let pairs: Vec<Subject> = summary.keys().copied().filter(|s| *s != Subject::Direct).collect();
     let (first, second) = note.split_once(';').unwrap_or((note, ""));
     let panel = HEAD + LINE * pairs.len() + 16;
-    let (width, height) = (COLUMNS * PANEL, TITLE + PANELS.len().div_ceil(COLUMNS) * panel);
+    let taken = |metric: &Metric| summary.values().any(|of| of.contains_key(metric));
+    let panels: Vec<Metric> = PANELS.into_iter().filter(taken).collect();
+    let (width, height) = (COLUMNS * PANEL, TITLE + panels.len().div_ceil(COLUMNS) * panel);
     let mut text = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" \
          width=\"{width}\" height=\"{height}\" font-family=\"system-ui, sans-serif\" \
@@ -45,7 +55,7 @@ pub fn svg(summary: &Summary, note: &str) -> String {
         escaped(first),
         escaped(second.trim_start())
     );
-    for (n, &metric) in PANELS.iter().enumerate() {
+    for (n, &metric) in panels.iter().enumerate() {
         let (x, y) = ((n % COLUMNS) * PANEL + 12, TITLE + (n / COLUMNS) * panel);
         draw(&mut text, metric, &pairs, summary, x, y);
     }

@@ -33,6 +33,14 @@ pub enum BenchError {
     /// A pair does not do what it is compared for.
     #[error("not comparable: {0}")]
     NotComparable(String),
+    /// Asked for a build that nobody named.
+    #[error(
+        "there is no earlier build to measure; name the directory of its binaries with --before"
+    )]
+    NoBefore,
+    /// No pair gave a figure.
+    #[error("nothing was measured: see above why not")]
+    Nothing,
     /// A result could not be written.
     #[error("cannot write {path}: {source}; choose another directory with --out")]
     Write {

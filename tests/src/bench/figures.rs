@@ -50,11 +50,27 @@ pub enum Metric {
     RssManyB,
     /// Processor time of both sides while those connections are idle, percent of one core.
     CpuMany,
+    /// gRPC calls per second, one message each way, 64 at a time.
+    Calls,
+    /// Processor seconds of both sides per million of them.
+    CpuCalls,
+    /// Messages per second that come back on 64 gRPC streams, one at a time on each.
+    CallEchoes,
+    /// Processor seconds of both sides per million of them.
+    CpuCallEchoes,
+    /// Messages per second that come on 16 gRPC streams, as many as go through.
+    Streamed,
+    /// Processor seconds of both sides per million of them.
+    CpuStreamed,
+    /// Messages per second that come back on 64 WebSockets, one at a time on each.
+    Messages,
+    /// Processor seconds of both sides per million of them.
+    CpuMessages,
 }
 
 impl Metric {
     /// All, in order.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 28] = [
         Self::Rps32,
         Self::Rps64,
         Self::Cpu32,
@@ -75,6 +91,14 @@ impl Metric {
         Self::RssManyA,
         Self::RssManyB,
         Self::CpuMany,
+        Self::Calls,
+        Self::CpuCalls,
+        Self::CallEchoes,
+        Self::CpuCallEchoes,
+        Self::Streamed,
+        Self::CpuStreamed,
+        Self::Messages,
+        Self::CpuMessages,
     ];
 
     /// As it is printed, with its unit.
@@ -101,13 +125,23 @@ impl Metric {
             Self::RssManyA => "RSS MiB, idle conns, A",
             Self::RssManyB => "RSS MiB, idle conns, B",
             Self::CpuMany => "CPU %, idle conns, A+B",
+            Self::Calls => "gRPC calls/s",
+            Self::CpuCalls => "CPU-s per 1M calls, A+B",
+            Self::CallEchoes => "gRPC stream echoes/s",
+            Self::CpuCallEchoes => "CPU-s per 1M echoes, A+B",
+            Self::Streamed => "gRPC streamed messages/s",
+            Self::CpuStreamed => "CPU-s per 1M, streamed",
+            Self::Messages => "WebSocket echoes/s",
+            Self::CpuMessages => "CPU-s per 1M, WebSocket",
         }
     }
 
     /// More of it is better.
     #[must_use]
     pub fn more_is_better(self) -> bool {
-        matches!(self, Self::Rps32 | Self::Rps64 | Self::Bulk)
+        let talks =
+            matches!(self, Self::Calls | Self::CallEchoes | Self::Streamed | Self::Messages);
+        talks || matches!(self, Self::Rps32 | Self::Rps64 | Self::Bulk)
     }
 }
 
@@ -165,23 +199,28 @@ pub enum Against {
     Nothing,
 }
 
-/// A goal: Hearth's figure over the other's, at least or at most (as is better) `bound`.
+/// A comparison, and mostly a goal: Hearth's figure over the other's, at least or at most (as is better)
+/// `bound`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Goal {
     /// Which figure.
     pub metric: Metric,
     /// Held against what.
     pub against: Against,
-    /// The ratio, or the number itself.
-    pub bound: f64,
+    /// The ratio, or the number itself; none where no goal is set and the comparison is only shown.
+    pub bound: Option<f64>,
 }
 
 const fn goal(metric: Metric, against: Against, bound: f64) -> Goal {
-    Goal { metric, against, bound }
+    Goal { metric, against, bound: Some(bound) }
 }
 
-/// All goals for the cost of a pair.
-pub const GOALS: [Goal; 14] = [
+const fn shown(metric: Metric) -> Goal {
+    Goal { metric, against: Against::BestPeer, bound: None }
+}
+
+/// All goals for the cost of a pair, and what is shown beside them.
+pub const GOALS: [Goal; 23] = [
     goal(Metric::Rps32, Against::BestPeer, 1.2),
     goal(Metric::Rps64, Against::BestPeer, 1.2),
     goal(Metric::Cpu32, Against::BestPeer, 0.75),
@@ -196,9 +235,30 @@ pub const GOALS: [Goal; 14] = [
     goal(Metric::RssIdleA, Against::Nothing, 12.0),
     goal(Metric::RssIdleB, Against::Nothing, 12.0),
     goal(Metric::RssManyA, Against::Nothing, 80.0),
+    goal(Metric::RssManyB, Against::Nothing, 80.0),
+    shown(Metric::Calls),
+    shown(Metric::CpuCalls),
+    shown(Metric::CallEchoes),
+    shown(Metric::CpuCallEchoes),
+    shown(Metric::Streamed),
+    shown(Metric::CpuStreamed),
+    shown(Metric::Messages),
+    shown(Metric::CpuMessages),
 ];
 
-/// What became of a goal.
+/// What became of a goal, by the medians.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fate {
+    /// Reached.
+    Met,
+    /// Not reached.
+    Missed,
+    /// None was set.
+    NoGoal,
+}
+
+/// A goal, and what became of it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Verdict {
     /// The goal.
@@ -211,8 +271,8 @@ pub struct Verdict {
     pub others: Option<f64>,
     /// Hearth's over the other's: of the medians, and the range over the rounds.
     pub ratio: Spread,
-    /// Reached, by the medians.
-    pub reached: bool,
+    /// What became of it.
+    pub fate: Fate,
 }
 
 /// Judges every goal for which both figures are there.
@@ -238,9 +298,11 @@ fn verdict(goal: Goal, rounds: &Rounds, summary: &Summary) -> Option<Verdict> {
             Spread { median: hearth.median / theirs, ..Spread::of(each)? }
         }
     };
-    let reached = match goal.metric.more_is_better() {
-        true => ratio.median >= goal.bound,
-        false => ratio.median <= goal.bound,
+    let fate = match goal.bound {
+        None => Fate::NoGoal,
+        Some(bound) if goal.metric.more_is_better() && ratio.median >= bound => Fate::Met,
+        Some(bound) if !goal.metric.more_is_better() && ratio.median <= bound => Fate::Met,
+        Some(_) => Fate::Missed,
     };
     Some(Verdict {
         goal,
@@ -248,7 +310,7 @@ fn verdict(goal: Goal, rounds: &Rounds, summary: &Summary) -> Option<Verdict> {
         other: other.map(|(subject, _)| subject),
         others: other.map(|(_, value)| value),
         ratio,
-        reached,
+        fate,
     })
 }
 
@@ -262,7 +324,7 @@ fn best(metric: Metric, summary: &Summary, passes: fn(Subject) -> bool) -> Optio
 
 #[cfg(test)]
 mod tests {
-    use super::{Against, Metric, Rounds, Spread, Subject, summary, verdicts};
+    use super::{Against, Fate, Metric, Rounds, Spread, Subject, summary, verdicts};
 
     fn rounds(all: &[(Subject, Metric, &[f64])]) -> Rounds {
         let mut rounds = Rounds::new();
@@ -293,7 +355,20 @@ mod tests {
         ]);
         let all = verdicts(&rounds, &summary(&rounds));
         assert_eq!(all.len(), 1);
-        assert_eq!((all[0].other, all[0].reached), (Some(Subject::HaproxyH2), true));
+        assert_eq!((all[0].other, all[0].fate), (Some(Subject::HaproxyH2), Fate::Met));
+        assert_eq!(all[0].ratio.median, 1.25);
+    }
+
+    #[test]
+    fn where_no_goal_is_set_the_best_peer_is_shown_beside_hearth() {
+        let rounds = rounds(&[
+            (Subject::Hearth, Metric::Messages, &[50.0]),
+            (Subject::NginxH1, Metric::Messages, &[40.0]),
+            (Subject::HaproxyH2, Metric::Messages, &[20.0]),
+        ]);
+        let all = verdicts(&rounds, &summary(&rounds));
+        assert_eq!(all.len(), 1);
+        assert_eq!((all[0].other, all[0].fate), (Some(Subject::NginxH1), Fate::NoGoal));
         assert_eq!(all[0].ratio.median, 1.25);
     }
 
@@ -308,9 +383,9 @@ mod tests {
         let all = verdicts(&rounds, &summary(&rounds));
         let of = |against| all.iter().find(|v| v.goal.against == against).unwrap();
         let peer = of(Against::BestPeer);
-        assert_eq!((peer.other, peer.reached), (Some(Subject::HaproxyH2), false));
+        assert_eq!((peer.other, peer.fate), (Some(Subject::HaproxyH2), Fate::Missed));
         let envoy = of(Against::BestEnvoy);
-        assert_eq!((envoy.other, envoy.reached), (Some(Subject::EnvoyH2), false));
+        assert_eq!((envoy.other, envoy.fate), (Some(Subject::EnvoyH2), Fate::Missed));
         assert_eq!((envoy.ratio.min, envoy.ratio.median, envoy.ratio.max), (0.2, 0.3, 0.3));
     }
 }

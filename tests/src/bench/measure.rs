@@ -1,4 +1,5 @@
-//! One pair, one round: everything that is measured of it, in a fixed order, on fresh processes.
+//! One pair, one round: everything that is measured of it in one speech, in a fixed order, on fresh
+//! processes.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,10 +7,12 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::account::{Memory, Watched, memory};
-use super::client::{Report, Spec, Way};
+use super::client::{Call, Report, Say, Spec, Way};
 use super::error::BenchError;
 use super::figures::Metric;
 use super::pair::Pair;
+use super::plan::{Measure, Plan};
+use super::speech::Speech;
 use super::world::World;
 use super::{LARGE, SMALL};
 use crate::lab::{LabError, Program};
@@ -20,22 +23,11 @@ pub const RATE: u32 = 2_000;
 const RATE_CONNECTIONS: usize = 32;
 /// Downloads at a time.
 const DOWNLOADS: usize = 4;
+/// gRPC calls and WebSocket messages under way.
+const TALKS: usize = 64;
+/// gRPC calls at a time whose answers stream: each is always full.
+const STREAMS: usize = 16;
 const GIB: f64 = 1024.0 * 1024.0 * 1024.0;
-
-/// How long and how much.
-#[derive(Debug, Clone, Serialize)]
-pub struct Plan {
-    /// Rounds; every pair is measured once in each.
-    pub rounds: usize,
-    /// Seconds before a window opens.
-    pub warm: f64,
-    /// Seconds of a window.
-    pub seconds: f64,
-    /// Idle connections.
-    pub idle: usize,
-    /// Seconds for memory to settle.
-    pub settle: f64,
-}
 
 /// The figures of one pair in one round.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -55,14 +47,33 @@ pub struct Figures {
 ///
 /// # Errors
 /// [`BenchError`] when the client cannot measure.
-pub fn measure(world: &World, pair: &Pair, plan: &Plan) -> Result<Figures, BenchError> {
+pub fn measure(
+    world: &World,
+    pair: &Pair,
+    plan: &Plan,
+    speech: Speech,
+) -> Result<Figures, BenchError> {
     let mut run = Run { world, pair, plan, figures: Figures::default() };
-    run.at_rest()?;
-    run.capacity(32, Metric::Rps32, Metric::Cpu32)?;
-    run.capacity(64, Metric::Rps64, Metric::Cpu64)?;
-    run.latency()?;
-    run.bulk()?;
-    run.idle()?;
+    for measure in plan.measures(speech) {
+        match measure {
+            Measure::Rest => run.at_rest()?,
+            Measure::Capacity => {
+                run.capacity(32, Metric::Rps32, Metric::Cpu32)?;
+                run.capacity(64, Metric::Rps64, Metric::Cpu64)?;
+            }
+            Measure::Rate => run.latency()?,
+            Measure::Bulk => run.bulk()?,
+            Measure::Idle => run.idle()?,
+            Measure::Grpc => {
+                run.talk(Say::Call(Call::Unary), TALKS, Metric::Calls, Metric::CpuCalls)?;
+                run.talk(Say::Call(Call::Echo), TALKS, Metric::CallEchoes, Metric::CpuCallEchoes)?;
+                run.talk(Say::Call(Call::Stream), STREAMS, Metric::Streamed, Metric::CpuStreamed)?;
+            }
+            Measure::Websocket => {
+                run.talk(Say::Message, TALKS, Metric::Messages, Metric::CpuMessages)?;
+            }
+        }
+    }
     Ok(run.figures)
 }
 
@@ -84,7 +95,7 @@ impl Run<'_> {
     }
 
     fn capacity(&mut self, connections: usize, rps: Metric, cpu: Metric) -> Result<(), BenchError> {
-        let report = self.call(SMALL, connections, Way::Closed)?;
+        let report = self.call(get(SMALL), connections, Way::Closed)?;
         self.put(rps, rate(report.answered, &report));
         self.cost(&report, cpu);
         if connections == 64 {
@@ -101,7 +112,7 @@ impl Run<'_> {
     }
 
     fn latency(&mut self) -> Result<(), BenchError> {
-        let report = self.call(SMALL, RATE_CONNECTIONS, Way::Open { rate: RATE })?;
+        let report = self.call(get(SMALL), RATE_CONNECTIONS, Way::Open { rate: RATE })?;
         self.put(Metric::P50, report.latency.p50);
         self.put(Metric::P99, report.latency.p99);
         self.cost(&report, Metric::CpuAtRate);
@@ -109,7 +120,7 @@ impl Run<'_> {
     }
 
     fn bulk(&mut self) -> Result<(), BenchError> {
-        let report = self.call(LARGE, DOWNLOADS, Way::Closed)?;
+        let report = self.call(get(LARGE), DOWNLOADS, Way::Closed)?;
         self.put(Metric::Bulk, rate(report.bytes, &report) / 1e6);
         if !self.pair.sides.is_empty() {
             #[allow(clippy::cast_precision_loss)] // Far below 2^53.
@@ -119,7 +130,7 @@ impl Run<'_> {
     }
 
     fn idle(&mut self) -> Result<(), BenchError> {
-        let report = self.call(SMALL, self.plan.idle, Way::Idle)?;
+        let report = self.call(get(SMALL), self.plan.idle, Way::Idle)?;
         self.sides_memory(&report.memory, Metric::RssManyA, Metric::RssManyB);
         if !self.pair.sides.is_empty() {
             let share = self.sides_seconds(&report) / report.used.elapsed;
@@ -132,6 +143,14 @@ impl Run<'_> {
             );
             self.figures.notes.push(note);
         }
+        Ok(())
+    }
+
+    /// Closed loop of something that is no plain request.
+    fn talk(&mut self, say: Say, many: usize, rps: Metric, cpu: Metric) -> Result<(), BenchError> {
+        let report = self.call(say, many, Way::Closed)?;
+        self.put(rps, rate(report.answered, &report));
+        self.cost(&report, cpu);
         Ok(())
     }
 
@@ -159,14 +178,15 @@ impl Run<'_> {
     }
 
     /// Runs the client against the pair.
-    fn call(&mut self, path: &str, connections: usize, way: Way) -> Result<Report, BenchError> {
+    fn call(&mut self, say: Say, connections: usize, way: Way) -> Result<Report, BenchError> {
         let mut watched = self.pair.sides.clone();
-        let app = vec![self.world.app_process.pid()];
+        let app = vec![self.pair.application.pid()];
         watched.push(Watched { label: "application".to_owned(), pids: app });
+        let what = format!("{say:?}, {way:?}, {connections} connections");
         let idle = way == Way::Idle;
         let spec = Spec {
             target: self.pair.entry,
-            path: path.to_owned(),
+            say,
             connections,
             way,
             warm: if idle { self.plan.settle } else { self.plan.warm },
@@ -184,9 +204,7 @@ impl Run<'_> {
         if report.failed > 0 {
             self.figures.failed += report.failed;
             let reason = report.reason.as_deref().unwrap_or("no reason known");
-            let note =
-                format!("{way:?}, {connections} connections: {} failed: {reason}", report.failed);
-            self.figures.notes.push(note);
+            self.figures.notes.push(format!("{what}: {} failed: {reason}", report.failed));
         }
         if !idle {
             let cores = std::thread::available_parallelism().map_or(1.0, |n| n.get() as f64);
@@ -212,6 +230,10 @@ impl Run<'_> {
     fn broken(&self, reason: &str) -> BenchError {
         BenchError::Client { target: self.pair.entry, reason: reason.to_owned() }
     }
+}
+
+fn get(path: &str) -> Say {
+    Say::Get(path.to_owned())
 }
 
 #[allow(clippy::cast_precision_loss)] // Far below 2^53.

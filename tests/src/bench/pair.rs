@@ -1,17 +1,16 @@
 //! A pair that runs and answers: how it comes up, what it consists of, how it ends.
 //!
-//! Owns the processes of both sides; dropping the pair kills them. A pair exists only once the small file
-//! came through it.
+//! Owns the processes of both sides; dropping the pair kills them. A pair exists only once something came
+//! through it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::SMALL;
 use super::account::Watched;
 use super::error::BenchError;
-use super::peers::{self, Ports, Side, Subject};
-use super::probe::fetch;
+use super::peers::{self, Kind, Ports, Side, Subject};
+use super::speech::Speech;
 use super::world::World;
 use crate::lab::Process;
 use crate::lab::process::tail;
@@ -30,36 +29,47 @@ pub struct Pair {
     pub inbound: Option<SocketAddr>,
     /// Its two sides (`a`, `b`); none without sidecars.
     pub sides: Vec<Watched>,
+    /// The application behind it.
+    pub application: Arc<Process>,
+    running: Running,
+}
+
+/// What runs for a pair, and is killed with it.
+#[derive(Debug, Default)]
+struct Running {
     processes: Vec<Arc<Process>>,
     agents: Vec<LocalAgent>,
 }
 
 impl Pair {
-    /// Starts both sides and waits until the small file comes through.
+    /// Starts both sides and waits until something comes through.
     ///
     /// # Errors
     /// [`BenchError`] with the end of both logs.
-    pub fn start(world: &World, subject: Subject) -> Result<Self, BenchError> {
-        let pair = match subject {
-            Subject::Direct => Self {
-                entry: world.app,
-                inbound: None,
-                sides: Vec::new(),
-                processes: Vec::new(),
-                agents: Vec::new(),
-            },
-            Subject::Hearth => Self::hearth(world)?,
-            peer => Self::peer(world, peer)?,
+    pub fn start(world: &World, subject: Subject, speech: Speech) -> Result<Self, BenchError> {
+        let app = world.application(speech)?;
+        let none = Self {
+            entry: app.address,
+            inbound: None,
+            sides: Vec::new(),
+            application: Arc::clone(&app.process),
+            running: Running::default(),
         };
-        wait_for(&format!("{} to answer", subject.title()), UP, || {
-            fetch(pair.entry, SMALL, PATIENCE).map_err(|seen| format!("{seen}; {}", pair.logs()))
+        let pair = match subject {
+            Subject::Direct => none,
+            Subject::Hearth | Subject::HearthBefore => none.hearth(world, subject, speech)?,
+            peer => none.peer(world, peer, speech)?,
+        };
+        wait_for(&format!("{} to answer {}", subject.title(), speech.title()), UP, || {
+            let answered = speech.probe(pair.entry, PATIENCE);
+            answered.map_err(|seen| format!("{seen}; {}", pair.logs()))
         })?;
         Ok(pair)
     }
 
-    fn hearth(world: &World) -> Result<Self, BenchError> {
-        let mesh = world.mesh()?;
-        let agents = mesh.start(&world.place)?;
+    fn hearth(self, world: &World, subject: Subject, speech: Speech) -> Result<Self, BenchError> {
+        let mesh = world.mesh(subject)?;
+        let agents = mesh.start(self.entry, speech)?;
         let side = |label: &str, agent: &LocalAgent| Watched {
             label: label.to_owned(),
             pids: vec![agent.process().pid()],
@@ -68,27 +78,22 @@ impl Pair {
             entry: mesh.entry,
             inbound: Some(mesh.inbound()),
             sides: vec![side("a", &agents[0]), side("b", &agents[1])],
-            processes: Vec::new(),
-            agents: agents.into(),
+            running: Running { processes: Vec::new(), agents: agents.into() },
+            ..self
         })
     }
 
-    fn peer(world: &World, subject: Subject) -> Result<Self, BenchError> {
+    fn peer(self, world: &World, subject: Subject, speech: Speech) -> Result<Self, BenchError> {
         let [a, b] = free_ports();
-        let ports = Ports { a, b, app: world.app };
-        let start = |side| peers::start(&world.place, &world.authority, subject, side, ports);
-        let mut pair = Self {
-            entry: a,
-            inbound: Some(b),
-            sides: Vec::new(),
-            processes: Vec::new(),
-            agents: Vec::new(),
-        };
+        let ports = Ports { a, b, app: self.entry };
+        let kind = Kind { subject, speech };
+        let start = |side| peers::start(&world.place, &world.authority, kind, side, ports);
+        let mut pair = Self { entry: a, inbound: Some(b), ..self };
         // The application's side first: a caller's sidecar that found nobody might back off.
         for (label, side) in [("b", Side::In), ("a", Side::Out)] {
             let started = start(side)?;
             let pids = started.iter().map(|process| process.pid()).collect();
-            pair.processes.extend(started);
+            pair.running.processes.extend(started);
             pair.sides.insert(0, Watched { label: label.to_owned(), pids });
             if side == Side::In {
                 wait_for(&format!("{} to listen", subject.title()), UP, || {
@@ -103,14 +108,14 @@ impl Pair {
     /// The ends of its logs, for messages.
     #[must_use]
     pub fn logs(&self) -> String {
-        let agents = self.agents.iter().map(LocalAgent::process);
-        let all = self.processes.iter().map(AsRef::as_ref).chain(agents);
+        let agents = self.running.agents.iter().map(LocalAgent::process);
+        let all = self.running.processes.iter().map(AsRef::as_ref).chain(agents);
         let ends = all.map(|p| format!("{}: {}", p.label(), tail(&p.stderr(), 3)));
         ends.collect::<Vec<_>>().join("; ")
     }
 }
 
-impl Drop for Pair {
+impl Drop for Running {
     fn drop(&mut self) {
         // One that ended already needs no signal; one that cannot be signalled dies with this program.
         for process in &self.processes {

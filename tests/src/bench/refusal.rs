@@ -4,7 +4,7 @@
 //! Over TLS 1.3 a client may believe for a moment that it is in, so what counts is whether one byte of an
 //! answer comes back.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,8 +19,9 @@ use rustls::{DigitallySignedStruct, SignatureScheme};
 use super::authority::{Authority, Leaf, SERVER};
 use super::error::BenchError;
 use super::pair::Pair;
-use super::peers::{self, Ports, Side, Subject};
+use super::peers::{self, Kind, Ports, Side, Subject};
 use super::probe::fetch;
+use super::speech::Speech;
 use super::world::World;
 use super::{LARGE, SMALL};
 use crate::lab::wait::wait_for;
@@ -66,13 +67,7 @@ fn inbound_refuses(authority: &Authority, to: SocketAddr, alpn: &str) -> Result<
 
 /// Whether a TLS client with this certificate gets a byte of an answer. An error is the refusal, in words.
 fn answered(to: SocketAddr, alpn: &str, leaf: Option<&Leaf>) -> Result<bool, String> {
-    let mut config = client(leaf)?;
-    config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
-    let name = ServerName::try_from(SERVER).map_err(|e| e.to_string())?;
-    let tls = rustls::ClientConnection::new(Arc::new(config), name).map_err(|e| e.to_string())?;
-    let tcp = TcpStream::connect_timeout(&to, PATIENCE).map_err(|e| e.to_string())?;
-    tcp.set_read_timeout(Some(PATIENCE)).map_err(|e| e.to_string())?;
-    let mut stream = rustls::StreamOwned::new(tls, tcp);
+    let mut stream = dial(to, alpn.as_bytes(), leaf)?;
     let hello = match alpn {
         // The preface and an empty SETTINGS frame.
         "h2" => b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec(),
@@ -86,6 +81,19 @@ fn answered(to: SocketAddr, alpn: &str, leaf: Option<&Leaf>) -> Result<bool, Str
     Ok(read > 0 && !said_no)
 }
 
+type TlsStream = rustls::StreamOwned<rustls::ClientConnection, TcpStream>;
+
+/// A TLS client on a TCP connection; the handshake comes with its first read or write.
+fn dial(to: SocketAddr, alpn: &[u8], leaf: Option<&Leaf>) -> Result<TlsStream, String> {
+    let mut config = client(leaf)?;
+    config.alpn_protocols = vec![alpn.to_vec()];
+    let name = ServerName::try_from(SERVER).map_err(|e| e.to_string())?;
+    let tls = rustls::ClientConnection::new(Arc::new(config), name).map_err(|e| e.to_string())?;
+    let tcp = TcpStream::connect_timeout(&to, PATIENCE).map_err(|e| e.to_string())?;
+    tcp.set_read_timeout(Some(PATIENCE)).map_err(|e| e.to_string())?;
+    Ok(rustls::StreamOwned::new(tls, tcp))
+}
+
 /// The caller's sidecar sends nothing to a server whose certificate a stranger made.
 fn outbound_refuses(world: &World, subject: Subject) -> Result<Result<(), String>, BenchError> {
     let [a] = free_ports();
@@ -93,8 +101,10 @@ fn outbound_refuses(world: &World, subject: Subject) -> Result<Result<(), String
         Ok(impostor) => impostor,
         Err(reason) => return Ok(Err(reason)),
     };
-    let ports = Ports { a, b: impostor.address, app: world.app };
-    let started = peers::start(&world.place, &world.authority, subject, Side::Out, ports)?;
+    let app = world.application(Speech::Http)?.address;
+    let ports = Ports { a, b: impostor.address, app };
+    let kind = Kind { subject, speech: Speech::Http };
+    let started = peers::start(&world.place, &world.authority, kind, Side::Out, ports)?;
     let answer =
         wait_for("an answer about an impostor", Duration::from_secs(10), || {
             match fetch(a, SMALL, PATIENCE) {
@@ -154,21 +164,23 @@ impl Impostor {
     }
 }
 
-/// Hearth's mesh port: a QUIC client without the right certificate is thrown out on both protocols, and
-/// where the port also listens on TCP, a TLS client is not answered either.
+/// Hearth's mesh port: a client without the right certificate is thrown out, over QUIC and over TLS on
+/// TCP, in both protocols.
 fn mesh_port(world: &World, to: SocketAddr) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| e.to_string())?;
+    // An agent told to do without lets nobody in there.
+    let on_tcp = TcpStream::connect_timeout(&to, PATIENCE).is_ok();
     for leaf in [None, Some(&world.authority.stranger_client)] {
         for alpn in [ALPN_MESH, ALPN_DATA] {
+            let which = if leaf.is_some() { "a stranger's" } else { "no" };
+            let name = String::from_utf8_lossy(alpn);
             if !runtime.block_on(thrown_out(to, alpn, leaf))? {
-                let which = if leaf.is_some() { "a stranger's" } else { "no" };
-                let alpn = String::from_utf8_lossy(alpn);
-                return Err(format!("keeps a QUIC client ({alpn}) that has {which} certificate"));
+                return Err(format!("keeps a QUIC client ({name}) that has {which} certificate"));
             }
-        }
-        if matches!(answered(to, "http/1.1", leaf), Ok(true)) {
-            return Err("answers a TLS client without the right certificate".to_owned());
+            if on_tcp && !thrown_out_of_tcp(to, alpn, leaf)? {
+                return Err(format!("keeps a TLS client ({name}) that has {which} certificate"));
+            }
         }
     }
     Ok(())
@@ -186,6 +198,16 @@ async fn thrown_out(to: SocketAddr, alpn: &[u8], leaf: Option<&Leaf>) -> Result<
         return Ok(true);
     };
     Ok(tokio::time::timeout(PATIENCE, connection.closed()).await.is_ok())
+}
+
+/// A server that says nothing until it is asked may keep whom it does not answer, so what counts is that
+/// the connection ends.
+fn thrown_out_of_tcp(to: SocketAddr, alpn: &[u8], leaf: Option<&Leaf>) -> Result<bool, String> {
+    let mut stream = dial(to, alpn, leaf).map_err(|e| format!("TCP at {to}: {e}"))?;
+    Ok(match stream.read(&mut [0; 64]) {
+        Ok(read) => read == 0,
+        Err(error) => !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+    })
 }
 
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {
@@ -304,6 +326,17 @@ mod tests {
         let wrong = server(&authority, Some(&authority.stranger_root));
         let refused = inbound_refuses(&authority, wrong, "http/1.1");
         assert!(refused.unwrap_err().contains("does not answer the right certificate"));
+    }
+
+    #[test]
+    fn whoever_is_kept_on_tcp_was_not_thrown_out() {
+        let (_place, authority) = authority("refusal-tcp");
+        let kept = |server, leaf| thrown_out_of_tcp(server, b"any", leaf);
+        let strict = server(&authority, Some(&authority.root));
+        assert_eq!(kept(strict, None), Ok(true));
+        assert_eq!(kept(strict, Some(&authority.stranger_client)), Ok(true));
+        let open = server(&authority, None);
+        assert_eq!(kept(open, None), Ok(false));
     }
 
     #[test]

@@ -2,22 +2,24 @@
 
 use std::fmt::Write as _;
 
-use super::figures::{Against, Metric, Spread, Summary, Verdict};
+use super::figures::{Against, Fate, Metric, Spread, Summary, Verdict};
 use super::peers::Subject;
 
-/// Figures by pair, a line each: median, and the range where there was more than one round.
+/// A line per figure that was taken, a column per pair: median, and the range where there was more than
+/// one round.
 #[must_use]
 pub fn figures(summary: &Summary, ranges: bool) -> String {
     let subjects: Vec<Subject> = summary.keys().copied().collect();
-    let mut text = format!("{:<24}", "");
+    let mut text = format!("{:<26}", "");
     let width = if ranges { 26 } else { 22 };
     // Writing to a String cannot fail.
     for subject in &subjects {
         let _ = write!(text, "{:>width$}", subject.title());
     }
     text.push('\n');
-    for metric in Metric::ALL {
-        let _ = write!(text, "{:<24}", metric.title());
+    let taken = |metric: &Metric| summary.values().any(|of| of.contains_key(metric));
+    for metric in Metric::ALL.into_iter().filter(taken) {
+        let _ = write!(text, "{:<26}", metric.title());
         for subject in &subjects {
             let cell = summary[subject].get(&metric).map_or("–".to_owned(), |s| cell(*s, ranges));
             let _ = write!(text, "{cell:>width$}");
@@ -51,7 +53,7 @@ pub fn number(value: f64) -> String {
 #[must_use]
 pub fn goals(verdicts: &[Verdict]) -> String {
     let mut text = format!(
-        "{:<24}{:>10}  {:<32}{:>8} {:<16}{:>8}\n",
+        "{:<26}{:>10}  {:<32}{:>8} {:<16}{:>8}\n",
         "goal", "Hearth", "held against", "ratio", "[rounds]", "bound"
     );
     for verdict in verdicts {
@@ -61,15 +63,19 @@ pub fn goals(verdicts: &[Verdict]) -> String {
             _ => "–".to_owned(),
         };
         let sign = if verdict.goal.metric.more_is_better() { "≥" } else { "≤" };
+        let bound = verdict.goal.bound.map_or("–".to_owned(), |bound| format!("{sign} {bound}"));
         let range = format!("[{:.2}–{:.2}]", verdict.ratio.min, verdict.ratio.max);
         let _ = writeln!(
             text,
-            "{:<24}{:>10}  {against:<32}{:>8.2} {range:<16}{sign:>3} {:<6}{}",
+            "{:<26}{:>10}  {against:<32}{:>8.2} {range:<16}{bound:>8}  {}",
             verdict.goal.metric.title(),
             number(verdict.hearth),
             verdict.ratio.median,
-            verdict.goal.bound,
-            if verdict.reached { "reached" } else { "MISSED" }
+            match verdict.fate {
+                Fate::Met => "met",
+                Fate::Missed => "MISSED",
+                Fate::NoGoal => "no goal set",
+            }
         );
     }
     text

@@ -1,4 +1,4 @@
-//! What all pairs of a run share: a private directory, certificates, the application and its files.
+//! What all pairs of a run share: a private directory, certificates, the applications and their files.
 
 use std::cell::OnceCell;
 use std::net::SocketAddr;
@@ -12,15 +12,18 @@ use rand::{Rng, SeedableRng};
 use super::authority::Authority;
 use super::error::BenchError;
 use super::hearth::Mesh;
-use super::peers;
-use super::probe::fetch;
+use super::peers::{self, Subject};
+use super::speech::Speech;
 use super::{LARGE, SMALL};
+use crate::lab::binaries::ours;
 use crate::lab::wait::wait_for;
-use crate::lab::{LabError, Process};
+use crate::lab::{LabError, Process, Program};
 use crate::loopback::{Place, free_ports};
 
-/// Name of the place, and so of its directory.
+/// Names of the places, and so of their directories: everything's, and one for each of Hearth's builds.
 const NAME: &str = "bench";
+const HEARTH: &str = "bench-hearth";
+const BEFORE: &str = "bench-before";
 const KIB: usize = 1024;
 /// The large file: long enough that a download is bulk, short enough to stay in the page cache.
 const LARGE_BYTES: usize = 64 * KIB * KIB;
@@ -32,13 +35,32 @@ pub struct World {
     pub place: Place,
     /// Certificates of those that are not Hearth.
     pub authority: Authority,
-    /// Where the application listens.
-    pub app: SocketAddr,
-    /// The application.
-    pub app_process: Arc<Process>,
     /// What is in the large file.
     pub large: Vec<u8>,
+    files: Application,
+    /// Started when it is first asked for.
+    speaker: OnceCell<Application>,
     mesh: OnceCell<Mesh>,
+    before: OnceCell<Mesh>,
+    hearth: HearthChoice,
+}
+
+/// What of Hearth a run may choose.
+#[derive(Debug, Clone, Default)]
+pub struct HearthChoice {
+    /// Lines of policy for its service.
+    pub policy: Vec<String>,
+    /// Directory of an earlier build, to be measured beside this one.
+    pub before: Option<PathBuf>,
+}
+
+/// An application behind the pairs.
+#[derive(Debug, Clone)]
+pub struct Application {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The program.
+    pub process: Arc<Process>,
 }
 
 impl World {
@@ -46,7 +68,7 @@ impl World {
     ///
     /// # Errors
     /// [`BenchError`] with what could not be had.
-    pub fn new() -> Result<Self, BenchError> {
+    pub fn new(hearth: HearthChoice) -> Result<Self, BenchError> {
         sweep(&std::env::temp_dir());
         let place = Place::new(NAME)?;
         let authority = Authority::new(&place)?;
@@ -61,37 +83,73 @@ impl World {
         };
         write(SMALL, &large[..KIB])?;
         write(LARGE, &large)?;
-        let [app] = free_ports();
-        let app_process = peers::application(&place, app, &root)?;
-        wait_for("the application to answer", Duration::from_secs(10), || {
-            fetch(app, SMALL, Duration::from_secs(2))
-                .map_err(|e| format!("{e}; {}", app_process.stderr()))
-        })?;
-        Ok(Self { place, authority, app, app_process, large, mesh: OnceCell::new() })
+        let [address] = free_ports();
+        let process = peers::application(&place, address, &root)?;
+        let files = Application { address, process };
+        files.answers(Speech::Http)?;
+        let (speaker, mesh, before) = (OnceCell::new(), OnceCell::new(), OnceCell::new());
+        Ok(Self { place, authority, large, files, speaker, mesh, before, hearth })
     }
 
-    /// Hearth's agents, joined when they are first asked for.
+    /// The application that speaks this.
     ///
     /// # Errors
-    /// As [`Mesh::join`].
-    pub fn mesh(&self) -> Result<&Mesh, BenchError> {
-        if let Some(mesh) = self.mesh.get() {
+    /// [`BenchError::Lab`] when it does not come up.
+    pub fn application(&self, speech: Speech) -> Result<&Application, BenchError> {
+        if speech == Speech::Http {
+            return Ok(&self.files);
+        }
+        if let Some(speaker) = self.speaker.get() {
+            return Ok(speaker);
+        }
+        let [address] = free_ports();
+        let own = std::env::current_exe().map_err(LabError::file("find", "this program"))?;
+        let program =
+            Program::new("speaker", own).args(["speaker".to_owned(), address.to_string()]);
+        let speaker = Application { address, process: self.place.start(program)? };
+        speaker.answers(speech)?;
+        Ok(self.speaker.get_or_init(|| speaker))
+    }
+
+    /// Hearth's agents of this build or of the earlier one, joined when they are first asked for.
+    ///
+    /// # Errors
+    /// As [`Mesh::join`], or when there is no earlier build.
+    pub fn mesh(&self, subject: Subject) -> Result<&Mesh, BenchError> {
+        let before = subject == Subject::HearthBefore;
+        let (cell, name) = if before { (&self.before, BEFORE) } else { (&self.mesh, HEARTH) };
+        if let Some(mesh) = cell.get() {
             return Ok(mesh);
         }
-        let mesh = Mesh::join(&self.place, self.app)?;
-        Ok(self.mesh.get_or_init(|| mesh))
+        let agent = match (&self.hearth.before, before) {
+            (_, false) => ours("hearth-agent")?,
+            (Some(dir), true) => dir.join("hearth-agent"),
+            (None, true) => return Err(BenchError::NoBefore),
+        };
+        let (app, policy) = (self.files.address, &self.hearth.policy);
+        let mesh = Mesh::join(Place::new(name)?, agent, app, policy)?;
+        Ok(cell.get_or_init(|| mesh))
+    }
+}
+
+impl Application {
+    fn answers(&self, speech: Speech) -> Result<(), BenchError> {
+        Ok(wait_for("the application to answer", Duration::from_secs(10), || {
+            let answered = speech.probe(self.address, Duration::from_secs(2));
+            answered.map_err(|e| format!("{e}; {}", self.process.stderr()))
+        })?)
     }
 }
 
 /// Removes what a bench left that was interrupted: its processes ended with it, its files did not.
 /// Problems are ignored: a bench must start on a messy disk too.
 fn sweep(temporary: &Path) {
-    let prefix = format!("hearth-{NAME}-");
     let entries = std::fs::read_dir(temporary).into_iter().flatten().flatten();
     for entry in entries {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let owner = name.strip_prefix(&prefix).and_then(|pid| pid.parse::<u32>().ok());
-        if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+        let owner = name.strip_prefix("hearth-").and_then(|rest| rest.rsplit_once('-'));
+        let Some((NAME | HEARTH | BEFORE, pid)) = owner else { continue };
+        if pid.parse::<u32>().is_ok_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
             let _ = std::fs::remove_dir_all(entry.path());
         }
     }

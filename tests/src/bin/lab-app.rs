@@ -1,6 +1,7 @@
 //! The lab's own application: see `hearth_tests::app` for what it answers.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -22,6 +23,9 @@ struct Flags {
     /// How long POST /activate takes, in milliseconds.
     #[arg(long, default_value_t = 0)]
     activate_ms: u64,
+    /// File to which each executed id is added.
+    #[arg(long)]
+    ledger: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -31,6 +35,7 @@ fn main() -> ExitCode {
         listen: flags.listen,
         warm: flags.warm,
         activate: Duration::from_millis(flags.activate_ms),
+        ledger: flags.ledger,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let ended = runtime.and_then(|runtime| runtime.block_on(serve(spec)));

@@ -204,6 +204,14 @@ impl Host {
         self.switch.block(self.number, dead)
     }
 
+    /// No UDP passes its link, TCP does: what many a firewall is.
+    ///
+    /// # Errors
+    /// [`LabError::Failed`] with what nftables said.
+    pub fn block_udp(&self) -> Result<(), LabError> {
+        self.switch.block_udp(self.number)
+    }
+
     /// Loses this share of frames each way, by chance. 0 ends it.
     ///
     /// # Errors

@@ -41,6 +41,8 @@ pub struct MeshSpec {
     pub activate: Duration,
     /// Policy applied at start.
     pub policy: String,
+    /// No UDP reaches or leaves the caller's host, from before the first agent starts.
+    pub udp_blocked: bool,
 }
 
 impl Default for MeshSpec {
@@ -51,6 +53,7 @@ impl Default for MeshSpec {
             kind: Kind::best(),
             activate: Duration::from_millis(200),
             policy: POLICY.to_owned(),
+            udp_blocked: false,
         }
     }
 }
@@ -107,6 +110,9 @@ impl Mesh {
         let control = Control::init(&lab.host("control")?)?;
         let otlp = Receiver::start(&*lab.host("otlp")?)?;
         let caller = lab.host("caller")?;
+        if spec.udp_blocked {
+            caller.block_udp()?;
+        }
         let names = |what: &str, count: usize| -> Vec<String> {
             (1..=count).map(|n| format!("{what}-{n}")).collect()
         };

@@ -34,6 +34,8 @@ pub enum Way {
 struct Trouble {
     no_in: bool,
     no_out: bool,
+    /// Datagrams are dropped, everything else passes.
+    no_udp: bool,
     /// Share of frames lost each way, in thousandths.
     loss: u16,
 }
@@ -94,6 +96,11 @@ impl Switch {
                 Way::Out => trouble.no_out = true,
             }
         })
+    }
+
+    /// No UDP passes either way, as behind many a firewall.
+    pub(super) fn block_udp(&self, number: u8) -> Result<(), LabError> {
+        self.change(|faults| faults.links.entry(number).or_default().no_udp = true)
     }
 
     /// A share of the frames is lost, each way on its own.
@@ -160,6 +167,11 @@ fn rules(faults: &Faults) -> String {
         if trouble.no_in {
             add(format!("oifname {port} drop"));
         }
+        if trouble.no_udp {
+            for way in ["iifname", "oifname"] {
+                add(format!("{way} {port} ether type ip ip protocol udp drop"));
+            }
+        }
         if trouble.loss > 0 {
             let lost = format!("numgen random mod 1000 < {} drop", trouble.loss);
             add(format!("iifname {port} {lost}"));
@@ -187,7 +199,7 @@ mod tests {
     #[test]
     fn a_black_hole_is_two_rules_and_a_one_way_one_is_one() {
         let mut faults = Faults::default();
-        let both = Trouble { no_in: true, no_out: true, loss: 0 };
+        let both = Trouble { no_in: true, no_out: true, ..Trouble::default() };
         faults.links.insert(3, both);
         let text = rules(&faults);
         assert!(text.contains("faults iifname p3 drop\n"), "{text}");

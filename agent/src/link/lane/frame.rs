@@ -116,3 +116,59 @@ impl Iterator for Frames<'_> {
 pub(crate) fn number<const N: usize>(payload: &[u8]) -> Option<[u8; N]> {
     payload.try_into().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A record of frames that say how long they are, and some of them wrongly.
+    fn record() -> impl Strategy<Value = Vec<u8>> {
+        let frame = (
+            any::<u32>(),
+            0..60_usize,
+            any::<u8>(),
+            prop_oneof![9 => Just(0_usize), 1 => 0..70_000_usize],
+        );
+        let frames = prop::collection::vec(frame, 0..20);
+        (frames, any::<prop::sample::Index>(), prop::bool::weighted(0.3)).prop_map(
+            |(frames, at, torn)| {
+                let mut record = Vec::new();
+                for (stream, length, kind, wrong) in frames {
+                    record.extend(Header { stream, length: length + wrong, kind }.bytes());
+                    record.resize(record.len() + length, kind);
+                }
+                if torn {
+                    record.truncate(at.index(record.len() + 1));
+                }
+                record
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn a_record_is_whole_frames_one_behind_the_other_or_torn(record in record()) {
+            let (mut at, mut torn) = (0, false);
+            for frame in Frames::new(&record) {
+                prop_assert!(!torn, "it goes on behind what is torn");
+                match frame {
+                    Ok((header, payload)) => {
+                        prop_assert_eq!(payload, at + HEADER);
+                        at = payload + header.length;
+                        prop_assert!(at <= record.len());
+                        prop_assert_eq!(&header.bytes()[..], &record[payload - HEADER..payload]);
+                    }
+                    Err(Torn) => torn = true,
+                }
+            }
+            prop_assert_eq!(torn, at < record.len());
+        }
+
+        #[test]
+        fn any_bytes_are_a_record_or_torn(record in prop::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert!(Frames::new(&record).count() <= record.len() / HEADER + 1);
+        }
+    }
+}

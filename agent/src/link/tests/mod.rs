@@ -11,6 +11,7 @@ mod silences;
 
 use std::fmt::Debug;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use hearth_proto::ids::{Generation, NodeName};
@@ -34,9 +35,20 @@ pub(crate) fn loopback(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
 }
 
-/// A port that was free a moment ago.
+/// A port that nobody has, for UDP and TCP. From below the range out of which the kernel takes ports for
+/// connections (`net.ipv4.ip_local_port_range`): one of those can be taken at any moment.
 pub(crate) fn free_port() -> u16 {
-    std::net::UdpSocket::bind(loopback(0)).unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = u16::try_from(std::process::id() % 97).unwrap() * 100;
+    loop {
+        let port = 20_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 12_000;
+        let address = loopback(port);
+        if std::net::UdpSocket::bind(address).is_ok()
+            && std::net::TcpListener::bind(address).is_ok()
+        {
+            return port;
+        }
+    }
 }
 
 /// An agent's links and what they told.

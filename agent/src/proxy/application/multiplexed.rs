@@ -1,11 +1,16 @@
-//! HTTP/2 with prior knowledge towards applications: one connection each, shared by all requests.
+//! HTTP/2 with prior knowledge towards applications: few connections each, shared by all requests.
 //!
-//! Decides when a connection is used, replaced, given up. A request whose connection ended before any of
-//! it was sent goes on a new one, once. The pool of hyper-util is not used here because it keys and names
+//! Decides when a connection is used, added, replaced, given up. There is one, until it has as many
+//! requests under way as the application takes on it; then there are more, up to [`MAX_LINES`], and beyond
+//! that requests wait for a stream. A request whose connection ended before any of it was sent goes on a
+//! new one, once. The pool of hyper-util is not used here because it keys and names
 //! connections by the request's authority, and `:authority` is the client's word, not ours.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -26,16 +31,61 @@ use crate::pipe::AppAddress;
 const PING_EVERY: Duration = Duration::from_secs(20);
 const PING_LIMIT: Duration = Duration::from_secs(5);
 
-/// A connection, once somebody has made it.
-type Line = Arc<OnceCell<SendRequest<Body>>>;
+/// Connections to one application at most.
+const MAX_LINES: usize = 4;
+
+/// A connection, once somebody has made it, and how many requests are under way on it.
+#[derive(Debug, Default)]
+struct Line {
+    sender: OnceCell<SendRequest<Body>>,
+    under_way: AtomicUsize,
+    /// How many the application takes on it, once it has said so; 0 before.
+    most: Arc<AtomicUsize>,
+}
+
+impl Line {
+    fn load(&self) -> usize {
+        self.under_way.load(Ordering::Relaxed)
+    }
+
+    /// Whether one more request would have to wait for a stream, or does not fit any more.
+    fn is_full(&self) -> bool {
+        match self.most.load(Ordering::Relaxed) {
+            0 => false,
+            most => self.load() >= most,
+        }
+    }
+}
+
+/// A request counts as under way while this lives: it goes along with the answer.
+#[derive(Clone, Debug)]
+struct UnderWay(#[expect(dead_code, reason = "counts while it lives")] Arc<Counted>);
+
+#[derive(Debug)]
+struct Counted(Arc<Line>);
+
+impl Counted {
+    fn new(line: Arc<Line>) -> Self {
+        line.under_way.fetch_add(1, Ordering::Relaxed);
+        Self(line)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// The connections, by application.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Multiplexed {
-    lines: Arc<Mutex<HashMap<AppAddress, Line>>>,
+    lines: Arc<Mutex<HashMap<AppAddress, Vec<Arc<Line>>>>>,
 }
 
 impl Multiplexed {
+    /// Sends a request. Its extensions hold what counts it as under way: they are to be kept as long as the
+    /// answer's body is.
     pub(super) async fn call(
         &self,
         address: &AppAddress,
@@ -43,8 +93,9 @@ impl Multiplexed {
     ) -> Result<Response<Incoming>, AppFailure> {
         let mut again = true;
         loop {
-            let line = lock(&self.lines).entry(address.clone()).or_default().clone();
-            let made = line.get_or_try_init(|| dial(address)).await;
+            let line = self.line(address);
+            let counted = Counted::new(line.clone());
+            let made = line.sender.get_or_try_init(|| dial(address, line.most.clone())).await;
             let mut sender = match made {
                 Ok(sender) => sender.clone(),
                 Err(why) => return Err(AppFailure::NotReached(why)),
@@ -54,7 +105,10 @@ impl Multiplexed {
                 continue;
             }
             let failed = match sender.try_send_request(request).await {
-                Ok(response) => return Ok(response),
+                Ok(mut response) => {
+                    response.extensions_mut().insert(UnderWay(Arc::new(counted)));
+                    return Ok(response);
+                }
                 Err(failed) => failed,
             };
             let mut failed = failed;
@@ -72,11 +126,24 @@ impl Multiplexed {
         }
     }
 
-    /// The next request makes a new connection, unless that has happened already.
-    fn forget(&self, address: &AppAddress, line: &Line) {
+    /// The connection with the fewest requests under way; one more where all have as many as they take.
+    fn line(&self, address: &AppAddress) -> Arc<Line> {
         let mut lines = lock(&self.lines);
-        if lines.get(address).is_some_and(|current| Arc::ptr_eq(current, line)) {
-            lines.remove(address);
+        let lines = lines.entry(address.clone()).or_default();
+        match lines.iter().min_by_key(|line| line.load()) {
+            Some(idlest) if !idlest.is_full() || lines.len() >= MAX_LINES => idlest.clone(),
+            _ => {
+                let line = Arc::new(Line::default());
+                lines.push(line.clone());
+                line
+            }
+        }
+    }
+
+    /// No further request goes on that connection.
+    fn forget(&self, address: &AppAddress, line: &Arc<Line>) {
+        if let Some(lines) = lock(&self.lines).get_mut(address) {
+            lines.retain(|kept| !Arc::ptr_eq(kept, line));
         }
     }
 
@@ -86,10 +153,11 @@ impl Multiplexed {
     }
 }
 
-async fn dial(address: &AppAddress) -> Result<SendRequest<Body>, String> {
+/// Connects, and keeps `most` at what the application says it takes.
+async fn dial(address: &AppAddress, most: Arc<AtomicUsize>) -> Result<SendRequest<Body>, String> {
     let made = async {
         let stream = address.connect().await?;
-        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        let (sender, mut connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_LIMIT)
@@ -98,7 +166,12 @@ async fn dial(address: &AppAddress) -> Result<SendRequest<Body>, String> {
             .map_err(io::Error::other)?;
         // Ends with the last sender, or with the application's connection.
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            let ended = poll_fn(|cx| {
+                let ended = Pin::new(&mut connection).poll(cx);
+                most.store(connection.current_max_send_streams(), Ordering::Relaxed);
+                ended
+            });
+            if let Err(error) = ended.await {
                 tracing::trace!(%error, "an application's HTTP/2 connection ended");
             }
         });

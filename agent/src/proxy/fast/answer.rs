@@ -1,9 +1,11 @@
 //! How an answer is written to a client over HTTP/1.1. Pure.
 
+use std::time::SystemTime;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use http::StatusCode;
 
-use super::super::head::{BadHead, Fields, ResponseHead};
+use super::super::head::{BadHead, Fields, ResponseHead, put_field};
 use super::owner::put_chunk_size;
 use super::response;
 
@@ -35,8 +37,15 @@ pub(super) fn put_head(
     shape: Shape,
     empty: bool,
 ) -> Result<Coding, BadHead> {
+    // An informational status would make the client take the body for its answer. What an application says
+    // beyond 599 is its own affair, where hyper passed it on.
+    if !matches!(head.status, 200..=999) {
+        return Err(BadHead("an answer with such a status"));
+    }
     put_status(out, head.status);
-    put_fields(out, &head.fields)?;
+    if !put_fields(out, &head.fields)? {
+        put_date(out);
+    }
     out.put_slice(via);
     let bodiless = shape.to_head || matches!(head.status, 204 | 304);
     let length = match head.length {
@@ -63,6 +72,11 @@ pub(super) fn put_head(
 
 /// Appends an informational answer, whole.
 pub(super) fn put_interim(out: &mut BytesMut, head: &ResponseHead) -> Result<(), BadHead> {
+    // A final one would be the answer, and what follows the answer to the next request; nobody asked here
+    // for another protocol.
+    if !matches!(head.status, 100 | 102..=199) {
+        return Err(BadHead("an informational answer with such a status"));
+    }
     put_status(out, head.status);
     put_fields(out, &head.fields)?;
     out.put_slice(b"\r\n");
@@ -82,21 +96,33 @@ fn put_status(out: &mut BytesMut, status: u16) {
     out.put_slice(b"\r\n");
 }
 
-/// Appends fields that a peer sent: read first, and without those that frame a message.
-fn put_fields(out: &mut BytesMut, fields: &Fields) -> Result<(), BadHead> {
-    let mut clean = true;
-    fields.parse(|name, _| clean &= !response::is_of_the_hop(name))?;
+/// Appends fields that a peer sent: read first, and without those that frame a message. `true`: they have a
+/// date.
+fn put_fields(out: &mut BytesMut, fields: &Fields) -> Result<bool, BadHead> {
+    let (mut clean, mut dated) = (true, false);
+    fields.parse(|name, _| {
+        clean &= !response::is_of_the_hop(name);
+        dated |= name.eq_ignore_ascii_case("date");
+    })?;
     if clean {
         // Without the empty line at their end.
         let lines = fields.lines();
         out.put_slice(&lines[..lines.len().saturating_sub(2)]);
-        return Ok(());
+        return Ok(dated);
     }
     fields.parse(|name, value| {
         if !response::is_of_the_hop(name) {
-            super::super::head::put_field(out, name, value);
+            put_field(out, name, value);
         }
-    })
+    })?;
+    Ok(dated)
+}
+
+/// RFC 9110 section 6.6.1: whoever has a clock says when it got an answer that does not say when it was
+/// made.
+fn put_date(out: &mut BytesMut) {
+    let now = httpdate::fmt_http_date(SystemTime::now());
+    put_field(out, "date", now.as_bytes());
 }
 
 impl Coding {
@@ -155,10 +181,13 @@ mod tests {
         }
     }
 
+    /// What is written, without the date that is added.
     fn written(head: &ResponseHead, shape: Shape, empty: bool) -> (String, Coding) {
         let mut out = BytesMut::new();
         let coding = put_head(&mut out, head, b"via: 1.1 a\r\n", shape, empty).unwrap();
-        (String::from_utf8(out.to_vec()).unwrap(), coding)
+        let text = String::from_utf8(out.to_vec()).unwrap();
+        let lines = text.split_inclusive("\r\n").filter(|l| !l.starts_with("date: "));
+        (lines.collect(), coding)
     }
 
     #[test]
@@ -176,6 +205,16 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_that_has_no_date_gets_one() {
+        let put = |lines| {
+            let mut out = BytesMut::new();
+            put_head(&mut out, &head(200, Some(0), lines), b"", PLAIN, true).unwrap();
+            String::from_utf8(out.to_vec()).unwrap().to_ascii_lowercase().matches("date: ").count()
+        };
+        assert_eq!((put(""), put("Date: then\r\n\r\n")), (1, 1));
+    }
+
+    #[test]
     fn answers_without_a_body_say_no_chunks() {
         let to_head = Shape { to_head: true, close: true };
         let (text, coding) = written(&head(200, Some(5), ""), to_head, true);
@@ -186,6 +225,20 @@ mod tests {
             assert!(!text.contains("content-length") && !text.contains("chunked"), "{text}");
             assert_eq!(coding, Coding::None);
         }
+    }
+
+    #[test]
+    fn a_status_that_makes_two_answers_of_one_is_refused() {
+        let mut out = BytesMut::new();
+        for status in [0, 7, 99, 100, 101, 103, 199, 1000, u16::MAX] {
+            assert!(put_head(&mut out, &head(status, None, ""), b"", PLAIN, true).is_err());
+        }
+        for status in [0, 99, 101, 200, 204, 304, 500, u16::MAX] {
+            assert!(put_interim(&mut out, &head(status, None, "")).is_err());
+        }
+        assert!(out.is_empty());
+        put_interim(&mut out, &head(103, None, "link: a\r\n\r\n")).unwrap();
+        assert_eq!(&out[..], b"HTTP/1.1 103 Early Hints\r\nlink: a\r\n\r\n");
     }
 
     #[test]

@@ -7,6 +7,9 @@ use bytes::{Buf, Bytes, BytesMut};
 
 /// Longest line with a chunk's size and extensions. Extensions are dropped, as an intermediary may.
 const MAX_LINE: usize = 1024;
+/// What may stand behind sizes in all lines of a body together: tiny chunks with long extensions cost more
+/// than they carry.
+const MAX_EXTENSIONS: usize = 16 * 1024;
 /// Longest trailer section.
 const MAX_TRAILERS: usize = 16 * 1024;
 /// Digits of a size: 2^60 bytes are more than anybody sends.
@@ -23,10 +26,19 @@ pub(super) enum Piece {
     End(Bytes),
 }
 
-/// Where taking a body apart stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Chunks {
+/// Takes a body apart.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Chunks {
+    at: At,
+    /// Bytes of extensions so far.
+    extensions: usize,
+}
+
+/// Where it stands.
+#[derive(Clone, Copy, Debug, Default)]
+enum At {
     /// The line with a size comes.
+    #[default]
     Size,
     /// So much of a chunk's data comes.
     Data(u64),
@@ -40,24 +52,28 @@ impl Chunks {
     /// Takes the next piece off `buffer`. The error says what is wrong; nothing more can be read then.
     pub(super) fn next(&mut self, buffer: &mut BytesMut) -> Result<Piece, &'static str> {
         loop {
-            match *self {
-                Self::Size => {
+            match self.at {
+                At::Size => {
                     let Some(line) = line(buffer)? else { return Ok(Piece::More) };
-                    let size = size(&buffer[..line])?;
+                    let (size, around) = size(&buffer[..line])?;
+                    self.extensions += around;
+                    if self.extensions >= MAX_EXTENSIONS {
+                        return Err("the extensions of its chunks are too long");
+                    }
                     buffer.advance(line + 2);
-                    *self = if size == 0 { Self::Trailers } else { Self::Data(size) };
+                    self.at = if size == 0 { At::Trailers } else { At::Data(size) };
                 }
-                Self::Data(left) => {
+                At::Data(left) => {
                     if buffer.is_empty() {
                         return Ok(Piece::More);
                     }
                     let here = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
                     let data = buffer.split_to(here).freeze();
                     let left = left - here as u64;
-                    *self = if left == 0 { Self::LineEnd } else { Self::Data(left) };
+                    self.at = if left == 0 { At::LineEnd } else { At::Data(left) };
                     return Ok(Piece::Data(data));
                 }
-                Self::LineEnd => {
+                At::LineEnd => {
                     if buffer.len() < 2 {
                         return Ok(Piece::More);
                     }
@@ -65,9 +81,9 @@ impl Chunks {
                         return Err("a chunk is longer than its size says");
                     }
                     buffer.advance(2);
-                    *self = Self::Size;
+                    self.at = At::Size;
                 }
-                Self::Trailers => return trailers(buffer),
+                At::Trailers => return trailers(buffer),
             }
         }
     }
@@ -85,7 +101,8 @@ fn line(buffer: &[u8]) -> Result<Option<usize>, &'static str> {
     }
 }
 
-fn size(line: &[u8]) -> Result<u64, &'static str> {
+/// A chunk's size, and how many bytes stand behind it.
+fn size(line: &[u8]) -> Result<(u64, usize), &'static str> {
     let digits = line.iter().take_while(|b| b.is_ascii_hexdigit()).count();
     let rest = &line[digits..];
     let is_extension = rest.iter().find(|b| !matches!(b, b' ' | b'\t')).is_none_or(|b| *b == b';');
@@ -96,7 +113,8 @@ fn size(line: &[u8]) -> Result<u64, &'static str> {
     // Proof: hex digits are ASCII, and fifteen of them fit.
     let digits =
         std::str::from_utf8(&line[..digits]).map_err(|_| "the size of a chunk is no number")?;
-    u64::from_str_radix(digits, 16).map_err(|_| "the size of a chunk is no number")
+    let size = u64::from_str_radix(digits, 16).map_err(|_| "the size of a chunk is no number")?;
+    Ok((size, rest.len()))
 }
 
 fn trailers(buffer: &mut BytesMut) -> Result<Piece, &'static str> {
@@ -105,7 +123,7 @@ fn trailers(buffer: &mut BytesMut) -> Result<Piece, &'static str> {
         return Ok(Piece::End(Bytes::new()));
     }
     match buffer.windows(4).position(|w| w == b"\r\n\r\n") {
-        Some(end) if end + 4 <= MAX_TRAILERS => Ok(Piece::End(buffer.split_to(end + 4).freeze())),
+        Some(end) if end + 4 < MAX_TRAILERS => Ok(Piece::End(buffer.split_to(end + 4).freeze())),
         None if buffer.len() < MAX_TRAILERS => Ok(Piece::More),
         _ => Err("the trailers are too large"),
     }
@@ -117,7 +135,7 @@ mod tests {
 
     /// Everything there is, with the data in one.
     fn all(text: &[u8], step: usize) -> Result<(Vec<u8>, Vec<u8>), &'static str> {
-        let (mut chunks, mut buffer, mut data) = (Chunks::Size, BytesMut::new(), Vec::new());
+        let (mut chunks, mut buffer, mut data) = (Chunks::default(), BytesMut::new(), Vec::new());
         for piece in text.chunks(step) {
             buffer.extend_from_slice(piece);
             loop {
@@ -172,5 +190,13 @@ mod tests {
         assert_eq!(all(&line, 100), Err("the line of a chunk is too long"));
         let trailers = [b"0\r\nx: ".as_slice(), &[b'x'; 2 * MAX_TRAILERS]].concat();
         assert_eq!(all(&trailers, 1000), Err("the trailers are too large"));
+    }
+
+    #[test]
+    fn extensions_without_end_are_refused() {
+        let chunk = [b"1;".as_slice(), &[b'x'; 1000], b"\r\na\r\n"].concat();
+        let body = |chunks: usize| [chunk.repeat(chunks), b"0\r\n\r\n".to_vec()].concat();
+        assert!(all(&body(16), 100).is_ok());
+        assert_eq!(all(&body(17), 100), Err("the extensions of its chunks are too long"));
     }
 }

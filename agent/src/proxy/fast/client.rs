@@ -9,6 +9,7 @@
 //! One task per connection. An idle connection holds no buffer.
 
 use std::future::{Future, poll_fn};
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -26,12 +27,11 @@ use hyper::body::Body as _;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::{Sleep, sleep_until};
 
 use super::super::Inner;
 use super::super::answer::Failure;
 use super::super::attempt::{self, Prepared, Sent, Target};
-use super::super::body::{Body, Supply};
+use super::super::body::Body;
 use super::super::frame::{self, DATA, END, Frame, FrameError, Frames, HEADER, HTTP, Ready};
 use super::super::head::{
     BadHead, BodyKind, Fields, HeadParts, RequestHead, ResponseHead, put_request,
@@ -40,14 +40,18 @@ use super::super::load::UnderWay;
 use super::super::outbound::{Door, Entry, concluded, service_of};
 use super::super::race::{First, News, Race, Won};
 use super::super::safety::is_idempotent;
+use super::super::supply::Supply;
 use super::answer::{self, Coding, Shape};
 use super::plan::Plan;
-use super::request::{self, Plain, Read};
+use super::request::{self, MAX_PLAIN_FIELDS, Plain, Read};
+use super::timer::Timer;
 use crate::link::{DataStream, InFlight, LinkHealth};
 
 /// Read of a client at once: first little, more where there is more.
 const FIRST_READ: usize = 4 * 1024;
 const READ: usize = 32 * 1024;
+/// A connection on which nothing came for so long gives its buffers back.
+const REST_AFTER: Duration = Duration::from_secs(1);
 /// An idle connection is closed after this.
 const IDLE_LIMIT: Duration = Duration::from_secs(90);
 /// A request that stops coming for so long is no plain one: hyper's edge waits for it, or tells it off.
@@ -80,9 +84,10 @@ pub(crate) async fn serve(
         peer: client,
         client: request::text_of(client.ip()),
         buffer: BytesMut::new(),
+        opening: BytesMut::new(),
         out: BytesMut::new(),
         plan: None,
-        timer: Timer { sleep: None, armed: None },
+        timer: Timer::default(),
     };
     loop {
         match served.turn().await {
@@ -116,7 +121,9 @@ struct Client<'a> {
     client: String,
     /// What was read and not yet understood.
     buffer: BytesMut,
-    /// What is to be written next: a request to a peer, then its answer to the client.
+    /// The request under way, as it goes to a peer: its opening, and its body where it has one.
+    opening: BytesMut,
+    /// What is to be written to the client next.
     out: BytesMut,
     plan: Option<Arc<Plan>>,
     timer: Timer,
@@ -127,9 +134,7 @@ struct Ask {
     plan: Arc<Plan>,
     shape: Shape,
     repeatable: bool,
-    /// Its opening, and its body where it has one.
-    opening: BytesMut,
-    /// Where in it the head ends.
+    /// Where in the opening its head ends.
     head: usize,
 }
 
@@ -161,11 +166,11 @@ impl Client<'_> {
     }
 
     /// Has a request answered.
-    async fn carry(&mut self, mut ask: Ask, started: Instant) -> Turn {
+    async fn carry(&mut self, ask: Ask, started: Instant) -> Turn {
         let plan = ask.plan.clone();
         let shape = Shape { close: ask.shape.close || self.door.is_closed(), ..ask.shape };
         let race: Pin<Box<dyn Future<Output = Won> + Send + '_>> =
-            match self.first(&plan, &mut ask, started).await {
+            match self.first(&plan, &ask, started).await {
                 Got::Head(head, mut frames, held) => {
                     plan.count(head.status, started.elapsed());
                     let passed = self.pass_on(&head, &mut frames, shape).await;
@@ -173,8 +178,10 @@ impl Client<'_> {
                     return if passed && !shape.close { Turn::Next } else { Turn::Closed };
                 }
                 Got::Left => return Turn::Closed,
-                Got::News(first) => Box::pin(race(self.inner, &ask, Some(*first), started)),
-                Got::Nobody => Box::pin(race(self.inner, &ask, None, started)),
+                Got::News(first) => {
+                    Box::pin(race(self.inner, &ask, self.prepared(&ask), Some(*first), started))
+                }
+                Got::Nobody => Box::pin(race(self.inner, &ask, self.prepared(&ask), None, started)),
             };
         let Some(won) = self.watched(race).await else { return Turn::Closed };
         let service = &plan.route.service;
@@ -188,7 +195,8 @@ impl Client<'_> {
         if self.buffer.is_empty() {
             return Look::More;
         }
-        let plain = match request::read(&self.buffer) {
+        let mut room = [const { MaybeUninit::uninit() }; MAX_PLAIN_FIELDS];
+        let plain = match request::read(&self.buffer, &mut room) {
             Read::Partial => return Look::More,
             Read::Unusual => return Look::Unusual,
             Read::Plain(plain) => plain,
@@ -206,6 +214,7 @@ impl Client<'_> {
                 }
                 None => return Look::Unusual,
             },
+            Entry::Socks | Entry::Ingress(_) => return Look::Unusual,
         };
         let plan = self.inner.plans.of(self.inner, service, self.plan.as_ref(), Instant::now());
         let Some(plan) = plan.filter(|p| p.is_plain()) else { return Look::Unusual };
@@ -216,15 +225,16 @@ impl Client<'_> {
         let repeatable =
             Method::from_bytes(plain.method.as_bytes()).is_ok_and(|m| is_idempotent(&m));
         let service = &plan.route.service;
-        let head = put_opening(&mut self.out, &plain, service, &self.inner.via, &self.client);
+        self.opening.clear();
+        let head = put_opening(&mut self.opening, &plain, service, &self.inner.via, &self.client);
         if plain.length > 0 {
-            frame::put_header(&mut self.out, DATA, plain.length as usize);
-            self.out.put_slice(&self.buffer[plain.head..whole]);
-            frame::put_header(&mut self.out, END, 0);
+            frame::put_header(&mut self.opening, DATA, plain.length as usize);
+            self.opening.put_slice(&self.buffer[plain.head..whole]);
+            frame::put_header(&mut self.opening, END, 0);
         }
         self.buffer.advance(whole);
         self.plan = Some(plan.clone());
-        Look::Ask(Ask { plan, shape, repeatable, opening: self.out.split(), head })
+        Look::Ask(Ask { plan, shape, repeatable, head })
     }
 
     /// Reads more of the client, or waits for it to begin.
@@ -246,12 +256,11 @@ impl Client<'_> {
 
     /// Waits for a request to begin. `false`: the time is over, or the door was closed.
     async fn begins(&mut self, deadline: Instant) -> bool {
-        // An idle connection holds no memory.
-        self.buffer = BytesMut::new();
-        self.out = BytesMut::new();
-        let Self { stream, door, timer, .. } = self;
+        let rest = Instant::now() + REST_AFTER;
+        let Self { stream, door, timer, buffer, opening, out, .. } = self;
         let mut ready = pin!(stream.readable());
         let mut closed = pin!(door.closed());
+        let mut at = rest;
         poll_fn(|cx| {
             if let Poll::Ready(ready) = ready.as_mut().poll(cx) {
                 return Poll::Ready(ready.is_ok());
@@ -259,13 +268,35 @@ impl Client<'_> {
             if closed.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(false);
             }
-            timer.poll_at(cx, deadline).map(|()| false)
+            if at == rest && timer.poll_at(cx, at).is_ready() {
+                // An idle connection holds no memory.
+                (*buffer, *opening, *out) = Default::default();
+                at = deadline;
+            }
+            if at == deadline { timer.poll_at(cx, at).map(|()| false) } else { Poll::Pending }
         })
         .await
     }
 
+    /// The same request as the race wants it.
+    fn prepared(&self, ask: &Ask) -> Result<Prepared, Failure> {
+        let bad = |e: BadHead| Failure::BadRequest(e.to_string());
+        let opening = Bytes::copy_from_slice(&self.opening);
+        let head = RequestHead::decode(&opening.slice(1 + HEADER..ask.head)).map_err(bad)?;
+        let method = Method::from_bytes(head.method.as_bytes())
+            .map_err(|e| Failure::BadRequest(e.to_string()))?;
+        let supply = match head.body {
+            // Between the frame's header and the end's.
+            BodyKind::Inline => {
+                Supply::Inline(opening.slice(ask.head + HEADER..opening.len() - HEADER), None)
+            }
+            BodyKind::None | BodyKind::AfterGo => Supply::None,
+        };
+        Ok(Prepared::new(method, head, supply))
+    }
+
     /// Makes the first attempt and waits for the head of its answer.
-    async fn first(&mut self, plan: &Plan, ask: &mut Ask, started: Instant) -> Got {
+    async fn first(&mut self, plan: &Plan, ask: &Ask, started: Instant) -> Got {
         let (picked, decision) = plan.pick(started, rand::random());
         let Some(index) = picked else { return Got::Nobody };
         let candidate = &plan.route.candidates[index];
@@ -273,7 +304,7 @@ impl Client<'_> {
         if &candidate.id.node == self.inner.node() || target.silent {
             return Got::Nobody;
         }
-        plan.learnt.deposit(started);
+        plan.learnt.deposit();
         let load = plan.load(index);
         let under_way = UnderWay::new(load);
         let news = |news| {
@@ -287,8 +318,8 @@ impl Client<'_> {
         };
         let since = Instant::now();
         let deadline = started + plan.route.policy.timeout.0;
-        ask.address(target.id.instance, deadline.saturating_duration_since(since));
-        if let Err(error) = send.write_last(&ask.opening).await {
+        address(&mut self.opening, target.id.instance, deadline.saturating_duration_since(since));
+        if let Err(error) = send.write_last(&self.opening).await {
             return news(News::Ended(Err(FrameError::from(error).into())));
         }
         let hedge = plan.hedge_delay(since).filter(|_| ask.repeatable);
@@ -501,8 +532,14 @@ fn poll_left(stream: &mut TcpStream, buffer: &mut BytesMut, cx: &mut Context<'_>
 }
 
 /// Runs the race, from where the first attempt is if there is one.
-async fn race(inner: &Arc<Inner>, ask: &Ask, first: Option<First>, started: Instant) -> Won {
-    let prepared = Arc::new(ask.prepared()?);
+async fn race(
+    inner: &Arc<Inner>,
+    ask: &Ask,
+    prepared: Result<Prepared, Failure>,
+    first: Option<First>,
+    started: Instant,
+) -> Won {
+    let prepared = Arc::new(prepared?);
     let race = Race::new(inner, &prepared, &ask.plan.route.service, started);
     match first {
         Some(first) => race.take_over(first).await,
@@ -536,36 +573,17 @@ enum Happened {
     Left,
 }
 
-impl Ask {
-    /// Writes into the opening whom it is for, and how much time is left.
-    fn address(&mut self, instance: u16, left: Duration) {
-        let left = u64::try_from(left.as_micros()).unwrap_or(u64::MAX);
-        self.opening[INSTANCE..INSTANCE + 2].copy_from_slice(&instance.to_be_bytes());
-        self.opening[LEFT..LEFT + 8].copy_from_slice(&left.to_be_bytes());
-    }
-
-    /// The same request as the race wants it.
-    fn prepared(&self) -> Result<Prepared, Failure> {
-        let bad = |e: BadHead| Failure::BadRequest(e.to_string());
-        let opening = Bytes::copy_from_slice(&self.opening);
-        let head = RequestHead::decode(opening.slice(1 + HEADER..self.head)).map_err(bad)?;
-        let method = Method::from_bytes(head.method.as_bytes())
-            .map_err(|e| Failure::BadRequest(e.to_string()))?;
-        let supply = match head.body {
-            // Between the frame's header and the end's.
-            BodyKind::Inline => {
-                Supply::Inline(opening.slice(self.head + HEADER..opening.len() - HEADER), None)
-            }
-            BodyKind::None | BodyKind::AfterGo => Supply::None,
-        };
-        Ok(Prepared { method, head, supply: Arc::new(supply) })
-    }
+/// Writes into an opening whom it is for, and how much time is left.
+fn address(opening: &mut [u8], instance: u16, left: Duration) {
+    let left = u64::try_from(left.as_micros()).unwrap_or(u64::MAX);
+    opening[INSTANCE..INSTANCE + 2].copy_from_slice(&instance.to_be_bytes());
+    opening[LEFT..LEFT + 8].copy_from_slice(&left.to_be_bytes());
 }
 
 /// Appends the preamble of a request's stream, and returns how long it is.
 fn put_opening(
     out: &mut BytesMut,
-    plain: &Plain<'_>,
+    plain: &Plain<'_, '_>,
     service: &ServiceName,
     via: &[u8],
     client: &str,
@@ -590,31 +608,4 @@ fn put_opening(
         plain.put_fields(out, via, client, rand::random);
     });
     out.len()
-}
-
-/// One timer for all that a connection waits for: it is set anew only when it would ring too late, and
-/// rings in vain now and then.
-struct Timer {
-    sleep: Option<Pin<Box<Sleep>>>,
-    armed: Option<Instant>,
-}
-
-impl Timer {
-    /// Ready once `moment` has come.
-    fn poll_at(&mut self, cx: &mut Context<'_>, moment: Instant) -> Poll<()> {
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(moment.into())));
-        loop {
-            if self.armed.is_none_or(|armed| armed > moment) {
-                sleep.as_mut().reset(moment.into());
-                self.armed = Some(moment);
-            }
-            if sleep.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-            let rang = self.armed.take();
-            if rang.is_some_and(|rang| rang >= moment) {
-                return Poll::Ready(());
-            }
-        }
-    }
 }

@@ -12,16 +12,20 @@
 //! | [`owner`] | a peer's request to our own application, its answer back |
 //! | `plan` | what is kept beside a route, so that a request looks nothing up |
 //! | `pool` | connections to applications |
+//! | `timer` | one timer per connection, kept |
 //! | `request`, `response`, `answer`, `chunked` | what stands in the bytes |
 
 mod answer;
 mod chunked;
 pub(crate) mod client;
+#[cfg(test)]
+mod differential;
 pub(crate) mod owner;
 mod plan;
 mod pool;
 mod request;
 mod response;
+mod timer;
 
 pub(crate) use plan::Plans;
 pub(crate) use pool::Pools;

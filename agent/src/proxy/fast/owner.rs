@@ -7,6 +7,9 @@
 //! An answer that is here whole goes back in one piece; a longer one is passed on as it is read, no faster
 //! than the stream takes it.
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BufMut, BytesMut};
@@ -19,7 +22,7 @@ use super::super::frame::{Cause, HEADER};
 use super::super::frame::{
     DATA, END, Frame, Frames, HEAD, INFO, Refused, TRAILERS, put_header, with_header,
 };
-use super::super::head::{BodyKind, Fields, RequestHead, ResponseHead, put_field};
+use super::super::head::{BodyKind, Fields, HeadRef, ResponseHead, parse_lines, put_field};
 use super::super::safety::{MAX_REPLAY, is_idempotent};
 use super::super::{Inner, LocalEndpoint};
 use super::chunked::{Chunks, Piece};
@@ -36,7 +39,7 @@ const READ: usize = 64 * 1024;
 const MAX_INTERIM: usize = 16;
 
 /// Whether the fast path carries this.
-pub(in super::super) fn takes(endpoint: &LocalEndpoint, head: &RequestHead) -> bool {
+pub(in super::super) fn takes(endpoint: &LocalEndpoint, head: &HeadRef<'_>) -> bool {
     endpoint.protocol == Protocol::Http
         && endpoint.http == HttpVersion::One
         && head.upgrade.is_empty()
@@ -55,6 +58,10 @@ enum Fail {
     Early(String),
     /// It broke off, or sent what is no answer.
     Broke(String),
+    /// The request cannot be written to it.
+    Malformed(&'static str),
+    /// It did not answer in time.
+    Late,
     /// The stream to the caller ended: nobody is to be told.
     Gone,
 }
@@ -63,35 +70,30 @@ enum Fail {
 pub(in super::super) async fn serve(
     inner: &Inner,
     endpoint: &LocalEndpoint,
-    head: &RequestHead,
+    head: &HeadRef<'_>,
     left: Duration,
     send: &mut Sender,
     frames: Frames,
 ) -> Result<(), Refused> {
     let arrived = Instant::now();
-    let request = gather(head, frames, left).await?;
+    let request = Request::gather(head, frames, left).await?;
     let refused = |executed, cause, detail: String| Err(Refused { executed, cause, detail });
     let at = |what: &str| format!("the application at {} {what}", endpoint.address);
-    let left = left.saturating_sub(arrived.elapsed());
-    let mut exchange = Exchange {
-        inner,
-        endpoint,
-        request: &request,
-        out: BytesMut::new(),
-        to_head: head.method == "HEAD",
-    };
+    let mut exchange =
+        Exchange { inner, endpoint, request, out: BytesMut::new(), to_head: head.method == "HEAD" };
     let repeatable = Method::from_bytes(head.method.as_bytes()).is_ok_and(|m| is_idempotent(&m));
-    let answered = match timeout(left, exchange.answered(repeatable)).await {
-        Ok(Ok(answered)) => answered,
-        Ok(Err(Fail::NotReached(why))) => {
+    let answered = match exchange.answered(repeatable, arrived + left, send).await {
+        Ok(answered) => answered,
+        Err(Fail::NotReached(why)) => {
             inner.tell(PathReport::LocalRefused { endpoint: endpoint.id.clone() });
             return refused(false, Cause::AppRefused, at(&format!("refused: {why}")));
         }
-        Ok(Err(Fail::Early(why) | Fail::Broke(why))) => {
+        Err(Fail::Early(why) | Fail::Broke(why)) => {
             return refused(true, Cause::AppBroke, at(&format!("broke off: {why}")));
         }
-        Ok(Err(Fail::Gone)) => return Ok(()),
-        Err(_) => return refused(true, Cause::AppSilent, at("gave no answer")),
+        Err(Fail::Malformed(why)) => return Err(malformed(why)),
+        Err(Fail::Gone) => return Ok(()),
+        Err(Fail::Late) => return refused(true, Cause::AppSilent, at("gave no answer")),
     };
     let (mut connection, answer) = answered;
     match exchange.pass_on(&mut connection, answer, send).await {
@@ -102,92 +104,97 @@ pub(in super::super) async fn serve(
             tracing::debug!(endpoint = %endpoint.id, why, "answer cut short");
             send.abandon();
         }
-        Err(Fail::Gone) => {}
+        Err(Fail::Gone | Fail::Late | Fail::Malformed(_)) => {}
     }
     Ok(())
 }
 
-/// The request as it is written to the application, its body included.
-async fn gather(
-    head: &RequestHead,
-    mut frames: Frames,
-    left: Duration,
-) -> Result<BytesMut, Refused> {
-    let malformed = |detail: &str| Refused {
-        executed: false,
-        cause: Cause::Malformed,
-        detail: detail.to_owned(),
-    };
-    let (mut body, mut trailers) = (BytesMut::new(), None);
-    if head.body == BodyKind::Inline {
+/// A request as a peer sent it, whole.
+struct Request<'a> {
+    head: &'a HeadRef<'a>,
+    body: BytesMut,
+    trailers: Option<Fields>,
+}
+
+impl<'a> Request<'a> {
+    async fn gather(
+        head: &'a HeadRef<'a>,
+        mut frames: Frames,
+        left: Duration,
+    ) -> Result<Self, Refused> {
+        let mut request = Self { head, body: BytesMut::new(), trailers: None };
+        if head.body == BodyKind::None {
+            return Ok(request);
+        }
         loop {
             match timeout(left, frames.next()).await {
-                Ok(Ok(Frame::Data(piece))) if body.len() + piece.len() <= MAX_REPLAY as usize => {
-                    body.put_slice(&piece);
+                Ok(Ok(Frame::Data(piece)))
+                    if request.body.len() + piece.len() <= MAX_REPLAY as usize =>
+                {
+                    request.body.put_slice(&piece);
                 }
-                Ok(Ok(Frame::Trailers(fields))) => trailers = Some(fields),
+                Ok(Ok(Frame::Trailers(fields))) => request.trailers = Some(fields),
                 Ok(Ok(Frame::End)) => break,
                 Ok(Ok(_)) => return Err(malformed("its body is not as its head announced")),
                 Ok(Err(error)) => return Err(malformed(&error.to_string())),
                 Err(_) => return Err(malformed("its body did not come in time")),
             }
         }
-        if head.length.is_some_and(|l| l != body.len() as u64) {
+        if head.length.is_some_and(|l| l != request.body.len() as u64) {
             return Err(malformed("its body is not as long as its head announced"));
         }
+        Ok(request)
     }
-    write_request(head, &body, trailers.as_ref()).map_err(malformed)
+
+    fn write(&self, out: &mut BytesMut) -> Result<(), &'static str> {
+        write_request(self.head, &self.body, self.trailers.as_ref(), out)
+    }
 }
 
-fn write_request(
-    head: &RequestHead,
+fn malformed(detail: &str) -> Refused {
+    Refused { executed: false, cause: Cause::Malformed, detail: detail.to_owned() }
+}
+
+/// Appends a request as it is written to the application, if all of it is as HTTP allows.
+pub(super) fn write_request(
+    head: &HeadRef<'_>,
     body: &[u8],
     trailers: Option<&Fields>,
-) -> Result<BytesMut, &'static str> {
-    let is_token = |t: &str| {
-        !t.is_empty()
-            && t.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
-    };
-    let is_visible = |t: &str| t.bytes().all(|b| matches!(b, b'!'..=b'~'));
-    if !is_token(&head.method) || head.method == "CONNECT" {
-        return Err("its method cannot be passed on");
-    }
-    if !is_visible(&head.target) || !(head.target.starts_with('/') || head.target == "*") {
-        return Err("its target cannot be passed on");
-    }
-    if !is_visible(&head.authority) {
-        return Err("its authority cannot be passed on");
-    }
-    let room = head.target.len() + head.authority.len() + head.fields.lines().len() + body.len();
-    let mut out = BytesMut::with_capacity(room + 128);
-    for part in [&head.method, " ", &head.target, " HTTP/1.1\r\nhost: ", &head.authority, "\r\n"] {
+    out: &mut BytesMut,
+) -> Result<(), &'static str> {
+    check_line(head)?;
+    let room = head.target.len() + head.authority.len() + head.lines.len() + body.len();
+    out.reserve(room + 128);
+    for part in [head.method, " ", head.target, " HTTP/1.1\r\nhost: ", head.authority, "\r\n"] {
         out.put_slice(part.as_bytes());
     }
-    head.fields
-        .parse(|name, value| {
-            let ours = response::is_of_the_hop(name)
-                || name.eq_ignore_ascii_case("host")
-                || name.eq_ignore_ascii_case("expect");
-            if !ours {
-                put_field(&mut out, name, value);
-            }
-        })
-        .map_err(|_| "its header fields cannot be passed on")?;
+    let read = parse_lines(head.lines, |name, value| {
+        let ours = response::is_of_the_hop(name)
+            || name.eq_ignore_ascii_case("host")
+            || name.eq_ignore_ascii_case("expect");
+        if !ours {
+            put_field(out, name, value);
+        }
+    });
+    read.map_err(|_| "its header fields cannot be passed on")?;
     match trailers {
         Some(trailers) => {
             trailers.parse(|_, _| ()).map_err(|_| "its trailers cannot be passed on")?;
             out.put_slice(b"transfer-encoding: chunked\r\n\r\n");
             if !body.is_empty() {
-                put_chunk_size(&mut out, body.len());
+                put_chunk_size(out, body.len());
                 out.put_slice(body);
                 out.put_slice(b"\r\n");
             }
             out.put_slice(b"0\r\n");
             out.put_slice(trailers.lines());
+            if trailers.lines().is_empty() {
+                out.put_slice(b"\r\n");
+            }
         }
         None => {
             // RFC 9110 section 8.6: a method that may well have a body says so when it has none.
-            if !body.is_empty() || matches!(head.method.as_str(), "POST" | "PUT" | "PATCH") {
+            if !body.is_empty() || matches!(head.method, "POST" | "PUT" | "PATCH") {
                 out.put_slice(b"content-length: ");
                 out.put_slice(itoa::Buffer::new().format(body.len()).as_bytes());
                 out.put_slice(b"\r\n");
@@ -196,7 +203,33 @@ fn write_request(
             out.put_slice(body);
         }
     }
-    Ok(out)
+    Ok(())
+}
+
+/// Whether a line can be made of method, target and authority that nobody reads as two.
+fn check_line(head: &HeadRef<'_>) -> Result<(), &'static str> {
+    let is_tchar = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    let is_visible = |t: &str| t.bytes().all(|b| matches!(b, b'!'..=b'~'));
+    if head.method.is_empty() || !head.method.bytes().all(is_tchar) || head.method == "CONNECT" {
+        return Err("its method cannot be passed on");
+    }
+    if !is_target(head.target) {
+        return Err("its target cannot be passed on");
+    }
+    if !is_visible(head.authority) {
+        return Err("its authority cannot be passed on");
+    }
+    Ok(())
+}
+
+/// A target in origin or asterisk form, without the bytes that hyper takes for no part of a target: an
+/// application that uses it would refuse the request, or see another target (before a `#`).
+fn is_target(target: &str) -> bool {
+    let visible = |b: u8| matches!(b, b'!'..=b'~') && !matches!(b, b'#' | b'<' | b'>');
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    (path.starts_with('/') || target == "*")
+        && path.bytes().all(|b| visible(b) && b != b'`')
+        && query.bytes().all(|b| visible(b) && b != b'"')
 }
 
 /// The line in front of a chunk.
@@ -219,8 +252,8 @@ pub(super) fn put_chunk_size(out: &mut BytesMut, size: usize) {
 struct Exchange<'a> {
     inner: &'a Inner,
     endpoint: &'a LocalEndpoint,
-    request: &'a [u8],
-    /// What goes to the caller next.
+    request: Request<'a>,
+    /// What goes to the caller next; the connection keeps its room.
     out: BytesMut,
     to_head: bool,
 }
@@ -228,12 +261,17 @@ struct Exchange<'a> {
 impl Exchange<'_> {
     /// Sends the request and reads the head of the answer. A kept connection that turns out to be closed is
     /// replaced once, where the request may be repeated.
-    async fn answered(&mut self, repeatable: bool) -> Result<(AppConnection, AnswerHead), Fail> {
+    async fn answered(
+        &mut self,
+        repeatable: bool,
+        deadline: Instant,
+        send: &mut Sender,
+    ) -> Result<(AppConnection, AnswerHead), Fail> {
         let mut fresh = false;
         loop {
             let taken = self.inner.pools.take(&self.endpoint.address, repeatable, fresh).await;
             let mut connection = taken.map_err(|e| Fail::NotReached(e.to_string()))?;
-            match self.head(&mut connection).await {
+            match self.head(&mut connection, deadline, send).await {
                 Ok(answer) => return Ok((connection, answer)),
                 Err(Fail::Early(_)) if connection.reused && repeatable => fresh = true,
                 Err(fail) => return Err(fail),
@@ -241,9 +279,18 @@ impl Exchange<'_> {
         }
     }
 
-    async fn head(&mut self, connection: &mut AppConnection) -> Result<AnswerHead, Fail> {
+    async fn head(
+        &mut self,
+        connection: &mut AppConnection,
+        deadline: Instant,
+        send: &mut Sender,
+    ) -> Result<AnswerHead, Fail> {
         let early = |e: std::io::Error| Fail::Early(e.to_string());
-        connection.stream.write_all(self.request).await.map_err(early)?;
+        self.out = std::mem::take(&mut connection.out);
+        self.out.reserve(FIRST_READ);
+        self.request.write(&mut self.out).map_err(Fail::Malformed)?;
+        connection.stream.write_all(&self.out).await.map_err(early)?;
+        self.out.clear();
         let mut interim = 0;
         let mut any = false;
         loop {
@@ -279,9 +326,17 @@ impl Exchange<'_> {
                     Read::Partial => self.out.truncate(start),
                 }
             }
-            let room = if buffer.is_empty() { FIRST_READ } else { READ };
-            buffer.reserve(room);
-            match connection.stream.read_buf(buffer).await {
+            // Informational answers are not for later.
+            self.flush(send).await?;
+            let buffer = &mut connection.buffer;
+            buffer.reserve(if buffer.is_empty() { FIRST_READ } else { READ });
+            let AppConnection { stream, timer, .. } = connection;
+            let mut read = pin!(stream.read_buf(buffer));
+            let read = poll_fn(|cx| match read.as_mut().poll(cx) {
+                Poll::Ready(read) => Poll::Ready(Some(read)),
+                Poll::Pending => timer.poll_at(cx, deadline).map(|()| None),
+            });
+            match read.await.ok_or(Fail::Late)? {
                 Ok(0) if any => return Err(Fail::Broke("it closed the connection".into())),
                 Ok(0) => return Err(Fail::Early("it closed the connection".into())),
                 Ok(_) => {}
@@ -321,7 +376,9 @@ impl Exchange<'_> {
             Framing::Close => self.until_close(connection, send).await?,
         }
         put_header(&mut self.out, END, 0);
-        send.write_last(&self.out).await.map_err(|_| Fail::Gone)
+        let sent = send.write_last(&self.out).await;
+        connection.out = std::mem::take(&mut self.out);
+        sent.map_err(|_| Fail::Gone)
     }
 
     async fn flush(&mut self, send: &mut Sender) -> Result<(), Fail> {
@@ -369,7 +426,7 @@ impl Exchange<'_> {
         connection: &mut AppConnection,
         send: &mut Sender,
     ) -> Result<(), Fail> {
-        let mut chunks = Chunks::Size;
+        let mut chunks = Chunks::default();
         loop {
             let piece = chunks.next(&mut connection.buffer);
             match piece.map_err(|why| Fail::Broke(why.into()))? {

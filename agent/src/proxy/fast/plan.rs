@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use hearth_proto::advert::Protocol;
 use hearth_proto::ids::ServiceName;
-use hearth_proto::policy::Hedge;
+use hearth_proto::policy::{Hedge, Patience};
 use hearth_proto::route::Route;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
@@ -45,7 +45,11 @@ impl Plan {
 
     /// Whether requests for the service can be carried by the fast path at all.
     pub(super) fn is_plain(&self) -> bool {
+        let policy = &self.route.policy;
         self.route.candidates.first().is_none_or(|c| c.protocol == Protocol::Http)
+            // Nothing here watches over a single try or a quiet body.
+            && policy.per_try_timeout == Patience::Endless
+            && policy.idle_timeout == Patience::Endless
     }
 
     /// The endpoint for a first attempt, by its index, and why.

@@ -16,6 +16,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::timeout;
 
+use super::timer::Timer;
 use crate::link::lock;
 use crate::pipe::{AppAddress, Pipe};
 use crate::threads::slot;
@@ -36,6 +37,9 @@ pub(super) struct AppConnection {
     pub(super) stream: Pipe,
     /// What was read and not yet understood; empty between requests.
     pub(super) buffer: BytesMut,
+    /// What goes to a caller next; empty between requests.
+    pub(super) out: BytesMut,
+    pub(super) timer: Timer,
     /// It has carried a request before.
     pub(super) reused: bool,
     since: Instant,
@@ -83,7 +87,14 @@ impl Pools {
         let stream = timeout(CONNECT_LIMIT, to.connect())
             .await
             .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no connection in time"))??;
-        Ok(AppConnection { stream, buffer: BytesMut::new(), reused: false, since: Instant::now() })
+        Ok(AppConnection {
+            stream,
+            buffer: BytesMut::new(),
+            out: BytesMut::new(),
+            timer: Timer::default(),
+            reused: false,
+            since: Instant::now(),
+        })
     }
 
     /// Keeps a connection whose answer is read to its end.
@@ -91,8 +102,11 @@ impl Pools {
         if !connection.buffer.is_empty() {
             return;
         }
-        if connection.buffer.capacity() > KEPT_BUFFER {
-            connection.buffer = BytesMut::new();
+        for buffer in [&mut connection.buffer, &mut connection.out] {
+            buffer.clear();
+            if buffer.capacity() > KEPT_BUFFER {
+                *buffer = BytesMut::new();
+            }
         }
         connection.since = Instant::now();
         let mut pool = lock(self.own());

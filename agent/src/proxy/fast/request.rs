@@ -7,16 +7,19 @@
 //! what a strange message means, only to recognise one that is not; where the two would differ, this is
 //! the stricter.
 
+use std::mem::MaybeUninit;
 use std::net::IpAddr;
 
 use bytes::{BufMut, BytesMut};
 use httparse::{Header, Status};
 
 use super::super::head::{has_bare_lf, put_field};
+use super::super::headers::is_traceparent;
 use super::super::safety::MAX_REPLAY;
+use super::super::target::valid_authority;
 
 /// Requests with more fields are unusual.
-const MAX_PLAIN_FIELDS: usize = 48;
+pub(super) const MAX_PLAIN_FIELDS: usize = 48;
 /// Longer heads are unusual.
 pub(super) const MAX_PLAIN_HEAD: usize = 16 * 1024;
 /// Longer targets and hosts are unusual.
@@ -24,17 +27,17 @@ const MAX_TEXT: usize = 8 * 1024;
 const MAX_HOST: usize = 255;
 
 /// What stands at the beginning of what a client sent.
-pub(super) enum Read<'b> {
+pub(super) enum Read<'b, 'h> {
     /// Not a whole head yet.
     Partial,
     /// Nothing for the fast path.
     Unusual,
     /// A plain request.
-    Plain(Plain<'b>),
+    Plain(Plain<'b, 'h>),
 }
 
 /// A plain request's head.
-pub(super) struct Plain<'b> {
+pub(super) struct Plain<'b, 'h> {
     pub(super) method: &'b str,
     /// Path and query, in canonical form.
     pub(super) target: &'b str,
@@ -49,15 +52,16 @@ pub(super) struct Plain<'b> {
     has_id: bool,
     has_trace: bool,
     has_proto: bool,
-    fields: [Header<'b>; MAX_PLAIN_FIELDS],
-    count: usize,
+    fields: &'h [Header<'b>],
 }
 
-/// Reads the head of a request.
-pub(super) fn read(buffer: &[u8]) -> Read<'_> {
-    let mut fields = [httparse::EMPTY_HEADER; MAX_PLAIN_FIELDS];
-    let mut request = httparse::Request::new(&mut fields);
-    let head = match request.parse(buffer) {
+/// Room for the fields of a plain request.
+pub(super) type Room<'b> = [MaybeUninit<Header<'b>>; MAX_PLAIN_FIELDS];
+
+/// Reads the head of a request; `room` is where its fields are noted.
+pub(super) fn read<'b, 'h>(buffer: &'b [u8], room: &'h mut Room<'b>) -> Read<'b, 'h> {
+    let mut request = httparse::Request::new(&mut []);
+    let head = match request.parse_with_uninit_headers(buffer, room) {
         Ok(Status::Complete(head)) if head <= MAX_PLAIN_HEAD => head,
         Ok(Status::Partial) if buffer.len() < MAX_PLAIN_HEAD => return Read::Partial,
         _ => return Read::Unusual,
@@ -66,7 +70,6 @@ pub(super) fn read(buffer: &[u8]) -> Read<'_> {
     else {
         return Read::Unusual;
     };
-    let count = request.headers.len();
     // The line of the request too must be ended as it should be, and nothing stand before it.
     if has_bare_lf(&buffer[..head])
         || !buffer.starts_with(method.as_bytes())
@@ -85,12 +88,10 @@ pub(super) fn read(buffer: &[u8]) -> Read<'_> {
         has_id: false,
         has_trace: false,
         has_proto: false,
-        fields,
-        count,
+        fields: request.headers,
     };
     let mut seen_length = false;
-    for n in 0..count {
-        let field = plain.fields[n];
+    for field in plain.fields {
         match kind(field.name) {
             Kind::Host if plain.host.is_empty() => match host(field.value) {
                 Some(host) => plain.host = host,
@@ -105,10 +106,12 @@ pub(super) fn read(buffer: &[u8]) -> Read<'_> {
                 None => return Read::Unusual,
             },
             Kind::Id => plain.has_id = true,
-            Kind::Trace => plain.has_trace = true,
+            Kind::Trace if !plain.has_trace && is_traceparent(field.value) => {
+                plain.has_trace = true;
+            }
             Kind::Proto => plain.has_proto = true,
             Kind::KeepAlive | Kind::For | Kind::Other => {}
-            Kind::Host | Kind::Length | Kind::Unusual => return Read::Unusual,
+            Kind::Host | Kind::Length | Kind::Trace | Kind::Unusual => return Read::Unusual,
         }
     }
     if plain.host.is_empty() || plain.length > MAX_REPLAY {
@@ -173,7 +176,7 @@ fn is_canonical(target: &str) -> bool {
             b'?' => {
                 return bytes[n..]
                     .iter()
-                    .all(|b| matches!(b, b'!'..=b'~') && !matches!(b, b'#' | b'\\'));
+                    .all(|b| matches!(b, b'!'..=b'~') && !b"#\\\"<>".contains(b));
             }
             b'/' | b'.' if before == b'/' => return false,
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => {}
@@ -187,12 +190,10 @@ fn is_canonical(target: &str) -> bool {
 }
 
 fn host(value: &[u8]) -> Option<&str> {
-    let allowed =
-        |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'[' | b']');
-    if value.is_empty() || value.len() > MAX_HOST || !value.iter().all(allowed) {
+    if value.len() > MAX_HOST {
         return None;
     }
-    std::str::from_utf8(value).ok()
+    std::str::from_utf8(value).ok().filter(|host| valid_authority(host))
 }
 
 /// Digits only, few enough not to overflow.
@@ -216,7 +217,7 @@ pub(super) fn connection(value: &[u8]) -> Option<bool> {
     }
 }
 
-impl Plain<'_> {
+impl Plain<'_, '_> {
     /// Appends the fields as they go on, with what an intermediary adds. `via` is our own line, whole.
     pub(super) fn put_fields(
         &self,
@@ -227,7 +228,7 @@ impl Plain<'_> {
     ) {
         out.reserve(self.head + 256);
         let mut chain = false;
-        for field in &self.fields[..self.count] {
+        for field in self.fields {
             match kind(field.name) {
                 Kind::Host | Kind::Length | Kind::Connection | Kind::KeepAlive => {}
                 Kind::For => chain = true,
@@ -237,7 +238,7 @@ impl Plain<'_> {
         out.put_slice(via);
         out.put_slice(b"x-forwarded-for: ");
         if chain {
-            for field in &self.fields[..self.count] {
+            for field in self.fields {
                 if kind(field.name) == Kind::For {
                     out.put_slice(field.value);
                     out.put_slice(b", ");
@@ -285,10 +286,14 @@ pub(super) fn text_of(client: IpAddr) -> String {
 mod tests {
     use super::*;
 
+    fn room<'b>() -> Room<'b> {
+        [MaybeUninit::uninit(); MAX_PLAIN_FIELDS]
+    }
+
     const HEAD: &str = "GET /a?b=c HTTP/1.1\r\nHost: ledger.mesh\r\nAccept: */*\r\n\r\n";
 
     fn verdict(text: &str) -> &'static str {
-        match read(text.as_bytes()) {
+        match read(text.as_bytes(), &mut room()) {
             Read::Partial => "partial",
             Read::Unusual => "unusual",
             Read::Plain(_) => "plain",
@@ -336,6 +341,10 @@ mod tests {
             "GET /a HTTP/1.1\r\n\r\n",
             "GET /a HTTP/1.1\r\nHost:\r\n\r\n",
             "GET /a HTTP/1.1\r\nHost: a b\r\n\r\n",
+            "GET /a HTTP/1.1\r\nHost: a:b\r\n\r\n",
+            "GET /a HTTP/1.1\r\nHost: a:70000\r\n\r\n",
+            "GET /a HTTP/1.1\r\nHost: [::1\r\n\r\n",
+            "GET /a HTTP/1.1\r\nHost: x\r\nTraceparent: 00-a-b-01\r\n\r\n",
             "GET http://x/a HTTP/1.1\r\nHost: x\r\n\r\n",
             "OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n",
             "CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n",
@@ -363,6 +372,10 @@ mod tests {
             ("/a%2fb", false),
             ("/a\\b", false),
             ("/a?b#c", false),
+            ("/a?b\"c", false),
+            ("/a?b<c", false),
+            ("/a?b>c", false),
+            ("/a?b\\c", false),
             ("/a#b", false),
             ("/\u{e9}", false),
             ("a", false),
@@ -376,7 +389,8 @@ mod tests {
     fn fields_go_on_without_those_of_the_hop_and_with_ours() {
         let text = "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nKeep-Alive: 5\r\nX-A: 1\r\n\
                     x-forwarded-for: 9.9.9.9\r\nContent-Length: 0\r\n\r\n";
-        let Read::Plain(plain) = read(text.as_bytes()) else { panic!("not plain") };
+        let mut room = room();
+        let Read::Plain(plain) = read(text.as_bytes(), &mut room) else { panic!("not plain") };
         assert!(plain.close);
         let mut out = BytesMut::new();
         plain.put_fields(&mut out, b"via: 1.1 web-1\r\n", "127.0.0.1", || 7);
@@ -390,9 +404,10 @@ mod tests {
 
     #[test]
     fn ids_that_came_with_the_request_are_kept() {
-        let text =
-            "GET / HTTP/1.1\r\nHost: x\r\nX-Request-ID: mine\r\nTraceparent: 00-a-b-01\r\n\r\n";
-        let Read::Plain(plain) = read(text.as_bytes()) else { panic!("not plain") };
+        let text = "GET / HTTP/1.1\r\nHost: x\r\nX-Request-ID: mine\r\nTraceparent: 00-\
+                    4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n\r\n";
+        let mut room = room();
+        let Read::Plain(plain) = read(text.as_bytes(), &mut room) else { panic!("not plain") };
         let mut out = BytesMut::new();
         plain.put_fields(&mut out, b"", "::1", || 0);
         let out = std::str::from_utf8(&out).unwrap();

@@ -17,8 +17,11 @@ impl Race<'_> {
         Some(Failure::Nobody { service: self.service.to_string(), why })
     }
 
-    pub(super) fn broken(&self) -> Failure {
-        let why_not = if !self.request.supply.at_hand() {
+    /// Why a request that may have been executed is not sent again: `because`, or what rules it out.
+    pub(super) fn broken(&self, because: &'static str) -> Failure {
+        let why_not = if !because.is_empty() {
+            because
+        } else if !self.request.supply.at_hand() {
             "its body was sent already"
         } else if self.extra >= u32::from(self.policy.retries) {
             "its retries are used up"

@@ -63,6 +63,21 @@ fn empty_lines_before_a_request_are_dropped() {
 }
 
 #[test]
+fn empty_lines_without_end_are_refused() {
+    assert_eq!(refused(&"\r\n".repeat(MAX_BLANK + 1)), 400);
+}
+
+#[test]
+fn a_question_to_a_whole_server_keeps_its_meaning() {
+    let text = "OPTIONS http://x:80 HTTP/1.1\r\nA: b\r\nHOST: y\r\n\r\n";
+    let (out, end) = scan(text.as_bytes(), 1);
+    assert_eq!(end, Look::More);
+    let expected = "OPTIONS * HTTP/1.1\r\nHost: x:80\r\nA: b\r\n\r\n";
+    assert_eq!(String::from_utf8(out).unwrap(), expected);
+    passes("OPTIONS http://x:80/ HTTP/1.1\r\nHost: y\r\n\r\n");
+}
+
+#[test]
 fn http2_passes_as_it_is_and_only_at_the_beginning() {
     passes("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0 \n\n");
     assert_eq!(

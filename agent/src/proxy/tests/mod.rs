@@ -2,9 +2,14 @@
 //! happens when one of them fails.
 
 mod applications;
+mod datagrams;
 mod edge;
 mod failures;
+mod finding;
+mod grpc;
 mod hostile;
+mod limits;
 mod mesh;
 mod requests;
 mod soak;
+mod upgrade;

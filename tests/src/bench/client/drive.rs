@@ -23,7 +23,7 @@ const HOPELESS: u64 = 10_000;
 
 /// Runs the spec.
 pub(super) fn run(spec: &Spec) -> io::Result<Report> {
-    let mut lines = Lines::new(spec.target, &spec.path)?;
+    let mut lines = Lines::new(spec.target, &spec.say)?;
     for _ in 0..spec.connections {
         lines.add()?;
     }

@@ -18,7 +18,7 @@ const PASS: Duration = Duration::from_secs(60);
 /// Runs the spec.
 pub(super) fn run(spec: &Spec) -> io::Result<Report> {
     let mut idle = Idle {
-        lines: Lines::new(spec.target, &spec.path)?,
+        lines: Lines::new(spec.target, &spec.say)?,
         events: Events::with_capacity(1024),
         report: Report::default(),
     };

@@ -11,7 +11,9 @@ use mio::event::Source;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
+use super::Say;
 use super::answer::Answer;
+use super::websocket::{self, Echo};
 
 /// One read of a bulk answer.
 const BUFFER: usize = 256 * 1024;
@@ -40,28 +42,73 @@ pub(super) enum Came {
 
 struct Line {
     stream: TcpStream,
-    answer: Answer,
+    reply: Reply,
     due: Option<Instant>,
+}
+
+/// What comes back, as far as it has come.
+enum Reply {
+    Answer(Answer),
+    Echo(Echo),
+}
+
+impl Reply {
+    /// To what is said.
+    fn to(say: &Say) -> Self {
+        match say {
+            Say::Message => Self::Echo(Echo::default()),
+            Say::Get(_) | Say::Call(_) => Self::Answer(Answer::default()),
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> Result<bool, String> {
+        match self {
+            Self::Answer(answer) => answer.take(bytes),
+            Self::Echo(echo) => echo.take(bytes),
+        }
+    }
+
+    /// Body bytes since the last call; of an echo they are not counted.
+    fn drain_body(&mut self) -> u64 {
+        match self {
+            Self::Answer(answer) => answer.drain_body(),
+            Self::Echo(_) => 0,
+        }
+    }
+
+    fn reset(&mut self) {
+        match self {
+            Self::Answer(answer) => answer.reset(),
+            Self::Echo(echo) => echo.reset(),
+        }
+    }
 }
 
 /// All connections.
 pub(super) struct Lines {
     poll: Poll,
     target: SocketAddr,
+    say: Say,
     request: Vec<u8>,
     lines: Vec<Line>,
     buffer: Vec<u8>,
 }
 
 impl Lines {
-    pub(super) fn new(target: SocketAddr, path: &str) -> io::Result<Self> {
-        let request = format!(
-            "GET {path} HTTP/1.1\r\nHost: bench\r\nUser-Agent: bench-speed\r\nAccept: */*\r\n\r\n"
-        );
+    pub(super) fn new(target: SocketAddr, say: &Say) -> io::Result<Self> {
+        let request = match say {
+            Say::Get(path) => format!(
+                "GET {path} HTTP/1.1\r\nHost: bench\r\nUser-Agent: bench-speed\r\nAccept: */*\r\n\r\n"
+            )
+            .into_bytes(),
+            Say::Message => websocket::message(),
+            Say::Call(_) => return Err(io::Error::other("gRPC is not spoken line by line")),
+        };
         Ok(Self {
             poll: Poll::new()?,
             target,
-            request: request.into_bytes(),
+            say: say.clone(),
+            request,
             lines: Vec::new(),
             buffer: vec![0; BUFFER],
         })
@@ -83,7 +130,7 @@ impl Lines {
     pub(super) fn add(&mut self) -> io::Result<usize> {
         let number = self.lines.len();
         let stream = self.connect(number)?;
-        self.lines.push(Line { stream, answer: Answer::default(), due: None });
+        self.lines.push(Line { stream, reply: Reply::to(&self.say), due: None });
         Ok(number)
     }
 
@@ -91,13 +138,17 @@ impl Lines {
     pub(super) fn replace(&mut self, number: usize) -> io::Result<()> {
         let stream = self.connect(number)?;
         // The old one is closed, and with that no longer watched.
-        self.lines[number] = Line { stream, answer: Answer::default(), due: None };
+        self.lines[number] = Line { stream, reply: Reply::to(&self.say), due: None };
         Ok(())
     }
 
     fn connect(&self, number: usize) -> io::Result<TcpStream> {
-        let stream = std::net::TcpStream::connect_timeout(&self.target, CONNECT)?;
+        let mut stream = std::net::TcpStream::connect_timeout(&self.target, CONNECT)?;
         stream.set_nodelay(true)?;
+        if self.say == Say::Message {
+            stream.set_read_timeout(Some(CONNECT))?;
+            websocket::greet(&mut stream)?;
+        }
         stream.set_nonblocking(true)?;
         let mut stream = TcpStream::from_std(stream);
         self.poll.registry().register(&mut stream, Token(number), Interest::READABLE)?;
@@ -107,9 +158,9 @@ impl Lines {
     /// Sends a request that was due then.
     pub(super) fn send(&mut self, number: usize, due: Instant) -> io::Result<()> {
         let line = &mut self.lines[number];
-        line.answer.reset();
+        line.reply.reset();
         line.due = Some(due);
-        // A hundred bytes into an empty socket buffer: all or nothing.
+        // At most a kilobyte into an empty socket buffer: all or nothing.
         match line.stream.write(&self.request)? {
             all if all == self.request.len() => Ok(()),
             some => Err(io::Error::other(format!("only {some} bytes of a request were taken"))),
@@ -133,11 +184,11 @@ impl Lines {
             if !owed {
                 return broken("bytes that nobody asked for".to_owned());
             }
-            let end = match line.answer.take(&self.buffer[..read]) {
+            let end = match line.reply.take(&self.buffer[..read]) {
                 Ok(end) => end,
                 Err(reason) => return broken(reason),
             };
-            bytes += line.answer.drain_body();
+            bytes += line.reply.drain_body();
             if let (true, Some(due)) = (end, line.due) {
                 line.due = None;
                 return Came::All { due, bytes };

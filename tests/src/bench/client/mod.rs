@@ -8,13 +8,17 @@
 //! (requests are due at a fixed rate, their latency counts from then, whatever became of those before),
 //! *idle* (connections that have each been answered once and then stay).
 //!
+//! What it says: GET of a file, a WebSocket message, a gRPC call (closed loop only).
+//!
 //! Never retries: a connection that fails is counted and replaced.
 
 mod answer;
 mod drive;
+pub mod grpc;
 mod idle;
 mod latency;
 mod lines;
+pub mod websocket;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -42,14 +46,38 @@ pub enum Way {
     Idle,
 }
 
+/// What to say.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Say {
+    /// GET of this path, over HTTP/1.1.
+    Get(String),
+    /// A WebSocket message, which comes back.
+    Message,
+    /// A gRPC call.
+    Call(Call),
+}
+
+/// A method of the gRPC service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Call {
+    /// A message there, a message back: each counts.
+    Unary,
+    /// A message there, many back: each of those counts.
+    Stream,
+    /// Messages there and back, one at a time: each that came back counts.
+    Echo,
+}
+
 /// What to do.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Spec {
     /// Whom to call.
     pub target: SocketAddr,
-    /// Path of every request.
-    pub path: String,
-    /// Connections.
+    /// What to say.
+    pub say: Say,
+    /// Connections; of gRPC, calls at a time.
     pub connections: usize,
     /// How to call.
     pub way: Way,
@@ -101,12 +129,21 @@ pub fn main(spec: &str) -> Result<(), String> {
         serde_json::from_str(spec).map_err(|e| format!("not a client spec: {e}"))?;
     let own = std::process::id().cast_signed();
     spec.watched.push(Watched { label: CLIENT.to_owned(), pids: vec![own] });
-    let report = match spec.way {
-        Way::Idle => idle::run(&spec),
-        Way::Closed | Way::Open { .. } => drive::run(&spec),
-    };
-    let report = report.map_err(|e| e.to_string())?;
-    let text = serde_json::to_string(&report).map_err(|e| e.to_string())?;
+    let text = serde_json::to_string(&run(&spec)?).map_err(|e| e.to_string())?;
     println!("{text}");
     Ok(())
+}
+
+/// Runs a spec here.
+///
+/// # Errors
+/// In words: what the client could not do.
+pub fn run(spec: &Spec) -> Result<Report, String> {
+    let report = match (&spec.say, spec.way) {
+        (Say::Call(call), Way::Closed) => grpc::run(spec, *call),
+        (Say::Call(_), way) => return Err(format!("gRPC is called in closed loop, not {way:?}")),
+        (_, Way::Idle) => idle::run(spec),
+        (_, Way::Closed | Way::Open { .. }) => drive::run(spec),
+    };
+    report.map_err(|e| e.to_string())
 }

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::authority::Authority;
 use super::error::BenchError;
+use super::speech::Speech;
 use crate::lab::binaries::{target_dir, tool};
 use crate::lab::{LabError, Process, Program};
 use crate::loopback::Place;
@@ -24,6 +25,8 @@ pub enum Subject {
     Direct,
     /// Hearth, all features on.
     Hearth,
+    /// An earlier build of Hearth, to see what a change did.
+    HearthBefore,
     /// Envoy, HTTP/2 between the two, 2 threads.
     EnvoyH2,
     /// Envoy, HTTP/1.1 between the two, 2 threads.
@@ -40,7 +43,7 @@ pub enum Subject {
 
 impl Subject {
     /// What a run without a choice measures.
-    pub const USUAL: [Self; 7] = [
+    pub const USUAL: [Self; 8] = [
         Self::Direct,
         Self::Hearth,
         Self::EnvoyH2,
@@ -48,6 +51,7 @@ impl Subject {
         Self::HaproxyH1,
         Self::HaproxyH2,
         Self::NginxH1,
+        Self::NginxH1Twice,
     ];
 
     /// As it is printed.
@@ -56,6 +60,7 @@ impl Subject {
         match self {
             Self::Direct => "no sidecar",
             Self::Hearth => "Hearth",
+            Self::HearthBefore => "Hearth, before",
             Self::EnvoyH2 => "Envoy h2, 2 threads",
             Self::EnvoyH1 => "Envoy h1, 2 threads",
             Self::HaproxyH1 => "HAProxy h1, 1 thread",
@@ -68,7 +73,7 @@ impl Subject {
     /// One of those that Hearth is held against.
     #[must_use]
     pub fn is_peer(self) -> bool {
-        !matches!(self, Self::Direct | Self::Hearth)
+        !matches!(self, Self::Direct | Self::Hearth | Self::HearthBefore)
     }
 
     /// One of Envoy's profiles.
@@ -77,11 +82,18 @@ impl Subject {
         matches!(self, Self::EnvoyH2 | Self::EnvoyH1)
     }
 
-    /// What its sidecars say to each other, by ALPN. `None`: not TLS over TCP.
+    /// Whether this pair can carry it at all. gRPC needs HTTP/2 between the two; nginx speaks that for
+    /// gRPC, and only for it.
+    #[must_use]
+    pub fn carries(self, speech: Speech) -> bool {
+        speech != Speech::Grpc || !matches!(self, Self::EnvoyH1 | Self::HaproxyH1)
+    }
+
+    /// What its sidecars say to each other for plain requests, by ALPN. `None`: not TLS over TCP.
     #[must_use]
     pub fn alpn(self) -> Option<&'static str> {
         match self {
-            Self::Direct | Self::Hearth => None,
+            Self::Direct | Self::Hearth | Self::HearthBefore => None,
             Self::EnvoyH2 | Self::HaproxyH2 => Some("h2"),
             Self::EnvoyH1 | Self::HaproxyH1 | Self::NginxH1 | Self::NginxH1Twice => {
                 Some("http/1.1")
@@ -97,6 +109,15 @@ impl Subject {
             _ => (1, 1),
         }
     }
+}
+
+/// Which pair, for whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kind {
+    /// The pair.
+    pub subject: Subject,
+    /// What client and application speak.
+    pub speech: Speech,
 }
 
 /// Which sidecar.
@@ -126,19 +147,19 @@ pub struct Ports {
 pub fn start(
     place: &Place,
     authority: &Authority,
-    subject: Subject,
+    kind: Kind,
     side: Side,
     ports: Ports,
 ) -> Result<Vec<Arc<Process>>, BenchError> {
-    let (processes, threads) = subject.shape();
+    let (processes, threads) = kind.subject.shape();
     let way = match side {
         Side::Out => "out",
         Side::In => "in",
     };
     let mut started = Vec::new();
     for worker in 0..processes {
-        let values = values(place, authority, subject, ports, (worker, threads));
-        let program = match subject {
+        let values = values(place, authority, kind, ports, (worker, threads));
+        let program = match kind.subject {
             Subject::EnvoyH2 | Subject::EnvoyH1 => envoy(place, way, &values, threads)?,
             Subject::HaproxyH1 | Subject::HaproxyH2 => haproxy(place, way, &values)?,
             Subject::NginxH1 | Subject::NginxH1Twice => {
@@ -148,7 +169,7 @@ pub fn start(
                 };
                 nginx(place, &format!("nginx-{way}-{worker}"), template, &values)?
             }
-            Subject::Direct | Subject::Hearth => continue,
+            Subject::Direct | Subject::Hearth | Subject::HearthBefore => continue,
         };
         started.push(place.start(program)?);
     }
@@ -206,22 +227,18 @@ type Value = (&'static str, String);
 fn values(
     place: &Place,
     authority: &Authority,
-    subject: Subject,
+    kind: Kind,
     ports: Ports,
     (worker, threads): (usize, usize),
 ) -> Vec<Value> {
     let file = |path: &Path| path.display().to_string();
     let (client, server) = (&authority.client, &authority.server);
     let files = open_files();
-    let alpn = subject.alpn().unwrap_or_default();
-    let (codec, options) = match alpn {
-        "h2" => (
-            "HTTP2",
-            "http2_protocol_options: { max_concurrent_streams: 1000, \
-             initial_stream_window_size: 16777216, initial_connection_window_size: 33554432 }",
-        ),
-        _ => ("HTTP1", "http_protocol_options: {}"),
-    };
+    let alpn = kind.subject.alpn().unwrap_or_default();
+    let grpc = kind.speech == Speech::Grpc;
+    let (codec, options) = envoy_codec(alpn == "h2");
+    let (edge, application) = envoy_codec(grpc);
+    let only_grpc = |text: &str| if grpc { text.to_owned() } else { String::new() };
     vec![
         ("A_PORT", ports.a.port().to_string()),
         ("B_PORT", ports.b.port().to_string()),
@@ -236,6 +253,11 @@ fn values(
         ("ALPN", alpn.to_owned()),
         ("CODEC", codec.to_owned()),
         ("UPSTREAM_OPTIONS", options.to_owned()),
+        ("EDGE_CODEC", edge.to_owned()),
+        ("APPLICATION_OPTIONS", application.to_owned()),
+        // Of HAProxy and of nginx: HTTP/2 without TLS where the application is, by prior knowledge.
+        ("PROTO", only_grpc(" proto h2")),
+        ("HTTP2", only_grpc(" http2")),
         ("THREADS", threads.to_string()),
         ("WORKER", worker.to_string()),
         ("FILES", files.to_string()),
@@ -244,6 +266,19 @@ fn values(
         ("USER", user()),
         ("DIR", file(place.dir())),
     ]
+}
+
+/// Envoy's name for a codec, and the options of a cluster that speaks it.
+fn envoy_codec(h2: bool) -> (&'static str, &'static str) {
+    match h2 {
+        true => (
+            "HTTP2",
+            "http2_protocol_options: { max_concurrent_streams: 1000, \
+             initial_stream_window_size: 16777216, initial_connection_window_size: 33554432, \
+             allow_connect: true }",
+        ),
+        false => ("HTTP1", "http_protocol_options: {}"),
+    }
 }
 
 /// As root nginx would become another user, who cannot read the bench's directory.

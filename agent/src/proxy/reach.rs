@@ -1,0 +1,72 @@
+//! An endpoint for something that lasts, a connection or a session: one after the other is asked to take it
+//! until one does, or until the service's time is over.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::BoxFuture;
+use hearth_proto::evidence::Outcome;
+use hearth_proto::ids::{EndpointId, ServiceName};
+use tokio::time::timeout;
+
+use super::Inner;
+use super::load::UnderWay;
+
+/// One endpoint has so long to take it.
+const TAKE_LIMIT: Duration = Duration::from_secs(2);
+/// What nobody takes waits so long for the routes to change.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+/// Who took it, and what came of that.
+pub(crate) struct Reached<T> {
+    pub(crate) id: EndpointId,
+    pub(crate) taken: T,
+    /// Counts at the endpoint while it lives.
+    pub(crate) under_way: UnderWay,
+}
+
+/// Asks endpoints of `service` by `take`, which gets the endpoint, its node's address and when it is too
+/// late. `avoid` is asked only when nobody else is left.
+pub(crate) async fn reach<'a, T>(
+    inner: &'a Arc<Inner>,
+    service: &ServiceName,
+    avoid: Option<EndpointId>,
+    take: impl Fn(EndpointId, SocketAddr, Instant) -> BoxFuture<'a, Result<T, String>>,
+) -> Option<Reached<T>> {
+    let started = Instant::now();
+    let limit = inner.route(service).map(|r| r.policy.timeout.0).unwrap_or_default();
+    let deadline = started + limit;
+    let mut tried: Vec<EndpointId> = avoid.into_iter().collect();
+    while Instant::now() < deadline {
+        let now = Instant::now();
+        let Some(route) = inner.route(service) else { break };
+        let decision = route.pick(rand::random(), &tried, |id| inner.loads.cost(id, now));
+        let Some(candidate) = decision.pick else {
+            tried.clear();
+            inner.need_wake(service, now);
+            let mut changed = inner.mesh.changed.clone();
+            changed.mark_unchanged();
+            // Either way it is time to look again.
+            let _ = timeout(LOOK_AGAIN, changed.changed()).await;
+            continue;
+        };
+        let (id, address) = (candidate.id.clone(), candidate.address);
+        let load = inner.loads.of(&id);
+        let under_way = UnderWay::new(&load);
+        match timeout(TAKE_LIMIT, take(id.clone(), address, deadline)).await {
+            Ok(Ok(taken)) => {
+                load.observe(Instant::now(), now.elapsed());
+                inner.metrics.request(service, "ok", started.elapsed().as_secs_f64());
+                return Some(Reached { id, taken, under_way });
+            }
+            Ok(Err(why)) => tracing::debug!(endpoint = %id, why, "connection not taken"),
+            Err(_) => tracing::debug!(endpoint = %id, "connection not taken in time"),
+        }
+        load.failed();
+        inner.report(&id, Outcome::Refused);
+        tried.push(id);
+    }
+    inner.metrics.request(service, "failed", started.elapsed().as_secs_f64());
+    None
+}

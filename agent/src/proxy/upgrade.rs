@@ -1,0 +1,275 @@
+//! Connections that become another protocol's: HTTP/1.1 `Upgrade` (RFC 9110 section 7.8) and extended
+//! CONNECT of HTTP/2 (RFC 8441), WebSocket above all.
+//!
+//! Among agents both are one thing: a request whose head carries the token, an answer with status 101, and
+//! bytes both ways in frames from then on, each half ended by itself. What differs between the two forms is
+//! put on and taken off at the edges: where one side has no `Sec-WebSocket-Key` and the other insists on it,
+//! the agent beside that side makes it up and checks or answers it.
+//!
+//! A request that was let is never sent again. Aborting either task closes both sides.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use base64::Engine as _;
+use bytes::BytesMut;
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HeaderName, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE,
+};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version};
+use hyper::body::Incoming;
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use super::attempt::Answer;
+use super::frame::{self, Frame, FrameError, Frames};
+use super::headers::has_token;
+use crate::link::{Sender, StreamError};
+
+/// The token of WebSocket, in both forms.
+const WEBSOCKET: &str = "websocket";
+/// Read of a connection at once.
+const COPY: usize = 16 * 1024;
+/// Longest token that is passed on: its length is one byte among agents.
+const MAX_TOKEN: usize = 255;
+
+/// How the client asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Http1,
+    Http2,
+}
+
+/// A client's wish to speak another protocol.
+pub(crate) struct Asked {
+    /// The protocol, as the client has it.
+    pub(crate) token: String,
+    form: Form,
+    /// The key of its WebSocket, if it sent one.
+    key: Option<HeaderValue>,
+    on: OnUpgrade,
+}
+
+/// What a client asks for beside an answer, if anything. A wish that cannot be granted is left out: an
+/// answer in HTTP is always right (RFC 9110 section 7.8).
+pub(crate) fn asked(request: &mut Request<Incoming>) -> Option<Asked> {
+    let (token, form) = if request.version() == Version::HTTP_2 {
+        let protocol = request.extensions().get::<hyper::ext::Protocol>()?;
+        (protocol.as_str().to_owned(), Form::Http2)
+    } else {
+        let wished = request.headers().get(UPGRADE)?.to_str().ok()?.trim().to_owned();
+        let plain = hyper::body::Body::is_end_stream(request.body());
+        // HTTP/2 by upgrade is obsolete (RFC 9113 section 3.1).
+        let h2c = wished.eq_ignore_ascii_case("h2c");
+        if !has_token(request.headers(), CONNECTION, "upgrade") || !plain || h2c {
+            return None;
+        }
+        (wished, Form::Http1)
+    };
+    if token.is_empty() || token.len() > MAX_TOKEN {
+        return None;
+    }
+    let key = request.headers().get(SEC_WEBSOCKET_KEY).cloned();
+    if form == Form::Http2 {
+        *request.method_mut() = Method::GET;
+        request.headers_mut().remove(SEC_WEBSOCKET_KEY);
+    }
+    Some(Asked { token, form, key, on: hyper::upgrade::on(request) })
+}
+
+/// The bytes behind an answer that let the client have its way.
+pub(crate) enum Tunnel {
+    /// To an application on this host.
+    Local(Upgraded),
+    /// To a peer.
+    Remote(Box<Carried>),
+}
+
+/// A stream that carries another protocol, and what is held as long as it does.
+pub(crate) struct Carried {
+    pub(crate) send: Sender,
+    pub(crate) frames: Frames,
+    pub(crate) held: Box<dyn Send>,
+}
+
+/// Counts an upgraded connection while it lives.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Lets the client have its way: makes the answer one to it, and copies from then on in a task.
+pub(crate) fn accept(asked: Asked, answer: &mut Answer, tunnel: Tunnel, count: &Arc<AtomicUsize>) {
+    let headers = &mut answer.headers;
+    headers.remove(CONTENT_LENGTH);
+    match asked.form {
+        Form::Http1 => {
+            answer.status = StatusCode::SWITCHING_PROTOCOLS;
+            headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            if !headers.contains_key(UPGRADE)
+                && let Ok(token) = HeaderValue::try_from(&asked.token)
+            {
+                headers.insert(UPGRADE, token);
+            }
+            if let Some(key) = &asked.key
+                && is_websocket(&asked.token)
+                && !headers.contains_key(SEC_WEBSOCKET_ACCEPT)
+            {
+                headers.insert(SEC_WEBSOCKET_ACCEPT, accept_of(key));
+            }
+        }
+        Form::Http2 => {
+            answer.status = StatusCode::OK;
+            for name in [UPGRADE, CONNECTION, SEC_WEBSOCKET_ACCEPT] {
+                headers.remove(name);
+            }
+        }
+    }
+    let counted = Counted::new(count);
+    tokio::spawn(async move {
+        // A client that left before it read the answer: dropping the tunnel tells the other side.
+        if let Ok(client) = asked.on.await {
+            run(client, tunnel).await;
+        }
+        drop(counted);
+    });
+}
+
+async fn run(client: Upgraded, tunnel: Tunnel) {
+    let mut client = TokioIo::new(client);
+    match tunnel {
+        Tunnel::Local(application) => {
+            let mut application = TokioIo::new(application);
+            // How either side ended it is for the two to see.
+            let _ = tokio::io::copy_bidirectional(&mut client, &mut application).await;
+        }
+        Tunnel::Remote(carried) => {
+            let Carried { mut send, frames, held } = *carried;
+            exchange(client, &mut send, frames).await;
+            drop(held);
+        }
+    }
+}
+
+/// Copies between a connection and a stream until both halves have ended or one has broken.
+pub(crate) async fn exchange(
+    io: impl AsyncRead + AsyncWrite,
+    send: &mut Sender,
+    mut frames: Frames,
+) {
+    let (mut read, mut write) = tokio::io::split(io);
+    let out = async {
+        let mut buffer = BytesMut::new();
+        let mut pieces = Vec::new();
+        loop {
+            buffer.reserve(COPY);
+            if read.read_buf(&mut buffer).await? == 0 {
+                break;
+            }
+            frame::data(&mut pieces, buffer.split().freeze());
+            send.write_all_chunks(&mut pieces).await?;
+            pieces.clear();
+        }
+        send.write_chunk(frame::end()).await?;
+        send.finish();
+        Ok::<_, Ended>(())
+    };
+    let back = async {
+        loop {
+            match frames.next().await? {
+                Frame::Data(bytes) => write.write_all(&bytes).await?,
+                Frame::End => return Ok(write.shutdown().await?),
+                _ => return Err(FrameError::Malformed("something else within a tunnel").into()),
+            }
+        }
+    };
+    if let Err(error) = tokio::try_join!(out, back) {
+        tracing::trace!(%error, "upgraded connection broke");
+        send.abandon();
+    }
+}
+
+/// Why bytes are no longer copied.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("the connection broke: {0}")]
+    Io(#[from] std::io::Error),
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+}
+
+fn is_websocket(token: &str) -> bool {
+    token.eq_ignore_ascii_case(WEBSOCKET)
+}
+
+/// A request to an application, made one that asks to upgrade. `Some`: the key that was made up for it.
+pub(crate) fn ask(headers: &mut HeaderMap, token: &str) -> Option<HeaderValue> {
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    if let Ok(token) = HeaderValue::try_from(token) {
+        headers.insert(UPGRADE, token);
+    }
+    if !is_websocket(token) || headers.contains_key(SEC_WEBSOCKET_KEY) {
+        return None;
+    }
+    let nonce: [u8; 16] = rand::random();
+    let key = base64::engine::general_purpose::STANDARD.encode(nonce);
+    // base64 is visible ASCII.
+    let key = HeaderValue::try_from(key).ok()?;
+    headers.insert(SEC_WEBSOCKET_KEY, key.clone());
+    Some(key)
+}
+
+/// Whether an application's 101 answers the key that was made up for it. The answer to it is removed.
+pub(crate) fn is_answer_to(key: &HeaderValue, headers: &mut HeaderMap) -> bool {
+    headers.remove(SEC_WEBSOCKET_ACCEPT).is_some_and(|accept| accept == accept_of(key))
+}
+
+/// RFC 6455 section 4.2.2.
+fn accept_of(key: &HeaderValue) -> HeaderValue {
+    const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+    let text = [key.as_bytes(), GUID].concat();
+    let digest = ring::digest::digest(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY, &text);
+    let accept = base64::engine::general_purpose::STANDARD.encode(digest);
+    HeaderValue::try_from(accept).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+/// The field that has to survive on the way back although it is of one hop.
+pub(crate) const TOKEN: HeaderName = UPGRADE;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_answered_as_rfc_6455_has_it() {
+        let key = HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ==");
+        assert_eq!(accept_of(&key), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+
+    #[test]
+    fn a_key_is_made_up_only_where_there_is_none_and_its_answer_is_checked() {
+        let mut headers = HeaderMap::new();
+        let key = ask(&mut headers, "WebSocket").unwrap();
+        assert_eq!(headers[SEC_WEBSOCKET_KEY], key);
+        assert_eq!(headers[CONNECTION], "upgrade");
+        let mut answer = HeaderMap::from_iter([(SEC_WEBSOCKET_ACCEPT, accept_of(&key))]);
+        assert!(is_answer_to(&key, &mut answer));
+        assert!(answer.is_empty());
+        assert!(!is_answer_to(&key, &mut answer));
+        assert!(ask(&mut headers, "websocket").is_none());
+        assert!(ask(&mut HeaderMap::new(), "other").is_none());
+    }
+}
