@@ -14,6 +14,7 @@ use super::application::{Application, Request, SENTINEL, SENTINEL_BODY, Script, 
 use super::client::{Connection, End};
 use super::wire::{Whole, answers, shown};
 
+use want::Demand;
 pub use want::{Saw, Want, ok, one_of, saw, status};
 
 /// Everything of a case comes within this, on a busy machine.
@@ -81,7 +82,7 @@ pub struct Case {
     /// Instead of any answer asked for, none or this one.
     at_most: Option<u16>,
     shared: bool,
-    other: Vec<(String, Box<dyn Fn(&[Request]) -> bool + Send + Sync>)>,
+    other: Vec<Demand<[Request]>>,
 }
 
 /// A case in which nothing is sent yet.
@@ -222,7 +223,7 @@ impl Case {
         what: &str,
         holds: impl Fn(&[Request]) -> bool + Send + Sync + 'static,
     ) -> Self {
-        self.other.push((what.to_owned(), Box::new(holds)));
+        self.other.push(Demand(what.to_owned(), Box::new(holds)));
         self
     }
 
@@ -377,7 +378,8 @@ impl Case {
         if self.ends == Ends::Open {
             match end {
                 None => {
-                    complaints.extend(serves(connection, lane, "the connection", bytes.len()).err())
+                    complaints
+                        .extend(serves(connection, lane, "the connection", bytes.len()).err());
                 }
                 Some(end) => complaints.push(format!("closed ({end:?}), expected open")),
             }
@@ -390,7 +392,7 @@ impl Case {
         if self.nothing_whole && requests.iter().any(|r| r.whole) {
             complaints.push("the application got a whole request".into());
         }
-        for (what, holds) in &self.other {
+        for Demand(what, holds) in &self.other {
             if !holds(requests) {
                 complaints.push(format!("at the application, not so: {what}"));
             }

@@ -45,6 +45,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     tests.into_iter().map(trial).collect()
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "for map_err")]
 fn said(error: std::io::Error) -> String {
     error.to_string()
 }
@@ -74,7 +75,7 @@ fn up_and_down_at_once(world: &World) -> Result<(), String> {
         let work = |n: u64| {
             move || {
                 let mut client = Client::open(world.source_entry).map_err(said)?;
-                if n % 2 == 0 {
+                if n.is_multiple_of(2) {
                     return put(&mut client, n, each, Announced::Length);
                 }
                 client.ask(&format!("/noise/{n}/{each}")).map_err(said)?;
@@ -112,7 +113,7 @@ fn small_requests(world: &World) -> Result<(), String> {
         move || -> Result<(), String> {
             let mut client = Client::open(world.source_entry).map_err(said)?;
             for i in 0..many() / CLIENTS {
-                let number = n << 32 | i;
+                let number = (n << 32) | i;
                 let body = body(number);
                 client.write(&post(number, &body)).map_err(said)?;
                 echoed(&mut client, number, &body)?;
@@ -133,7 +134,7 @@ fn pipelined(world: &World) -> Result<(), String> {
         move || -> Result<(), String> {
             let mut client = Client::open(world.source_entry).map_err(said)?;
             for batch in 0..many() / 4 / CLIENTS / DEPTH {
-                let numbers = || (0..DEPTH).map(move |i| n << 32 | batch * DEPTH + i);
+                let numbers = || (0..DEPTH).map(move |i| (n << 32) | (batch * DEPTH + i));
                 let all: Vec<u8> =
                     numbers().flat_map(|number| post(number, &body(number))).collect();
                 client.write(&all).map_err(said)?;

@@ -45,6 +45,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     tests.into_iter().map(trial).collect()
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "for map_err")]
 fn said(error: std::io::Error) -> String {
     error.to_string()
 }

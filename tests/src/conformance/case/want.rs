@@ -5,7 +5,10 @@ use super::super::client::End;
 use super::super::wire::{Answer, Whole, all, shown};
 
 /// What is demanded, and how that is found out.
-struct Demand<T: ?Sized>(String, Box<dyn Fn(&T) -> bool + Send + Sync>);
+pub(super) struct Demand<T: ?Sized>(
+    pub(super) String,
+    pub(super) Box<dyn Fn(&T) -> bool + Send + Sync>,
+);
 
 /// An answer that must come.
 pub struct Want {

@@ -48,6 +48,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     tables.into_iter().flat_map(all).chain([long]).collect()
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "for map_err")]
 fn said(error: std::io::Error) -> String {
     error.to_string()
 }
