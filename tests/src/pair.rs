@@ -32,6 +32,7 @@ pub struct Offer {
 impl Offer {
     /// A service that speaks `protocol` (`http`, `grpc`, `tcp`, `udp`), from this application.
     #[must_use]
+    #[expect(clippy::needless_pass_by_value, reason = "an address reads best without a reference")]
     pub fn new(service: &str, protocol: &'static str, address: impl ToString) -> Self {
         let addresses = vec![address.to_string()];
         Self { service: service.to_owned(), protocol, addresses }
@@ -39,6 +40,7 @@ impl Offer {
 
     /// … and by a further owner, from this one.
     #[must_use]
+    #[expect(clippy::needless_pass_by_value, reason = "an address reads best without a reference")]
     pub fn and(mut self, address: impl ToString) -> Self {
         self.addresses.push(address.to_string());
         self

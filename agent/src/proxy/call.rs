@@ -58,7 +58,7 @@ impl Inner {
         arrived: Instant,
         interim: Interim,
     ) -> Result<Called, Refused> {
-        let call = build(endpoint, head, body, arrived.elapsed(), interim)?;
+        let call = build(endpoint, &head, body, arrived.elapsed(), interim)?;
         let failed = |executed, cause, detail| Err(Refused { executed, cause, detail });
         match timeout(left, self.applications.call(endpoint, call.request)).await {
             Ok(Ok(response)) => {
@@ -99,7 +99,7 @@ struct Asked {
 
 fn build(
     endpoint: &LocalEndpoint,
-    head: RequestHead,
+    head: &RequestHead,
     body: Body,
     spent: Duration,
     interim: Interim,
@@ -116,7 +116,7 @@ fn build(
     if !waits {
         headers.remove(EXPECT);
     }
-    delimit(&mut headers, &head, two);
+    delimit(&mut headers, head, two);
     if grpc::is_grpc(&headers) {
         grpc::spend(&mut headers, spent);
     }

@@ -84,9 +84,8 @@ impl<'a> Reading<'a> {
         // Three lengths tell the fields that matter from nearly all others.
         match name.len() {
             4 if name.eq_ignore_ascii_case("host") => {
-                if self.host.replace(value).is_some() {
-                    return Err(BadFraming::Hosts);
-                }
+                let second = self.host.replace(value).is_some();
+                return if second { Err(BadFraming::Hosts) } else { Ok(()) };
             }
             14 if name.eq_ignore_ascii_case("content-length") => {
                 let length = number(value).ok_or(BadFraming::Length)?;

@@ -75,14 +75,8 @@ impl Pools {
         repeatable: bool,
         fresh: bool,
     ) -> io::Result<AppConnection> {
-        let rest = if repeatable { IDLE } else { IDLE_UNSAFE };
-        while !fresh {
-            let kept = lock(self.own()).get_mut(to).and_then(Vec::pop);
-            let Some(mut kept) = kept else { break };
-            if kept.since.elapsed() < rest && kept.is_quiet().await {
-                kept.reused = true;
-                return Ok(kept);
-            }
+        if !fresh && let Some(kept) = self.kept(to, repeatable).await {
+            return Ok(kept);
         }
         let stream = timeout(CONNECT_LIMIT, to.connect())
             .await
@@ -95,6 +89,17 @@ impl Pools {
             reused: false,
             since: Instant::now(),
         })
+    }
+
+    async fn kept(&self, to: &AppAddress, repeatable: bool) -> Option<AppConnection> {
+        let rest = if repeatable { IDLE } else { IDLE_UNSAFE };
+        loop {
+            let mut kept = lock(self.own()).get_mut(to).and_then(Vec::pop)?;
+            if kept.since.elapsed() < rest && kept.is_quiet().await {
+                kept.reused = true;
+                return Some(kept);
+            }
+        }
     }
 
     /// Keeps a connection whose answer is read to its end.

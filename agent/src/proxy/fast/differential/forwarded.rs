@@ -51,7 +51,8 @@ fn check(dice: &mut Dice, counts: &mut Counts) {
     assert_eq!((&served.end, served.left), (&End::Open, 0), "not at its end: {}", text());
     let seen = &served.seen[0];
     assert_eq!((&seen.method, &seen.target), (&head.method, &head.target), "{}", text());
-    let hosts: Vec<_> = seen.fields.get_all("host").iter().map(|h| h.as_bytes()).collect();
+    let hosts: Vec<_> =
+        seen.fields.get_all("host").iter().map(http::HeaderValue::as_bytes).collect();
     assert_eq!(hosts, [head.authority.as_bytes()], "{}", text());
     assert!(seen.content.whole && seen.content.data == body, "another body: {}", text());
     let framing = |name: &str| OF_THE_HOP.contains(&name);
