@@ -19,7 +19,6 @@ const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 pub(crate) struct Code(pub(crate) u8);
 
 impl Code {
-    pub(crate) const OK: Self = Self(0);
     pub(crate) const DEADLINE_EXCEEDED: Self = Self(4);
     pub(crate) const PERMISSION_DENIED: Self = Self(7);
     pub(crate) const RESOURCE_EXHAUSTED: Self = Self(8);
@@ -217,7 +216,7 @@ mod tests {
         assert_eq!(message("100% für\n"), "100%25 f%C3%BCr%0A");
         assert_eq!(Code::of(&with(STATUS, "14")), Some(Code::UNAVAILABLE));
         assert_eq!(Code::of(&with(STATUS, "x")), None);
-        assert_eq!(Code::OK.outcome(), "ok");
+        assert_eq!(Code(0).outcome(), "ok");
         assert_eq!(Code::UNAVAILABLE.outcome(), "server_error");
         assert_eq!(Code(5).outcome(), "client_error");
     }
