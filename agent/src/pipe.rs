@@ -114,6 +114,39 @@ impl Pipe {
     }
 }
 
+/// A pipe whose end has to be said: dropped before [`Whole::ended`], it looks broken to the other side.
+/// Whoever takes what was cut off for whole has been told something that is not true.
+#[derive(Debug)]
+pub struct Whole {
+    pipe: Pipe,
+    ended: bool,
+}
+
+impl Whole {
+    /// A pipe that has not ended.
+    pub fn new(pipe: Pipe) -> Self {
+        Self { pipe, ended: false }
+    }
+
+    /// The pipe.
+    pub fn pipe(&mut self) -> &mut Pipe {
+        &mut self.pipe
+    }
+
+    /// Both halves have ended in good order.
+    pub fn ended(mut self) {
+        self.ended = true;
+    }
+}
+
+impl Drop for Whole {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.pipe.abort();
+        }
+    }
+}
+
 impl AsyncRead for Pipe {
     fn poll_read(
         self: Pin<&mut Self>,

@@ -4,6 +4,8 @@
 //! The rules are what a service may rely on, not what this version does. Sizes are small here and large
 //! with `HEARTH_FULL=1` (`make protocols-full`).
 
+#![allow(clippy::needless_pass_by_value)] // what is asserted reads best without references
+
 mod protocols {
     mod blocked;
     mod databases;

@@ -24,6 +24,7 @@ use super::safety::is_idempotent;
 use crate::config::HttpVersion;
 use crate::pipe::AppAddress;
 use connector::Connector;
+pub(crate) use connector::pipe_of;
 use multiplexed::Multiplexed;
 
 /// On loopback a connection stands at once or the application is not there.

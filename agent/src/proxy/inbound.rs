@@ -19,10 +19,10 @@ use http::{HeaderMap, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{timeout, timeout_at};
 
+use super::application::pipe_of;
 use super::body::{BodyError, framed, pump};
 use super::frame::{self, Cause, Frames, HTTP, Opening, Refused};
 use super::head::{BodyKind, HeadRef, RequestHead, ResponseHead};
@@ -286,8 +286,9 @@ async fn tunnelled(
         cause: Cause::AppBroke,
         detail: format!("the application let the upgrade and broke off: {error}"),
     })?;
+    let (pipe, ahead) = pipe_of(application);
     if send.write_chunk(head).await.is_ok() {
-        upgrade::exchange(TokioIo::new(application), send, frames).await;
+        upgrade::exchange(pipe, ahead, send, frames).await;
     }
     Ok(())
 }

@@ -18,7 +18,7 @@ use super::head::{BodyKind, Fields, RequestHead};
 use super::{Inner, reach};
 use crate::driver::PathReport;
 use crate::link::{DataStream, InFlight, Receiver, Sender, StreamError};
-use crate::pipe::Pipe;
+use crate::pipe::{Pipe, Whole};
 
 /// On loopback a connection stands at once or the application is not there.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
@@ -140,10 +140,11 @@ async fn exchange(mut client: Pipe, taken: Taken) {
     }
 }
 
-/// Copies until both halves have ended or one has broken. A broken half resets the stream. `ahead` was
-/// read of the stream already.
-pub(crate) async fn both_ways(mut pipe: Pipe, send: &mut Sender, ahead: Bytes, recv: Receiver) {
-    let copied = match &mut pipe {
+/// Copies until both halves have ended or one has broken. A broken half resets the stream, and a stream that
+/// is given up breaks the pipe, whenever this is dropped. `ahead` was read of the stream already.
+pub(crate) async fn both_ways(pipe: Pipe, send: &mut Sender, ahead: Bytes, recv: Receiver) {
+    let mut whole = Whole::new(pipe);
+    let copied = match whole.pipe() {
         Pipe::Tcp(stream) => {
             let (read, write) = stream.split();
             copy_both(read, write, send, ahead, recv).await
@@ -157,9 +158,9 @@ pub(crate) async fn both_ways(mut pipe: Pipe, send: &mut Sender, ahead: Bytes, r
             copy_both(read, write, send, ahead, recv).await
         }
     };
-    if let Err(error) = copied {
-        tracing::trace!(%error, "connection broke");
-        pipe.abort();
+    match copied {
+        Ok(()) => whole.ended(),
+        Err(error) => tracing::trace!(%error, "connection broke"),
     }
 }
 

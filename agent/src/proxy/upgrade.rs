@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use base64::Engine as _;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use http::header::{
     CONNECTION, CONTENT_LENGTH, HeaderName, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE,
 };
@@ -20,12 +20,13 @@ use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::attempt::Answer;
 use super::frame::{self, Frame, FrameError, Frames};
 use super::headers::has_token;
 use crate::link::{Sender, StreamError};
+use crate::pipe::{Pipe, Whole};
 
 /// The token of WebSocket, in both forms.
 const WEBSOCKET: &str = "websocket";
@@ -156,30 +157,45 @@ async fn run(client: Upgraded, tunnel: Tunnel) {
         }
         Tunnel::Remote(carried) => {
             let Carried { mut send, frames, held } = *carried;
-            exchange(client, &mut send, frames).await;
+            let client = Pipe::Tunnel(Box::new(client));
+            exchange(client, Bytes::new(), &mut send, frames).await;
             drop(held);
         }
     }
 }
 
-/// Copies between a connection and a stream until both halves have ended or one has broken.
-pub(crate) async fn exchange(
-    io: impl AsyncRead + AsyncWrite,
+/// Copies between a connection and a stream until both halves have ended or one has broken, which breaks the
+/// other. `ahead` was read of the connection already.
+pub(crate) async fn exchange(pipe: Pipe, ahead: Bytes, send: &mut Sender, frames: Frames) {
+    let mut whole = Whole::new(pipe);
+    match copy_both(whole.pipe(), ahead, send, frames).await {
+        Ok(()) => whole.ended(),
+        Err(error) => {
+            tracing::trace!(%error, "upgraded connection broke");
+            send.abandon();
+        }
+    }
+}
+
+async fn copy_both(
+    pipe: &mut Pipe,
+    ahead: Bytes,
     send: &mut Sender,
     mut frames: Frames,
-) {
-    let (mut read, mut write) = tokio::io::split(io);
+) -> Result<(), Ended> {
+    let (mut read, mut write) = tokio::io::split(pipe);
     let out = async {
         let mut buffer = BytesMut::new();
         let mut pieces = Vec::new();
+        frame::data(&mut pieces, ahead);
         loop {
+            send.write_all_chunks(&mut pieces).await?;
+            pieces.clear();
             buffer.reserve(COPY);
             if read.read_buf(&mut buffer).await? == 0 {
                 break;
             }
             frame::data(&mut pieces, buffer.split().freeze());
-            send.write_all_chunks(&mut pieces).await?;
-            pieces.clear();
         }
         send.write_chunk(frame::end()).await?;
         send.finish();
@@ -194,10 +210,7 @@ pub(crate) async fn exchange(
             }
         }
     };
-    if let Err(error) = tokio::try_join!(out, back) {
-        tracing::trace!(%error, "upgraded connection broke");
-        send.abandon();
-    }
+    tokio::try_join!(out, back).map(drop)
 }
 
 /// Why bytes are no longer copied.

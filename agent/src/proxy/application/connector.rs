@@ -10,7 +10,9 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use http::Uri;
+use hyper::upgrade::Upgraded;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
@@ -71,6 +73,15 @@ impl Service<Uri> for Connector {
 
 /// A connection as hyper's pool wants it.
 pub(super) struct AppConnection(TokioIo<Pipe>);
+
+/// The pipe under a connection that became another protocol's, and what was read of it already.
+pub(crate) fn pipe_of(upgraded: Upgraded) -> (Pipe, Bytes) {
+    match upgraded.downcast::<AppConnection>() {
+        Ok(parts) => (parts.io.0.into_inner(), parts.read_buf),
+        // A stream of HTTP/2.
+        Err(upgraded) => (Pipe::Tunnel(Box::new(TokioIo::new(upgraded))), Bytes::new()),
+    }
+}
 
 impl Connection for AppConnection {
     fn connected(&self) -> Connected {

@@ -273,7 +273,7 @@ impl Exchange<'_> {
             let mut connection = taken.map_err(|e| Fail::NotReached(e.to_string()))?;
             match self.head(&mut connection, deadline, send).await {
                 Ok(answer) => return Ok((connection, answer)),
-                Err(Fail::Early(_)) if connection.reused && repeatable => fresh = true,
+                Err(Fail::Early(_)) if connection.may_be_stale() && repeatable => fresh = true,
                 Err(fail) => return Err(fail),
             }
         }

@@ -27,6 +27,8 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 const IDLE: Duration = Duration::from_secs(4);
 /// For requests that must not be repeated.
 const IDLE_UNSAFE: Duration = Duration::from_millis(500);
+/// Applications that close connections for their age give them longer than this.
+const STALE: Duration = Duration::from_millis(100);
 /// Idle connections kept per application and thread.
 const KEPT: usize = 256;
 /// A connection keeps a read buffer up to this size.
@@ -40,12 +42,18 @@ pub(super) struct AppConnection {
     /// What goes to a caller next; empty between requests.
     pub(super) out: BytesMut,
     pub(super) timer: Timer,
-    /// It has carried a request before.
-    pub(super) reused: bool,
+    /// How long it had rested when it was taken again. An application that closes the connection after
+    /// less than [`STALE`] does not do so for its age.
+    rested: Duration,
     since: Instant,
 }
 
 impl AppConnection {
+    /// Whether an end that comes instead of an answer may have been under way before the request was.
+    pub(super) fn may_be_stale(&self) -> bool {
+        self.rested >= STALE
+    }
+
     /// Whether nothing has come since it was put away.
     async fn is_quiet(&mut self) -> bool {
         let mut byte = [0];
@@ -86,7 +94,7 @@ impl Pools {
             buffer: BytesMut::new(),
             out: BytesMut::new(),
             timer: Timer::default(),
-            reused: false,
+            rested: Duration::ZERO,
             since: Instant::now(),
         })
     }
@@ -96,7 +104,7 @@ impl Pools {
         loop {
             let mut kept = lock(self.own()).get_mut(to).and_then(Vec::pop)?;
             if kept.since.elapsed() < rest && kept.is_quiet().await {
-                kept.reused = true;
+                kept.rested = kept.since.elapsed();
                 return Some(kept);
             }
         }

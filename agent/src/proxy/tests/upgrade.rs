@@ -294,3 +294,27 @@ async fn a_client_s_broken_body_is_the_client_s_fault() {
     let head = until(&mut stream, "\r\n\r\n").await;
     assert!(head.starts_with("HTTP/1.1 400 "), "{head}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_websocket_that_its_client_breaks_off_is_broken_at_the_application() {
+    let (told, mut ends) = tokio::sync::mpsc::unbounded_channel();
+    let (a, _b) = mesh(move |mut stream| {
+        let told = told.clone();
+        async move {
+            until(&mut stream, "\r\n\r\n").await;
+            let yes = b"HTTP/1.1 101 X\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n";
+            stream.write_all(yes).await.unwrap();
+            let mut rest = Vec::new();
+            let _ = told.send(stream.read_to_end(&mut rest).await.map_err(|e| e.kind()));
+        }
+    })
+    .await;
+    let wish = "GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
+    let mut stream = open(a.upstream, wish).await;
+    assert!(until(&mut stream, "\r\n\r\n").await.starts_with("HTTP/1.1 101 "));
+    stream.write_all(b"half a message").await.unwrap();
+    stream.set_zero_linger().unwrap();
+    drop(stream);
+    let end = tokio::time::timeout(LIMIT, ends.recv()).await.unwrap().unwrap();
+    assert_eq!(end, Err(std::io::ErrorKind::ConnectionReset));
+}
