@@ -15,6 +15,7 @@ use super::answer::{Verdict, answer};
 use super::forward::{read_message, write_message};
 use super::*;
 use crate::config::Resolvers;
+use crate::link::tests::{free_port, loopback};
 
 /// `ledger` has a port of its own, `beats` one for datagrams, `web` has none, `every` one at all addresses.
 struct Fixed;
@@ -213,8 +214,8 @@ type Script = Arc<dyn Fn(usize, &[u8]) -> Vec<Vec<u8>> + Send + Sync>;
 
 /// A resolver on UDP and TCP; counts what it is asked.
 async fn resolver(script: Script) -> (SocketAddr, Arc<AtomicUsize>) {
-    let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let address = udp.local_addr().unwrap();
+    let address = loopback(free_port());
+    let udp = UdpSocket::bind(address).await.unwrap();
     let tcp = TcpListener::bind(address).await.unwrap();
     let asked = Arc::new(AtomicUsize::new(0));
     let (by_udp, by_tcp) = ((script.clone(), asked.clone()), (script, asked.clone()));
