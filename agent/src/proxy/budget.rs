@@ -23,7 +23,7 @@ pub(crate) struct Terms {
 /// Repetitions of what may have been executed: a tenth of the requests, so that an application that fails
 /// half of them is asked not a fifth more than its clients ask. The burst covers what was under way at
 /// an application that breaks off now and then.
-pub(crate) const RETRIES: Terms = Terms { per_mille: 100, per_second: 2, burst: 50 };
+pub(crate) const RETRIES: Terms = Terms { per_mille: 100, per_second: 1, burst: 50 };
 /// Requests that reached no application and go elsewhere: as many as there are requests. They are no load
 /// for any application; the bound is for our own work when nobody takes them.
 pub(crate) const MOVES: Terms = Terms { per_mille: 1000, per_second: 50, burst: 1000 };

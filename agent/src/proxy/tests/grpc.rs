@@ -186,10 +186,10 @@ async fn the_client_s_deadline_holds_and_is_passed_on_shortened() {
     let late = call(&mut client, "/hang", &[("grpc-timeout", "300m")]).await;
     assert_eq!(end(late).await.1, "4");
     assert!(started.elapsed() < Duration::from_secs(10));
-    let told = call(&mut client, "/echo", &[("grpc-timeout", "100S")]).await;
+    let told = call(&mut client, "/echo", &[("grpc-timeout", "200S")]).await;
     let left = told.headers()["x-timeout"].to_str().unwrap();
-    let micros: u64 = left.strip_suffix('m').unwrap().parse().unwrap();
-    assert!((50_000..100_000).contains(&micros), "{left}");
+    let millis: u64 = left.strip_suffix('m').unwrap().parse().unwrap();
+    assert!((100_000..200_000).contains(&millis), "{left}");
     // The policy's time is for the wait, and is none of the application's.
     let told = call(&mut client, "/echo", &[]).await;
     assert!(!told.headers().contains_key("x-timeout"));
@@ -231,7 +231,8 @@ async fn an_unavailable_application_s_calls_go_elsewhere_only_if_the_policy_says
 async fn an_answer_that_breaks_off_ends_as_unavailable() {
     let (a, _b, _c) = mesh().await;
     let answer = call(&mut client(&a).await, "/break", &[]).await;
-    assert_eq!(end(answer).await, (Bytes::from_static(b"b"), "14".into()));
+    // Whether any of it came before is the transport's affair.
+    assert_eq!(end(answer).await.1, "14");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

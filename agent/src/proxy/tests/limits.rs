@@ -149,7 +149,7 @@ async fn half_broken() -> (std::net::SocketAddr, Arc<AtomicUsize>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_storm_of_errors_is_repeated_by_a_fifth_at_most_and_holds_nobody() {
-    const SENT: usize = 1000;
+    const SENT: usize = 1500;
     let authority = Authority::new("mesh.example");
     let (address, seen) = half_broken().await;
     let a = Host::start(&authority, "a", None).await;
@@ -169,7 +169,7 @@ async fn a_storm_of_errors_is_repeated_by_a_fifth_at_most_and_holds_nobody() {
     let seen = seen.load(Ordering::SeqCst);
     assert!(well > SENT / 3 && told > SENT / 10, "{well} well, {told} told");
     // Waiting 100 ms before the same endpoint is asked again is part of each repetition.
-    assert!(started.elapsed() < Duration::from_secs(60));
+    assert!(started.elapsed() < Duration::from_secs(120));
     assert!(seen as f64 <= 1.2 * SENT as f64, "{seen} of {SENT}");
 }
 
