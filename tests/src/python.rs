@@ -29,6 +29,6 @@ pub fn script(name: &str, needs: &[&str], args: &[&str]) -> Result<Program, Stri
 
 fn has(venv: &Path, module: &str) -> bool {
     let versions = std::fs::read_dir(venv.join("lib")).into_iter().flatten().flatten();
-    let packages = versions.map(|entry| entry.path().join("site-packages").join(module));
-    packages.into_iter().any(|path: PathBuf| path.is_dir())
+    let mut packages = versions.map(|entry| entry.path().join("site-packages").join(module));
+    packages.any(|path: PathBuf| path.is_dir())
 }

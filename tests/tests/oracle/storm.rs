@@ -122,7 +122,7 @@ impl Sick {
 
 /// Half of all numbers, without a pattern that requests could fall into step with.
 fn half(n: usize) -> bool {
-    n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40 & 1 == 1
+    (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) & 1 == 1
 }
 
 /// What was sent, what the owners' agents were asked for, what the applications received.

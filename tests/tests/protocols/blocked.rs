@@ -26,9 +26,9 @@ fn lanes(mesh: &Mesh) -> Result<Vec<(String, bool)>, String> {
     let of = |link: &Value| {
         let fields = link.as_object().into_iter().flatten();
         // Whatever the field is called: its words are what an operator reads.
-        let words =
+        let mut words =
             fields.filter(|(key, _)| *key != "node").filter_map(|(_, value)| value.as_str());
-        let tcp = words.into_iter().any(|word| word.to_ascii_lowercase().contains("tcp"));
+        let tcp = words.any(|word| word.to_ascii_lowercase().contains("tcp"));
         (link["node"].as_str().unwrap_or_default().to_owned(), tcp)
     };
     Ok(links.iter().map(of).collect())

@@ -143,6 +143,7 @@ impl Dns {
     }
 }
 
+#[allow(clippy::needless_pass_by_value)] // what is looked at is made for it
 fn wanted(out: String, parts: &[&str]) -> Result<String, String> {
     match parts.iter().find(|part| !out.contains(**part)) {
         None => Ok(String::new()),

@@ -88,6 +88,7 @@ fn request<T>(message: T, fields: &[(&'static str, &str)]) -> Request<T> {
     request
 }
 
+#[allow(clippy::needless_pass_by_value)] // `map_err` gives it away
 fn words(status: Status) -> String {
     format!("{:?}: {}", status.code(), status.message())
 }
