@@ -18,8 +18,6 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use hearth_proto::evidence::Outcome;
-use hearth_proto::ids::ServiceName;
-use hearth_proto::wire::PROTOCOL;
 use http::header::CONTENT_LENGTH;
 use http::{Method, Response, Version};
 use http_body_util::BodyExt;
@@ -32,18 +30,16 @@ use super::super::Inner;
 use super::super::answer::Failure;
 use super::super::attempt::{self, Prepared, Sent, Target};
 use super::super::body::Body;
-use super::super::frame::{self, DATA, END, Frame, FrameError, Frames, HEADER, HTTP, Ready};
-use super::super::head::{
-    BadHead, BodyKind, Fields, HeadParts, RequestHead, ResponseHead, put_request,
-};
+use super::super::frame::{Frame, FrameError, Frames, Ready};
+use super::super::head::{Fields, ResponseHead};
 use super::super::load::UnderWay;
 use super::super::outbound::{Door, Entry, concluded, service_of};
 use super::super::race::{First, News, Race, Won};
 use super::super::safety::is_idempotent;
-use super::super::supply::Supply;
 use super::answer::{self, Coding, Shape};
+use super::opening;
 use super::plan::Plan;
-use super::request::{self, MAX_PLAIN_FIELDS, Plain, Read};
+use super::request::{self, MAX_PLAIN_FIELDS, Read};
 use super::timer::Timer;
 use crate::link::{DataStream, InFlight, LinkHealth};
 
@@ -58,9 +54,6 @@ const IDLE_LIMIT: Duration = Duration::from_secs(90);
 const MORE_LIMIT: Duration = Duration::from_secs(2);
 /// Pipelined bytes that are read while a request is under way.
 const MAX_AHEAD: usize = 16 * 1024;
-/// Where instance and time stand in an opening: version, kind, length, then they.
-const INSTANCE: usize = 1 + HEADER;
-const LEFT: usize = INSTANCE + 2;
 
 /// How it goes on with a connection.
 pub(crate) enum After {
@@ -178,10 +171,20 @@ impl Client<'_> {
                     return if passed && !shape.close { Turn::Next } else { Turn::Closed };
                 }
                 Got::Left => return Turn::Closed,
-                Got::News(first) => {
-                    Box::pin(race(self.inner, &ask, self.prepared(&ask), Some(*first), started))
-                }
-                Got::Nobody => Box::pin(race(self.inner, &ask, self.prepared(&ask), None, started)),
+                Got::News(first) => Box::pin(race(
+                    self.inner,
+                    &ask,
+                    opening::prepared(&self.opening, ask.head),
+                    Some(*first),
+                    started,
+                )),
+                Got::Nobody => Box::pin(race(
+                    self.inner,
+                    &ask,
+                    opening::prepared(&self.opening, ask.head),
+                    None,
+                    started,
+                )),
             };
         let Some(won) = self.watched(race).await else { return Turn::Closed };
         let service = &plan.route.service;
@@ -226,11 +229,9 @@ impl Client<'_> {
             Method::from_bytes(plain.method.as_bytes()).is_ok_and(|m| is_idempotent(&m));
         let service = &plan.route.service;
         self.opening.clear();
-        let head = put_opening(&mut self.opening, &plain, service, &self.inner.via, &self.client);
+        let head = opening::put(&mut self.opening, &plain, service, &self.inner.via, &self.client);
         if plain.length > 0 {
-            frame::put_header(&mut self.opening, DATA, plain.length as usize);
-            self.opening.put_slice(&self.buffer[plain.head..whole]);
-            frame::put_header(&mut self.opening, END, 0);
+            opening::put_body(&mut self.opening, &self.buffer[plain.head..whole]);
         }
         self.buffer.advance(whole);
         self.plan = Some(plan.clone());
@@ -278,23 +279,6 @@ impl Client<'_> {
         .await
     }
 
-    /// The same request as the race wants it.
-    fn prepared(&self, ask: &Ask) -> Result<Prepared, Failure> {
-        let bad = |e: BadHead| Failure::BadRequest(e.to_string());
-        let opening = Bytes::copy_from_slice(&self.opening);
-        let head = RequestHead::decode(&opening.slice(1 + HEADER..ask.head)).map_err(bad)?;
-        let method = Method::from_bytes(head.method.as_bytes())
-            .map_err(|e| Failure::BadRequest(e.to_string()))?;
-        let supply = match head.body {
-            // Between the frame's header and the end's.
-            BodyKind::Inline => {
-                Supply::Inline(opening.slice(ask.head + HEADER..opening.len() - HEADER), None)
-            }
-            BodyKind::None | BodyKind::AfterGo => Supply::None,
-        };
-        Ok(Prepared::new(method, head, supply))
-    }
-
     /// Makes the first attempt and waits for the head of its answer.
     async fn first(&mut self, plan: &Plan, ask: &Ask, started: Instant) -> Got {
         let (picked, decision) = plan.pick(started, rand::random());
@@ -318,7 +302,11 @@ impl Client<'_> {
         };
         let since = Instant::now();
         let deadline = started + plan.route.policy.timeout.0;
-        address(&mut self.opening, target.id.instance, deadline.saturating_duration_since(since));
+        opening::address(
+            &mut self.opening,
+            target.id.instance,
+            deadline.saturating_duration_since(since),
+        );
         if let Err(error) = send.write_last(&self.opening).await {
             return news(News::Ended(Err(FrameError::from(error).into())));
         }
@@ -571,41 +559,4 @@ enum Happened {
     Silent,
     Late,
     Left,
-}
-
-/// Writes into an opening whom it is for, and how much time is left.
-fn address(opening: &mut [u8], instance: u16, left: Duration) {
-    let left = u64::try_from(left.as_micros()).unwrap_or(u64::MAX);
-    opening[INSTANCE..INSTANCE + 2].copy_from_slice(&instance.to_be_bytes());
-    opening[LEFT..LEFT + 8].copy_from_slice(&left.to_be_bytes());
-}
-
-/// Appends the preamble of a request's stream, and returns how long it is.
-fn put_opening(
-    out: &mut BytesMut,
-    plain: &Plain<'_, '_>,
-    service: &ServiceName,
-    via: &[u8],
-    client: &str,
-) -> usize {
-    let body = if plain.length == 0 { BodyKind::None } else { BodyKind::Inline };
-    let parts = HeadParts {
-        service,
-        // Both are written when it is known who is asked.
-        instance: 0,
-        left_us: 0,
-        body,
-        length: (plain.length > 0).then_some(plain.length),
-        method: plain.method,
-        target: plain.target,
-        authority: plain.host,
-        upgrade: "",
-    };
-    out.reserve(plain.head + 512);
-    out.put_u8(PROTOCOL);
-    frame::with_header(out, HTTP, |out| {
-        put_request(out, &parts);
-        plain.put_fields(out, via, client, rand::random);
-    });
-    out.len()
 }

@@ -10,6 +10,7 @@
 //! |---|---|
 //! | [`client`] | a client's connection: requests in turn, answers back |
 //! | [`owner`] | a peer's request to our own application, its answer back |
+//! | `opening` | a request as it goes to a peer |
 //! | `plan` | what is kept beside a route, so that a request looks nothing up |
 //! | `pool` | connections to applications |
 //! | `timer` | one timer per connection, kept |
@@ -20,6 +21,7 @@ mod chunked;
 pub(crate) mod client;
 #[cfg(test)]
 mod differential;
+mod opening;
 pub(crate) mod owner;
 mod plan;
 mod pool;
