@@ -123,7 +123,8 @@ fn mistakes_say_what_where_and_what_to_do() {
     for (found, expected) in [
         (
             with("lisen = 1\n"),
-            "agent.toml:4:1: unknown field `lisen`, expected one of `listen`, `advertise`, `seeds`\n  \
+            "agent.toml:4:1: unknown field `lisen`, expected one of `listen`, `advertise`, `seeds`, \
+             `lane`\n  \
              hint: did you mean `listen`?",
         ),
         (

@@ -58,6 +58,9 @@ pub(crate) fn asked(request: &mut Request<Incoming>) -> Option<Asked> {
     let (token, form) = if request.version() == Version::HTTP_2 {
         let protocol = request.extensions().get::<hyper::ext::Protocol>()?;
         (protocol.as_str().to_owned(), Form::Http2)
+    } else if request.version() != Version::HTTP_11 {
+        // RFC 9110 section 7.8: in a request of HTTP/1.0 it is ignored.
+        return None;
     } else {
         let wished = request.headers().get(UPGRADE)?.to_str().ok()?.trim().to_owned();
         let plain = hyper::body::Body::is_end_stream(request.body());

@@ -13,6 +13,14 @@ const KNOWN: &[(&str, &str)] = &[
         "h2::messages::trailers_with_a_pseudo_field",
         "the h2 crate drops the field instead of refusing the stream; it is not passed on",
     ),
+    (
+        "h2::messages::hints_are_passed_on",
+        "hyper's server cannot send informational answers to HTTP/2 clients; they get the final answer",
+    ),
+    (
+        "modern::its_trailers_reach_http1",
+        "hyper's server keeps trailers from HTTP/1.1 clients unless it read TE itself; the body is whole",
+    ),
 ];
 
 /// Marks those that are known, and says why.

@@ -201,18 +201,32 @@ pub(crate) async fn server(
     shake(socket, UnbufferedServerConnection::new(config)?, Vec::new()).await
 }
 
+/// The length of the first TLS record (RFC 8446 section 5.1), once all of it is here.
+fn whole_record(bytes: &[u8]) -> Option<usize> {
+    let length = usize::from(u16::from_be_bytes([*bytes.get(3)?, *bytes.get(4)?])) + 5;
+    (bytes.len() >= length).then_some(length)
+}
+
 async fn shake(
     mut socket: TcpStream,
     mut side: impl Side,
     mut out: Vec<u8>,
 ) -> Result<Established, HandshakeError> {
     let mut read = BytesMut::new();
+    // So much of it was shown to rustls: one record after the other, since what the peer says right behind
+    // its last message is not the handshake's.
+    let mut shown = 0;
     loop {
-        let (used, next) = side.step(&mut read, &mut out);
+        let (used, next) = side.step(&mut read[..shown], &mut out);
         read.advance(used);
+        shown -= used;
         match next {
             Ok(Next::Again) => {}
             Ok(Next::Read) => {
+                if let Some(length) = whole_record(&read[shown..]) {
+                    shown += length;
+                    continue;
+                }
                 socket.write_all(&out).await?;
                 out.clear();
                 if read.len() > MAX_HANDSHAKE {
@@ -227,7 +241,7 @@ async fn shake(
             Err(error) => {
                 // The peer is told why, as far as it listens: the alert is what comes next. Not asked for
                 // more than once, since rustls would look at what it has refused already.
-                let _ = side.step(&mut read, &mut out);
+                let _ = side.step(&mut read[..shown], &mut out);
                 let _ = socket.write_all(&out).await;
                 return Err(error);
             }

@@ -348,18 +348,18 @@ impl Exchange<'_> {
 
     /// An informational answer is passed on, but for `100 Continue`, which nobody who asks for it sees here.
     fn interim(&mut self, status: u16, head: &[u8]) {
-        let mut fields = [httparse::EMPTY_HEADER; 32];
-        let mut answer = httparse::Response::new(&mut fields);
-        if status == 100 || answer.parse(head).is_err() {
+        if status == 100 {
             return;
         }
+        let start = self.out.len();
+        let mut known = true;
         with_header(&mut self.out, INFO, |out| {
             ResponseHead::put_start(out, status, None);
-            for field in answer.headers.iter().filter(|f| !response::is_of_the_hop(f.name)) {
-                put_field(out, field.name, field.value);
-            }
-            out.put_slice(b"\r\n");
+            known = response::put_interim(head, out).is_ok();
         });
+        if !known {
+            self.out.truncate(start);
+        }
     }
 
     /// Passes the answer on. `self.out` holds its head.

@@ -68,6 +68,17 @@ pub(super) fn read(
     }
 }
 
+/// Appends the fields of an informational answer that are passed on, and the empty line.
+pub(super) fn put_interim(head: &[u8], out: &mut BytesMut) -> Result<(), &'static str> {
+    const BAD: &str = "its informational answer cannot be read";
+    let mut fields = [httparse::EMPTY_HEADER; 32];
+    let mut answer = httparse::Response::new(&mut fields);
+    answer.parse(head).map_err(|_| BAD)?;
+    let told = Told::of(answer.headers).map_err(|why| why.unwrap_or(BAD))?;
+    put_fields(answer.headers, &told, b"", out);
+    Ok(())
+}
+
 /// `Err(None)`: there are more fields than that.
 fn with<'b>(
     buffer: &'b [u8],

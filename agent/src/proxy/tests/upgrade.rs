@@ -133,7 +133,8 @@ async fn a_wish_that_is_not_granted_leaves_the_connection_http() {
     let h2c = "GET /chat HTTP/1.1\r\nHost: x\r\nConnection: upgrade, http2-settings\r\n\
                Upgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n";
     let mut stream = open(a.upstream, h2c).await;
-    let answer = until(&mut stream, "host: x\r\n\r\n").await;
+    let head = until(&mut stream, "\r\n\r\n").await;
+    let answer = head + &until(&mut stream, "\r\n\r\n").await;
     assert!(!answer.contains("h2c") && !answer.contains("http2-settings"), "{answer}");
 }
 
@@ -256,6 +257,8 @@ async fn interim_answers_come_before_the_answer() {
             continue;
         }
         let hints = "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n";
+        // Names of fields are the same in any case.
+        let all = all.replace("Link: </a>", "link: </a>");
         assert!(all.starts_with(&format!("{hints}HTTP/1.1 200")), "{all}");
     }
 }

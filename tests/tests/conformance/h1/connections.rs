@@ -141,6 +141,8 @@ fn closing() -> Vec<Case> {
         case("a_long_body_that_breaks_off_is_not_passed_on_as_whole")
             .send(post_with("Content-Length: 200000", &"abc".repeat(30_000)))
             .half_close()
+            // What of it is under way reaches the application in this case, not in the next.
+            .pause(300)
             .closed_without_answer_or(400)
             .saw_nothing_whole(),
         case("a_head_that_breaks_off_reaches_nobody")

@@ -63,8 +63,9 @@ pub(super) fn cases() -> Vec<Case> {
             .send(get("/x"))
             .app_at("/x", [Step::Body, Step::Send(HINTS.into()), Step::Close])
             .want(status(502).mentions("proxy-status", "error=")),
+        // A POST: a GET may be asked again elsewhere.
         case("switching_protocols_nobody_asked_for_is_502")
-            .send(get("/x"))
+            .send("POST /x HTTP/1.1\r\nHost: svc\r\nContent-Length: 0\r\n\r\n")
             .app_does([
                 Step::Body,
                 Step::Send(
