@@ -488,7 +488,11 @@ impl Client<'_> {
         let Ok(mut coding) = put else { return Turn::Closed };
         let mut trailers = Fields::default();
         while let Some(frame) = body.frame().await {
-            let Ok(frame) = frame else { return Turn::Closed };
+            let Ok(frame) = frame else {
+                // What came of it is the client's: it sees that the rest is missing.
+                self.flush().await;
+                return Turn::Closed;
+            };
             match frame.into_data() {
                 Ok(piece) => {
                     if !self.piece(&mut coding, piece).await || !self.flush().await {
