@@ -154,11 +154,13 @@ pub(crate) async fn open(
     };
     let stream = match found {
         Found::Open(stream) => stream,
-        Found::Nothing => open_quic(shared, peer, address).await?,
+        // Boxed: every request's task, and so every idle client's, would hold room for a dial.
+        Found::Nothing => Box::pin(open_quic(shared, peer, address)).await?,
         Found::Dialled(dialled) if usable(peer).is_none() => {
-            first_up(pool::wait(peer, dialled), open_quic(shared, peer, address)).await?
+            let lane = pool::wait(peer, dialled);
+            Box::pin(first_up(lane, open_quic(shared, peer, address))).await?
         }
-        Found::Dialled(_) => open_quic(shared, peer, address).await?,
+        Found::Dialled(_) => Box::pin(open_quic(shared, peer, address)).await?,
     };
     shared.monitor.look(peer);
     Ok(stream)

@@ -160,7 +160,7 @@ async fn connection(
 pub(crate) async fn serve(inner: &Arc<Inner>, pipe: Pipe, client: SocketAddr, door: &Arc<Door>) {
     match (&*door.leads(), pipe) {
         (Entry::Upstream(service), pipe) if inner.protocol(service) == Some(Protocol::Tcp) => {
-            tcp::carry(inner, service, pipe).await;
+            Box::pin(tcp::carry(inner, service, pipe)).await;
         }
         (Entry::Upstream(_) | Entry::Shared, Pipe::Tcp(stream)) => {
             match fast::client::serve(inner, door, stream, client).await {
