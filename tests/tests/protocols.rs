@@ -2,7 +2,7 @@
 //! that people really use: gRPC, WebSocket, PostgreSQL, Redis, TLS, DNS, SOCKS.
 //!
 //! The rules are what a service may rely on, not what this version does. Sizes are small here and large
-//! with `HEARTH_FULL=1` (`make protocols-full`).
+//! with `HEARTH_FULL=1` (`make protocols`).
 
 #![allow(clippy::needless_pass_by_value)] // what is asserted reads best without references
 
