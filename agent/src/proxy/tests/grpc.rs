@@ -28,23 +28,28 @@ type Answer = Response<UnsyncBoxBody<Bytes, std::io::Error>>;
 /// An application of gRPC that does what the path says.
 struct App {
     host: Host,
+    /// The calls of every application of the mesh together: whom the balancer prefers is its affair.
     calls: Arc<AtomicUsize>,
     connections: Arc<AtomicUsize>,
 }
 
 impl App {
-    async fn start(authority: &Authority, node: &str, says: &'static str) -> Self {
+    async fn start(
+        authority: &Authority,
+        node: &str,
+        says: &'static str,
+        calls: Arc<AtomicUsize>,
+    ) -> Self {
         let listener = TcpListener::bind(loopback(0)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (calls, connections) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let connections = Arc::new(AtomicUsize::new(0));
         let counted = (calls.clone(), connections.clone());
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 counted.1.fetch_add(1, Ordering::SeqCst);
                 let calls = counted.0.clone();
                 let service = service_fn(move |request| {
-                    calls.fetch_add(1, Ordering::SeqCst);
-                    answer(says, request)
+                    answer(says, calls.fetch_add(1, Ordering::SeqCst), request)
                 });
                 let serving = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
                     .max_concurrent_streams(2)
@@ -69,13 +74,17 @@ fn only_trailers(status: &'static str, pushback: Option<&'static str>) -> Answer
     answer
 }
 
-async fn answer(says: &'static str, request: Request<Incoming>) -> Result<Answer, Infallible> {
+async fn answer(
+    says: &'static str,
+    turn: usize,
+    request: Request<Incoming>,
+) -> Result<Answer, Infallible> {
     let path = request.uri().path().to_owned();
     let told = request.headers().get("grpc-timeout").cloned();
     let body = match path.as_str() {
         "/unknown" => return Ok(only_trailers("12", None)),
-        "/mine" if says == "b" => return Ok(only_trailers("14", None)),
-        "/pushed" if says == "b" => return Ok(only_trailers("14", Some("-1"))),
+        "/every-other" if turn.is_multiple_of(2) => return Ok(only_trailers("14", None)),
+        "/pushed" => return Ok(only_trailers("14", Some("-1"))),
         "/hang" => {
             tokio::time::sleep(Duration::from_secs(60)).await;
             Bytes::new()
@@ -104,8 +113,9 @@ async fn answer(says: &'static str, request: Request<Incoming>) -> Result<Answer
 
 async fn mesh() -> (Host, App, App) {
     let authority = Authority::new("mesh.example");
-    let b = App::start(&authority, "b", "b").await;
-    let c = App::start(&authority, "c", "c").await;
+    let calls = Arc::new(AtomicUsize::new(0));
+    let b = App::start(&authority, "b", "b", calls.clone()).await;
+    let c = App::start(&authority, "c", "c", calls).await;
     let a = Host::start(&authority, "a", None).await;
     route(&a, &[("b", b.host.agent.address)], plain());
     (a, b, c)
@@ -210,21 +220,21 @@ async fn an_unavailable_application_s_calls_go_elsewhere_only_if_the_policy_says
     let both = [("b", b.host.agent.address), ("c", c.host.agent.address)];
     let mut client = client(&a).await;
     route(&a, &both[..1], plain());
-    assert_eq!(end(call(&mut client, "/mine", &[]).await).await.1, "14");
+    for status in ["14", "0"] {
+        assert_eq!(end(call(&mut client, "/every-other", &[]).await).await.1, status);
+    }
     let again = ServicePolicy { retry_on: vec![RetryOn::GrpcUnavailable], ..plain() };
     route(&a, &both, again);
-    for _ in 0..10 {
-        let (body, status) = end(call(&mut client, "/mine", &[]).await).await;
-        assert_eq!((&body[..], status.as_str()), (&b"c"[..], "0"));
+    let asked = || b.calls.load(Ordering::SeqCst);
+    for tries in (4..24).step_by(2) {
+        assert_eq!(end(call(&mut client, "/every-other", &[]).await).await.1, "0");
+        assert_eq!(asked(), tries, "each was told 14 once and went elsewhere");
     }
     // The application's own word is the last one.
-    let before = c.calls.load(Ordering::SeqCst);
-    let mut refused = 0;
-    for _ in 0..20 {
-        refused += usize::from(end(call(&mut client, "/pushed", &[]).await).await.1 == "14");
+    for tries in 23..43 {
+        assert_eq!(end(call(&mut client, "/pushed", &[]).await).await.1, "14");
+        assert_eq!(asked(), tries, "none was asked again");
     }
-    assert!(refused > 0, "b was never asked");
-    assert_eq!(c.calls.load(Ordering::SeqCst) - before, 20 - refused);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
