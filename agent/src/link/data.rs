@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::{self, Either};
-use hearth_proto::ids::NodeName;
+use hearth_proto::ids::{Generation, NodeName};
 use quinn::Connection;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -254,6 +254,7 @@ async fn run_dial(
     address: SocketAddr,
     outcome: watch::Sender<Outcome>,
 ) {
+    let began = lock(&peer.state).newest;
     let result = async {
         let _turn = shared.data_dials.acquire().await.map_err(|_| LinkError::Closed)?;
         let expected = Expected::Node(peer.name.clone());
@@ -268,20 +269,32 @@ async fn run_dial(
             retired: AtomicBool::new(false),
         })
     });
-    {
+    let result = {
         let mut state = lock(&peer.state);
         state.data_dial.under_way = None;
+        // A newer start took over before we were done: whose connection this is nobody can say.
+        let restarted = began > Generation(0) && state.newest > began;
+        let result = result.and_then(|data| match restarted {
+            true => {
+                data.retire();
+                let why = "it restarted meanwhile".to_owned();
+                Err(LinkError::Lost { peer: peer.name.clone(), why })
+            }
+            false => Ok(data),
+        });
         match &result {
             Ok(data) => {
                 state.data = Some(data.clone());
                 state.data_dial.forgive();
             }
+            Err(_) if restarted => state.data_dial.forgive(),
             Err(error) => {
                 let wait = state.data_dial.backoff.failed(rand::random(), true);
                 state.data_dial.failed = Some((Instant::now() + wait, error.clone()));
             }
         }
-    }
+        result
+    };
     if let Ok(data) = &result {
         attend(&shared, &peer, &data.connection);
     }

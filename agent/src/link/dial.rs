@@ -83,8 +83,9 @@ async fn report_failure(shared: &Shared, peer: &Peer, error: &LinkError) {
         let mut state = lock(&peer.state);
         let probed = state.sense.probing.take().is_some();
         // A silent link is still a link: its end will be told when it comes.
-        let gone = state.mesh.is_none();
-        let owed = std::mem::take(&mut state.owes_down);
+        // A peer whose lanes are heard is there, however long a handshake takes it.
+        let gone = state.mesh.is_none() && !state.hears_lanes(Instant::now());
+        let owed = gone && std::mem::take(&mut state.owes_down);
         let tell = gone && (probed || owed || state.watched && !state.told_down);
         state.told_down |= tell;
         if gone {

@@ -90,6 +90,14 @@ impl Line {
         }
     }
 
+    /// The path's own: without what a busy host adds to it, as far as that is known.
+    pub(crate) fn least_rtt(&self) -> Duration {
+        match self {
+            Self::Quic(connection) => connection.stats().path.min_rtt,
+            Self::Lane(lane) => lane.rtt(),
+        }
+    }
+
     /// In words, for people.
     pub(crate) fn carrier(&self) -> &'static str {
         match self {

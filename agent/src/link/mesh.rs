@@ -342,8 +342,11 @@ async fn control_visit(
 
 /// Whether a connection ended by somebody's word, so that its end says nothing about the peer's health.
 fn is_orderly(end: &quinn::ConnectionError) -> bool {
-    matches!(
-        end,
-        quinn::ConnectionError::ApplicationClosed(_) | quinn::ConnectionError::LocallyClosed
-    )
+    match end {
+        quinn::ConnectionError::ApplicationClosed(close) => {
+            !CloseCode::gives_up(close.error_code.into_inner())
+        }
+        quinn::ConnectionError::LocallyClosed => true,
+        _ => false,
+    }
 }

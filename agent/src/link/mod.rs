@@ -91,6 +91,12 @@ impl CloseCode {
     pub(crate) fn code(self) -> VarInt {
         VarInt::from_u32(self as u32)
     }
+
+    /// Whether a connection that ends with this code was given up for its own sake: its end says nothing of
+    /// what the two sides want of each other.
+    pub(crate) fn gives_up(code: u64) -> bool {
+        code == Self::Retired as u64 || code == Self::Stale as u64
+    }
 }
 
 /// What a connection is for.

@@ -259,7 +259,7 @@ fn sample(state: &mut State, now: Instant, lag: Duration) -> Sampled {
         }
         let sign = tracked.window.sample(now, s, h, dead);
         if sign == Sign::Silent && state.sense.silence.is_none() {
-            tracked.connection.close(CloseCode::Stale.code(), b"nothing is acknowledged here");
+            tracked.give_up();
         }
     }
     for tracked in &mut state.lanes {

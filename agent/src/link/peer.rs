@@ -339,12 +339,14 @@ impl Peer {
     }
 
     /// Forgets a connection that is closed, `orderly` or for want of answers.
-    pub(crate) fn unregister(&self, line: &Line, orderly: bool) -> Lost {
+    pub(crate) fn unregister(&self, line: &Line, mut orderly: bool) -> Lost {
         let mut state = lock(&self.state);
         match line {
             Line::Quic(connection) => {
                 let id = connection.stable_id();
-                state.connections.retain(|t| t.connection.stable_id() != id);
+                let is = |t: &Tracked| t.connection.stable_id() == id;
+                orderly &= !state.connections.iter().any(|t| is(t) && t.given_up);
+                state.connections.retain(|t| !is(t));
                 if state.data.as_ref().is_some_and(|d| d.connection.stable_id() == id) {
                     state.data = None;
                 }
@@ -419,7 +421,7 @@ impl Peer {
         }
         state.losses.add(sent, lost);
         let Some(mesh) = &state.mesh else { return };
-        let carrier = choose::auto(self.auto(), mesh.line.rtt(), state.losses);
+        let carrier = choose::auto(self.auto(), mesh.line.least_rtt(), state.losses);
         self.prefers_quic.store(carrier == Carrier::Quic, Ordering::Relaxed);
     }
 
@@ -539,7 +541,7 @@ impl State {
     }
 
     /// Whether a lane for requests has been heard a moment ago.
-    fn hears_lanes(&self, now: Instant) -> bool {
+    pub(crate) fn hears_lanes(&self, now: Instant) -> bool {
         let lately = |t: Instant| now.saturating_duration_since(t) < LIVELY;
         self.sense.lane_heard.is_some_and(lately)
             && self.lanes.iter().any(|t| t.lane.kind == Kind::Data && t.lane.is_open())

@@ -12,7 +12,7 @@ use quinn::Connection;
 
 use super::lane::Lane;
 use super::silence::{PathFacts, Window, threshold};
-use super::{Kind, socket};
+use super::{CloseCode, Kind, socket};
 
 /// Kinds of datagram that are the links' own; SWIM packets are kind 0.
 const PING: u8 = 255;
@@ -25,6 +25,8 @@ pub(crate) struct Tracked {
     pub(crate) window: Window,
     pub(crate) sent: u64,
     pub(crate) heard: u64,
+    /// We closed it for want of answers.
+    pub(crate) given_up: bool,
     packets: u64,
     lost: u64,
 }
@@ -37,12 +39,19 @@ impl Tracked {
             window: Window::default(),
             sent: 0,
             heard: 0,
+            given_up: false,
             packets: 0,
             lost: 0,
         };
         // What the handshake sent and heard is no evidence.
         tracked.moved();
         tracked
+    }
+
+    /// Closes it: nothing is acknowledged here, while the peer answers elsewhere.
+    pub(crate) fn give_up(&mut self) {
+        self.given_up = true;
+        self.connection.close(CloseCode::Stale.code(), b"nothing is acknowledged here");
     }
 
     /// Packets sent since this was last asked, and how many of all sent are known to be lost since.

@@ -22,7 +22,7 @@ use super::frame::Frames;
 use super::handshake::Established;
 use super::mux::{Arrival, Happened, LARGE, Mux};
 use super::record::{HEAD, Opened, Records};
-use crate::link::lock;
+use crate::link::{CloseCode, lock};
 
 /// What is asked of the socket at once, at first and at most. Doubled whenever a read fills it.
 const READ: usize = 8 * 1024;
@@ -46,6 +46,10 @@ pub(crate) struct Ending {
 
 fn broken(why: impl std::fmt::Display) -> Ending {
     Ending { why: format!("the connection broke: {why}"), orderly: false }
+}
+
+fn said(code: u32, why: String) -> Ending {
+    Ending { why, orderly: !CloseCode::gives_up(code.into()) }
 }
 
 /// A lane's task. Ends with the connection and says why.
@@ -98,10 +102,10 @@ impl<A: Attendant> Carry<A> {
                 mux.close(0, "another connection took over");
             }
             // What we close with is written as far as the socket takes it; nobody waits for it.
-            if let Some((_, why)) = mux.closing()
+            if let Some((code, why)) = mux.closing()
                 && (blocked || !mux.has_output())
             {
-                return Poll::Ready(Ending { why: why.clone(), orderly: true });
+                return Poll::Ready(said(*code, why.clone()));
             }
             again |= mux.grant(&mut wakes);
             again |= !blocked && mux.has_output();
@@ -167,7 +171,7 @@ impl<A: Attendant> Carry<A> {
         for arrival in self.happened.arrivals.drain(..) {
             if let Arrival::Closed { code, why } = arrival {
                 let why = format!("the peer closed the connection: {why} ({code})");
-                self.last = Some(Ending { why, orderly: true });
+                self.last = Some(said(code, why));
             } else {
                 self.attendant.arrived(&self.lane, arrival);
             }

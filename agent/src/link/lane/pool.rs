@@ -164,10 +164,17 @@ async fn run_dial(
         Err(_) => return,
     };
     let result = {
+        let state = lock(&peer.state);
         let mut slots = lock(&peer.slots);
         let place = slots.at(slot);
         place.under_way = None;
         match result {
+            // It answered, and a newer start took over before we were done.
+            Ok(lane) if lane.generation() < state.newest => {
+                lane.close(CloseCode::Retired, "it is an older start's");
+                let why = "it restarted meanwhile".to_owned();
+                Err(LinkError::Lost { peer: peer.name.clone(), why })
+            }
             Ok(lane) => {
                 shared.metrics.dial("connected");
                 (place.not_before, place.backoff) = (None, Backoff::default());

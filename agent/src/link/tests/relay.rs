@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::net::UdpSocket;
 
-use super::loopback;
+use super::{free_port, loopback};
 
 /// Forwards datagrams to a target and the answers back.
 pub(crate) struct Relay {
@@ -20,7 +20,8 @@ pub(crate) struct Relay {
 
 impl Relay {
     pub(crate) async fn start(target: impl Fn() -> SocketAddr + Send + 'static) -> Self {
-        let front = Arc::new(UdpSocket::bind(loopback(0)).await.unwrap());
+        // Free for TCP too, which some let through.
+        let front = Arc::new(UdpSocket::bind(loopback(free_port())).await.unwrap());
         let address = front.local_addr().unwrap();
         let (forth, back) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(true)));
         tokio::spawn(run(front, target, forth.clone(), back.clone()));

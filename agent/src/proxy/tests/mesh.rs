@@ -261,8 +261,11 @@ impl App {
     }
 
     /// What `kill -9` does: no listener, no connections.
-    pub(super) fn kill(&self) {
+    pub(super) async fn kill(&self) {
         self.task.abort();
+        while tokio::net::TcpStream::connect(self.address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
     }
 
     pub(super) fn seen(&self) -> usize {
