@@ -229,6 +229,15 @@ impl Inner {
         }
     }
 
+    /// Tells the core how a request ended that began at `began`, unless it is our own fault: what we kept
+    /// waiting ourselves, stopped or starved, or what others gave up on us meanwhile.
+    fn report_fairly(&self, endpoint: &EndpointId, outcome: Outcome, began: Instant) {
+        let by_us = || self.mesh.links.excuses(began, Instant::now());
+        if !matches!(outcome, Outcome::TimedOut | Outcome::Broken) || !by_us() {
+            self.report(endpoint, outcome);
+        }
+    }
+
     fn report(&self, endpoint: &EndpointId, outcome: Outcome) {
         self.tell(PathReport::Outcome { endpoint: endpoint.clone(), outcome });
     }

@@ -11,7 +11,9 @@ use hearth_proto::ids::{EndpointId, ServiceName};
 use tokio::time::timeout;
 
 use super::Inner;
+use super::attempt::Fault;
 use super::load::UnderWay;
+use crate::link::LinkHealth;
 
 /// One endpoint has so long to take it.
 const TAKE_LIMIT: Duration = Duration::from_secs(2);
@@ -26,13 +28,22 @@ pub(crate) struct Reached<T> {
     pub(crate) under_way: UnderWay,
 }
 
+/// Takes note of what a failure says of its endpoint.
+pub(crate) fn failed(inner: &Inner, id: &EndpointId, began: Instant, fault: &Fault) {
+    let silent = *inner.mesh.links.health(&id.node).borrow() == LinkHealth::Silent;
+    if let Some(outcome) = fault.outcome(silent) {
+        inner.loads.of(id).failed();
+        inner.report_fairly(id, outcome, began);
+    }
+}
+
 /// Asks endpoints of `service` by `take`, which gets the endpoint, its node's address and when it is too
 /// late. `avoid` is asked only when nobody else is left.
 pub(crate) async fn reach<'a, T>(
     inner: &'a Arc<Inner>,
     service: &ServiceName,
     avoid: Option<EndpointId>,
-    take: impl Fn(EndpointId, SocketAddr, Instant) -> BoxFuture<'a, Result<T, String>>,
+    take: impl Fn(EndpointId, SocketAddr, Instant) -> BoxFuture<'a, Result<T, Fault>>,
 ) -> Option<Reached<T>> {
     let started = Instant::now();
     let limit = inner.route(service).map(|r| r.policy.timeout.0).unwrap_or_default();
@@ -54,17 +65,21 @@ pub(crate) async fn reach<'a, T>(
         let (id, address) = (candidate.id.clone(), candidate.address);
         let load = inner.loads.of(&id);
         let under_way = UnderWay::new(&load);
-        match timeout(TAKE_LIMIT, take(id.clone(), address, deadline)).await {
+        let fault = match timeout(TAKE_LIMIT, take(id.clone(), address, deadline)).await {
             Ok(Ok(taken)) => {
-                load.observe(Instant::now(), now.elapsed());
+                let latency = now.elapsed();
+                load.observe(Instant::now(), latency);
+                if load.recovered() || route.watched {
+                    inner.report(&id, Outcome::Answered { latency });
+                }
                 inner.metrics.request(service, "ok", started.elapsed().as_secs_f64());
                 return Some(Reached { id, taken, under_way });
             }
-            Ok(Err(why)) => tracing::debug!(endpoint = %id, why, "connection not taken"),
-            Err(_) => tracing::debug!(endpoint = %id, "connection not taken in time"),
-        }
-        load.failed();
-        inner.report(&id, Outcome::Refused);
+            Ok(Err(fault)) => fault,
+            Err(_) => Fault::late(),
+        };
+        tracing::debug!(endpoint = %id, why = fault.detail, "connection not taken");
+        failed(inner, &id, now, &fault);
         tried.push(id);
     }
     inner.metrics.request(service, "failed", started.elapsed().as_secs_f64());

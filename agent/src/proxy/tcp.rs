@@ -13,6 +13,7 @@ use hearth_proto::ids::{EndpointId, NodeName, ServiceName};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
+use super::attempt::{Fault, FaultKind};
 use super::frame::{self, Cause, Frame, FrameError, Frames, Opening, Refused};
 use super::head::{BodyKind, Fields, RequestHead};
 use super::{Inner, reach};
@@ -76,10 +77,10 @@ async fn take(
     id: EndpointId,
     address: SocketAddr,
     deadline: Instant,
-) -> Result<Taken, String> {
+) -> Result<Taken, Fault> {
     let head = head(&id, deadline);
     if &id.node == inner.node() {
-        let stream = connect(inner, inner.node(), &head).await.map_err(|r| r.detail)?;
+        let stream = connect(inner, inner.node(), &head).await?;
         return Ok(Taken::Local(stream));
     }
     let carried = open(inner, &id, address, &Opening::Bytes(head)).await?;
@@ -109,20 +110,21 @@ pub(crate) async fn open(
     id: &EndpointId,
     address: SocketAddr,
     opening: &Opening,
-) -> Result<Carried, String> {
+) -> Result<Carried, Fault> {
     let DataStream { mut send, recv, guard } =
-        inner.mesh.links.open_stream(&id.node, address).await.map_err(|e| e.to_string())?;
-    let opening = frame::encode_opening(opening).ok_or("its head is too large")?;
-    send.write_chunk(opening).await.map_err(|e| e.to_string())?;
+        inner.mesh.links.open_stream(&id.node, address).await?;
+    let opening = frame::encode_opening(opening).ok_or_else(|| {
+        Fault::not_executed(FaultKind::Owner(Cause::Malformed), "its head is too large")
+    })?;
+    send.write_chunk(opening).await.map_err(FrameError::Stream)?;
     let mut frames = Frames::new(recv);
-    match frames.next().await {
-        Ok(Frame::Go) => {
+    match frames.next().await? {
+        Frame::Go => {
             let (ahead, recv) = frames.into_bytes();
             Ok(Carried { send, ahead, recv, guard })
         }
-        Ok(Frame::Refused(refused)) => Err(refused.detail),
-        Ok(_) => Err(FrameError::Malformed("an answer").to_string()),
-        Err(error) => Err(error.to_string()),
+        Frame::Refused(refused) => Err(refused.into()),
+        _ => Err(FrameError::Malformed("an answer").into()),
     }
 }
 

@@ -115,7 +115,7 @@ impl Race<'_> {
     pub(super) fn report(&self, n: usize, outcome: Outcome) {
         let t = &self.tries[n];
         t.load.failed();
-        self.inner.report(&t.target.id, outcome);
+        self.inner.report_fairly(&t.target.id, outcome, t.started);
     }
 
     fn failed(&mut self, n: usize, fault: Fault, now: Instant) -> Option<Won> {
@@ -131,18 +131,8 @@ impl Race<'_> {
         if !self.tries[n].silent && fault.kind != FaultKind::Silent {
             self.tries[n].load.observe(now, waited);
         }
-        match (fault.reach, fault.kind) {
-            // Nothing was sent; the links tell of it.
-            (_, FaultKind::Silent) => {}
-            // The links tell of a silent node; its endpoint may be well.
-            (_, FaultKind::Dial | FaultKind::Cut) if self.tries[n].silent => {}
-            // Says nothing about the endpoint: it does not serve, or is full.
-            (_, FaultKind::Owner(Cause::NotServing | Cause::NotOurs | Cause::Busy)) => {}
-            (_, FaultKind::Owner(Cause::Denied | Cause::Malformed | Cause::TooOften)) => {}
-            (_, FaultKind::Lapsed) => {}
-            (_, FaultKind::Owner(Cause::AppSilent)) => self.report(n, Outcome::TimedOut),
-            (Reach::NotExecuted, _) => self.report(n, Outcome::Refused),
-            (Reach::Unknown, _) => self.report(n, Outcome::Broken),
+        if let Some(outcome) = fault.outcome(self.tries[n].silent) {
+            self.report(n, outcome);
         }
         if let FaultKind::Owner(Cause::Denied) = fault.kind {
             return Some(Err(Failure::Denied { hop: target.id.to_string(), why: fault.detail }));
