@@ -15,7 +15,7 @@ use hearth_proto::evidence::Standing;
 use hearth_proto::failover::Tally;
 use hearth_proto::ids::{EndpointId, Generation, ServiceName};
 use hearth_proto::policy::ServicePolicy;
-use hearth_proto::route::{Candidate, Choice, Route, Snapshot};
+use hearth_proto::route::{Candidate, Choice, Route, Share, Snapshot};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -139,6 +139,7 @@ impl Host {
                 role: Role::Hot,
                 condition: Condition::Serving,
                 standing: Standing::Ready,
+                share: Share::Full,
             })
             .collect();
         self.put(candidates, policy, choice);
