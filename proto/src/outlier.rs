@@ -31,9 +31,12 @@ pub use sample::{BUCKETS, Sample};
 pub const SAMPLE_EVERY: Duration = Duration::from_millis(250);
 /// A period lasts at least so long: a sample, less what its timer may be early.
 const PERIOD: Duration = Duration::from_millis(200);
-/// … and has at least so many answers, else it goes on. Five: with 2 % of chance errors two of five fail in
-/// one period of 260, three periods in a row once in 17 million.
-pub const MIN_VOLUME: u64 = 5;
+/// … and has at least so many answers, else it goes on. Ten: of ten with 2 % of chance errors three fail in
+/// one period of 1,160; of an endpoint that fails forty in a hundred, in five periods of six.
+pub const MIN_VOLUME: u64 = 10;
+/// The same on trial and on probation, where few are risked. Five: two of them fail by chance in one period
+/// of 260.
+pub const TRIAL_VOLUME: u64 = 5;
 /// A period that has not come to its volume after so long is thrown away: its answers are of many causes.
 /// Envoy's interval. On trial and on probation it waits, for answers are few by intent.
 const STALE: Duration = Duration::from_secs(10);
@@ -227,7 +230,8 @@ impl Track {
     /// Ends the open period if it is long and full enough. Returns whether it did.
     fn close(&mut self, now: Time) -> bool {
         let Some(from) = self.opened else { return false };
-        if now.since(from) < PERIOD || self.open.volume() < MIN_VOLUME {
+        let least = if self.on_trial() { TRIAL_VOLUME } else { MIN_VOLUME };
+        if now.since(from) < PERIOD || self.open.volume() < least {
             return false;
         }
         self.opened = None;
