@@ -71,6 +71,7 @@ use arc_swap::ArcSwap;
 use hearth_proto::advert::Protocol;
 use hearth_proto::evidence::Outcome;
 use hearth_proto::ids::{EndpointId, NodeName, ServiceName};
+use hearth_proto::outlier::Sample;
 use hearth_proto::route::{Route, Snapshot};
 use prometheus_client::metrics::counter::Counter;
 use tokio::net::TcpListener;
@@ -441,6 +442,11 @@ impl Proxy {
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// How each endpoint that was called answered since this was last asked.
+    pub fn samples(&self) -> Vec<(EndpointId, Sample)> {
+        self.inner.loads.samples()
     }
 
     /// Forgets what was learnt of endpoints and services that no route knows any more. To be called now and then.

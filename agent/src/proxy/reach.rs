@@ -56,7 +56,7 @@ pub(crate) async fn reach<'a, T>(
         let under_way = UnderWay::new(&load);
         match timeout(TAKE_LIMIT, take(id.clone(), address, deadline)).await {
             Ok(Ok(taken)) => {
-                load.observe(Instant::now(), now.elapsed());
+                load.answered(Instant::now(), now.elapsed());
                 inner.metrics.request(service, "ok", started.elapsed().as_secs_f64());
                 return Some(Reached { id, taken, under_way });
             }

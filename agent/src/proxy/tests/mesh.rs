@@ -299,6 +299,7 @@ async fn respond(
         "/fields" => *response.body_mut() = Full::new(fields.into()),
         "/slow" => tokio::time::sleep(Duration::from_millis(300)).await,
         "/hang" => tokio::time::sleep(Duration::from_secs(60)).await,
+        "/wrong" => *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR,
         "/busy" => {
             *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
             response.headers_mut().insert("retry-after", "1".parse().unwrap());
