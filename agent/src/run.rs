@@ -255,6 +255,7 @@ async fn live(
     tokio::spawn(outside::save(state, handle.clone(), save));
     tokio::spawn(outside::dial_seeds(seeds.clone(), links.clone(), lonely_rx));
     tokio::spawn(outside::sweep(proxy.clone(), links.clone()));
+    tokio::spawn(outside::sample(proxy.clone(), handle.clone()));
     renew(&config, &credentials, &handle, &metrics);
 
     let (reload, reloads) = mpsc::channel(1);

@@ -32,8 +32,7 @@ pub(crate) struct Reached<T> {
 pub(crate) fn failed(inner: &Inner, id: &EndpointId, began: Instant, fault: &Fault) {
     let silent = *inner.mesh.links.health(&id.node).borrow() == LinkHealth::Silent;
     if let Some(outcome) = fault.outcome(silent) {
-        inner.loads.of(id).failed();
-        inner.report_fairly(id, outcome, began);
+        inner.blame(id, outcome, began);
     }
 }
 
@@ -67,8 +66,8 @@ pub(crate) async fn reach<'a, T>(
         let under_way = UnderWay::new(&load);
         let fault = match timeout(TAKE_LIMIT, take(id.clone(), address, deadline)).await {
             Ok(Ok(taken)) => {
-                let latency = now.elapsed();
-                load.observe(Instant::now(), latency);
+let latency = now.elapsed();
+                load.answered(Instant::now(), latency);
                 if load.recovered() || route.watched {
                     inner.report(&id, Outcome::Answered { latency });
                 }

@@ -20,6 +20,8 @@ use super::{Payer, Race, Standing, Won};
 enum Verdict {
     /// It works.
     Well,
+    /// It works, but says that something is wrong with it: held against it only if others do better.
+    Troubled,
     /// It is a gateway's error: what stands behind the endpoint does not.
     Failing,
     /// gRPC says it in its trailers.
@@ -30,6 +32,8 @@ impl Verdict {
     fn of(answer: &Answer) -> Self {
         match (answer.status.as_u16(), grpc::Code::of(&answer.headers)) {
             (502..=504, _) | (_, Some(grpc::Code::UNAVAILABLE)) => Self::Failing,
+            (500..=599, _) => Self::Troubled,
+            (_, Some(code)) if code.outcome() == "server_error" => Self::Troubled,
             (200, None) if grpc::is_grpc(&answer.headers) => Self::Open,
             _ => Self::Well,
         }
@@ -52,7 +56,14 @@ impl Race<'_> {
         self.learnt.latencies.observe(now, latency);
         match verdict {
             Verdict::Failing => self.report(n, Outcome::ServerError),
-            Verdict::Well => self.succeeded(n, latency),
+            Verdict::Troubled => {
+                self.tries[n].load.count_failure();
+                self.succeeded(n, latency);
+            }
+            Verdict::Well => {
+                self.tries[n].load.count(latency);
+                self.succeeded(n, latency);
+            }
             // What it came to is said at its end.
             Verdict::Open => self.judge_at_end(n, &mut answer, latency),
         }
@@ -98,7 +109,13 @@ impl Race<'_> {
             if code == grpc::Code::UNAVAILABLE {
                 load.failed();
                 inner.report(&id, Outcome::ServerError);
-            } else if load.recovered() || inner.route(&service).is_some_and(|r| r.watched) {
+                return;
+            }
+            match code.outcome() {
+                "server_error" => load.count_failure(),
+                _ => load.count(latency),
+            }
+            if load.recovered() || inner.route(&service).is_some_and(|r| r.watched) {
                 inner.report(&id, Outcome::Answered { latency });
             }
         });
@@ -114,8 +131,7 @@ impl Race<'_> {
 
     pub(super) fn report(&self, n: usize, outcome: Outcome) {
         let t = &self.tries[n];
-        t.load.failed();
-        self.inner.report_fairly(&t.target.id, outcome, t.started);
+        self.inner.blame(&t.target.id, outcome, t.started);
     }
 
     fn failed(&mut self, n: usize, fault: Fault, now: Instant) -> Option<Won> {
