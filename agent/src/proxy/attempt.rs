@@ -138,7 +138,7 @@ pub(crate) enum FaultKind {
     Cut,
     /// Another attempt got ahead of it.
     Lapsed,
-    /// The link is silent: nothing was sent.
+    /// The link is silent: nothing was sent, or what was sent is lost.
     Silent,
 }
 
@@ -390,7 +390,7 @@ impl Sent {
         let guard = guard.map(Arc::new);
         let body = answered(frames, (guard.clone(), under_way, pumping, waiting));
         let body = match guard {
-            Some(guard) => watched(body, move || guard.is_silent()),
+            Some(guard) => watched(body, async move { guard.lost().await }),
             None => body,
         };
         Ok(Answer { status, headers, body, tunnel: None, since })

@@ -9,6 +9,7 @@ mod finding;
 mod grpc;
 mod hostile;
 mod limits;
+mod losses;
 mod mesh;
 mod requests;
 mod soak;
