@@ -383,8 +383,8 @@ impl Sent {
             let Some(send) = waiting else {
                 return Err(Fault::unknown(FaultKind::Cut, "another protocol nobody asked for"));
             };
-            let held = Box::new((guard, under_way));
-            let tunnel = Some(Tunnel::Remote(Box::new(Carried { send, frames, held })));
+            let carried = Carried { send, frames, guard, _under_way: under_way };
+            let tunnel = Some(Tunnel::Remote(Box::new(carried)));
             return Ok(Answer { status, headers, body: super::body::empty(), tunnel, since });
         }
         let guard = guard.map(Arc::new);

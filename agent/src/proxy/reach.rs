@@ -1,7 +1,7 @@
 //! An endpoint for something that lasts, a connection or a session: one after the other is asked to take it
-//! until one does, or until the service's time is over.
+//! until one does, or until the service's time is over. A silent link is not held against its endpoints: the
+//! links tell of it.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use hearth_proto::ids::{EndpointId, ServiceName};
 use tokio::time::timeout;
 
 use super::Inner;
+use super::attempt::Target;
 use super::load::UnderWay;
 
 /// One endpoint has so long to take it.
@@ -26,13 +27,12 @@ pub(crate) struct Reached<T> {
     pub(crate) under_way: UnderWay,
 }
 
-/// Asks endpoints of `service` by `take`, which gets the endpoint, its node's address and when it is too
-/// late. `avoid` is asked only when nobody else is left.
+/// Asks endpoints of `service` by `take`, which gets the endpoint and when it is too late. `avoid` is asked only when nobody else is left.
 pub(crate) async fn reach<'a, T>(
     inner: &'a Arc<Inner>,
     service: &ServiceName,
     avoid: Option<EndpointId>,
-    take: impl Fn(EndpointId, SocketAddr, Instant) -> BoxFuture<'a, Result<T, String>>,
+    take: impl Fn(Target, Instant) -> BoxFuture<'a, Result<T, String>>,
 ) -> Option<Reached<T>> {
     let started = Instant::now();
     let limit = inner.route(service).map(|r| r.policy.timeout.0).unwrap_or_default();
@@ -51,10 +51,10 @@ pub(crate) async fn reach<'a, T>(
             let _ = timeout(LOOK_AGAIN, changed.changed()).await;
             continue;
         };
-        let (id, address) = (candidate.id.clone(), candidate.address);
+        let (target, id) = (Target::of(candidate), candidate.id.clone());
         let load = inner.loads.of(&id);
         let under_way = UnderWay::new(&load);
-        match timeout(TAKE_LIMIT, take(id.clone(), address, deadline)).await {
+        match timeout(TAKE_LIMIT, take(target, deadline)).await {
             Ok(Ok(taken)) => {
                 load.observe(Instant::now(), now.elapsed());
                 inner.metrics.request(service, "ok", started.elapsed().as_secs_f64());
@@ -63,8 +63,10 @@ pub(crate) async fn reach<'a, T>(
             Ok(Err(why)) => tracing::debug!(endpoint = %id, why, "connection not taken"),
             Err(_) => tracing::debug!(endpoint = %id, "connection not taken in time"),
         }
-        load.failed();
-        inner.report(&id, Outcome::Refused);
+        if !inner.mesh.links.health(&id.node).borrow().is_silent() {
+            load.failed();
+            inner.report(&id, Outcome::Refused);
+        }
         tried.push(id);
     }
     inner.metrics.request(service, "failed", started.elapsed().as_secs_f64());

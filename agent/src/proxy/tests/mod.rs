@@ -13,4 +13,5 @@ mod losses;
 mod mesh;
 mod requests;
 mod soak;
+mod streams;
 mod upgrade;
