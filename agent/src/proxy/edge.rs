@@ -16,7 +16,6 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use hyper_util::server::conn::auto;
-use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::answer::Failure;
 use super::body::Body;
@@ -25,6 +24,7 @@ use super::head::MAX_FIELDS;
 use super::outbound::{self, Door};
 use super::scan::{MAX_HEAD, REFUSED};
 use super::{Inner, connect};
+use crate::pipe::Pipe;
 
 /// An idle connection is closed after this; longer than [`HEAD_LIMIT`], which is told to the client.
 const IDLE_LIMIT: Duration = Duration::from_secs(90);
@@ -33,16 +33,14 @@ const _: () = assert!(IDLE_LIMIT.as_secs() > 2 * HEAD_LIMIT.as_secs());
 const MAX_STREAMS: u32 = 256;
 
 /// Serves a client's connection, of which `ahead` was read already, to its end.
-pub(crate) async fn serve<T>(
+pub(crate) async fn serve(
     inner: &Arc<Inner>,
-    io: T,
+    pipe: Pipe,
     ahead: BytesMut,
     client: SocketAddr,
     door: &Arc<Door>,
-) where
-    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (guard, control) = Guard::new(io, ahead);
+) {
+    let (guard, control) = Guard::new(pipe, ahead);
     let (served, entry) = (inner.clone(), door.clone());
     let service = service_fn(move |request| {
         let (inner, entry, control) = (served.clone(), entry.clone(), control.clone());

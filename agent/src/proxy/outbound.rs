@@ -166,7 +166,8 @@ pub(crate) async fn serve(inner: &Arc<Inner>, pipe: Pipe, client: SocketAddr, do
             match fast::client::serve(inner, door, stream, client).await {
                 fast::client::After::Closed => {}
                 fast::client::After::Unusual(stream, read) => {
-                    Box::pin(edge::serve(inner, stream, read, client, door)).await;
+                    let pipe = Pipe::Tcp(stream);
+                    Box::pin(edge::serve(inner, pipe, read, client, door)).await;
                 }
             }
         }
@@ -340,7 +341,7 @@ async fn answer(
         won.body = impatient(won.body, limit.0, moved);
     }
     if let (Some(tunnel), Some(asked)) = (won.tunnel.take(), asked) {
-        upgrade::accept(asked, &mut won, tunnel, &inner.upgraded);
+        upgrade::accept(asked, &mut won, tunnel, &inner.upgraded, control);
     }
     Ok(won)
 }

@@ -41,7 +41,7 @@ use super::opening;
 use super::plan::Plan;
 use super::request::{self, MAX_PLAIN_FIELDS, Read};
 use super::timer::Timer;
-use crate::link::{DataStream, InFlight, LinkHealth};
+use crate::link::{self, DataStream, InFlight, LinkHealth};
 
 /// Read of a client at once: first little, more where there is more.
 const FIRST_READ: usize = 4 * 1024;
@@ -166,9 +166,9 @@ impl Client<'_> {
         let shape = Shape { close: ask.shape.close || self.door.is_closed(), ..ask.shape };
         let race: Pin<Box<dyn Future<Output = Won> + Send + '_>> =
             match self.first(&plan, &ask, started).await {
-                Got::Head(head, mut frames, held) => {
+                Got::Head(head, mut frames, mut held) => {
                     plan.count(head.status, started.elapsed());
-                    let passed = self.pass_on(&head, &mut frames, shape).await;
+                    let passed = self.pass_on(&head, &mut frames, &mut held.health, shape).await;
                     drop(held);
                     return if passed && !shape.close { Turn::Next } else { Turn::Closed };
                 }
@@ -344,7 +344,7 @@ impl Client<'_> {
                 if load.recovered() || plan.route.watched {
                     self.inner.report(&target.id, Outcome::Answered { latency });
                 }
-                let held = Held { _guard: guard, _under_way: under_way };
+                let held = Held { health, _guard: guard, _under_way: under_way };
                 Got::Head(head, frames, held)
             }
             Happened::Frame(Ok(Frame::Head(head))) => {
@@ -368,7 +368,7 @@ impl Client<'_> {
         let Self { stream, buffer, timer, .. } = self;
         let mut next = pin!(frames.next());
         let mut silent = pin!(async {
-            if health.wait_for(|h| *h == LinkHealth::Silent).await.is_err() {
+            if health.wait_for(|h| h.is_silent()).await.is_err() {
                 std::future::pending::<()>().await;
             }
         });
@@ -388,7 +388,13 @@ impl Client<'_> {
     }
 
     /// Passes an answer on. `false`: it broke, or the client did.
-    async fn pass_on(&mut self, head: &ResponseHead, frames: &mut Frames, shape: Shape) -> bool {
+    async fn pass_on(
+        &mut self,
+        head: &ResponseHead,
+        frames: &mut Frames,
+        health: &mut watch::Receiver<LinkHealth>,
+        shape: Shape,
+    ) -> bool {
         let mut next = match frames.ready() {
             Ok(Ready::Frame(frame)) => Some(frame),
             Ok(Ready::Wants(_)) => None,
@@ -401,7 +407,7 @@ impl Client<'_> {
         loop {
             let frame = match next.take() {
                 Some(frame) => frame,
-                None => match self.next_frame(frames).await {
+                None => match self.next_frame(frames, health).await {
                     Some(frame) => frame,
                     None => return false,
                 },
@@ -422,8 +428,13 @@ impl Client<'_> {
         }
     }
 
-    /// The next frame of a body; what is to be written is written before it is waited for.
-    async fn next_frame(&mut self, frames: &mut Frames) -> Option<Frame> {
+    /// The next frame of a body; what is to be written is written before it is waited for. `None`: it broke,
+    /// its peer is lost, or the client left.
+    async fn next_frame(
+        &mut self,
+        frames: &mut Frames,
+        health: &mut watch::Receiver<LinkHealth>,
+    ) -> Option<Frame> {
         if let Ready::Frame(frame) = frames.ready().ok()? {
             return Some(frame);
         }
@@ -432,9 +443,15 @@ impl Client<'_> {
         }
         let Self { stream, buffer, .. } = self;
         let mut next = pin!(frames.next());
-        poll_fn(|cx| match next.as_mut().poll(cx) {
-            Poll::Ready(frame) => Poll::Ready(frame.ok()),
-            Poll::Pending => poll_left(stream, buffer, cx).map(|()| None),
+        let mut lost = pin!(link::lost(health));
+        poll_fn(|cx| {
+            if let Poll::Ready(frame) = next.as_mut().poll(cx) {
+                return Poll::Ready(frame.ok());
+            }
+            if lost.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            poll_left(stream, buffer, cx).map(|()| None)
         })
         .await
     }
@@ -555,6 +572,8 @@ enum Got {
 
 /// What counts as under way while it lives.
 struct Held {
+    /// How it stands with the peer that the rest of the answer comes from.
+    health: watch::Receiver<LinkHealth>,
     _guard: Option<InFlight>,
     _under_way: UnderWay,
 }

@@ -10,11 +10,10 @@ use hearth_proto::route::Choice;
 use hearth_proto::time::Span;
 use http::Method;
 
-use super::mesh::{App, Host, endpoint, get, plain, relayed, send};
+use super::mesh::{App, Host, endpoint, get, plain, send};
 use crate::driver::PathReport;
 use crate::identity::authority::Authority;
-use crate::link::LinkHealth;
-use crate::link::tests::{healthy, loopback, name, until};
+use crate::link::tests::{loopback, until};
 
 /// A caller `a` with two owners.
 struct Mesh {
@@ -78,47 +77,6 @@ async fn an_agent_that_is_not_there_costs_no_request() {
         let reply = send(m.a.upstream, Method::POST, "/echo", &[], "x").await;
         assert_eq!(reply.status, 200);
     }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_safe_request_is_sent_again_when_its_peer_falls_silent_and_an_unsafe_one_waits() {
-    let authority = Authority::new("mesh.example");
-    let (app_b, app_c) = (App::start("b").await, App::start("c").await);
-    let a = Host::start(&authority, "a", None).await;
-    let (b, relay) = relayed(&authority, "b", &app_b).await;
-    let c = Host::start(&authority, "c", Some(app_c.address)).await;
-    // A first request establishes the links.
-    a.route(&[("b", relay.address)], plain());
-    assert_eq!(get(a.upstream, "/").await.status, 200);
-    healthy(&a.agent, &name("b"), LinkHealth::Up).await;
-    let get_slow = tokio::spawn({
-        let to = a.upstream;
-        async move { (get(to, "/slow").await, Instant::now()) }
-    });
-    let post_slow = tokio::spawn({
-        let to = a.upstream;
-        async move { send(to, Method::POST, "/slow", &[], "x").await }
-    });
-    until("both requests to arrive", || match app_b.seen() {
-        3 => Ok(()),
-        n => Err(n),
-    })
-    .await;
-    a.route(&[("b", relay.address), ("c", c.agent.address)], plain());
-    relay.cut();
-    let cut = Instant::now();
-    let (reply, at) = get_slow.await.unwrap();
-    assert_eq!((reply.status.as_u16(), &reply.body[..]), (200, &b"c"[..]));
-    // Silence, then the slow answer of `c` (300 ms).
-    assert!(at - cut < Duration::from_secs(2), "took {:?}", at - cut);
-    assert_eq!(a.retries("silent"), 1);
-    assert!(!post_slow.is_finished());
-    relay.heal();
-    // The network came back, and so did the answer that was on its way.
-    let reply = post_slow.await.unwrap();
-    assert_eq!((reply.status.as_u16(), &reply.body[..]), (200, &b"b"[..]));
-    assert_eq!(app_c.seen(), 1);
-    drop(b);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
