@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint purity deny advisories unit sim soak sim-soak lab bench-speed allocations docs release clean conformance protocols oracle fuzz
+.PHONY: help setup build demo test lint purity deny advisories unit sim soak sim-soak sim-failover lab bench-speed allocations docs release clean conformance protocols oracle fuzz
 
 PROFILE ?= lab
 CARGO   := cargo
@@ -11,7 +11,7 @@ NODES   ?= 20
 MESSAGES ?= 10000000
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: ## install what demo and tests use beyond Rust (Debian packages; names what it could not)
 	@tests/setup
@@ -45,9 +45,13 @@ unit: ## unit tests and property laws
 
 sim: ## seeded simulator slice; `make sim SEED=n` replays one run, SEEDS=a..b NODES=n another slice
 	$(CARGO) run --profile $(PROFILE) -q -p hearth-tests --bin sim -- $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) --nodes $(NODES)
+	$(if $(SEED),,$(CARGO) run --profile $(PROFILE) -q -p hearth-tests --bin sim -- --scenario failover --seeds 0..8 --nodes 24)
 
 soak: ## the long tests of links and traffic path that `make test` leaves out
 	$(CARGO) test --profile $(PROFILE) -p hearth-agent --lib -- --ignored --nocapture
+
+sim-failover: ## mixed faults over 100 nodes: from fault to last misdirected request (SEEDS=0..1000; target/sim/failover.json)
+	$(CARGO) run --profile $(PROFILE) -q -p hearth-tests --bin sim -- --scenario failover --seeds $(if $(filter 0..200,$(SEEDS)),0..1000,$(SEEDS)) --nodes $(if $(filter 20,$(NODES)),100,$(NODES))
 
 sim-soak: ## simulator over many seeds (SEEDS=0..20000 for a night)
 	$(MAKE) sim SEEDS=$(if $(filter 0..200,$(SEEDS)),0..2000,$(SEEDS)) NODES=50

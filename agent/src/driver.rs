@@ -16,6 +16,7 @@ use hearth_proto::document::SignedDocument;
 use hearth_proto::evidence::Outcome;
 use hearth_proto::ids::{EndpointId, Identity, ServiceName};
 use hearth_proto::node::{EndpointConfig, Event, LinkInput, Node, Transmit};
+use hearth_proto::outlier::Sample;
 use hearth_proto::route::Snapshot;
 use hearth_proto::time::Time;
 use tokio::sync::{mpsc, watch};
@@ -76,6 +77,9 @@ pub enum Command {
         /// Whether it is healthy.
         healthy: bool,
     },
+    /// How the endpoints that were called answered in the last
+    /// [`SAMPLE_EVERY`](hearth_proto::outlier::SAMPLE_EVERY).
+    Samples(Vec<(EndpointId, Sample)>),
     /// Result of an activation hook.
     Hook {
         /// Which endpoint of ours.
@@ -303,6 +307,7 @@ impl<E: Effects> Driver<E> {
             Command::Health { endpoint, healthy } => {
                 self.node.handle_health(now, &endpoint, healthy);
             }
+            Command::Samples(samples) => self.node.handle_samples(now, &samples),
             Command::Hook { endpoint, result } => self.node.handle_hook(now, &endpoint, result),
         }
     }

@@ -9,11 +9,13 @@ use std::time::Duration;
 
 use hearth_proto::ids::EndpointId;
 use hearth_proto::node::{Event, Node};
+use hearth_proto::outlier::SAMPLE_EVERY;
 use tokio::sync::{Notify, mpsc};
+use tokio::time::MissedTickBehavior;
 
 use crate::config::HostPort;
 use crate::disk::StateDir;
-use crate::driver::{Effects, Handle};
+use crate::driver::{Command, Effects, Handle};
 use crate::hook::Purpose;
 use crate::identity::Credentials;
 use crate::link::Links;
@@ -158,6 +160,20 @@ pub async fn sweep(proxy: Proxy, links: Links) {
         every.tick().await;
         proxy.sweep();
         links.sweep(SWEEPS_UNUSED);
+    }
+}
+
+/// Hands what the traffic path counted at endpoints to the core, as often as its judgement of outliers
+/// expects it. While nothing is called nothing is told; after a stall of ours no round is made up for.
+pub async fn sample(proxy: Proxy, handle: Handle) {
+    let mut every = tokio::time::interval(SAMPLE_EVERY);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        let samples = proxy.samples();
+        if !samples.is_empty() && handle.command(Command::Samples(samples)).await.is_err() {
+            return;
+        }
     }
 }
 

@@ -99,6 +99,7 @@ fn start(path: &Path) -> Result<(), Failure> {
         .map_err(|e| io("start the mesh thread", e))?;
     // After the data threads exist: they keep their ordinary priority.
     raise_priority();
+    keep_resident();
     // Requests that outlive their grace are cut when the data threads end with this function.
     let result = mesh.block_on(agent(path, config, data.handles(), side.handle()));
     side.shutdown_background();
@@ -115,6 +116,17 @@ fn raise_priority() {
     let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised) {
         tracing::debug!(%error, "limit of open files keeps its value");
+    }
+}
+
+/// What was in memory once stays there: code that is rarely run and was evicted would be read from a disk
+/// when it is needed, and an agent that waits for a disk is silent to everybody else (as keepalived and
+/// corosync do it). Costs no memory beyond what was touched. Where the limit (`RLIMIT_MEMLOCK`) does not allow
+/// it, nothing is lost but that margin.
+fn keep_resident() {
+    use rustix::mm::{MlockAllFlags, mlockall};
+    if let Err(error) = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::ONFAULT) {
+        tracing::debug!(%error, "the agent's code is not kept in memory");
     }
 }
 
@@ -243,6 +255,7 @@ async fn live(
     tokio::spawn(outside::save(state, handle.clone(), save));
     tokio::spawn(outside::dial_seeds(seeds.clone(), links.clone(), lonely_rx));
     tokio::spawn(outside::sweep(proxy.clone(), links.clone()));
+    tokio::spawn(outside::sample(proxy.clone(), handle.clone()));
     renew(&config, &credentials, &handle, &metrics);
 
     let (reload, reloads) = mpsc::channel(1);

@@ -9,6 +9,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::advert::Condition;
+use crate::outlier::{Symptom, Track};
 use crate::time::Time;
 
 /// Failures in a row after which an endpoint is ejected, as Envoy's `consecutive_gateway_failure`;
@@ -105,6 +106,13 @@ pub enum Why {
         /// Until when.
         until: Time,
     },
+    /// It answers, but worse than its siblings.
+    Outlier {
+        /// What was wrong with its answers.
+        symptom: Symptom,
+        /// Until when.
+        until: Time,
+    },
     /// The control plane withdrew trust from its node.
     Revoked,
 }
@@ -120,6 +128,7 @@ impl Why {
             Self::Left => "left",
             Self::Condition(c) => c.word(),
             Self::Ejected { .. } => "ejected",
+            Self::Outlier { .. } => "outlier",
             Self::Revoked => "revoked",
         }
     }
@@ -145,6 +154,7 @@ impl fmt::Display for Why {
             Self::Ejected { failures, .. } => {
                 write!(f, "{failures} requests in a row failed there (ejected for a while)")
             }
+            Self::Outlier { symptom, .. } => write!(f, "{symptom} (outlier, out for a while)"),
             Self::Revoked => f.write_str("the control plane withdrew trust from its node"),
         }
     }
@@ -300,6 +310,8 @@ pub struct EndpointEvidence {
     failing_since: Option<Time>,
     ejections: u32,
     ejected_until: Option<Time>,
+    /// How its answers compare with its siblings'.
+    pub outlier: Track,
 }
 
 impl EndpointEvidence {
@@ -325,16 +337,17 @@ impl EndpointEvidence {
         true
     }
 
-    /// Ends an ejection that is over. The endpoint is then on probation: its next failure ejects it
-    /// again, for longer. Returns whether that happened now.
+    /// Ends an ejection, or a time out, that is over. The endpoint is then on probation: its next failure
+    /// ejects it again, for longer. Returns whether that happened now.
     pub fn expire(&mut self, now: Time) -> bool {
+        let back = self.outlier.expire(now);
         match self.ejected_until {
             Some(until) if until <= now => {
                 self.ejected_until = None;
                 self.failures = EJECT_AFTER - 1;
                 true
             }
-            _ => false,
+            _ => back,
         }
     }
 
@@ -348,13 +361,22 @@ impl EndpointEvidence {
         self.ejected_until
     }
 
+    /// When the standing that follows from requests alone is to be looked at again.
+    pub fn recheck(&self, now: Time) -> Option<Time> {
+        let ejected = self.ejected_until.filter(|until| *until > now);
+        ejected.into_iter().chain(self.outlier.out(now).map(|(_, until)| until)).min()
+    }
+
     /// The standing that follows from requests alone.
     pub fn standing(&self, now: Time) -> Standing {
         match self.ejected_until {
             Some(until) if until > now => {
                 Standing::Out(Why::Ejected { failures: self.failures, until })
             }
-            _ => Standing::Ready,
+            _ => match self.outlier.out(now) {
+                Some((symptom, until)) => Standing::Out(Why::Outlier { symptom, until }),
+                None => Standing::Ready,
+            },
         }
     }
 }

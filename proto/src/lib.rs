@@ -11,7 +11,7 @@
 //! | [`ids`], [`time`], [`policy`], [`settings`] | vocabulary: checked once, trusted afterwards |
 //! | [`advert`], [`document`], [`wire`] | what is said, under whose signature, in which bytes |
 //! | [`table`], [`member`] | what is known of the mesh: replicated records, SWIM membership |
-//! | [`evidence`], [`failover`], [`route`] | what this agent thinks of endpoints, who must serve, who is picked |
+//! | [`evidence`], [`outlier`], [`failover`], [`route`] | what this agent thinks of endpoints, who must serve, who is picked |
 //! | [`lifecycle`] | an own endpoint's life |
 //! | [`incident`], [`record`] | a loss: its name, and what was seen and decided until it was stable |
 //! | [`node`] | all of it composed: one agent's core |
@@ -28,6 +28,7 @@ pub mod incident;
 pub mod lifecycle;
 pub mod member;
 pub mod node;
+pub mod outlier;
 pub mod plan;
 pub mod policy;
 pub mod record;

@@ -3,7 +3,8 @@
 //! The surface has four kinds of method, as in quinn-proto:
 //!
 //! * inputs: [`Node::handle_datagram`], [`Node::handle_message`], [`Node::handle_link`],
-//!   [`Node::handle_outcome`], [`Node::handle_health`], [`Node::handle_hook`], [`Node::handle_timeout`];
+//!   [`Node::handle_outcome`], [`Node::handle_samples`], [`Node::handle_health`], [`Node::handle_hook`],
+//!   [`Node::handle_timeout`];
 //! * commands: [`Node::drain`], [`Node::leave`], [`Node::apply`], [`Node::set_interest`];
 //! * outputs: [`Node::poll_transmit`], [`Node::poll_event`], [`Node::poll_timeout`];
 //! * getters: [`Node::snapshot`] and the views.
@@ -16,6 +17,7 @@ mod documents;
 mod gossip;
 mod incidents;
 mod io;
+mod outliers;
 mod own;
 mod peers;
 mod services;
@@ -35,6 +37,7 @@ use crate::ids::{EndpointId, Generation, Identity, NodeName, ServiceName};
 use crate::incident::IncidentKey;
 use crate::lifecycle::{self, Lifecycle};
 use crate::member::{Member, MemberId};
+use crate::outlier::Sample;
 use crate::policy::Policy;
 use crate::record::Record;
 use crate::route::Snapshot;
@@ -252,6 +255,13 @@ impl Node {
     /// Takes in how a request to an endpoint ended.
     pub fn handle_outcome(&mut self, now: Time, endpoint: &EndpointId, outcome: Outcome) {
         self.observe_outcome(now, endpoint, outcome);
+        self.settle(now);
+    }
+
+    /// Takes in what endpoints answered in the [`outlier::SAMPLE_EVERY`](crate::outlier::SAMPLE_EVERY) before
+    /// `now`. All of one round in one call: they are compared with each other.
+    pub fn handle_samples(&mut self, now: Time, samples: &[(EndpointId, Sample)]) {
+        self.take_samples(now, samples);
         self.settle(now);
     }
 

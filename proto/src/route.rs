@@ -77,7 +77,23 @@ pub struct Candidate {
     pub condition: Condition,
     /// What we think of it.
     pub standing: Standing,
+    /// How much of the requests it is to get, while it is ready.
+    pub share: Share,
 }
+
+/// How much of a service's requests a ready endpoint is to get.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Share {
+    /// What the balancer gives it.
+    #[default]
+    Full,
+    /// One request in [`TRIAL_ONE_IN`], whatever the balancer thinks: its answers are to tell how it is.
+    Trial,
+}
+
+/// Of so many first picks one goes to the endpoints on trial. Of 500 requests per second that is thirty: a
+/// verdict within a quarter second, and few that meet one that is still sick.
+pub const TRIAL_ONE_IN: u64 = 16;
 
 /// Who is picked from. The numbers are indices into [`Route::candidates`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -210,11 +226,18 @@ impl Route {
             Choice::Wake(_) => return (None, "being called up"),
             Choice::Nobody => return (None, "nobody is left"),
         };
-        let fresh = |i: &&usize| !exclude(**i);
+        // What was tried elsewhere already takes no risk while there is somebody of whom none is known.
+        let on_trial = |i: usize| self.candidates[i].share == Share::Trial;
+        let open = |trial: bool| indices.iter().any(|i| !exclude(*i) && on_trial(*i) == trial);
+        let first = !indices.iter().any(|i| exclude(*i));
+        let trial = open(true) && (!open(false) || first && is_trial(random));
+        let some_on_trial = indices.iter().any(|i| on_trial(*i));
+        let fresh = |i: &&usize| !exclude(**i) && (!some_on_trial || on_trial(**i) == trial);
         let n = indices.iter().filter(fresh).count();
         if n == 0 {
             return (None, "every candidate was tried");
         }
+        let reason = if trial { "on trial: its answers are to tell how it is" } else { reason };
         let nth = |k: usize| indices.iter().filter(fresh).nth(k).copied();
         // Two distinct draws from one random number: its halves, the second skipping the first.
         let a = (random >> 32) as usize % n;
@@ -225,6 +248,12 @@ impl Route {
         };
         (pick, reason)
     }
+}
+
+/// Whether this draw is the one in [`TRIAL_ONE_IN`]. Bits that choose between few candidates only by their
+/// remainder.
+fn is_trial(random: u64) -> bool {
+    (random >> 20).is_multiple_of(TRIAL_ONE_IN)
 }
 
 #[cfg(test)]

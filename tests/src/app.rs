@@ -14,6 +14,7 @@
 //! | `POST /once?id=N&pace=MS` | the same, by N modulo 3: at once, MS later, or answered only MS later |
 //! | `GET /executed` | JSON: each id and how often it was executed |
 //! | `GET /slow?ms=N` | 200 after N ms |
+//! | `GET /work?ms=N` | 200 after N ms of work, one request at a time |
 //!
 //! Runs until its task is dropped; connections end with it.
 
@@ -63,6 +64,8 @@ struct App {
     active: AtomicBool,
     executed: Mutex<BTreeMap<String, u32>>,
     ledger: Option<File>,
+    /// Held by the request that is worked on.
+    work: tokio::sync::Mutex<()>,
 }
 
 /// Serves until the future is dropped.
@@ -76,6 +79,7 @@ pub async fn serve(spec: AppSpec) -> std::io::Result<()> {
         active: AtomicBool::new(!spec.warm),
         executed: Mutex::default(),
         ledger: spec.ledger.as_ref().map(open).transpose()?,
+        work: tokio::sync::Mutex::default(),
         spec,
     });
     loop {
@@ -122,12 +126,22 @@ async fn answer(
         (_, "/healthz") => app.say(StatusCode::OK, "ok\n"),
         (&Method::POST, "/once") => app.once(query).await,
         (_, "/slow") => {
-            let wait = parameter(query, "ms").and_then(|ms| ms.parse().ok());
-            tokio::time::sleep(Duration::from_millis(wait.unwrap_or(0))).await;
+            wait(query).await;
             app.say(StatusCode::OK, "slow\n")
+        }
+        (_, "/work") => {
+            let _turn = app.work.lock().await;
+            wait(query).await;
+            app.say(StatusCode::OK, "done\n")
         }
         _ => app.say(StatusCode::OK, page(&app.spec.host)),
     })
+}
+
+/// As long as the query asks for.
+async fn wait(query: &str) {
+    let ms = parameter(query, "ms").and_then(|ms| ms.parse().ok());
+    tokio::time::sleep(Duration::from_millis(ms.unwrap_or(0))).await;
 }
 
 impl App {

@@ -17,3 +17,4 @@ pub mod otlp;
 pub mod pair;
 pub mod python;
 pub mod sim;
+pub mod soak;

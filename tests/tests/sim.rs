@@ -1,7 +1,7 @@
 //! A small slice of the simulator: that it is deterministic, and each named scenario for a few seeds. The
 //! long runs over many seeds are `make sim`.
 
-use hearth_tests::sim::{run, scenario};
+use hearth_tests::sim::{run, scenario, tally};
 
 /// Hosts of the meshes here: enough for three zones and a bench, few enough for an unoptimised build.
 const NODES: usize = 14;
@@ -86,6 +86,26 @@ fn nobody_is_called_up_for_the_start_of_a_host() {
 #[test]
 fn a_revoked_node_is_out_everywhere_and_back_with_a_newer_certificate() {
     holds("revoked");
+}
+
+#[test]
+fn a_gray_endpoint_is_out_within_three_seconds_and_back_in_full_when_it_is_well() {
+    holds("gray");
+}
+
+#[test]
+fn after_every_kind_of_fault_no_healthy_endpoint_is_out_and_requests_left_soon() {
+    let failover = scenario::named("failover").expect("it is listed");
+    let outcome = tally::many(0..4, 24, failover);
+    let table = outcome.table();
+    assert!(outcome.holds(), "{table}");
+    // A flap, a loss or a gray failure is no silence: for those the bound is another.
+    let silent = ["host-kill", "freeze", "black-hole"];
+    assert!(silent.iter().all(|fault| outcome.faults[fault].faults > 0), "{table}");
+    for fault in silent {
+        let row = &outcome.faults[fault];
+        assert!(row.last_misdirected_ms.max <= 300.0, "{fault}\n{table}");
+    }
 }
 
 /// Seeds that once showed a fault in the core; what it was stands beside each.

@@ -23,6 +23,7 @@ mod data;
 mod dial;
 mod health;
 pub mod lane;
+mod lateness;
 mod line;
 mod mesh;
 mod metrics;
@@ -40,7 +41,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hearth_proto::ids::{Identity, NodeName};
@@ -515,6 +516,12 @@ impl Links {
     ) -> Result<DataStream, LinkError> {
         let peer = self.shared.peer(to, address);
         data::open(&self.shared, &peer, address, choice).await
+    }
+
+    /// Whether what began at `began` took long until `now` because this agent itself was stopped or starved:
+    /// it proves nothing about others.
+    pub fn excuses(&self, began: Instant, now: Instant) -> bool {
+        self.shared.monitor.lateness.excuses(began, now)
     }
 
     /// How it stands with a peer, to be awaited.

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc};
 
 use super::lane::pool::LANE_DEAD;
+use super::lateness::Lateness;
 use super::peer::{Peer, STALE_AFTER, State};
 use super::silence::{FLOOR, LATE, Sign, Silence};
 use super::{CloseCode, Kind, LinkEvent, Shared, dial, lock};
@@ -55,6 +56,7 @@ pub(crate) struct Monitor {
     fresh: Mutex<Vec<Arc<Peer>>>,
     watched: Mutex<Vec<Arc<Peer>>>,
     bell: Notify,
+    pub(crate) lateness: Lateness,
 }
 
 impl Monitor {
@@ -109,6 +111,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     let mut next = Instant::now();
     while !shared.is_closed() {
         let idle = hot.is_empty() && lock(&shared.monitor.watched).is_empty();
+        shared.monitor.lateness.expect((!idle).then_some(next));
         let rung = tokio::select! {
             biased;
             () = tokio::time::sleep_until(next.into()), if !idle => false,
@@ -125,6 +128,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         }
         let lag = now.saturating_duration_since(next);
         shared.metrics.lag.set(lag.as_secs_f64());
+        shared.monitor.lateness.came(now, lag);
         let pinged = ping_idle(&shared, now);
         let mut due = now + if hot.is_empty() { pinged } else { TICK };
         hot.retain_mut(|entry| {

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hearth_proto::evidence::{Standing, Why};
+use hearth_proto::evidence::{Outcome, Standing, Why};
 use hearth_proto::ids::{EndpointId, NodeName};
 use hearth_proto::route::Candidate;
 use http::header::CONTENT_LENGTH;
@@ -156,7 +156,7 @@ impl FaultKind {
 }
 
 impl Fault {
-    fn not_executed(kind: FaultKind, detail: impl Into<String>) -> Self {
+    pub(crate) fn not_executed(kind: FaultKind, detail: impl Into<String>) -> Self {
         Self { reach: Reach::NotExecuted, kind, detail: detail.into() }
     }
 
@@ -167,6 +167,30 @@ impl Fault {
 
     pub(crate) fn unknown(kind: FaultKind, detail: impl Into<String>) -> Self {
         Self { reach: Reach::Unknown, kind, detail: detail.into() }
+    }
+
+    /// What it says of the endpoint. `None`: nothing. `silent`: its link is, which is for the links to tell.
+    pub(crate) fn outcome(&self, silent: bool) -> Option<Outcome> {
+        match (self.reach, self.kind) {
+            (_, FaultKind::Silent | FaultKind::Lapsed) => None,
+            (_, FaultKind::Dial | FaultKind::Cut) if silent => None,
+            // It does not serve, or is full.
+            (_, FaultKind::Owner(Cause::NotServing | Cause::NotOurs | Cause::Busy)) => None,
+            (_, FaultKind::Owner(Cause::Denied | Cause::Malformed | Cause::TooOften)) => None,
+            (_, FaultKind::Owner(Cause::AppSilent)) => Some(Outcome::TimedOut),
+            (Reach::NotExecuted, _) => Some(Outcome::Refused),
+            (Reach::Unknown, _) => Some(Outcome::Broken),
+        }
+    }
+}
+
+impl From<LinkError> for Fault {
+    fn from(error: LinkError) -> Self {
+        let kind = match error {
+            LinkError::Busy { .. } => FaultKind::Owner(Cause::Busy),
+            _ => FaultKind::Dial,
+        };
+        Self::not_executed(kind, error.to_string())
     }
 }
 
@@ -255,10 +279,7 @@ pub(crate) async fn open(
     let opened = inner.mesh.links.open_stream(&target.id.node, target.address);
     let stream = match timeout(DIAL_PATIENCE, opened).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error @ LinkError::Busy { .. })) => {
-            return Err(Fault::not_executed(FaultKind::Owner(Cause::Busy), error.to_string()));
-        }
-        Ok(Err(error)) => return Err(Fault::not_executed(FaultKind::Dial, error.to_string())),
+        Ok(Err(error)) => return Err(error.into()),
         Err(_) => {
             let why = format!("{} is still being dialled", target.id.node);
             return Err(Fault::not_executed(FaultKind::Dial, why));

@@ -1,10 +1,13 @@
-//! How busy each endpoint is as seen from here: requests under way and peak-EWMA latency.
+//! How busy each endpoint is as seen from here, requests under way and peak-EWMA latency; and how it
+//! answered since the core was last told, for its judgement of outliers.
 //!
 //! The cost of an endpoint is its latency times the requests it has (+1), where latency jumps up at once
 //! and decays over [`DECAY`] (as in Finagle's and linkerd's peak-EWMA). A hung endpoint grows expensive
 //! with the first requests that do not return. Latencies count in powers of two from [`FLOOR_US`] on:
 //! with few requests under way the cheaper of two would else always be the same one, and an endpoint
 //! that was slow once would starve next to siblings that are as good. Read without a lock on every pick.
+//!
+//! An answer is counted by one addition to one counter; who asks for the sample takes and clears them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use hearth_proto::ids::EndpointId;
+use hearth_proto::outlier::{BUCKETS, Sample, sample};
 
 /// Over which time an old peak is forgotten. Finagle's and linkerd's 10 s keep an endpoint out for half a
 /// minute after one slow answer when nothing else speaks against it.
@@ -32,6 +36,10 @@ pub(crate) struct Load {
     stamp: AtomicU64,
     /// The last request there failed: the next success is news.
     failed: AtomicBool,
+    /// Failures since the last sample.
+    failures: AtomicU32,
+    /// Good answers since then, by the bucket of their latency.
+    answers: [AtomicU32; BUCKETS],
     origin: Instant,
 }
 
@@ -42,6 +50,8 @@ impl Load {
             latency: AtomicU64::new(UNKNOWN_US.to_bits()),
             stamp: AtomicU64::new(0),
             failed: AtomicBool::new(false),
+            failures: AtomicU32::new(0),
+            answers: std::array::from_fn(|_| AtomicU32::new(0)),
             origin,
         }
     }
@@ -85,6 +95,36 @@ impl Load {
     /// A request there failed.
     pub(crate) fn failed(&self) {
         self.failed.store(true, Ordering::Relaxed);
+        self.count_failure();
+    }
+
+    /// Counts an answer that is one, but of the kind that says that something is wrong.
+    pub(crate) fn count_failure(&self) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a good answer.
+    pub(crate) fn count(&self, latency: Duration) {
+        self.answers[sample::bucket(latency)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Takes in a good answer.
+    pub(crate) fn answered(&self, now: Instant, latency: Duration) {
+        self.observe(now, latency);
+        self.count(latency);
+    }
+
+    /// What was counted since this was last asked. An answer that comes meanwhile is in this sample or the
+    /// next.
+    fn take_sample(&self) -> Sample {
+        let take = |n: &AtomicU32| match n.load(Ordering::Relaxed) {
+            0 => 0,
+            _ => n.swap(0, Ordering::Relaxed),
+        };
+        Sample {
+            failed: take(&self.failures),
+            latencies: std::array::from_fn(|i| take(&self.answers[i])),
+        }
     }
 
     /// A request there succeeded. `true`: for the first time after a failure.
@@ -143,6 +183,13 @@ impl Loads {
         });
         // Somebody else may have been first.
         self.map.load().get(id).cloned().unwrap_or(fresh)
+    }
+
+    /// What was counted at each endpoint since this was last asked, of those where anything was.
+    pub(crate) fn samples(&self) -> Vec<(EndpointId, Sample)> {
+        let map = self.map.load();
+        let all = map.iter().map(|(id, load)| (id, load.take_sample()));
+        all.filter(|(_, s)| s.volume() > 0).map(|(id, s)| (id.clone(), s)).collect()
     }
 
     /// Forgets the endpoints for which `keep` says no.
@@ -207,6 +254,27 @@ mod tests {
         load.failed();
         assert!(load.recovered());
         assert!(!load.recovered());
+    }
+
+    #[test]
+    fn each_answer_is_in_exactly_one_sample() {
+        let loads = Loads::new(Instant::now());
+        let id = EndpointId {
+            service: ServiceName::parse("s").unwrap(),
+            node: NodeName::parse("n").unwrap(),
+            instance: 0,
+        };
+        assert!(loads.samples().is_empty());
+        let load = loads.of(&id);
+        load.answered(Instant::now(), 3 * MS);
+        load.answered(Instant::now(), 300 * MS);
+        load.failed();
+        load.count_failure();
+        let mut expected = Sample { failed: 2, ..Sample::default() };
+        expected.answered(3 * MS);
+        expected.answered(300 * MS);
+        assert_eq!(loads.samples(), [(id, expected)]);
+        assert!(loads.samples().is_empty(), "they were told");
     }
 
     #[test]

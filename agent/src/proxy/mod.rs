@@ -72,6 +72,7 @@ use arc_swap::ArcSwap;
 use hearth_proto::advert::Protocol;
 use hearth_proto::evidence::Outcome;
 use hearth_proto::ids::{EndpointId, NodeName, ServiceName};
+use hearth_proto::outlier::Sample;
 use hearth_proto::route::{Route, Snapshot};
 use prometheus_client::metrics::counter::Counter;
 use tokio::net::TcpListener;
@@ -227,6 +228,16 @@ impl Inner {
     fn tell(&self, report: PathReport) {
         if let Err(mpsc::error::TrySendError::Full(_)) = self.mesh.reports.try_send(report) {
             self.metrics.drop("path_reports");
+        }
+    }
+
+    /// Holds a failure against an endpoint and tells the core, unless it is our own fault: what began at
+    /// `began` and was kept waiting by ourselves, stopped or starved, or what others gave up on us meanwhile.
+    fn blame(&self, endpoint: &EndpointId, outcome: Outcome, began: Instant) {
+        let by_us = || self.mesh.links.excuses(began, Instant::now());
+        if !matches!(outcome, Outcome::TimedOut | Outcome::Broken) || !by_us() {
+            self.loads.of(endpoint).failed();
+            self.report(endpoint, outcome);
         }
     }
 
@@ -442,6 +453,11 @@ impl Proxy {
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// How each endpoint that was called answered since this was last asked.
+    pub fn samples(&self) -> Vec<(EndpointId, Sample)> {
+        self.inner.loads.samples()
     }
 
     /// Forgets what was learnt of endpoints and services that no route knows any more. To be called now and then.

@@ -11,7 +11,7 @@ use hearth_proto::ids::{EndpointId, ServiceName};
 use tokio::time::timeout;
 
 use super::Inner;
-use super::attempt::Target;
+use super::attempt::{Fault, Target};
 use super::load::UnderWay;
 
 /// One endpoint has so long to take it.
@@ -27,12 +27,21 @@ pub(crate) struct Reached<T> {
     pub(crate) under_way: UnderWay,
 }
 
-/// Asks endpoints of `service` by `take`, which gets the endpoint and when it is too late. `avoid` is asked only when nobody else is left.
+/// Takes note of what a failure says of its endpoint.
+pub(crate) fn failed(inner: &Inner, id: &EndpointId, began: Instant, fault: &Fault) {
+    let silent = inner.mesh.links.health(&id.node).borrow().is_silent();
+    if let Some(outcome) = fault.outcome(silent) {
+        inner.blame(id, outcome, began);
+    }
+}
+
+/// Asks endpoints of `service` by `take`, which gets the endpoint and when it is too late. `avoid` is asked
+/// only when nobody else is left.
 pub(crate) async fn reach<'a, T>(
     inner: &'a Arc<Inner>,
     service: &ServiceName,
     avoid: Option<EndpointId>,
-    take: impl Fn(Target, Instant) -> BoxFuture<'a, Result<T, String>>,
+    take: impl Fn(Target, Instant) -> BoxFuture<'a, Result<T, Fault>>,
 ) -> Option<Reached<T>> {
     let started = Instant::now();
     let limit = inner.route(service).map(|r| r.policy.timeout.0).unwrap_or_default();
@@ -54,19 +63,21 @@ pub(crate) async fn reach<'a, T>(
         let (target, id) = (Target::of(candidate), candidate.id.clone());
         let load = inner.loads.of(&id);
         let under_way = UnderWay::new(&load);
-        match timeout(TAKE_LIMIT, take(target, deadline)).await {
+        let fault = match timeout(TAKE_LIMIT, take(target, deadline)).await {
             Ok(Ok(taken)) => {
-                load.observe(Instant::now(), now.elapsed());
+                let latency = now.elapsed();
+                load.answered(Instant::now(), latency);
+                if load.recovered() || route.watched {
+                    inner.report(&id, Outcome::Answered { latency });
+                }
                 inner.metrics.request(service, "ok", started.elapsed().as_secs_f64());
                 return Some(Reached { id, taken, under_way });
             }
-            Ok(Err(why)) => tracing::debug!(endpoint = %id, why, "connection not taken"),
-            Err(_) => tracing::debug!(endpoint = %id, "connection not taken in time"),
-        }
-        if !inner.mesh.links.health(&id.node).borrow().is_silent() {
-            load.failed();
-            inner.report(&id, Outcome::Refused);
-        }
+            Ok(Err(fault)) => fault,
+            Err(_) => Fault::late(),
+        };
+        tracing::debug!(endpoint = %id, why = fault.detail, "connection not taken");
+        failed(inner, &id, now, &fault);
         tried.push(id);
     }
     inner.metrics.request(service, "failed", started.elapsed().as_secs_f64());

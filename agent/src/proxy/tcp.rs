@@ -13,7 +13,7 @@ use hearth_proto::ids::{EndpointId, NodeName, ServiceName};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
-use super::attempt::Target;
+use super::attempt::{Fault, FaultKind, Target};
 use super::frame::{self, Cause, Frame, FrameError, Frames, Opening, Refused};
 use super::head::{BodyKind, Fields, RequestHead};
 use super::{Inner, reach};
@@ -72,10 +72,10 @@ pub(crate) enum Taken {
     Remote(Box<Carried>),
 }
 
-async fn take(inner: &Arc<Inner>, target: Target, deadline: Instant) -> Result<Taken, String> {
+async fn take(inner: &Arc<Inner>, target: Target, deadline: Instant) -> Result<Taken, Fault> {
     let head = head(&target.id, deadline);
     if &target.id.node == inner.node() {
-        let stream = connect(inner, inner.node(), &head).await.map_err(|r| r.detail)?;
+        let stream = connect(inner, inner.node(), &head).await?;
         return Ok(Taken::Local(stream));
     }
     let carried = open(inner, &target, &Opening::Bytes(head)).await?;
@@ -113,32 +113,36 @@ pub(crate) async fn open(
     inner: &Inner,
     target: &Target,
     opening: &Opening,
-) -> Result<Carried, String> {
+) -> Result<Carried, Fault> {
     let node = &target.id.node;
     let opened = inner.mesh.links.open_stream(node, target.address).await;
-    let DataStream { mut send, recv, guard } = opened.map_err(|e| e.to_string())?;
+    let DataStream { mut send, recv, guard } = opened?;
     let mut health = inner.mesh.links.health(node);
     let silent = async {
         if target.silent || health.wait_for(|h| h.is_silent()).await.is_err() {
             std::future::pending::<()>().await;
         }
     };
-    let opening = frame::encode_opening(opening).ok_or("its head is too large")?;
-    send.write_chunk(opening).await.map_err(|e| e.to_string())?;
+    let opening = frame::encode_opening(opening).ok_or_else(|| {
+        Fault::not_executed(FaultKind::Owner(Cause::Malformed), "its head is too large")
+    })?;
+    send.write_chunk(opening).await.map_err(FrameError::Stream)?;
     let mut frames = Frames::new(recv);
     let answer = tokio::select! {
         biased;
-        answer = frames.next() => answer,
-        () = silent => return Err(format!("the link to {node} is silent")),
+        answer = frames.next() => answer?,
+        () = silent => {
+            let why = format!("the link to {node} is silent");
+            return Err(Fault::not_executed(FaultKind::Silent, why));
+        }
     };
     match answer {
-        Ok(Frame::Go) => {
+        Frame::Go => {
             let (ahead, recv) = frames.into_bytes();
             Ok(Carried { send, ahead, recv, guard })
         }
-        Ok(Frame::Refused(refused)) => Err(refused.detail),
-        Ok(_) => Err(FrameError::Malformed("an answer").to_string()),
-        Err(error) => Err(error.to_string()),
+        Frame::Refused(refused) => Err(refused.into()),
+        _ => Err(FrameError::Malformed("an answer").into()),
     }
 }
 

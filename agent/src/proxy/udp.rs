@@ -23,13 +23,12 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
-use hearth_proto::evidence::Outcome;
 use hearth_proto::ids::{EndpointId, ServiceName};
 use hearth_proto::route::Choice;
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
 
-use super::attempt::Target;
+use super::attempt::{Fault, FaultKind, Target};
 use super::frame::Opening;
 use super::tcp::{Carried, head, open};
 use super::{Inner, reach};
@@ -209,6 +208,7 @@ async fn session(
             break;
         };
         let reach::Reached { id, taken, under_way } = reached;
+        let began = Instant::now();
         let ended = {
             let carried = async {
                 match taken {
@@ -229,7 +229,8 @@ async fn session(
             Ended::Over => break,
             Ended::Moved => {}
             Ended::Lost => {
-                inner.report(&id, Outcome::Refused);
+                let fault = Fault::unknown(FaultKind::Cut, "the session's stream or socket broke");
+                reach::failed(&inner, &id, began, &fault);
                 avoid = Some(id);
             }
         }
@@ -268,10 +269,10 @@ enum Taken {
     Remote(Box<Carried>),
 }
 
-async fn take(inner: &Arc<Inner>, target: Target, deadline: Instant) -> Result<Taken, String> {
+async fn take(inner: &Arc<Inner>, target: Target, deadline: Instant) -> Result<Taken, Fault> {
     let head = head(&target.id, deadline);
     if &target.id.node == inner.node() {
-        let app = owner::connect(inner, inner.node(), &head).await.map_err(|r| r.detail)?;
+        let app = owner::connect(inner, inner.node(), &head).await?;
         return Ok(Taken::Local(app));
     }
     let carried = open(inner, &target, &Opening::Datagrams(head)).await?;

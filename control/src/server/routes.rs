@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Bytes;
+use axum::body::{Bytes, HttpBody};
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Extension, Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -17,6 +17,7 @@ use hearth_proto::api::{
 };
 use hearth_proto::ids::NodeName;
 use hearth_proto::time::Wall;
+use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
@@ -27,6 +28,10 @@ use crate::plane::Plane;
 
 /// Largest body: a policy text, quoted as JSON.
 const MAX_BODY: usize = 1024 * 1024;
+/// What is read of a body that is too large, and for how long, so that its sender gets to read the refusal:
+/// a connection closed with unread bytes is reset, and the answer lost with it.
+const DRAIN: usize = 8 * MAX_BODY;
+const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 /// A whole request, body and answer.
 const REQUEST: Duration = Duration::from_secs(30);
 /// How long an apply waits for the first acknowledgement before it answers without.
@@ -56,6 +61,7 @@ pub fn router(shared: Shared) -> Router {
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn(of_bounded_size))
         .layer(middleware::from_fn(in_time))
         .with_state(shared)
 }
@@ -72,6 +78,35 @@ async fn in_time(request: Request, next: Next) -> Response {
     }
 }
 
+/// Refuses a body that says itself that it is too large, after reading what can be read of it. One that does
+/// not say is cut off by [`DefaultBodyLimit`].
+async fn of_bounded_size(request: Request, next: Next) -> Response {
+    if request.body().size_hint().lower() <= MAX_BODY as u64 {
+        return next.run(request).await;
+    }
+    let mut body = request.into_body();
+    let drain = async {
+        let mut read = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            read += frame.data_ref().map_or(0, Bytes::len);
+            if read > DRAIN {
+                break;
+            }
+        }
+    };
+    // Whoever sends more, or more slowly, may miss why.
+    let _ = tokio::time::timeout(DRAIN_LIMIT, drain).await;
+    too_large().into_response()
+}
+
+fn too_large() -> Refusal {
+    Refusal::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        format!("the body is larger than {MAX_BODY} bytes"),
+        "send less",
+    )
+}
+
 async fn no_such_path(request: Request) -> Refusal {
     let error = format!("there is no {}", request.uri().path());
     Refusal::new(StatusCode::NOT_FOUND, error, "paths begin with /v1/; see hearth --help")
@@ -84,11 +119,7 @@ async fn no_such_method(request: Request) -> Refusal {
 
 fn read<T: DeserializeOwned>(body: Result<Bytes, BytesRejection>) -> Result<T, Refusal> {
     let body = body.map_err(|e| match e.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => Refusal::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("the body is larger than {MAX_BODY} bytes"),
-            "send less",
-        ),
+        StatusCode::PAYLOAD_TOO_LARGE => too_large(),
         status => Refusal::new(status, e.body_text(), "send it again"),
     })?;
     serde_json::from_slice(&body).map_err(|e| {

@@ -15,7 +15,7 @@ use crate::failover::{self, Subject, Tally};
 use crate::ids::{EndpointId, NodeName, ServiceName, Version};
 use crate::incident::IncidentKey;
 use crate::policy::ServicePolicy;
-use crate::route::{self, Candidate, Choice, Route, Snapshot};
+use crate::route::{self, Candidate, Choice, Route, Share, Snapshot};
 use crate::time::Time;
 use crate::wire::{Message, Wake};
 
@@ -89,9 +89,7 @@ impl Node {
                 if let Some(until) = node.pending(now) {
                     survey.recheck = Some(survey.recheck.map_or(until, |r| r.min(until)));
                 }
-                let ejected =
-                    outcome.and_then(EndpointEvidence::ejected_until).filter(|t| *t > now);
-                if let Some(until) = ejected {
+                if let Some(until) = outcome.and_then(|o| o.recheck(now)) {
                     survey.recheck = Some(survey.recheck.map_or(until, |r| r.min(until)));
                 }
                 let starting = self.starting_until(&id, advert.version, e.condition, now);
@@ -115,6 +113,7 @@ impl Node {
                     protocol: e.protocol,
                     role: e.role,
                     condition: e.condition,
+                    share: outcome.map(share).unwrap_or_default(),
                     standing,
                 });
             }
@@ -145,8 +144,11 @@ impl Node {
 
     fn refresh(&mut self, now: Time, service: &ServiceName) {
         self.expire_ejections(now, service);
-        let survey = self.survey(service, now);
         let policy = self.policy.service(service);
+        let mut survey = self.survey(service, now);
+        if self.readmit_outliers(now, &policy, &survey.candidates) {
+            survey = self.survey(service, now);
+        }
         let tally = failover::tally(&policy, &survey.subjects);
         let (choice, reason) = route::choose(&policy, &survey.candidates, &tally);
         let Survey { candidates, subjects, versions, recheck } = survey;
@@ -249,7 +251,10 @@ impl Node {
             }
         }
         let may_eject = self.services.get(&id.service).is_some_and(|s| {
-            let ready = |c: &&Candidate| c.standing == Standing::Ready;
+            // An outlier makes room: what fails altogether is worse.
+            let ready = |c: &&Candidate| {
+                matches!(c.standing, Standing::Ready | Standing::Out(Why::Outlier { .. }))
+            };
             let ready = s.route.candidates.iter().filter(ready).count();
             let serving = s.route.candidates.iter().filter(|c| c.condition == Condition::Serving);
             // Never more than half, and never the last: a capped share, as Envoy's
@@ -301,6 +306,10 @@ impl Node {
             self.events.push_back(Event::Watch(watch));
         }
     }
+}
+
+fn share(evidence: &EndpointEvidence) -> Share {
+    if evidence.outlier.on_trial() { Share::Trial } else { Share::Full }
 }
 
 fn empty_route(service: &ServiceName, policy: ServicePolicy) -> Route {

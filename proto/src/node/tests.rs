@@ -20,6 +20,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use xxhash_rust::xxh3::xxh3_64;
 
+mod outliers;
+
 struct Hash(Identity);
 
 fn mac(who: &Identity, message: &[u8]) -> Vec<u8> {

@@ -5,7 +5,7 @@ use crate::document::{DocumentKind, SignedDocument};
 use crate::evidence::{LinkState, Swim};
 use crate::ids::{NodeName, ServiceName};
 use crate::record::Record;
-use crate::route::{Candidate, Route};
+use crate::route::{Candidate, Route, Share, TRIAL_ONE_IN};
 use crate::table::Entry;
 use crate::time::Time;
 use crate::view::{
@@ -187,7 +187,7 @@ impl Node {
             condition: e.condition.word().to_owned(),
             condition_since: e.since,
             standing: candidate.standing.word().to_owned(),
-            reason: candidate.standing.why().map(ToString::to_string).unwrap_or_default(),
+            reason: reason(candidate),
             standing_since: self.config.clock.wall(since.unwrap_or(self.started)),
             activated_for: e.activated_for.as_ref().map(ToString::to_string),
         }
@@ -258,6 +258,17 @@ impl Node {
                 })
                 .collect(),
         }
+    }
+}
+
+/// Why an endpoint is not ready, or not in full.
+fn reason(candidate: &Candidate) -> String {
+    match (candidate.standing.why(), candidate.share) {
+        (Some(why), _) => why.to_string(),
+        (None, Share::Trial) => {
+            format!("on trial: one request in {TRIAL_ONE_IN} is to tell how well it answers")
+        }
+        (None, Share::Full) => String::new(),
     }
 }
 

@@ -29,6 +29,7 @@ fn candidate(node: &str, standing: Standing) -> Candidate {
         role: Role::Hot,
         condition,
         standing,
+        share: Share::Full,
     }
 }
 
@@ -238,4 +239,43 @@ proptest! {
             prop_assert!(picked_from.iter().all(|i| excluded.contains(&r.candidates[*i].id)));
         }
     }
+}
+
+fn on_trial(node: &str) -> Candidate {
+    Candidate { share: Share::Trial, ..ready(node) }
+}
+
+/// Picks of many draws by a caller to whom `busy` is ever so expensive.
+fn picks(candidates: Vec<Candidate>, exclude: &[EndpointId], busy: &str) -> BTreeMap<String, u64> {
+    let route = route(candidates);
+    let mut rng = StdRng::seed_from_u64(4);
+    let mut picks = BTreeMap::new();
+    for _ in 0..16_000 {
+        let cost = |id: &EndpointId| if id.node.as_str() == busy { 1_000_000 } else { 1 };
+        let decision = route.pick(rng.random(), exclude, cost);
+        let node = decision.pick.map_or("nobody".to_owned(), |c| c.id.node.to_string());
+        *picks.entry(node).or_default() += 1;
+    }
+    picks
+}
+
+#[test]
+fn an_endpoint_on_trial_gets_one_pick_in_sixteen_whatever_the_balancer_thinks_of_it() {
+    for busy in ["nobody", "c", "a"] {
+        let picks = picks(vec![ready("a"), ready("b"), on_trial("c")], &[], busy);
+        assert!((850..1_150).contains(&picks["c"]), "{busy} is expensive: {picks:?}");
+    }
+}
+
+#[test]
+fn a_repetition_takes_no_trial_while_somebody_else_is_left() {
+    let all = || vec![ready("a"), ready("b"), on_trial("c")];
+    assert!(!picks(all(), &[id("a")], "nobody").contains_key("c"));
+    assert_eq!(picks(all(), &[id("a"), id("b")], "nobody")["c"], 16_000);
+}
+
+#[test]
+fn where_all_are_on_trial_all_are_picked_in_full() {
+    let picks = picks(vec![on_trial("a"), on_trial("b")], &[], "nobody");
+    assert!(picks.values().all(|n| *n > 7_000), "{picks:?}");
 }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use hearth_tests::sim::{run, scenario};
+use hearth_tests::sim::{run, scenario, tally};
 
 /// Runs meshes under a virtual clock and checks their invariants.
 #[derive(Parser)]
@@ -20,6 +20,9 @@ struct Arguments {
     /// Which scenario; `list` names them
     #[arg(long, default_value = "random")]
     scenario: String,
+    /// Where the figures of the scenario `failover` are written
+    #[arg(long, default_value = "target/sim/failover.json")]
+    out: std::path::PathBuf,
 }
 
 fn range(text: &str) -> Result<std::ops::Range<u64>, String> {
@@ -44,6 +47,15 @@ fn main() -> ExitCode {
             }
             print!("{report}");
             usize::from(!report.violations.is_empty())
+        }
+        None if scenario.name == "failover" => {
+            let outcome = tally::many(arguments.seeds, arguments.nodes, scenario);
+            print!("{}", outcome.table());
+            if let Err(error) = outcome.write(&arguments.out) {
+                eprintln!("{} cannot be written: {error}", arguments.out.display());
+                return ExitCode::from(74);
+            }
+            usize::from(!outcome.holds())
         }
         None => run::many(arguments.seeds, arguments.nodes, scenario),
     };

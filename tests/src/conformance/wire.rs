@@ -389,7 +389,7 @@ mod tests {
             assert!(matches!(head(bad.as_bytes()), Read::Wrong(_)), "{bad:?}");
         }
         assert_eq!(head(b"GET / HTTP/1.1\r\na: b\r\n"), Read::More);
-        let Read::Whole(read, 31) = head(b"GET / HTTP/1.1\r\nA:  b \r\nA: c\r\n\r\n") else {
+        let Read::Whole(read, 32) = head(b"GET / HTTP/1.1\r\nA:  b \r\nA: c\r\n\r\n") else {
             panic!()
         };
         assert_eq!((read.words()[1], read.get("a").unwrap().as_str()), ("/", "b, c"));

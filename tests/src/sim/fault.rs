@@ -9,6 +9,7 @@ use hearth_proto::wire::Message;
 use super::host::Life;
 use super::keyring::{Keys, Revoked, Signed};
 use super::mesh::node_name;
+use super::traffic::{App, Gray};
 use super::world::World;
 
 /// What befalls a mesh.
@@ -30,6 +31,12 @@ pub enum Fault {
     Loss(f64),
     /// The application behind an endpoint is gone, or back.
     App(EndpointId, bool),
+    /// The application takes requests and answers none, or answers again.
+    Hang(EndpointId, bool),
+    /// The application answers badly, or well again.
+    Gray(EndpointId, Gray),
+    /// This share of what comes from or goes to a host is lost.
+    Lossy(usize, f64),
     /// The host leaves in good order.
     Leave(usize),
     /// This share of hooks fails.
@@ -63,6 +70,25 @@ impl World {
                 self.checks.loss_ended = now;
             }
             Fault::App(endpoint, up) => self.set_app(endpoint, *up),
+            Fault::Hang(endpoint, on) => {
+                self.tell(|| format!("the application of {endpoint} hangs: {on}"));
+                if let Some(app) = self.app(endpoint) {
+                    app.hung = *on;
+                    app.changed = now;
+                }
+            }
+            Fault::Gray(endpoint, gray) => {
+                self.tell(|| format!("the application of {endpoint} is {gray:?}"));
+                if let Some(app) = self.app(endpoint) {
+                    app.gray = *gray;
+                    app.changed = now;
+                }
+            }
+            Fault::Lossy(host, share) => {
+                self.tell(|| format!("of host {host}'s packets {share:.2} are lost"));
+                self.net.lose(*host, *share);
+                self.checks.loss_ended = now;
+            }
             Fault::Leave(host) => {
                 if self.hosts[*host].life == Life::Running {
                     self.checks.leaving(*host);
@@ -81,12 +107,16 @@ impl World {
     fn set_app(&mut self, endpoint: &EndpointId, up: bool) {
         self.tell(|| format!("the application of {endpoint} is up: {up}"));
         let now = self.now;
-        let Some(host) = self.index(&endpoint.node) else { return };
-        if let Some(app) = self.hosts[host].apps.get_mut(endpoint) {
+        if let Some(app) = self.app(endpoint) {
             app.up = up;
             app.activated &= up;
             app.changed = now;
         }
+    }
+
+    fn app(&mut self, endpoint: &EndpointId) -> Option<&mut App> {
+        let host = self.index(&endpoint.node)?;
+        self.hosts[host].apps.get_mut(endpoint)
     }
 
     /// `by` sends every neighbour a record of `victim` that it made itself.

@@ -12,6 +12,7 @@ use hearth_proto::document::SignedDocument;
 use hearth_proto::ids::{EndpointId, Generation, Identity, NodeName, ServiceName};
 use hearth_proto::member::SwimConfig;
 use hearth_proto::node::{EndpointConfig, Node, NodeConfig};
+use hearth_proto::outlier::Sample;
 use hearth_proto::time::{Clock, Time, Wall};
 use rand::RngExt;
 
@@ -87,6 +88,8 @@ pub struct Host {
     pub signed: Signed,
     /// By how much its wall clock is wrong, in microseconds.
     pub clock_offset: i64,
+    /// What endpoints answered its callers since its core was last told.
+    pub(super) samples: BTreeMap<EndpointId, Sample>,
     pub(super) inbox: VecDeque<What>,
     pub(super) wake: Option<At>,
     pub(super) saving: bool,
@@ -116,6 +119,7 @@ impl World {
         h.wake = None;
         h.saving = false;
         h.sides.clear();
+        h.samples.clear();
         h.inbox.clear();
         let origin = Wall((EPOCH + now).saturating_add_signed(h.clock_offset));
         let config = NodeConfig {
@@ -222,6 +226,7 @@ impl Host {
             revoked: Revoked::default(),
             signed: Signed::default(),
             clock_offset: 0,
+            samples: BTreeMap::new(),
             inbox: VecDeque::new(),
             wake: None,
             saving: false,

@@ -75,6 +75,26 @@ pub fn standard(seed: u64, n: usize) -> World {
     build(seed, n, false, &[ledger, orders])
 }
 
+/// Fewest hosts of a [`busy`] mesh.
+const BUSY: usize = 24;
+
+/// The mesh in which failover is measured: three services of three, four and five hot hosts and two warm
+/// ones each, two callers each, no host with more than one part; the rest members only.
+pub fn busy(seed: u64, n: usize) -> World {
+    let n = n.max(BUSY);
+    let mut rng = StdRng::seed_from_u64(seed ^ 0xb5);
+    let mut hosts: Vec<usize> = (0..n).collect();
+    hosts.shuffle(&mut rng);
+    let mut take = |k: usize| hosts.split_off(hosts.len() - k);
+    let specs = [("ledger", 3), ("orders", 4), ("search", 5)].map(|(name, hot)| Spec {
+        name,
+        hot: take(hot),
+        warm: take(2),
+        callers: take(2),
+    });
+    build(seed, n, false, &specs)
+}
+
 pub(super) const LEDGER_HOT: [usize; 3] = [3, 4, 5];
 pub(super) const LEDGER_WARM: [usize; 2] = [6, 7];
 pub(super) const CALLER: usize = 0;

@@ -17,10 +17,13 @@
 //! | [`check`] | the invariants |
 //! | [`mesh`], [`fault`] | what a world is made of, what befalls it |
 //! | [`scenario`], `random` | what is shown: by name, and by seed |
+//! | [`episode`], `failover`, [`tally`] | how long requests still go where a fault is: one fault, a mix, many seeds |
 //! | [`run`] | one seed, many seeds, what is printed |
 
 pub mod check;
 mod dial;
+pub mod episode;
+mod failover;
 pub mod fault;
 pub mod host;
 pub mod keyring;
@@ -30,6 +33,7 @@ pub mod net;
 mod random;
 pub mod run;
 pub mod scenario;
+pub mod tally;
 pub mod traffic;
 pub mod truth;
 pub mod world;

@@ -1,5 +1,7 @@
 //! Paths between hosts: how long, how lossy, whether at all. Each direction is a path of its own.
 
+use std::collections::BTreeMap;
+
 use rand::RngExt;
 use rand::rngs::StdRng;
 
@@ -22,6 +24,8 @@ pub struct Net {
     paths: Vec<Path>,
     /// Share of datagrams lost, 0 to 1.
     pub loss: f64,
+    /// The same of all that comes from or goes to a host, in addition.
+    lossy: BTreeMap<usize, f64>,
     /// Largest addition to latency, as a share of it.
     pub jitter: f64,
     /// Share of datagrams that are late by several latencies, and so arrive out of order.
@@ -39,7 +43,15 @@ impl Net {
                 paths.push(Path { base: base(from, to).max(20), ..Path::default() });
             }
         }
-        Self { n, paths, loss: 0.0, jitter: 0.3, reorder: 0.002, duplicate: 0.002 }
+        Self {
+            n,
+            paths,
+            loss: 0.0,
+            lossy: BTreeMap::new(),
+            jitter: 0.3,
+            reorder: 0.002,
+            duplicate: 0.002,
+        }
     }
 
     fn path(&self, from: usize, to: usize) -> &Path {
@@ -63,8 +75,29 @@ impl Net {
         }
     }
 
+    /// Loses this share of all that comes from or goes to a host; 0 ends it.
+    pub fn lose(&mut self, host: usize, share: f64) {
+        if share > 0.0 {
+            self.lossy.insert(host, share);
+        } else {
+            self.lossy.remove(&host);
+        }
+    }
+
+    /// Whether anything is lost anywhere, but for what is blocked.
+    pub fn is_lossy(&self) -> bool {
+        self.loss > 0.0 || !self.lossy.is_empty()
+    }
+
+    fn loss_of(&self, from: usize, to: usize) -> f64 {
+        let kept = |host: usize| 1.0 - self.lossy.get(&host).copied().unwrap_or(0.0);
+        1.0 - (1.0 - self.loss) * kept(from) * kept(to)
+    }
+
     /// Frees everything.
     pub fn heal(&mut self, now: At) {
+        self.loss = 0.0;
+        self.lossy.clear();
         for path in &mut self.paths {
             if path.blocked > 0 {
                 path.blocked = 0;
@@ -97,7 +130,7 @@ impl Net {
 
     /// When datagrams sent now arrive: none, one or two.
     pub fn datagram(&self, from: usize, to: usize, rng: &mut StdRng) -> [Option<u64>; 2] {
-        if self.path(from, to).blocked > 0 || rng.random_bool(self.loss) {
+        if self.path(from, to).blocked > 0 || rng.random_bool(self.loss_of(from, to)) {
             return [None, None];
         }
         let mut first = self.latency(from, to, rng);
@@ -112,7 +145,8 @@ impl Net {
     pub fn stream(&self, from: usize, to: usize, rng: &mut StdRng) -> u64 {
         let mut latency = self.latency(from, to, rng);
         let mut pto = self.rtt(from, to) + 5 * MS;
-        while self.loss > 0.0 && rng.random_bool(self.loss) {
+        let loss = self.loss_of(from, to);
+        while loss > 0.0 && rng.random_bool(loss) {
             latency += pto;
             pto = (pto * 2).min(500 * MS);
         }

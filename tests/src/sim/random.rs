@@ -6,6 +6,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::fault::Fault;
+use super::traffic::WELL;
 use super::world::{What, World};
 use super::{At, MS, S};
 
@@ -91,13 +92,16 @@ fn plan(
 }
 
 /// Everything is as it should be, but for hosts that stay off.
-fn heal(w: &mut World, stay_off: &[usize]) {
+pub(super) fn heal(w: &mut World, stay_off: &[usize]) {
     let now = w.now;
     w.tell(|| "everything heals".to_owned());
     w.net.heal(now);
-    w.net.loss = 0.0;
     w.checks.loss_ended = now;
     w.hook_failure = 0.0;
+    for app in w.hosts.iter_mut().flat_map(|h| h.apps.values_mut()) {
+        app.hung = false;
+        app.gray = WELL;
+    }
     let ids: Vec<EndpointId> = w.hosts.iter().flat_map(|h| h.apps.keys().cloned()).collect();
     for id in ids {
         let up = w.index(&id.node).is_none_or(|h| w.hosts[h].apps[&id].up);

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::S;
+use super::episode::Episode;
 use super::mesh;
 use super::scenario::Scenario;
 use super::world::Stats;
@@ -30,14 +31,18 @@ pub struct Report {
     pub story: Vec<String>,
     /// What must not have.
     pub violations: Vec<String>,
+    /// The faults that were measured.
+    pub episodes: Vec<Episode>,
+    /// Pairs of a caller and a healthy endpoint it held for less than ready at the end.
+    pub healthy_out: usize,
 }
 
 /// Runs one scenario from one seed.
 pub fn one(seed: u64, nodes: usize, scenario: &'static Scenario) -> Report {
-    let mut world = if scenario.name == "random" {
-        mesh::random_mesh(seed, nodes.max(8))
-    } else {
-        mesh::standard(seed, nodes)
+    let mut world = match scenario.name {
+        "random" => mesh::random_mesh(seed, nodes.max(8)),
+        "failover" => mesh::busy(seed, nodes),
+        _ => mesh::standard(seed, nodes),
     };
     (scenario.run)(&mut world);
     Report {
@@ -49,6 +54,8 @@ pub fn one(seed: u64, nodes: usize, scenario: &'static Scenario) -> Report {
         stats: world.stats.clone(),
         story: std::mem::take(&mut world.story),
         violations: std::mem::take(&mut world.checks.violations),
+        episodes: std::mem::take(&mut world.episodes),
+        healthy_out: world.healthy_out,
     }
 }
 

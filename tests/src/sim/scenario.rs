@@ -11,10 +11,12 @@ use hearth_proto::time::{Span, Wall};
 
 use rand::RngExt;
 
+use super::failover::failover;
 use super::fault::Fault;
 use super::host::{EPOCH, Life};
 use super::mesh::{CALLER, LEDGER_HOT, LEDGER_WARM, node_name, service};
 use super::random::random;
+use super::traffic::{Gray, WELL};
 use super::world::{What, World};
 use super::{MS, S};
 
@@ -37,6 +39,16 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "random",
         about: "a random mesh under a random mix of faults, then rest",
         run: random,
+    },
+    Scenario {
+        name: "failover",
+        about: "every kind of fault over a busy mesh: how long requests still go where it is",
+        run: failover,
+    },
+    Scenario {
+        name: "gray",
+        about: "an endpoint answers errors, then slowly: out within 3 s, back when it is well",
+        run: gray,
     },
     Scenario { name: "calm", about: "nothing happens: nobody is called up", run: calm },
     Scenario {
@@ -232,6 +244,28 @@ fn all_hot_lost(w: &mut World) {
         w.inflict(&Fault::Boot(host, false));
     }
     w.rest(40.0);
+}
+
+fn gray(w: &mut World) {
+    w.rate = 200;
+    w.settle();
+    let id = w.endpoints(&service("ledger"))[0].1.clone();
+    let out = |w: &World| -> usize { w.held_out(&id) };
+    let callers = 4;
+    for sick in [Gray { errors: 0.4, ..WELL }, Gray { slower: 20, ..WELL }] {
+        w.inflict(&Fault::Gray(id.clone(), sick));
+        let gone = w.until(3.0, |w| out(w) == callers);
+        w.expect(gone.is_some(), || format!("all callers to leave {sick:?} within 3 s"));
+        w.pass(4.0);
+        w.inflict(&Fault::Gray(id.clone(), WELL));
+        // Twice out while it was sick: 2 s and 4 s ± 10 %, then ten good answers of one request in sixteen.
+        let back = w.until(12.0, |w| w.count_unwell() == 0);
+        w.expect(back.is_some(), || "all callers to use it in full again".to_owned());
+        w.pass(35.0);
+    }
+    let calls = w.calls();
+    w.expect(calls == 0, || format!("nobody called up for it, {calls} were"));
+    w.rest(10.0);
 }
 
 fn partition(w: &mut World) {

@@ -4,8 +4,10 @@ use hearth_proto::advert::{Condition, Role};
 use hearth_proto::evidence::Outcome;
 use hearth_proto::ids::{EndpointId, ServiceName};
 use hearth_proto::node::Node;
+use hearth_proto::outlier::{SAMPLE_EVERY, Sample};
 use hearth_proto::route::Choice;
 use rand::RngExt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::host::Life;
@@ -26,8 +28,10 @@ const KNOWN: u64 = 2_500 * MS;
 const OUT_OF_TRIES: &str = "too many tries";
 /// A request whose service is being called up is held so long.
 const HOLD: u64 = 10 * S;
-/// Requests of one caller to one service, per second.
-const RATE: u64 = 8;
+/// Requests of one caller to one service, per second, unless a scenario says otherwise.
+pub(super) const RATE: u64 = 8;
+/// Between two samples of what endpoints answered, in microseconds.
+const SAMPLE: u64 = SAMPLE_EVERY.as_micros() as u64;
 
 /// An application behind an endpoint.
 #[derive(Clone, Debug)]
@@ -43,18 +47,60 @@ pub struct App {
     pub changed: At,
     /// When its owner last said that it serves.
     pub served: At,
+    /// It takes requests and answers none.
+    pub hung: bool,
+    /// How gray it is.
+    pub gray: Gray,
     failures: u32,
+}
+
+/// How badly an application answers that answers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Gray {
+    /// The share of its answers that are errors.
+    pub errors: f64,
+    /// How many times longer than usual it takes.
+    pub slower: u64,
+}
+
+/// As an application should be.
+pub const WELL: Gray = Gray { errors: 0.0, slower: 1 };
+
+/// What comes back from an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// It was not accepted.
+    Refused,
+    /// An answer.
+    Good,
+    /// An answer that is an error of the application's.
+    Error,
 }
 
 impl App {
     /// An application that runs.
     pub fn new(role: Role) -> Self {
-        Self { role, up: true, activated: false, run: 0, changed: 0, served: 0, failures: 0 }
+        Self {
+            role,
+            up: true,
+            activated: false,
+            run: 0,
+            changed: 0,
+            served: 0,
+            hung: false,
+            gray: WELL,
+            failures: 0,
+        }
     }
 
     /// Whether it accepts requests.
     pub fn accepts(&self) -> bool {
         self.up && (self.role == Role::Hot || self.activated)
+    }
+
+    /// Whether it answers.
+    pub fn answers(&self) -> bool {
+        self.accepts() && !self.hung
     }
 }
 
@@ -65,6 +111,8 @@ pub struct Request {
     service: ServiceName,
     began: At,
     attempt: u32,
+    /// When this attempt began.
+    asked: At,
     target: Option<(usize, EndpointId)>,
     tried: Vec<EndpointId>,
     needed: Option<At>,
@@ -84,6 +132,9 @@ impl World {
             let first = self.rng.random_range(0..S / RATE);
             self.after(first, What::Call { host, service, epoch });
         }
+        if !self.hosts[host].spec.interest.is_empty() {
+            self.after(SAMPLE, What::Samples { host, epoch });
+        }
     }
 
     pub(super) fn check_app(&mut self, host: usize, endpoint: &EndpointId, again: bool) {
@@ -97,7 +148,7 @@ impl World {
             return;
         }
         let Some(app) = self.hosts[host].apps.get_mut(endpoint) else { return };
-        let healthy = app.accepts();
+        let healthy = app.answers();
         app.failures = if healthy { 0 } else { app.failures + 1 };
         if healthy || app.failures >= FALL {
             self.step(host, |node, now| node.handle_health(now, endpoint, healthy));
@@ -134,7 +185,8 @@ impl World {
 
     pub(super) fn call(&mut self, host: usize, service: ServiceName) {
         let epoch = self.hosts[host].epoch;
-        let next = self.rng.random_range(S / RATE / 2..S * 3 / RATE / 2);
+        let rate = self.rate;
+        let next = self.rng.random_range(S / rate / 2..S * 3 / rate / 2);
         self.after(next, What::Call { host, service: service.clone(), epoch });
         if self.hosts[host].life != Life::Running || !self.calling {
             return;
@@ -146,6 +198,7 @@ impl World {
             service,
             began: self.now,
             attempt: 0,
+            asked: self.now,
             target: None,
             tried: Vec::new(),
             needed: None,
@@ -171,6 +224,9 @@ impl World {
             self.fail(id, "no route");
             return;
         };
+        let route = Arc::clone(route);
+        self.note_view(caller, &route);
+        let Some(request) = self.requests.get(&id) else { return };
         match &route.choice {
             Choice::Serve(_) | Choice::Panic(_) => {
                 let decision = route.pick(self.rng.random(), &request.tried, |_| 0);
@@ -214,13 +270,16 @@ impl World {
         if certain {
             self.check_pick(caller, target, &endpoint);
         }
+        self.note_pick(caller, &endpoint);
         let Some(request) = self.requests.get_mut(&id) else { return };
         request.attempt += 1;
+        request.asked = self.now;
         request.tried.push(endpoint.clone());
         request.target = Some((target, endpoint.clone()));
         let attempt = request.attempt;
         self.stats.retries += u64::from(attempt > 1);
-        self.after(TRY, What::TryLimit { request: id, attempt });
+        let patience = self.hedge.unwrap_or(TRY).min(TRY);
+        self.after(patience, What::TryLimit { request: id, attempt });
         let latency = if target == caller {
             50
         } else {
@@ -253,31 +312,51 @@ impl World {
                 if !accepted {
                     self.step(to, |node, now| node.handle_health(now, &endpoint, false));
                 }
-                let work = if accepted { self.rng.random_range(MS..15 * MS) } else { 100 };
+                let (work, reply) = self.work(to, &endpoint, accepted);
                 let back = self.net.stream(to, from, &mut self.rng);
-                if self.net.blocked(to, from).is_none() || from == to {
-                    self.after(work + back, What::Answer { request, attempt, accepted });
+                let hung = self.hosts[to].apps.get(&endpoint).is_some_and(|app| app.hung);
+                let passes = self.net.blocked(to, from).is_none() || from == to;
+                if passes && !(hung && accepted) {
+                    self.after(work + back, What::Answer { request, attempt, reply });
                 }
             }
         }
     }
 
-    pub(super) fn try_answered(&mut self, id: u64, attempt: u32, accepted: bool) {
+    /// How long an endpoint works on a request, and what comes of it.
+    fn work(&mut self, host: usize, endpoint: &EndpointId, accepted: bool) -> (u64, Reply) {
+        if !accepted {
+            return (100, Reply::Refused);
+        }
+        let work = self.rng.random_range(MS..15 * MS);
+        let gray = self.hosts[host].apps.get(endpoint).map_or(WELL, |app| app.gray);
+        // Drawn only where it matters, so that other worlds are not changed by it.
+        let wrong = gray.errors > 0.0 && self.rng.random_bool(gray.errors);
+        (work * gray.slower, if wrong { Reply::Error } else { Reply::Good })
+    }
+
+    pub(super) fn try_answered(&mut self, id: u64, attempt: u32, reply: Reply) {
         let Some(request) = self.requests.get(&id).filter(|r| r.attempt == attempt) else { return };
         let Some((target, endpoint)) = request.target.clone() else { return };
-        let (caller, began) = (request.caller, request.began);
+        let (caller, began, asked) = (request.caller, request.began, request.asked);
         if self.hosts[caller].life == Life::Paused {
-            self.after(20 * MS, What::Answer { request: id, attempt, accepted });
+            self.after(20 * MS, What::Answer { request: id, attempt, reply });
             return;
         }
         if self.net.blocked(target, caller).is_some() {
             return;
         }
-        if !accepted {
-            self.report(caller, &endpoint, Outcome::Refused);
-            self.retry(id);
-            return;
+        let latency = Duration::from_micros(self.now - asked);
+        match reply {
+            Reply::Refused => {
+                self.report(caller, &endpoint, Outcome::Refused);
+                self.retry(id);
+                return;
+            }
+            Reply::Error => self.sample_of(caller, &endpoint).failed(),
+            Reply::Good => self.sample_of(caller, &endpoint).answered(latency),
         }
+        self.stats.errors += u64::from(reply == Reply::Error);
         self.requests.remove(&id);
         self.stats.slowest = self.stats.slowest.max(self.now - began);
         let snapshot = self.hosts[caller].node.as_ref().map(Node::snapshot);
@@ -285,7 +364,6 @@ impl World {
             .and_then(|s| s.services.get(&endpoint.service).map(|r| r.watched))
             .unwrap_or(false);
         if watched || self.sour.remove(&(caller, endpoint.clone())) {
-            let latency = Duration::from_micros(self.now - began);
             self.report(caller, &endpoint, Outcome::Answered { latency });
         }
     }
@@ -326,7 +404,27 @@ impl World {
         if !matches!(outcome, Outcome::Answered { .. }) {
             self.sour.insert((caller, endpoint.clone()));
         }
+        if matches!(outcome, Outcome::Refused | Outcome::TimedOut) {
+            self.sample_of(caller, endpoint).failed();
+        }
         self.step(caller, |node, now| node.handle_outcome(now, endpoint, outcome));
+    }
+
+    fn sample_of(&mut self, caller: usize, endpoint: &EndpointId) -> &mut Sample {
+        self.hosts[caller].samples.entry(endpoint.clone()).or_default()
+    }
+
+    /// Hands what a caller counted to its core, as the agent does.
+    pub(super) fn tell_samples(&mut self, host: usize) {
+        let epoch = self.hosts[host].epoch;
+        self.after(SAMPLE, What::Samples { host, epoch });
+        if self.hosts[host].life == Life::Running {
+            let samples: Vec<_> =
+                std::mem::take(&mut self.hosts[host].samples).into_iter().collect();
+            if !samples.is_empty() {
+                self.step(host, |node, now| node.handle_samples(now, &samples));
+            }
+        }
     }
 
     fn fail(&mut self, id: u64, why: &'static str) {
@@ -362,7 +460,7 @@ impl World {
         let before = |at: At| at == 0 || at + KNOWN <= began;
         if !before(self.hosts[caller].since)
             || !before(self.checks.loss_ended)
-            || self.net.loss > 0.0
+            || self.net.is_lossy()
         {
             return None;
         }

@@ -36,7 +36,7 @@ impl World {
     /// Whether an endpoint's host runs and its application accepts.
     pub fn could_serve(&self, host: usize, endpoint: &EndpointId) -> bool {
         let h = &self.hosts[host];
-        h.life == Life::Running && h.apps.get(endpoint).is_some_and(App::accepts)
+        h.life == Life::Running && h.apps.get(endpoint).is_some_and(App::answers)
     }
 
     /// The owner's own word on an endpoint, while it runs.
@@ -62,7 +62,7 @@ impl World {
     /// within `window`: only then may a warm one be called up.
     pub fn was_troubled(&self, service: &ServiceName, window: u64) -> bool {
         let recent = |at: At| at > 0 && self.now < at + window;
-        if self.net.loss > 0.0 || recent(self.checks.loss_ended) {
+        if self.net.is_lossy() || recent(self.checks.loss_ended) {
             return true;
         }
         let all = self.endpoints(service);

@@ -16,11 +16,12 @@ use rand::rngs::StdRng;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::check::Checks;
+use super::episode::Episode;
 use super::fault::Fault;
 use super::host::{Host, HostSpec, Life};
 use super::link::Frame;
 use super::net::Net;
-use super::traffic::Request;
+use super::traffic::{RATE, Reply, Request};
 use super::{At, MS, S};
 /// Frames a paused host's sockets hold; later ones are lost.
 const INBOX: usize = 2_000;
@@ -52,12 +53,14 @@ pub(crate) enum What {
     Save { host: usize, epoch: u32 },
     /// A caller makes a request.
     Call { host: usize, service: ServiceName, epoch: u32 },
+    /// A caller's core is told what was answered.
+    Samples { host: usize, epoch: u32 },
     /// A held request tries again.
     Retry { request: u64 },
     /// A try reaches its host.
     Arrive { request: u64, attempt: u32, from: usize, to: usize, endpoint: EndpointId },
     /// Its answer reaches the caller.
-    Answer { request: u64, attempt: u32, accepted: bool },
+    Answer { request: u64, attempt: u32, reply: Reply },
     /// A try takes too long.
     TryLimit { request: u64, attempt: u32 },
     /// A fault of the scenario.
@@ -105,6 +108,8 @@ pub struct Stats {
     pub avoidable: u64,
     /// Why, of those that failed after the mesh had settled.
     pub failures: BTreeMap<&'static str, u64>,
+    /// Those answered by an error of the application's.
+    pub errors: u64,
     /// Tries beyond the first.
     pub retries: u64,
     /// The longest a request took that did not fail.
@@ -155,6 +160,14 @@ pub struct World {
     pub names: BTreeMap<EndpointId, BTreeSet<IncidentKey>>,
     /// Whether callers call.
     pub calling: bool,
+    /// How often each caller calls each of its services in a second.
+    pub rate: u64,
+    /// After which time without an answer a request is asked elsewhere; without, after a try's whole time.
+    pub hedge: Option<u64>,
+    /// Pairs of a caller and a healthy endpoint it holds for less than ready when all is over.
+    pub healthy_out: usize,
+    /// Faults whose misdirected requests are counted.
+    pub episodes: Vec<Episode>,
     pub(super) requests: BTreeMap<u64, Request>,
     /// Endpoints that failed a caller of late: its successes there are reported.
     pub(super) sour: BTreeSet<(usize, EndpointId)>,
@@ -192,6 +205,10 @@ impl World {
             hook_failure: 0.0,
             names: BTreeMap::new(),
             calling: true,
+            rate: RATE,
+            hedge: None,
+            healthy_out: 0,
+            episodes: Vec::new(),
             requests: BTreeMap::new(),
             sour: BTreeSet::new(),
             next_id: 1,
@@ -327,12 +344,15 @@ impl World {
             What::Call { host, service, epoch } if self.hosts[host].epoch == epoch => {
                 self.call(host, service);
             }
+            What::Samples { host, epoch } if self.hosts[host].epoch == epoch => {
+                self.tell_samples(host);
+            }
             What::Retry { request } => self.retry(request),
             What::Arrive { request, attempt, from, to, endpoint } => {
                 self.try_arrives(request, attempt, from, to, endpoint);
             }
-            What::Answer { request, attempt, accepted } => {
-                self.try_answered(request, attempt, accepted);
+            What::Answer { request, attempt, reply } => {
+                self.try_answered(request, attempt, reply);
             }
             What::TryLimit { request, attempt } => self.try_limit(request, attempt),
             What::Fault(fault) => self.inflict(&fault),

@@ -339,7 +339,7 @@ impl Client<'_> {
             Happened::Frame(Ok(Frame::Head(head))) if head.status < 500 => {
                 let now = Instant::now();
                 let latency = now.saturating_duration_since(since);
-                load.observe(now, latency);
+                load.answered(now, latency);
                 plan.learnt.latencies.observe(now, latency);
                 if load.recovered() || plan.route.watched {
                     self.inner.report(&target.id, Outcome::Answered { latency });

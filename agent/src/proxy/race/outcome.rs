@@ -20,6 +20,8 @@ use super::{Payer, Race, Standing, Won};
 enum Verdict {
     /// It works.
     Well,
+    /// It works, but says that something is wrong with it: held against it only if others do better.
+    Troubled,
     /// It is a gateway's error: what stands behind the endpoint does not.
     Failing,
     /// gRPC says it in its trailers.
@@ -30,6 +32,8 @@ impl Verdict {
     fn of(answer: &Answer) -> Self {
         match (answer.status.as_u16(), grpc::Code::of(&answer.headers)) {
             (502..=504, _) | (_, Some(grpc::Code::UNAVAILABLE)) => Self::Failing,
+            (500..=599, _) => Self::Troubled,
+            (_, Some(code)) if code.outcome() == "server_error" => Self::Troubled,
             (200, None) if grpc::is_grpc(&answer.headers) => Self::Open,
             _ => Self::Well,
         }
@@ -52,7 +56,14 @@ impl Race<'_> {
         self.learnt.latencies.observe(now, latency);
         match verdict {
             Verdict::Failing => self.report(n, Outcome::ServerError),
-            Verdict::Well => self.succeeded(n, latency),
+            Verdict::Troubled => {
+                self.tries[n].load.count_failure();
+                self.succeeded(n, latency);
+            }
+            Verdict::Well => {
+                self.tries[n].load.count(latency);
+                self.succeeded(n, latency);
+            }
             // What it came to is said at its end.
             Verdict::Open => self.judge_at_end(n, &mut answer, latency),
         }
@@ -98,7 +109,13 @@ impl Race<'_> {
             if code == grpc::Code::UNAVAILABLE {
                 load.failed();
                 inner.report(&id, Outcome::ServerError);
-            } else if load.recovered() || inner.route(&service).is_some_and(|r| r.watched) {
+                return;
+            }
+            match code.outcome() {
+                "server_error" => load.count_failure(),
+                _ => load.count(latency),
+            }
+            if load.recovered() || inner.route(&service).is_some_and(|r| r.watched) {
                 inner.report(&id, Outcome::Answered { latency });
             }
         });
@@ -114,8 +131,7 @@ impl Race<'_> {
 
     pub(super) fn report(&self, n: usize, outcome: Outcome) {
         let t = &self.tries[n];
-        t.load.failed();
-        self.inner.report(&t.target.id, outcome);
+        self.inner.blame(&t.target.id, outcome, t.started);
     }
 
     fn failed(&mut self, n: usize, fault: Fault, now: Instant) -> Option<Won> {
@@ -131,18 +147,8 @@ impl Race<'_> {
         if !self.tries[n].silent && fault.kind != FaultKind::Silent {
             self.tries[n].load.observe(now, waited);
         }
-        match (fault.reach, fault.kind) {
-            // Nothing was sent; the links tell of it.
-            (_, FaultKind::Silent) => {}
-            // The links tell of a silent node; its endpoint may be well.
-            (_, FaultKind::Dial | FaultKind::Cut) if self.tries[n].silent => {}
-            // Says nothing about the endpoint: it does not serve, or is full.
-            (_, FaultKind::Owner(Cause::NotServing | Cause::NotOurs | Cause::Busy)) => {}
-            (_, FaultKind::Owner(Cause::Denied | Cause::Malformed | Cause::TooOften)) => {}
-            (_, FaultKind::Lapsed) => {}
-            (_, FaultKind::Owner(Cause::AppSilent)) => self.report(n, Outcome::TimedOut),
-            (Reach::NotExecuted, _) => self.report(n, Outcome::Refused),
-            (Reach::Unknown, _) => self.report(n, Outcome::Broken),
+        if let Some(outcome) = fault.outcome(self.tries[n].silent) {
+            self.report(n, outcome);
         }
         if let FaultKind::Owner(Cause::Denied) = fault.kind {
             return Some(Err(Failure::Denied { hop: target.id.to_string(), why: fault.detail }));

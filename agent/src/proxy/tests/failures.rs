@@ -101,6 +101,22 @@ async fn a_safe_request_is_hedged_when_an_application_hangs() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_applications_error_is_counted_against_its_endpoint_and_reported_as_no_failure() {
+    let mut m = mesh().await;
+    m.a.route(&[("b", m.b.agent.address)], plain());
+    assert!(m.a.proxy.samples().is_empty());
+    for (path, status) in [("/", 200), ("/wrong", 500), ("/", 200), ("/wrong", 500)] {
+        assert_eq!(get(m.a.upstream, path).await.status, status);
+    }
+    let samples = m.a.proxy.samples();
+    let [(id, sample)] = &samples[..] else { panic!("{samples:?}") };
+    assert_eq!(*id, endpoint("b"));
+    assert_eq!((sample.failed, sample.volume()), (2, 4));
+    assert!(m.a.reports.try_recv().is_err(), "it counts for gray failure only");
+    assert!(m.a.proxy.samples().is_empty(), "each answer is told once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_answer_in_time_is_a_504_and_evidence() {
     let mut m = mesh().await;
     let short = ServicePolicy { timeout: Span(Duration::from_millis(400)), ..plain() };

@@ -15,7 +15,7 @@ use hearth_proto::evidence::Standing;
 use hearth_proto::failover::Tally;
 use hearth_proto::ids::{EndpointId, Generation, ServiceName};
 use hearth_proto::policy::ServicePolicy;
-use hearth_proto::route::{Candidate, Choice, Route, Snapshot};
+use hearth_proto::route::{Candidate, Choice, Route, Share, Snapshot};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -139,6 +139,7 @@ impl Host {
                 role: Role::Hot,
                 condition: Condition::Serving,
                 standing: Standing::Ready,
+                share: Share::Full,
             })
             .collect();
         self.put(candidates, policy, choice);
@@ -298,6 +299,7 @@ async fn respond(
         "/fields" => *response.body_mut() = Full::new(fields.into()),
         "/slow" => tokio::time::sleep(Duration::from_millis(300)).await,
         "/hang" => tokio::time::sleep(Duration::from_secs(60)).await,
+        "/wrong" => *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR,
         "/busy" => {
             *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
             response.headers_mut().insert("retry-after", "1".parse().unwrap());

@@ -12,7 +12,7 @@ use hearth_proto::incident::IncidentKey;
 use hearth_proto::member::SwimConfig;
 use hearth_proto::node::{EndpointConfig, LinkInput, NodeConfig};
 use hearth_proto::policy::{Policy, ServicePolicy};
-use hearth_proto::route::{Candidate, Choice, Route, Snapshot};
+use hearth_proto::route::{Candidate, Choice, Route, Share, Snapshot};
 use hearth_proto::time::Clock;
 use hearth_proto::view::Census;
 use hearth_proto::wire::{self, Hello};
@@ -278,6 +278,7 @@ fn the_last_word_of_a_dead_node_is_no_strength() {
         role: Role::Warm { priority: 0 },
         condition,
         standing,
+        share: Share::Full,
     };
     let out = Standing::Out;
     let route = Route {

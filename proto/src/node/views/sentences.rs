@@ -105,6 +105,9 @@ impl About<'_> {
                 let why = self.activation(e, called);
                 format!("{who} has served for {}: {why}.", self.for_(e.condition_since))
             }
+            ("ready", _) if !e.reason.is_empty() => {
+                format!("{who} serves, ready for {standing}, {}.", e.reason)
+            }
             ("ready", _) => format!("{who} serves, ready for {standing}."),
             ("out", "standby") if called => format!("{who} stands by and is called up."),
             ("out", "standby") if e.reason.starts_with("it stands by") => {

@@ -3,7 +3,7 @@ use crate::evidence::Standing;
 use crate::failover::Tally;
 use crate::ids::{EndpointId, Generation, NodeName, ServiceName};
 use crate::policy::{Percent, ServicePolicy};
-use crate::route::Candidate;
+use crate::route::{Candidate, Share};
 use crate::time::Span;
 
 use super::*;
@@ -28,6 +28,7 @@ fn route(picks: &[&str], serving: usize, called: &[&str]) -> Route {
         role: Role::Hot,
         condition: Condition::Serving,
         standing: Standing::Ready,
+        share: Share::Full,
     };
     Route {
         service: service(),

@@ -1,0 +1,426 @@
+//! Gray failure: an endpoint that answers, but worse than its siblings. Samples in, verdicts out.
+//!
+//! What fails outright is [`crate::evidence`]'s (consecutive failures). Here an endpoint is compared with
+//! its *siblings*, the other ready endpoints of its service as this agent meets them, as in Envoy's success
+//! rate outlier detection. An answer is *bad* if it is an error, or so slow that hardly any of a sibling's
+//! is. What befalls all alike (an overloaded application, a slow network, our own stall) makes no outlier.
+//!
+//! The life of an endpoint here:
+//!
+//! ```text
+//! well ──three bad periods──→ out ──its time is over──→ probation ──two good periods──→ well
+//!   │ ↖ good                   ↑ ↖────────bad──────────────┘
+//!   └──avoided by the balancer, last answers bad──→ on trial (bad three times → out)
+//! ```
+//!
+//! On trial and on probation it gets a small share of the requests ([`crate::route::TRIAL_ONE_IN`]), so that
+//! its answers tell how it is and few are hurt. It comes back by good answers only, never by time alone.
+//!
+//! Pure: no clock, no randomness; decides about one service at a time, keeps one [`Track`] per endpoint.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::time::Time;
+
+pub mod sample;
+
+pub use sample::{BUCKETS, Sample};
+
+/// The traffic path hands over what it counted so often.
+pub const SAMPLE_EVERY: Duration = Duration::from_millis(250);
+/// A period lasts at least so long: a sample, less what its timer may be early.
+const PERIOD: Duration = Duration::from_millis(200);
+/// … and has at least so many answers, else it goes on. Ten: of ten with 2 % of chance errors three fail in
+/// one period of 1,160; of an endpoint that fails forty in a hundred, in five periods of six.
+pub const MIN_VOLUME: u64 = 10;
+/// The same on trial and on probation, where few are risked. Five: two of them fail by chance in one period
+/// of 260.
+pub const TRIAL_VOLUME: u64 = 5;
+/// A period that has not come to its volume after so long is thrown away: its answers are of many causes.
+/// Envoy's interval. On trial and on probation it waits, for answers are few by intent.
+const STALE: Duration = Duration::from_secs(10);
+/// An endpoint's share of bad answers is too large when it exceeds the median of its siblings by this …
+pub const EXCESS: f64 = 0.20;
+/// … and by so many standard deviations of a binomial of its volume. Envoy's factor is 1.9 over 100
+/// requests; here volumes are small, and a verdict is wanted from each.
+const DEVIATIONS: f64 = 3.0;
+/// Siblings without any bad answer are taken for as bad as this: of one in twenty nothing is thought.
+const NOISE: f64 = 0.05;
+/// Slow is what takes three half-octaves, some three times, longer than the 90th percentile of the siblings
+/// (their median), and than the endpoint's own usual one: a far host is far, not sick.
+const SLOW_HALF_OCTAVES: usize = 3;
+/// Nothing faster than the bound of this bucket (5.7 ms) is ever slow: nobody is hurt by it.
+const NEVER_SLOW: usize = 9;
+/// Bad periods, less good ones, after which an endpoint is out.
+pub const STRIKES: u8 = 3;
+/// Good periods in a row that end a probation.
+pub const PROBATION_GOOD: u8 = 2;
+/// First time out; doubled each time after, up to [`OUT_MAX`].
+pub const OUT_BASE: Duration = Duration::from_secs(2);
+/// Longest time out. Shorter than for what fails outright: half-sick endpoints recover unseen.
+pub const OUT_MAX: Duration = Duration::from_secs(30);
+/// Well for so long, an endpoint's times out count from one again.
+const FORGET: Duration = Duration::from_secs(30);
+/// The balancer avoids an endpoint when it came to less than [`MIN_VOLUME`] while its siblings' median came
+/// to so many times that.
+const AVOIDED: u64 = 2;
+
+/// Of `n` endpoints that should serve so many may be out as outliers, whatever else is out counted: a
+/// third, at least one. Envoy's default is a tenth, at least one; services here have a handful of
+/// endpoints.
+pub fn cap(n: usize) -> usize {
+    (n / 3).max(1)
+}
+
+/// What was wrong with an endpoint's answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Symptom {
+    /// Bad answers in a hundred.
+    pub percent: u8,
+    /// The same of its siblings, their median.
+    pub siblings: u8,
+    /// Mostly of which kind.
+    pub kind: Ailment,
+}
+
+/// Of which kind most bad answers are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ailment {
+    /// Errors.
+    Failing,
+    /// Slow: longer than this.
+    Slow {
+        /// Hardly any of a sibling's answers takes so long.
+        limit: Duration,
+    },
+}
+
+impl fmt::Display for Symptom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { percent, siblings, kind } = self;
+        match kind {
+            Ailment::Failing => {
+                write!(f, "{percent} % of its answers were bad, most of them errors")?
+            }
+            Ailment::Slow { limit } => {
+                let limit = limit.as_secs_f64() * 1e3;
+                write!(
+                    f,
+                    "{percent} % of its answers were bad, most took more than {limit:.0} ms"
+                )?;
+            }
+        }
+        write!(f, ", against {siblings} % of its siblings'")
+    }
+}
+
+/// A period's verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// As its siblings.
+    Good,
+    /// Worse.
+    Bad(Symptom),
+}
+
+/// Where an endpoint stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum State {
+    /// Nothing is held against it.
+    #[default]
+    Well,
+    /// The balancer avoids it and its last answers were bad: asked now and then to find out.
+    Trial,
+    /// Takes nothing.
+    Out {
+        /// Until when.
+        until: Time,
+        /// Why.
+        symptom: Symptom,
+    },
+    /// Was out; good answers bring it back.
+    Probation {
+        /// Good periods so far.
+        good: u8,
+    },
+}
+
+/// A period that is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Closed {
+    from: Time,
+    to: Time,
+    sample: Sample,
+}
+
+/// What is kept of one endpoint.
+#[derive(Clone, Debug, Default)]
+pub struct Track {
+    state: State,
+    open: Sample,
+    /// When the open period began; `None` while nothing was counted.
+    opened: Option<Time>,
+    closed: Option<Closed>,
+    /// The usual 90th percentile: a bucket, in sixteenths.
+    usual: Option<usize>,
+    strikes: u8,
+    /// Times out in a row.
+    outs: u32,
+    well_since: Time,
+}
+
+impl Track {
+    /// Where it stands.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// Why and until when it is out at `now`, if it is.
+    pub fn out(&self, now: Time) -> Option<(Symptom, Time)> {
+        match self.state {
+            State::Out { until, symptom } if until > now => Some((symptom, until)),
+            _ => None,
+        }
+    }
+
+    /// Whether it is to get a small share only.
+    pub fn on_trial(&self) -> bool {
+        matches!(self.state, State::Trial | State::Probation { .. })
+    }
+
+    /// Takes in a sample: what was answered in the [`SAMPLE_EVERY`] before `now`.
+    pub fn take(&mut self, now: Time, sample: &Sample) {
+        if sample.volume() == 0 || matches!(self.state, State::Out { .. }) {
+            return;
+        }
+        if self.opened.is_some_and(|from| now.since(from) > STALE) && !self.on_trial() {
+            self.open = Sample::default();
+            self.opened = None;
+        }
+        self.opened.get_or_insert(now - SAMPLE_EVERY);
+        self.open.add(sample);
+    }
+
+    /// Ends a time out that is over: probation. Returns whether that happened now.
+    pub fn expire(&mut self, now: Time) -> bool {
+        match self.state {
+            State::Out { until, .. } if until <= now => {
+                self.begin(State::Probation { good: 0 });
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Lets it back in at once and in full, since too few others are left.
+    pub fn readmit(&mut self, now: Time) {
+        self.begin(State::Well);
+        self.well_since = now;
+    }
+
+    fn begin(&mut self, state: State) {
+        self.state = state;
+        self.open = Sample::default();
+        self.opened = None;
+        self.closed = None;
+        self.strikes = 0;
+    }
+
+    /// Ends the open period if it is long and full enough. Returns whether it did.
+    fn close(&mut self, now: Time) -> bool {
+        let Some(from) = self.opened else { return false };
+        let least = if self.on_trial() { TRIAL_VOLUME } else { MIN_VOLUME };
+        if now.since(from) < PERIOD || self.open.volume() < least {
+            return false;
+        }
+        self.opened = None;
+        let sample = std::mem::take(&mut self.open);
+        // Its first answers say what is usual there: how far it is, nobody told.
+        self.usual = self.usual.or(sample.p90().map(|p90| p90 * 16));
+        self.closed = Some(Closed { from, to: now, sample });
+        true
+    }
+
+    /// Above which bucket an answer of this endpoint is slow, given its siblings' usual one.
+    fn limit(&self, siblings: Option<usize>) -> usize {
+        let Some(siblings) = siblings else { return BUCKETS };
+        let own = self.usual.map_or(0, |u| u / 16);
+        (siblings.max(own) + SLOW_HALF_OCTAVES).max(NEVER_SLOW)
+    }
+
+    /// Learns what is usual: at once when it is faster, slowly when it is slower, never from a bad period.
+    fn learn(&mut self) {
+        let Some(p90) = self.closed.as_ref().and_then(|c| c.sample.p90()) else { return };
+        let p90 = p90 * 16;
+        self.usual = Some(match self.usual {
+            None => p90,
+            Some(usual) if p90 < usual => (usual + p90) / 2,
+            Some(usual) => usual + (p90 - usual).div_ceil(32),
+        });
+    }
+
+    /// Takes in a period's verdict. `may_go` is false where no more may go out. Returns whether its state
+    /// changed.
+    fn follow(&mut self, now: Time, verdict: Verdict, may_go: bool, jitter: f64) -> bool {
+        let before = self.state;
+        match (self.state, verdict) {
+            (State::Out { .. }, _) => {}
+            (State::Probation { good }, Verdict::Good) if good + 1 >= PROBATION_GOOD => {
+                self.state = State::Well;
+                self.well_since = now;
+                self.strikes = 0;
+            }
+            (State::Probation { good }, Verdict::Good) => {
+                self.state = State::Probation { good: good + 1 };
+            }
+            (State::Probation { .. }, Verdict::Bad(symptom)) => {
+                if may_go {
+                    self.go(now, symptom, jitter);
+                } else {
+                    self.state = State::Probation { good: 0 };
+                }
+            }
+            (State::Well | State::Trial, Verdict::Good) => {
+                self.strikes = self.strikes.saturating_sub(1);
+                self.state = State::Well;
+                self.learn();
+            }
+            (State::Well | State::Trial, Verdict::Bad(symptom)) => {
+                self.strikes = (self.strikes + 1).min(STRIKES);
+                if self.strikes >= STRIKES && may_go {
+                    self.go(now, symptom, jitter);
+                }
+            }
+        }
+        self.state != before
+    }
+
+    fn go(&mut self, now: Time, symptom: Symptom, jitter: f64) {
+        if !matches!(self.state, State::Probation { .. }) && now.since(self.well_since) >= FORGET {
+            self.outs = 0;
+        }
+        let long = (OUT_BASE * (1 << self.outs.min(8))).min(OUT_MAX);
+        self.outs += 1;
+        let until = now + long.mul_f64(0.9 + 0.2 * jitter);
+        self.begin(State::Out { until, symptom });
+    }
+}
+
+/// What judging a service needs to know of it beside the tracks.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Endpoints that should serve: ready, doubtful or ejected, not those that cannot or shall not.
+    pub should: usize,
+    /// Of those, how many are not ready, for whatever reason.
+    pub not_ready: usize,
+    /// How many must stay ready: the policy's panic threshold. At least one does.
+    pub needed: usize,
+}
+
+impl Limits {
+    /// Whether one more may go out.
+    fn one_more(&self, not_ready: usize) -> bool {
+        not_ready < cap(self.should) && not_ready + 1 + self.needed.max(1) <= self.should
+    }
+}
+
+/// Judges the *ready* endpoints of one service against each other after a round of samples:
+///
+/// 1. periods that are long and full enough are closed, all before any is judged;
+/// 2. each closed one gets its [`verdict`] against the siblings whose last period overlaps it;
+/// 3. the worst goes first, while no more than [`cap`] of the service is out, for any reason;
+/// 4. who is avoided by the balancer after bad answers is put on trial.
+///
+/// `jitter` in 0..1 spreads the ends of times out. Returns the indices of those whose state changed.
+pub fn judge(now: Time, tracks: &mut [&mut Track], limits: Limits, jitter: f64) -> Vec<usize> {
+    let fresh: Vec<bool> = tracks.iter_mut().map(|t| t.close(now)).collect();
+    let mut verdicts: Vec<(usize, Verdict)> = (0..tracks.len())
+        .filter(|i| fresh[*i])
+        .filter_map(|i| Some((i, verdict(tracks, i)?)))
+        .collect();
+    verdicts.sort_by_key(|(i, v)| match v {
+        Verdict::Bad(symptom) => (false, u8::MAX - symptom.percent, *i),
+        Verdict::Good => (true, 0, *i),
+    });
+    let avoided: Vec<usize> =
+        (0..tracks.len()).filter(|i| !fresh[*i] && is_avoided(now, tracks, *i, &fresh)).collect();
+    let mut changed = Vec::new();
+    let mut not_ready = limits.not_ready;
+    for (i, verdict) in verdicts {
+        let may_go = limits.one_more(not_ready);
+        if tracks[i].follow(now, verdict, may_go, jitter) {
+            not_ready += usize::from(matches!(tracks[i].state, State::Out { .. }));
+            changed.push(i);
+        }
+    }
+    for i in avoided {
+        tracks[i].state = State::Trial;
+        changed.push(i);
+    }
+    changed
+}
+
+/// Whether endpoint `i`'s last period was as good as its siblings'. `None` if there is nobody to compare it
+/// with.
+///
+/// With one sibling only, that one must itself be well: of two that are both sick neither is the outlier.
+fn verdict(tracks: &[&mut Track], i: usize) -> Option<Verdict> {
+    let own = tracks[i].closed.as_ref()?;
+    let siblings: Vec<&Sample> = tracks
+        .iter()
+        .enumerate()
+        .filter(|(j, t)| *j != i && matches!(t.state, State::Well | State::Trial))
+        .filter_map(|(_, t)| t.closed.as_ref())
+        .filter(|c| c.to > own.from)
+        .map(|c| &c.sample)
+        .collect();
+    if siblings.is_empty() {
+        return None;
+    }
+    let limit = tracks[i].limit(median(siblings.iter().filter_map(|s| s.p90()).collect()));
+    let percent = |s: &&Sample| s.bad(limit) as f64 / s.volume() as f64;
+    // Shares in millionths, so that they have an order.
+    let shares = siblings.iter().map(|s| (percent(s) * 1e6) as u64).collect();
+    let theirs = median(shares).unwrap_or(0) as f64 / 1e6;
+    if siblings.len() == 1 && theirs > NOISE {
+        return Some(Verdict::Good);
+    }
+    let ours = percent(&&own.sample);
+    let expected = theirs.max(NOISE);
+    let deviation = (expected * (1.0 - expected) / own.sample.volume() as f64).sqrt();
+    if ours < expected + EXCESS.max(DEVIATIONS * deviation) {
+        return Some(Verdict::Good);
+    }
+    let slow = own.sample.slow(limit) > u64::from(own.sample.failed);
+    let kind = if slow { Ailment::Slow { limit: sample::bound(limit) } } else { Ailment::Failing };
+    let whole = |share: f64| (share * 100.0).round() as u8;
+    Some(Verdict::Bad(Symptom { percent: whole(ours), siblings: whole(theirs), kind }))
+}
+
+/// Whether the balancer gives endpoint `i` next to nothing, after answers some of which were bad.
+fn is_avoided(now: Time, tracks: &[&mut Track], i: usize, fresh: &[bool]) -> bool {
+    let track = &tracks[i];
+    let siblings: Vec<&Closed> = tracks
+        .iter()
+        .enumerate()
+        .filter(|(j, _)| *j != i && fresh[*j])
+        .filter_map(|(_, t)| t.closed.as_ref())
+        .collect();
+    let volumes = siblings.iter().map(|c| c.sample.volume()).collect();
+    let busy = median(volumes).is_some_and(|v| v >= AVOIDED * MIN_VOLUME);
+    let limit = track.limit(median(siblings.iter().filter_map(|c| c.sample.p90()).collect()));
+    let bad = |s: &Sample| s.bad(limit) > 0;
+    let last = track.closed.as_ref().filter(|c| now.since(c.to) < STALE);
+    let seen = bad(&track.open) || last.is_some_and(|c| bad(&c.sample));
+    track.state == State::Well && busy && seen
+}
+
+/// The upper median: with two the larger, which accuses less.
+fn median<T: Ord + Copy>(mut of: Vec<T>) -> Option<T> {
+    of.sort_unstable();
+    of.get(of.len() / 2).copied()
+}
+
+#[cfg(test)]
+mod tests;

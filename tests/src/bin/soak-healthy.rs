@@ -1,0 +1,83 @@
+//! `make soak-healthy`: see `hearth_tests::soak`.
+
+use std::os::unix::process::CommandExt;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use hearth_tests::lab::Lab;
+use hearth_tests::lab::binaries::target_dir;
+use hearth_tests::lab::entry::{Access, access, again};
+use hearth_tests::soak::{Strain, run};
+
+/// Keeps a mesh of real agents under a strain that kills nobody, and counts whom they take for dead. Ends
+/// with 0 when nobody was.
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    strain: Word,
+    /// For how long
+    #[arg(long, global = true, default_value_t = 10.0, value_name = "MINUTES")]
+    minutes: f64,
+    /// Requests per second
+    #[arg(long, global = true, default_value_t = 100)]
+    rate: u32,
+}
+
+#[derive(Subcommand)]
+enum Word {
+    /// Frames are lost by chance on the links of the hosts that serve, each way
+    Loss {
+        /// How many, per cent
+        percent: f32,
+    },
+    /// Twice as many busy processes as cores
+    Saturated,
+    /// The caller's agent is stopped for 0.1 to 10 s, again and again
+    ObserverStopped,
+    /// Applications get ten times the requests they can answer
+    Overload,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match access() {
+        Access::Here => {}
+        Access::Again => {
+            let error = again(std::env::args_os().skip(1)).exec();
+            eprintln!("soak-healthy: cannot start again inside a user namespace: {error}");
+            return ExitCode::from(69);
+        }
+        Access::No(reason) => {
+            eprintln!("soak-healthy: NOT RUN: {reason}");
+            return ExitCode::from(69);
+        }
+    }
+    let strain = match arguments.strain {
+        Word::Loss { percent } => Strain::Loss(percent),
+        Word::Saturated => Strain::Saturated,
+        Word::ObserverStopped => Strain::ObserverStopped,
+        Word::Overload => Strain::Overload,
+    };
+    let length = Duration::from_secs_f64(arguments.minutes.max(0.05) * 60.0);
+    let verdict = Lab::new().and_then(|lab| run(&lab, strain, length, arguments.rate));
+    match verdict {
+        Ok(verdict) => {
+            print!("{verdict}");
+            let path = target_dir().join("soak-healthy.jsonl");
+            let line = serde_json::to_string(&verdict).unwrap_or_default();
+            let written =
+                std::fs::OpenOptions::new().create(true).append(true).open(&path).and_then(
+                    |mut file| std::io::Write::write_all(&mut file, (line + "\n").as_bytes()),
+                );
+            if let Err(error) = written {
+                eprintln!("soak-healthy: cannot write {}: {error}", path.display());
+            }
+            if verdict.ejections.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            eprintln!("soak-healthy: {error}");
+            ExitCode::from(70)
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! Many seeds of the failover scenario: run, added up, printed as a table, written as JSON.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::MS;
+use super::episode::{Episode, KINDS, Kind};
+use super::run::{self, Report};
+use super::scenario::Scenario;
+
+/// What one kind of fault came to over all seeds.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Row {
+    /// Faults struck.
+    pub faults: usize,
+    /// Those after which no request at all went there: the endpoint was out already, or nobody called.
+    pub untouched: usize,
+    /// From the fault to the last misdirected request, in milliseconds.
+    pub last_misdirected_ms: Quantiles,
+    /// Misdirected requests of one fault.
+    pub misdirected: Quantiles,
+    /// Pairs of fault and caller that never turned away.
+    pub unturned: usize,
+    /// Requests sent on purpose to see whether a fault is over.
+    pub probes: u64,
+}
+
+/// Of some numbers.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Quantiles {
+    /// The median.
+    pub p50: f64,
+    /// 99 of 100 are no larger.
+    pub p99: f64,
+    /// The largest.
+    pub max: f64,
+}
+
+impl Quantiles {
+    fn of(mut numbers: Vec<f64>) -> Self {
+        numbers.sort_by(f64::total_cmp);
+        let at = |share: f64| {
+            let rank = (share * numbers.len() as f64).ceil() as usize;
+            numbers.get(rank.saturating_sub(1)).copied().unwrap_or(0.0)
+        };
+        Self { p50: at(0.5), p99: at(0.99), max: at(1.0) }
+    }
+}
+
+/// What all seeds came to.
+#[derive(Clone, Debug, Serialize)]
+pub struct Outcome {
+    /// The seeds.
+    pub seeds: (u64, u64),
+    /// Hosts of each mesh.
+    pub nodes: usize,
+    /// Virtual seconds in all.
+    pub virtual_s: u64,
+    /// Seconds it took, and on how many threads.
+    pub took_s: f64,
+    /// Threads.
+    pub threads: usize,
+    /// Requests made.
+    pub requests: u64,
+    /// Those that failed.
+    pub failed: u64,
+    /// Those that failed though an endpoint served, in reach, all the while.
+    pub avoidable: u64,
+    /// Those answered by an error of an application under a gray fault.
+    pub errors: u64,
+    /// Pairs of a caller and a healthy endpoint it held for less than ready at the end.
+    pub healthy_out: usize,
+    /// Seeds in which an invariant was violated.
+    pub violated: Vec<u64>,
+    /// By kind of fault, and over all.
+    pub faults: BTreeMap<&'static str, Row>,
+}
+
+fn row(episodes: &[&Episode]) -> Row {
+    let last: Vec<f64> = episodes
+        .iter()
+        .filter_map(|e| e.last_misdirected())
+        .map(|us| us as f64 / MS as f64)
+        .collect();
+    let sum = |e: &&Episode| e.callers.values().map(|s| f64::from(s.misdirected)).sum::<f64>();
+    Row {
+        faults: episodes.len(),
+        untouched: episodes.len() - last.len(),
+        last_misdirected_ms: Quantiles::of(last),
+        misdirected: Quantiles::of(episodes.iter().map(sum).collect()),
+        unturned: episodes.iter().map(|e| e.unturned()).sum(),
+        probes: episodes.iter().flat_map(|e| e.callers.values()).map(|s| u64::from(s.probes)).sum(),
+    }
+}
+
+/// Runs the seeds on all cores. Prints each that violates an invariant.
+pub fn many(seeds: Range<u64>, nodes: usize, scenario: &'static Scenario) -> Outcome {
+    let began = Instant::now();
+    let next = AtomicU64::new(seeds.start);
+    let reports = Mutex::new(Vec::new());
+    let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        break;
+                    }
+                    let mut report = run::one(seed, nodes, scenario);
+                    if !report.violations.is_empty() {
+                        print!("{report}");
+                        println!("  again: {}", report.command());
+                    }
+                    report.story = Vec::new();
+                    reports.lock().unwrap_or_else(PoisonError::into_inner).push(report);
+                }
+            });
+        }
+    });
+    let reports = reports.into_inner().unwrap_or_else(PoisonError::into_inner);
+    sum(&reports, seeds, nodes, (began.elapsed().as_secs_f64(), threads))
+}
+
+fn sum(reports: &[Report], seeds: Range<u64>, nodes: usize, took: (f64, usize)) -> Outcome {
+    let all: Vec<&Episode> = reports.iter().flat_map(|r| &r.episodes).collect();
+    let of =
+        |kind: Kind| -> Vec<&Episode> { all.iter().copied().filter(|e| e.kind == kind).collect() };
+    let mut faults: BTreeMap<&'static str, Row> =
+        KINDS.iter().map(|kind| (kind.word(), row(&of(*kind)))).collect();
+    faults.insert("all", row(&all));
+    let mut violated: Vec<u64> =
+        reports.iter().filter(|r| !r.violations.is_empty()).map(|r| r.seed).collect();
+    violated.sort_unstable();
+    Outcome {
+        seeds: (seeds.start, seeds.end),
+        nodes,
+        virtual_s: reports.iter().map(|r| r.virtual_time.as_secs()).sum(),
+        took_s: took.0,
+        threads: took.1,
+        requests: reports.iter().map(|r| r.stats.requests).sum(),
+        failed: reports.iter().map(|r| r.stats.failed).sum(),
+        avoidable: reports.iter().map(|r| r.stats.avoidable).sum(),
+        errors: reports.iter().map(|r| r.stats.errors).sum(),
+        healthy_out: reports.iter().map(|r| r.healthy_out).sum(),
+        violated,
+        faults,
+    }
+}
+
+impl Outcome {
+    /// Whether everything that must hold did.
+    pub fn holds(&self) -> bool {
+        self.violated.is_empty() && self.healthy_out == 0
+    }
+
+    /// For people.
+    pub fn table(&self) -> String {
+        let mut text = String::new();
+        let head = "time from the fault to the last misdirected request, over all callers, in ms";
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{head}");
+        let _ = writeln!(
+            text,
+            "{:13} {:>6} {:>9} {:>9} {:>9}   {:>5} {:>5}  {:>8} {:>7}",
+            "fault", "faults", "p50", "p99", "max", "p50", "max", "unturned", "probes"
+        );
+        for name in KINDS.iter().map(|k| k.word()).chain(["all"]) {
+            let Some(row) = self.faults.get(name) else { continue };
+            let (t, n) = (row.last_misdirected_ms, row.misdirected);
+            let _ = writeln!(
+                text,
+                "{name:13} {:>6} {:>9.1} {:>9.1} {:>9.1}   {:>5} {:>5}  {:>8} {:>7}",
+                row.faults, t.p50, t.p99, t.max, n.p50, n.max, row.unturned, row.probes
+            );
+        }
+        let _ = writeln!(
+            text,
+            "{} seeds of {} nodes: {} virtual hours in {:.0} s on {} threads; {} requests, {} failed \
+             ({} avoidable), {} errors of gray applications; healthy endpoints out at the end: {}; \
+             seeds that violate an invariant: {}",
+            self.seeds.1 - self.seeds.0,
+            self.nodes,
+            self.virtual_s / 3_600,
+            self.took_s,
+            self.threads,
+            self.requests,
+            self.failed,
+            self.avoidable,
+            self.errors,
+            self.healthy_out,
+            self.violated.len()
+        );
+        text
+    }
+
+    /// Writes it as JSON.
+    pub fn write(&self, path: &Path) -> std::io::Result<()> {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        std::fs::write(path, serde_json::to_string_pretty(self)? + "\n")
+    }
+}
