@@ -43,7 +43,14 @@ pub struct MeshSpec {
     pub policy: String,
     /// No UDP reaches or leaves the caller's host, from before the first agent starts.
     pub udp_blocked: bool,
+    /// Applications of the hot ones are checked at the start, and then hardly ever.
+    pub seldom_checked: bool,
+    /// Agents of the hot ones watch the process of their application.
+    pub watched: bool,
 }
+
+/// Where a host's application has its process id.
+const PID_FILE: &str = "app.pid";
 
 impl Default for MeshSpec {
     fn default() -> Self {
@@ -54,8 +61,16 @@ impl Default for MeshSpec {
             activate: Duration::from_millis(200),
             policy: POLICY.to_owned(),
             udp_blocked: false,
+            seldom_checked: false,
+            watched: false,
         }
     }
+}
+
+fn hot_spec(mesh: &MeshSpec, host: &Host, spec: AgentSpec) -> AgentSpec {
+    let spec = spec.hot(SERVICE, PORT);
+    let spec = if mesh.seldom_checked { spec.seldom_checked() } else { spec };
+    if mesh.watched { spec.watching(host.dir().join(PID_FILE)) } else { spec }
 }
 
 /// A host with an agent, and an application if it offers the service.
@@ -131,7 +146,7 @@ impl Mesh {
         let caller_spec = plan(&caller)?.upstream(SERVICE, UPSTREAM);
         let hot_specs = hot
             .iter()
-            .map(|host| Ok(plan(host)?.hot(SERVICE, PORT)))
+            .map(|host| Ok(hot_spec(spec, host, plan(host)?)))
             .collect::<Result<Vec<_>, LabError>>()?;
         let warm_specs = (0..)
             .zip(&warm)
@@ -140,6 +155,9 @@ impl Mesh {
         control.serve()?;
         let start = |host: Arc<Host>, agent: AgentSpec, kind: Option<Kind>| {
             let web = kind.map(|kind| Web::start(&host, kind)).transpose()?;
+            if let Some(web) = &web {
+                host.write(PID_FILE, &format!("{}\n", web.process().pid()))?;
+            }
             let agent = Agent::start(&host, agent)?;
             Ok::<Node, LabError>(Node { host, agent, web })
         };

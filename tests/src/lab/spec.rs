@@ -97,6 +97,9 @@ pub struct Endpoint {
     /// Order among the warm.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub priority: Option<u8>,
+    /// Where the application's process id is written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid_file: Option<PathBuf>,
     /// Health check.
     pub check: Check,
     /// How a warm one is woken.
@@ -242,6 +245,25 @@ impl AgentSpec {
         self
     }
 
+    /// Its endpoints are checked at the start and then hardly ever: what becomes of one at once is no check's
+    /// doing.
+    #[must_use]
+    pub fn seldom_checked(mut self) -> Self {
+        for endpoint in &mut self.endpoint {
+            endpoint.check.interval = "1h".to_owned();
+        }
+        self
+    }
+
+    /// Watches the process whose id stands in this file.
+    #[must_use]
+    pub fn watching(mut self, pid_file: PathBuf) -> Self {
+        for endpoint in &mut self.endpoint {
+            endpoint.pid_file = Some(pid_file.clone());
+        }
+        self
+    }
+
     /// Stands by for `service`, with hooks at `/activate` and `/deactivate`.
     #[must_use]
     pub fn warm(mut self, service: &str, port: u16, priority: u8) -> Self {
@@ -280,6 +302,7 @@ fn endpoint(service: &str, port: u16, role: &str) -> Endpoint {
         address: SocketAddr::from(([127, 0, 0, 1], port)),
         role: role.to_owned(),
         priority: None,
+        pid_file: None,
         check: Check::http("/healthz"),
         activate: None,
         deactivate: None,
