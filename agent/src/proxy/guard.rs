@@ -15,13 +15,13 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
 use http::StatusCode;
 use hyper::rt::ReadBufCursor;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Sleep, sleep, sleep_until};
 
 use super::scan::{Look, MAX_HEAD, Refusal, Scan, substitute};
 use crate::link::lock;
@@ -81,6 +81,14 @@ enum Course {
     Lingering(Pin<Box<Sleep>>),
 }
 
+/// What was read of a connection before it was guarded.
+#[derive(Debug, Default)]
+pub(crate) struct Ahead {
+    pub(crate) read: BytesMut,
+    /// When the request began that it is the beginning of.
+    pub(crate) since: Option<Instant>,
+}
+
 /// The connection.
 #[derive(Debug)]
 pub(crate) struct Guard<T> {
@@ -92,6 +100,8 @@ pub(crate) struct Guard<T> {
     out: BytesMut,
     control: Arc<Control>,
     course: Course,
+    /// When the first head began, where that was before it came here.
+    began: Option<Instant>,
     head_limit: Option<Pin<Box<Sleep>>>,
     /// An interim answer that is being written.
     interim: BytesMut,
@@ -99,15 +109,16 @@ pub(crate) struct Guard<T> {
 
 impl<T> Guard<T> {
     /// Guards a connection of which `ahead` was read already.
-    pub(crate) fn new(io: T, ahead: BytesMut) -> (Self, Arc<Control>) {
+    pub(crate) fn new(io: T, ahead: Ahead) -> (Self, Arc<Control>) {
         let control = Arc::new(Control::default());
         let guard = Self {
             io,
             scan: Scan::new(),
-            raw: ahead,
+            raw: ahead.read,
             out: BytesMut::new(),
             control: control.clone(),
             course: Course::Passing,
+            began: ahead.since,
             head_limit: None,
             interim: BytesMut::new(),
         };
@@ -147,10 +158,16 @@ impl<T> Guard<T> {
     /// Whether a head has taken too long. Looked at when nothing more is there to be read.
     fn head_is_late(&mut self, cx: &mut Context<'_>) -> bool {
         if !self.scan.within_head(&self.raw) {
-            self.head_limit = None;
+            (self.began, self.head_limit) = (None, None);
             return false;
         }
-        let limit = self.head_limit.get_or_insert_with(|| Box::pin(sleep(HEAD_LIMIT)));
+        let began = &mut self.began;
+        let limit = self.head_limit.get_or_insert_with(|| {
+            Box::pin(match began.take() {
+                Some(began) => sleep_until((began + HEAD_LIMIT).into()),
+                None => sleep(HEAD_LIMIT),
+            })
+        });
         limit.as_mut().poll(cx).is_ready()
     }
 }
@@ -268,5 +285,27 @@ impl<T: AsyncRead + AsyncWrite + Unpin> hyper::rt::Write for Guard<T> {
             }
         }
         this.poll_linger(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use hyper::rt::Write as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn hints_for_a_client_that_does_not_read_are_left_out() {
+        let (_client, io) = tokio::io::duplex(16);
+        let (mut guard, control) = Guard::new(io, Ahead::default());
+        let mut cx = Context::from_waker(Waker::noop());
+        for _ in 0..100 {
+            control.interim(&[b'a'; 10_000]);
+            assert!(Pin::new(&mut guard).poll_flush(&mut cx).is_pending());
+        }
+        let kept = guard.interim.len() + lock(&control.0).interim.len();
+        assert!(kept <= 2 * MAX_UNREAD, "{kept} bytes are kept");
     }
 }

@@ -197,7 +197,10 @@ pub(crate) struct Inner {
     wakes: Mutex<BTreeMap<ServiceName, Instant>>,
     held: Semaphore,
     connections: Arc<Semaphore>,
-    inbound: AtomicUsize,
+    /// The same for clients outside the mesh, of which there may be any number: what they take up is not
+    /// taken from this host's own.
+    strangers: Arc<Semaphore>,
+    callers: Callers,
     /// Clients' connections that became another protocol's.
     upgraded: Arc<AtomicUsize>,
     metrics: ProxyMetrics,
@@ -295,7 +298,8 @@ impl Proxy {
             wakes: Mutex::default(),
             held: Semaphore::new(MAX_HELD),
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
-            inbound: AtomicUsize::new(0),
+            strangers: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            callers: Callers::default(),
             upgraded: Arc::default(),
             metrics,
             listeners: Mutex::default(),
@@ -333,6 +337,7 @@ impl Proxy {
             source,
         };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
+        outbound::keep_alive(&listener);
         let bound = listener.local_addr().map_err(failed)?;
         let door = Arc::new(Door::new(entry, *self.stop.borrow()));
         lock(&self.inner.listeners).insert(bound, door.clone());
@@ -433,10 +438,11 @@ impl Proxy {
 
     /// Requests and connections under way.
     pub fn under_way(&self) -> usize {
-        let free = self.inner.connections.available_permits();
+        let taken = |room: &Semaphore| MAX_CONNECTIONS.saturating_sub(room.available_permits());
+        let taken = taken(&self.inner.connections) + taken(&self.inner.strangers);
         // Each listener holds one permit while it waits for a connection.
         let waiting = lock(&self.inner.listeners).values().filter(|door| !door.is_closed()).count();
-        let connections = MAX_CONNECTIONS.saturating_sub(free).saturating_sub(waiting);
+        let connections = taken.saturating_sub(waiting);
         let upgraded = self.inner.upgraded.load(Ordering::Relaxed);
         connections + upgraded + self.inner.inbound.load(Ordering::Relaxed)
     }

@@ -66,7 +66,7 @@ pub(crate) async fn reach<'a, T>(
         let under_way = UnderWay::new(&load);
         let fault = match timeout(TAKE_LIMIT, take(id.clone(), address, deadline)).await {
             Ok(Ok(taken)) => {
-let latency = now.elapsed();
+                let latency = now.elapsed();
                 load.answered(Instant::now(), latency);
                 if load.recovered() || route.watched {
                     inner.report(&id, Outcome::Answered { latency });

@@ -52,7 +52,9 @@ const READ: usize = 32 * 1024;
 const REST_AFTER: Duration = Duration::from_millis(20);
 /// An idle connection is closed after this.
 const IDLE_LIMIT: Duration = Duration::from_secs(90);
-/// A request that stops coming for so long is no plain one: hyper's edge waits for it, or tells it off.
+/// A request that is not here whole so long after its first byte is no plain one: hyper's edge waits for it,
+/// or tells it off. From the first byte on, not from the last: whoever sends one at a time would else be
+/// waited for for hours.
 const MORE_LIMIT: Duration = Duration::from_secs(2);
 /// Pipelined bytes that are read while a request is under way.
 const MAX_AHEAD: usize = 16 * 1024;
@@ -61,8 +63,8 @@ const MAX_AHEAD: usize = 16 * 1024;
 pub(crate) enum After {
     /// It is over.
     Closed,
-    /// hyper goes on, with what was read.
-    Unusual(TcpStream, BytesMut),
+    /// hyper goes on, with what was read, and since when a request has been coming.
+    Unusual(TcpStream, BytesMut, Option<Instant>),
 }
 
 /// Serves a connection as long as its requests are plain.
@@ -79,6 +81,7 @@ pub(crate) async fn serve(
         peer: client,
         client: request::text_of(client.ip()),
         buffer: BytesMut::new(),
+        since: None,
         opening: BytesMut::new(),
         out: BytesMut::new(),
         plan: None,
@@ -88,7 +91,9 @@ pub(crate) async fn serve(
         match served.turn().await {
             Turn::Next => {}
             Turn::Closed => return After::Closed,
-            Turn::Unusual => return After::Unusual(served.stream, served.buffer),
+            Turn::Unusual => {
+                return After::Unusual(served.stream, served.buffer, served.since);
+            }
         }
     }
 }
@@ -116,6 +121,8 @@ struct Client<'a> {
     client: String,
     /// What was read and not yet understood.
     buffer: BytesMut,
+    /// When the request began that is being read: its first byte came, or its turn.
+    since: Option<Instant>,
     /// The request under way, as it goes to a peer: its opening, and its body where it has one.
     opening: BytesMut,
     /// What is to be written to the client next.
@@ -145,8 +152,14 @@ impl Client<'_> {
     async fn turn(&mut self) -> Turn {
         let began = Instant::now();
         let ask = loop {
+            if !self.buffer.is_empty() {
+                self.since.get_or_insert_with(Instant::now);
+            }
             match self.look() {
-                Look::Ask(ask) => break ask,
+                Look::Ask(ask) => {
+                    self.since = None;
+                    break ask;
+                }
                 Look::Unusual => return Turn::Unusual,
                 Look::More => {}
             }
@@ -245,7 +258,7 @@ impl Client<'_> {
         if self.buffer.is_empty() && !self.begins(began + IDLE_LIMIT).await {
             return More::Gone;
         }
-        let deadline = Instant::now() + MORE_LIMIT;
+        let deadline = self.since.unwrap_or_else(Instant::now) + MORE_LIMIT;
         self.buffer.reserve(if self.buffer.is_empty() { FIRST_READ } else { READ });
         let Self { stream, buffer, timer, .. } = self;
         let mut read = pin!(stream.read_buf(buffer));
@@ -555,8 +568,34 @@ enum Got {
 
 /// What counts as under way while it lives.
 struct Held {
-    _guard: Option<InFlight>,
-    _under_way: UnderWay,
+    guard: Option<InFlight>,
+    under_way: UnderWay,
+}
+
+impl Held {
+    fn is_silent(&self) -> bool {
+        self.guard.as_ref().is_some_and(InFlight::is_silent)
+    }
+}
+
+/// An attempt as it stands.
+struct Asked {
+    send: Sender,
+    /// How much of the opening was written.
+    written: usize,
+    frames: Frames,
+    health: watch::Receiver<LinkHealth>,
+}
+
+impl Asked {
+    /// As others wait for its answer. What of the `opening` was not written is written meanwhile.
+    fn sent(self, opening: &[u8], held: Held, since: Instant) -> Sent {
+        let sent = Sent::new(self.frames, held.guard, held.under_way, since);
+        match &opening[self.written..] {
+            [] => sent,
+            rest => sent.write_on(self.send, Bytes::copy_from_slice(rest)),
+        }
+    }
 }
 
 /// What happened while an answer was awaited.
