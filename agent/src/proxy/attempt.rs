@@ -201,6 +201,12 @@ impl From<frame::Refused> for Fault {
     }
 }
 
+impl From<interim::Endless> for Fault {
+    fn from(endless: interim::Endless) -> Self {
+        Self::unknown(FaultKind::Owner(Cause::AppBroke), endless.to_string())
+    }
+}
+
 impl From<FrameError> for Fault {
     fn from(error: FrameError) -> Self {
         match &error {
@@ -243,12 +249,16 @@ async fn local(
     let place = inner.enter(&endpoint, caller, left).await?;
     let body = Lazy::new(request.supply.clone()).boxed_unsync();
     let (hint, mut early) = mpsc::channel(MAX_INTERIM);
+    let mut hints = interim::Count::default();
     let call = inner.call_application(&endpoint, head, body, left, since, hint);
     tokio::pin!(call);
     let called = loop {
         tokio::select! {
             biased;
-            Some(head) = early.recv() => request.interim(&head),
+            Some(head) = early.recv() => {
+                hints.one_more()?;
+                request.interim(&head);
+            }
             called = &mut call => break called?,
         }
     };
@@ -357,6 +367,7 @@ impl Sent {
 
     /// Waits for the answer's head.
     pub(crate) async fn answer(mut self, request: &Prepared) -> Result<Answer, Fault> {
+        let mut hints = interim::Count::default();
         loop {
             let frame = self.frames.next().await?;
             match frame {
@@ -372,7 +383,10 @@ impl Sent {
                         let _ = pump(&mut send, body, Vec::new()).await;
                     })));
                 }
-                Frame::Info(head) => request.interim(&head),
+                Frame::Info(head) => {
+                    hints.one_more()?;
+                    request.interim(&head);
+                }
                 Frame::Refused(refused) => return Err(refused.into()),
                 Frame::Head(head) if head.status == 101 && request.head.upgrade.is_empty() => {
                     return Err(Fault::unknown(

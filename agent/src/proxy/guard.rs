@@ -28,6 +28,8 @@ use crate::link::lock;
 
 /// A head that has begun must be complete within this.
 pub(crate) const HEAD_LIMIT: Duration = Duration::from_secs(30);
+/// Interim answers that wait for a client to read.
+const MAX_UNREAD: usize = 64 * 1024;
 /// After a refusal the client has so long to stop sending and read it.
 const LINGER: Duration = Duration::from_secs(2);
 /// Read at once, on the stack: an idle connection keeps no buffer.
@@ -60,9 +62,13 @@ impl Control {
         lock(&self.0).upgraded = Some(accepted);
     }
 
-    /// Has an interim answer written, unless the answer comes first.
+    /// Has an interim answer written, unless the answer comes first or a client that does not read has too
+    /// many to read already: they are hints.
     pub(crate) fn interim(&self, bytes: &[u8]) {
-        lock(&self.0).interim.extend_from_slice(bytes);
+        let interim = &mut lock(&self.0).interim;
+        if interim.len() + bytes.len() <= MAX_UNREAD {
+            interim.extend_from_slice(bytes);
+        }
     }
 
     /// The answer is there: what was not written before it never will be.
@@ -270,8 +276,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> hyper::rt::Write for Guard<T> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         // hyper flushes when it has written all it has: here its bytes and ours cannot mix.
-        let said = lock(&this.control.0).interim.split();
-        this.interim.unsplit(said);
+        if this.interim.is_empty() {
+            this.interim = lock(&this.control.0).interim.split();
+        }
         ready!(this.poll_interim(cx))?;
         Pin::new(&mut this.io).poll_flush(cx)
     }

@@ -12,6 +12,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::future::OptionFuture;
 use hearth_proto::advert::Condition;
 use hearth_proto::ids::{EndpointId, NodeName, ServiceName};
 use http::header::CONTENT_LENGTH;
@@ -24,10 +25,11 @@ use tokio::time::{timeout, timeout_at};
 
 use super::application::pipe_of;
 use super::body::{BodyError, framed, pump};
+use super::call::Called;
 use super::frame::{self, Cause, Frames, HTTP, Opening, Refused};
 use super::head::{BodyKind, HeadRef, RequestHead, ResponseHead};
 use super::limit::Place;
-use super::{Inner, Local, LocalEndpoint, fast, tcp, udp, upgrade};
+use super::{Inner, Local, LocalEndpoint, fast, interim, tcp, udp, upgrade};
 use crate::link::{DataStream, Sender};
 
 /// Interim answers that wait to be passed on; more are left out.
@@ -186,6 +188,11 @@ async fn other(
     }
 }
 
+/// The application did what HTTP does not allow, with the request in its hands.
+fn broke(why: interim::Endless) -> Refused {
+    Refused { executed: true, cause: Cause::AppBroke, detail: why.to_string() }
+}
+
 async fn refuse(send: &mut Sender, refused: &Refused) {
     // A refusal of a few words can always be encoded; if it cannot be sent, nobody waits for it.
     if let Ok(bytes) = frame::refused(refused)
@@ -208,10 +215,10 @@ async fn http(
     let left = limit.saturating_sub(arrived.elapsed());
     let _place = inner.enter(&endpoint, caller, left).await?;
     let left = limit.saturating_sub(arrived.elapsed());
-    let (go, mut asked) = oneshot::channel();
-    let (hint, mut early) = mpsc::channel(MAX_INTERIM);
+    let (go, asked) = oneshot::channel();
+    let (hint, early) = mpsc::channel(MAX_INTERIM);
     let is_upgrade = !head.upgrade.is_empty();
-    let mut awaits_go = head.body == BodyKind::AfterGo && !is_upgrade;
+    let asks = head.body == BodyKind::AfterGo && !is_upgrade;
     let mut tunnel = None;
     let body = match head.body {
         // What follows is not the request's.
@@ -224,16 +231,36 @@ async fn http(
         BodyKind::AfterGo => framed(frames, (), Some(go)),
     };
     let call = inner.call_application(&endpoint, head, body, left, arrived, hint);
-    tokio::pin!(call);
+    let called = answering(call, asks.then_some(asked), early, send).await?;
+    match (called.upgraded, tunnel) {
+        (Some(upgraded), Some(frames)) => tunnelled(called.response, upgraded, send, frames).await,
+        _ => answered(caller, called.response, send).await,
+    }
+}
+
+/// Waits for the head of the application's answer. Meanwhile the caller is asked for the body when the
+/// application wants it (`asked`), and gets to know what comes early.
+async fn answering(
+    call: impl Future<Output = Result<Called, Refused>>,
+    mut asked: Option<oneshot::Receiver<()>>,
+    mut early: mpsc::Receiver<ResponseHead>,
+    send: &mut Sender,
+) -> Result<Called, Refused> {
+    let mut call = pin!(call);
+    let mut hints = interim::Count::default();
     let called = loop {
         tokio::select! {
             biased;
-            Ok(()) = &mut asked, if awaits_go => {
-                awaits_go = false;
-                // If it cannot be written the caller is gone, and `given_up` ends this.
-                let _ = send.write_chunk(frame::go()).await;
+            Some(told) = OptionFuture::from(asked.as_mut()), if asked.is_some() => {
+                asked = None;
+                // A body that was dropped is not asked for. If it cannot be written the caller is gone, and
+                // `given_up` ends this.
+                if told.is_ok() {
+                    let _ = send.write_chunk(frame::go()).await;
+                }
             }
             Some(hint) = early.recv() => {
+                hints.one_more().map_err(broke)?;
                 if let Some(hint) = frame::info(&hint) {
                     let _ = send.write_chunk(hint).await;
                 }
@@ -241,10 +268,11 @@ async fn http(
             called = &mut call => break called?,
         }
     };
-    match (called.upgraded, tunnel) {
-        (Some(upgraded), Some(frames)) => tunnelled(called.response, upgraded, send, frames).await,
-        _ => answered(caller, called.response, send).await,
+    if asked.is_some() && called.response.status().is_success() {
+        // It answers first and reads then; what it asks for from now on, nobody here would hear.
+        let _ = send.write_chunk(frame::go()).await;
     }
+    Ok(called)
 }
 
 /// Passes an answer on, to the end of its body.
