@@ -111,6 +111,11 @@ impl Lane {
         }
     }
 
+    /// How much is under way on it.
+    fn streams(&self) -> usize {
+        lock(&self.mux).streams()
+    }
+
     pub(crate) fn is_open(&self) -> bool {
         let mux = lock(&self.mux);
         !mux.is_over() && !mux.is_retired()
