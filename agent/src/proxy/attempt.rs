@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use hearth_proto::evidence::{Outcome, Standing, Why};
 use hearth_proto::ids::{EndpointId, NodeName};
 use hearth_proto::route::Candidate;
@@ -363,6 +364,15 @@ impl Sent {
         since: Instant,
     ) -> Self {
         Self { frames, guard, under_way, since, pumping: None, waiting: None }
+    }
+
+    /// Has the `rest` of the request written while its answer is awaited.
+    pub(crate) fn write_on(mut self, mut send: Sender, rest: Bytes) -> Self {
+        self.pumping = Some(Pumping(tokio::spawn(async move {
+            // A peer that stops reading is heard from in its answer.
+            let _ = send.write_last(&rest).await;
+        })));
+        self
     }
 
     /// Waits for the answer's head.

@@ -24,9 +24,9 @@ use super::supply::Moved;
 use crate::link::{Sender, StreamError};
 
 /// An answer waits so long for a silent peer: longer than its head does, for a body that is cut off is lost.
-const LOST_AFTER: Duration = Duration::from_secs(2);
+pub(crate) const LOST_AFTER: Duration = Duration::from_secs(2);
 /// How often a peer that sends nothing is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Gathered before it is written: one wake-up of the transport for a small answer.
 const GATHER: usize = 64 * 1024;
 

@@ -29,9 +29,10 @@ use tokio::sync::watch;
 use super::super::Inner;
 use super::super::answer::Failure;
 use super::super::attempt::{self, Prepared, Sent, Target};
-use super::super::body::Body;
+use super::super::body::{Body, LOOK_EVERY, LOST_AFTER};
 use super::super::frame::{Frame, FrameError, Frames, Ready};
 use super::super::head::{Fields, ResponseHead};
+use super::super::interim::{Count, Endless};
 use super::super::load::UnderWay;
 use super::super::outbound::{Door, Entry, concluded, service_of};
 use super::super::race::{First, News, Race, Won};
@@ -41,7 +42,7 @@ use super::opening;
 use super::plan::Plan;
 use super::request::{self, MAX_PLAIN_FIELDS, Read};
 use super::timer::Timer;
-use crate::link::{DataStream, InFlight, LinkHealth};
+use crate::link::{DataStream, InFlight, LinkHealth, Sender, StreamError};
 
 /// Read of a client at once: first little, more where there is more.
 const FIRST_READ: usize = 4 * 1024;
@@ -56,6 +57,9 @@ const IDLE_LIMIT: Duration = Duration::from_secs(90);
 /// or tells it off. From the first byte on, not from the last: whoever sends one at a time would else be
 /// waited for for hours.
 const MORE_LIMIT: Duration = Duration::from_secs(2);
+/// How often the host is looked at that sends an answer's body, as long as it is not silent: each look wakes
+/// a connection on which nothing else may happen for hours.
+const LOOK_RARELY: Duration = Duration::from_secs(1);
 /// Pipelined bytes that are read while a request is under way.
 const MAX_AHEAD: usize = 16 * 1024;
 
@@ -181,7 +185,7 @@ impl Client<'_> {
             match self.first(&plan, &ask, started).await {
                 Got::Head(head, mut frames, held) => {
                     plan.count(head.status, started.elapsed());
-                    let passed = self.pass_on(&head, &mut frames, shape).await;
+                    let passed = self.pass_on(&head, &mut frames, shape, &held).await;
                     drop(held);
                     return if passed && !shape.close { Turn::Next } else { Turn::Closed };
                 }
@@ -311,7 +315,7 @@ impl Client<'_> {
             Got::News(Box::new(First { target, load, started, decision, news }))
         };
         let opened = attempt::open(self.inner, &target, ask.repeatable).await;
-        let DataStream { mut send, recv, guard } = match opened {
+        let DataStream { send, recv, guard } = match opened {
             Ok(stream) => stream,
             Err(fault) => return news(News::Ended(Err(fault))),
         };
@@ -322,33 +326,17 @@ impl Client<'_> {
             target.id.instance,
             deadline.saturating_duration_since(since),
         );
-        if let Err(error) = send.write_last(&self.opening).await {
-            return news(News::Ended(Err(FrameError::from(error).into())));
-        }
         let hedge = plan.hedge_delay(since).filter(|_| ask.repeatable);
         let until = hedge.map_or(deadline, |delay| deadline.min(since + delay));
-        let mut frames = Frames::new(recv);
         let mut health = self.inner.mesh.links.health(&target.id.node);
         health.mark_unchanged();
-        let happened = loop {
-            let frame = match self.await_head(&mut frames, &mut health, until).await {
-                Happened::Frame(frame) => frame,
-                other => break other,
-            };
-            // Informational answers go to the client at once.
-            match frame {
-                Ok(Frame::Info(head)) if answer::put_interim(&mut self.out, &head).is_ok() => {
-                    if !self.flush().await {
-                        return Got::Left;
-                    }
-                }
-                frame => break Happened::Frame(frame),
-            }
-        };
+        let mut asked = Asked { send, written: 0, frames: Frames::new(recv), health };
+        let happened = self.await_answer(&mut asked, until, deadline).await;
+        let held = Held { guard, under_way };
         match happened {
             Happened::Left => Got::Left,
-            Happened::Silent => news(News::Silent(Sent::new(frames, guard, under_way, since))),
-            Happened::Late => news(News::Late(Sent::new(frames, guard, under_way, since))),
+            Happened::Silent => news(News::Silent(asked.sent(&self.opening, held, since))),
+            Happened::Late => news(News::Late(asked.sent(&self.opening, held, since))),
             Happened::Frame(Ok(Frame::Head(head))) if head.status < 500 => {
                 let now = Instant::now();
                 let latency = now.saturating_duration_since(since);
@@ -357,12 +345,12 @@ impl Client<'_> {
                 if load.recovered() || plan.route.watched {
                     self.inner.report(&target.id, Outcome::Answered { latency });
                 }
-                let held = Held { _guard: guard, _under_way: under_way };
-                Got::Head(head, frames, held)
+                Got::Head(head, asked.frames, held)
             }
             Happened::Frame(Ok(Frame::Head(head))) => {
-                news(News::Ended(Sent::new(frames, guard, under_way, since).headed(&head)))
+                news(News::Ended(asked.sent(&self.opening, held, since).headed(&head)))
             }
+            Happened::Endless(endless) => news(News::Ended(Err(endless.into()))),
             Happened::Frame(Ok(Frame::Refused(refused))) => news(News::Ended(Err(refused.into()))),
             Happened::Frame(Ok(_)) => {
                 let error = FrameError::Malformed("a body without an answer's head");
@@ -372,14 +360,43 @@ impl Client<'_> {
         }
     }
 
-    async fn await_head(
+    /// Waits for what an attempt comes to first, and passes informational answers on meanwhile; to a client
+    /// that does not read them until `deadline`.
+    async fn await_answer(
         &mut self,
-        frames: &mut Frames,
-        health: &mut watch::Receiver<LinkHealth>,
+        asked: &mut Asked,
         until: Instant,
+        deadline: Instant,
     ) -> Happened {
-        let Self { stream, buffer, timer, .. } = self;
-        let mut next = pin!(frames.next());
+        let mut hints = Count::default();
+        loop {
+            let head = match self.await_frame(asked, until).await {
+                Happened::Frame(Ok(Frame::Info(head))) => head,
+                other => return other,
+            };
+            if let Err(endless) = hints.one_more() {
+                return Happened::Endless(endless);
+            }
+            if answer::put_interim(&mut self.out, &head).is_err() {
+                return Happened::Frame(Ok(Frame::Info(head)));
+            }
+            if !self.flush_until(deadline).await {
+                return Happened::Left;
+            }
+        }
+    }
+
+    /// Writes what is left of the request and waits for what comes back.
+    async fn await_frame(&mut self, asked: &mut Asked, until: Instant) -> Happened {
+        let Self { stream, buffer, timer, opening, .. } = self;
+        let Asked { send, written, frames, health } = asked;
+        let mut next = pin!(async {
+            match send.write_last_from(opening, written).await {
+                // Why it reads no more is said in its answer.
+                Ok(()) | Err(StreamError::Reset) => frames.next().await,
+                Err(error) => Err(error.into()),
+            }
+        });
         let mut silent = pin!(async {
             if health.wait_for(|h| *h == LinkHealth::Silent).await.is_err() {
                 std::future::pending::<()>().await;
@@ -401,7 +418,13 @@ impl Client<'_> {
     }
 
     /// Passes an answer on. `false`: it broke, or the client did.
-    async fn pass_on(&mut self, head: &ResponseHead, frames: &mut Frames, shape: Shape) -> bool {
+    async fn pass_on(
+        &mut self,
+        head: &ResponseHead,
+        frames: &mut Frames,
+        shape: Shape,
+        held: &Held,
+    ) -> bool {
         let mut next = match frames.ready() {
             Ok(Ready::Frame(frame)) => Some(frame),
             Ok(Ready::Wants(_)) => None,
@@ -414,7 +437,7 @@ impl Client<'_> {
         loop {
             let frame = match next.take() {
                 Some(frame) => frame,
-                None => match self.next_frame(frames).await {
+                None => match self.next_frame(frames, held).await {
                     Some(frame) => frame,
                     None => return false,
                 },
@@ -435,19 +458,33 @@ impl Client<'_> {
         }
     }
 
-    /// The next frame of a body; what is to be written is written before it is waited for.
-    async fn next_frame(&mut self, frames: &mut Frames) -> Option<Frame> {
+    /// The next frame of a body; what is to be written is written before it is waited for. A host that is
+    /// lost is not waited for until its connection is given up.
+    async fn next_frame(&mut self, frames: &mut Frames, held: &Held) -> Option<Frame> {
         if let Ready::Frame(frame) = frames.ready().ok()? {
             return Some(frame);
         }
         if !self.flush().await {
             return None;
         }
-        let Self { stream, buffer, .. } = self;
+        let Self { stream, buffer, timer, .. } = self;
         let mut next = pin!(frames.next());
-        poll_fn(|cx| match next.as_mut().poll(cx) {
-            Poll::Ready(frame) => Poll::Ready(frame.ok()),
-            Poll::Pending => poll_left(stream, buffer, cx).map(|()| None),
+        let (mut look, mut silent_since) = (Instant::now() + LOOK_RARELY, None);
+        poll_fn(|cx| {
+            if let Poll::Ready(frame) = next.as_mut().poll(cx) {
+                return Poll::Ready(frame.ok());
+            }
+            while timer.poll_at(cx, look).is_ready() {
+                let now = Instant::now();
+                if !held.is_silent() {
+                    (look, silent_since) = (now + LOOK_RARELY, None);
+                } else if now.duration_since(*silent_since.get_or_insert(now)) >= LOST_AFTER {
+                    return Poll::Ready(None);
+                } else {
+                    look = now + LOOK_EVERY;
+                }
+            }
+            poll_left(stream, buffer, cx).map(|()| None)
         })
         .await
     }
@@ -474,6 +511,19 @@ impl Client<'_> {
         let written = self.stream.write_all(&self.out).await;
         self.out.clear();
         written.is_ok()
+    }
+
+    /// The same, for a client that may not read. `false`: it broke, or took longer than until `deadline`.
+    async fn flush_until(&mut self, deadline: Instant) -> bool {
+        let Self { stream, timer, out, .. } = self;
+        let mut written = pin!(stream.write_all(out));
+        let written = poll_fn(|cx| match written.as_mut().poll(cx) {
+            Poll::Ready(written) => Poll::Ready(written.is_ok()),
+            Poll::Pending => timer.poll_at(cx, deadline).map(|()| false),
+        })
+        .await;
+        self.out.clear();
+        written
     }
 
     /// The race, given up when the client leaves.
@@ -601,6 +651,8 @@ impl Asked {
 /// What happened while an answer was awaited.
 enum Happened {
     Frame(Result<Frame, FrameError>),
+    /// Informational answers and no end of them.
+    Endless(Endless),
     Silent,
     Late,
     Left,

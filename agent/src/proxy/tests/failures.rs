@@ -9,8 +9,10 @@ use hearth_proto::policy::{Hedge, ServicePolicy};
 use hearth_proto::route::Choice;
 use hearth_proto::time::Span;
 use http::Method;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
-use super::mesh::{App, Host, endpoint, get, plain, relayed, send};
+use super::mesh::{App, Host, endpoint, get, plain, relayed, relayed_to, send};
 use crate::driver::PathReport;
 use crate::identity::authority::Authority;
 use crate::link::LinkHealth;
@@ -287,4 +289,37 @@ async fn when_all_refuse_the_request_waits_for_the_routes_to_change() {
     a.route(&[("b", m.b.agent.address), ("c", m.c.agent.address)], plain());
     let reply = call.await.unwrap();
     assert_eq!((reply.status.as_u16(), &reply.body[..]), (200, &b"c"[..]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_a_lost_host_was_sending_ends_before_its_connection_is_given_up() {
+    const BEGUN: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nbegun";
+    let listener = TcpListener::bind(loopback(0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                stream.write_all(BEGUN).await.unwrap();
+                tokio::time::sleep(Duration::from_secs(60)).await;
+            });
+        }
+    });
+    let authority = Authority::new("mesh.example");
+    let a = Host::start(&authority, "a", None).await;
+    let (b, relay) = relayed_to(&authority, "b", address).await;
+    a.route(&[("b", relay.address)], plain());
+    let mut stream = TcpStream::connect(a.upstream).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    let mut came = Vec::new();
+    while !came.ends_with(b"begun") {
+        assert!(stream.read_buf(&mut came).await.unwrap() > 0, "{came:?}");
+    }
+    healthy(&a.agent, &name("b"), LinkHealth::Up).await;
+    relay.cut();
+    let cut = Instant::now();
+    let end = tokio::time::timeout(Duration::from_secs(30), stream.read_to_end(&mut came)).await;
+    assert!(end.is_ok(), "no end");
+    // QUIC gives the connection up after 10 s.
+    assert!(cut.elapsed() < Duration::from_secs(8), "took {:?}", cut.elapsed());
+    drop(b);
 }
