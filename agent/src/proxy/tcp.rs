@@ -128,11 +128,18 @@ pub(crate) async fn open(
     }
 }
 
-async fn exchange(mut client: Pipe, taken: Taken) {
+async fn exchange(client: Pipe, taken: Taken) {
     // How either side ended it is for the two applications to see.
     match taken {
-        Taken::Local(mut app) => {
-            let _ = tokio::io::copy_bidirectional(&mut client, &mut app).await;
+        Taken::Local(app, _place) => {
+            let (mut client, mut app) = (Whole::new(client), Whole::new(app));
+            match tokio::io::copy_bidirectional(client.pipe(), app.pipe()).await {
+                Ok(_) => {
+                    client.ended();
+                    app.ended();
+                }
+                Err(error) => tracing::trace!(%error, "connection broke"),
+            }
         }
         Taken::Remote(carried) => {
             let Carried { mut send, ahead, recv, guard } = *carried;

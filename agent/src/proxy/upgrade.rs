@@ -22,6 +22,7 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::application::pipe_of;
 use super::attempt::Answer;
 use super::frame::{self, Frame, FrameError, Frames};
 use super::headers::has_token;
@@ -151,20 +152,30 @@ pub(crate) fn accept(asked: Asked, answer: &mut Answer, tunnel: Tunnel, count: &
 }
 
 async fn run(client: Upgraded, tunnel: Tunnel) {
-    let mut client = TokioIo::new(client);
+    let client = Pipe::Tunnel(Box::new(TokioIo::new(client)));
     match tunnel {
         Tunnel::Local(application) => {
-            let mut application = TokioIo::new(application);
-            // How either side ended it is for the two to see.
-            let _ = tokio::io::copy_bidirectional(&mut client, &mut application).await;
+            let (application, ahead) = pipe_of(application);
+            if let Err(error) = carry(Whole::new(client), Whole::new(application), &ahead).await {
+                tracing::trace!(%error, "upgraded connection broke");
+            }
         }
         Tunnel::Remote(carried) => {
             let Carried { mut send, frames, held } = *carried;
-            let client = Pipe::Tunnel(Box::new(client));
             exchange(client, Bytes::new(), &mut send, frames).await;
             drop(held);
         }
     }
+}
+
+/// Copies between a client and an application of this host until both halves have ended; what breaks one
+/// breaks the other. `ahead` was read of the application already.
+async fn carry(mut client: Whole, mut application: Whole, ahead: &[u8]) -> std::io::Result<()> {
+    client.pipe().write_all(ahead).await?;
+    tokio::io::copy_bidirectional(client.pipe(), application.pipe()).await?;
+    client.ended();
+    application.ended();
+    Ok(())
 }
 
 /// Copies between a connection and a stream until both halves have ended or one has broken, which breaks the

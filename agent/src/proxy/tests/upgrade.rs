@@ -401,3 +401,26 @@ async fn a_websocket_that_its_client_breaks_off_is_broken_at_the_application() {
     let end = tokio::time::timeout(LIMIT, ends.recv()).await.unwrap().unwrap();
     assert_eq!(end, Err(std::io::ErrorKind::ConnectionReset));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upgraded_connection_whose_client_resets_it_is_broken_at_an_application_beside_it() {
+    let listener = TcpListener::bind(loopback(0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let authority = Authority::new("mesh.example");
+    let a = Host::start(&authority, "a", Some(address)).await;
+    a.route(&[("a", a.agent.address)], plain());
+    let wish = "GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
+    let mut client = open(a.upstream, wish).await;
+    let (mut app, _) = listener.accept().await.unwrap();
+    until(&mut app, "\r\n\r\n").await;
+    // What comes with the answer belongs to the new protocol.
+    let yes = b"HTTP/1.1 101 X\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nfirst";
+    app.write_all(yes).await.unwrap();
+    assert!(until(&mut client, "\r\n\r\nfirst").await.starts_with("HTTP/1.1 101 "));
+    client.write_all(b"half a message").await.unwrap();
+    client.set_zero_linger().unwrap();
+    drop(client);
+    let mut rest = Vec::new();
+    let end = tokio::time::timeout(LIMIT, app.read_to_end(&mut rest)).await.expect("an end");
+    assert_eq!(end.map_err(|e| e.kind()), Err(std::io::ErrorKind::ConnectionReset));
+}
