@@ -28,7 +28,12 @@ const COPY: usize = 64 * 1024;
 
 /// Carries a client's connection to an endpoint of `service`.
 pub(crate) async fn carry(inner: &Arc<Inner>, service: &ServiceName, client: Pipe) {
-    match reach(inner, service).await {
+    let reached = tokio::select! {
+        reached = reach(inner, service) => reached,
+        // Nobody is to be troubled for its sake.
+        () = client.broken() => return,
+    };
+    match reached {
         Some(reached) => reached.exchange(client).await,
         None => {
             tracing::info!(%service, "connection failed: nobody took it");
