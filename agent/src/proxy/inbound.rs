@@ -351,6 +351,21 @@ impl Inner {
         Ok(local.endpoint.clone())
     }
 
+    /// The same for a connection or session, which takes its place among what the endpoint works on until it
+    /// ends.
+    pub(crate) async fn take_on(
+        &self,
+        caller: &NodeName,
+        head: &RequestHead,
+    ) -> Result<(LocalEndpoint, Place), Refused> {
+        let arrived = Instant::now();
+        let limit = Duration::from_micros(head.left_us);
+        let endpoint = self.admit(caller, head, limit).await?;
+        let left = limit.saturating_sub(arrived.elapsed());
+        let place = self.enter(&endpoint, caller, left).await?;
+        Ok((endpoint, place))
+    }
+
     /// One of our own endpoints.
     fn local(&self, service: &str, instance: u16) -> Option<Arc<Local>> {
         let is = |l: &&Arc<Local>| {

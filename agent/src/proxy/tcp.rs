@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use super::attempt::{Fault, FaultKind};
 use super::frame::{self, Cause, Frame, FrameError, Frames, Opening, Refused};
 use super::head::{BodyKind, Fields, RequestHead};
+use super::limit::Place;
 use super::{Inner, reach};
 use crate::driver::PathReport;
 use crate::link::{DataStream, InFlight, Receiver, Sender, StreamError};
@@ -71,8 +72,8 @@ pub(crate) struct Carried {
 
 /// An endpoint that took the connection.
 pub(crate) enum Taken {
-    /// On this host.
-    Local(Pipe),
+    /// On this host, and its place there.
+    Local(Pipe, Place),
     /// On another.
     Remote(Box<Carried>),
 }
@@ -85,8 +86,8 @@ async fn take(
 ) -> Result<Taken, Fault> {
     let head = head(&id, deadline);
     if &id.node == inner.node() {
-        let stream = connect(inner, inner.node(), &head).await?;
-        return Ok(Taken::Local(stream));
+        let (stream, place) = connect(inner, inner.node(), &head).await?;
+        return Ok(Taken::Local(stream, place));
     }
     let carried = open(inner, &id, address, &Opening::Bytes(head)).await?;
     Ok(Taken::Remote(Box::new(carried)))
@@ -218,15 +219,19 @@ pub(crate) enum Ended {
     Stream(#[from] StreamError),
 }
 
-async fn connect(inner: &Inner, caller: &NodeName, head: &RequestHead) -> Result<Pipe, Refused> {
-    let endpoint = inner.admit(caller, head, Duration::from_micros(head.left_us)).await?;
+async fn connect(
+    inner: &Inner,
+    caller: &NodeName,
+    head: &RequestHead,
+) -> Result<(Pipe, Place), Refused> {
+    let (endpoint, place) = inner.take_on(caller, head).await?;
     let refused = |why: String| {
         inner.tell(PathReport::LocalRefused { endpoint: endpoint.id.clone() });
         let detail = format!("the application at {} refused: {why}", endpoint.address);
         Refused { executed: false, cause: Cause::AppRefused, detail }
     };
     match timeout(CONNECT_LIMIT, endpoint.address.connect()).await {
-        Ok(Ok(stream)) => Ok(stream),
+        Ok(Ok(stream)) => Ok((stream, place)),
         Ok(Err(error)) => Err(refused(error.to_string())),
         Err(_) => Err(refused(format!("no connection within {CONNECT_LIMIT:?}"))),
     }
@@ -240,7 +245,7 @@ pub(crate) async fn serve(
     send: &mut Sender,
     frames: Frames,
 ) -> Result<(), Refused> {
-    let app = connect(inner, caller, head).await?;
+    let (app, _place) = connect(inner, caller, head).await?;
     if send.write_chunk(frame::go()).await.is_ok() {
         let (ahead, recv) = frames.into_bytes();
         both_ways(app, send, ahead, recv).await;

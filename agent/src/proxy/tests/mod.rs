@@ -10,6 +10,7 @@ mod grpc;
 mod hostile;
 mod limits;
 mod mesh;
+mod opaque;
 mod requests;
 mod soak;
 mod upgrade;
