@@ -7,7 +7,6 @@
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -36,32 +35,13 @@ use crate::link::{DataStream, Sender};
 pub(crate) const MAX_INTERIM: usize = 8;
 /// A peer's stream that does not say what it wants for so long is given up.
 const OPENING_LIMIT: Duration = Duration::from_secs(5);
-/// Requests of peers under way at once.
-const MAX_INBOUND: usize = 8192;
 /// A request waits at most so long for an endpoint that is being activated.
 const HOLD_ACTIVATING: Duration = Duration::from_secs(10);
-
-/// Counts while it lives.
-struct Counted<'a>(&'a AtomicUsize);
-
-impl<'a> Counted<'a> {
-    fn new(count: &'a AtomicUsize) -> Option<Self> {
-        // Counted before it is compared, so that many at once cannot slip through.
-        let counted = Self(count);
-        (count.fetch_add(1, Ordering::Relaxed) < MAX_INBOUND).then_some(counted)
-    }
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
 
 /// Serves one stream of a peer to its end.
 pub(crate) async fn serve(inner: Arc<Inner>, caller: NodeName, stream: DataStream) {
     let (mut send, mut frames) = (stream.send, Frames::new(stream.recv));
-    let counted = Counted::new(&inner.inbound);
+    let counted = inner.callers.enter(&caller);
     let read = match timeout(OPENING_LIMIT, frames.preamble()).await {
         Ok(read) => read.map_err(|e| e.to_string()),
         Err(_) => return,
@@ -77,7 +57,7 @@ pub(crate) async fn serve(inner: Arc<Inner>, caller: NodeName, stream: DataStrea
     let local = inner.local(head.service, head.instance);
     let given_up = pin!(send.stopped());
     if let Some(local) = &local
-        && counted.is_some()
+        && counted.is_ok()
         && kind == HTTP
         && fast::owner::takes(&local.endpoint, &head)
     {
@@ -92,8 +72,8 @@ pub(crate) async fn serve(inner: Arc<Inner>, caller: NodeName, stream: DataStrea
     }
     // Names that peers make up must not become time series.
     let service = local.map_or_else(|| inner.unknown.clone(), |l| l.endpoint.id.service.clone());
-    let ended = if counted.is_none() {
-        let detail = format!("{MAX_INBOUND} requests are under way on {}", inner.node());
+    let ended = if let Err(full) = &counted {
+        let detail = format!("{} is busy: {full}", inner.node());
         Some(Err(Refused { executed: false, cause: Cause::Busy, detail }))
     } else {
         match frame::opening(kind, &bytes) {

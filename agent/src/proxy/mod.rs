@@ -11,7 +11,7 @@
 //! | `edge`, `guard`, `scan` | clients' connections: HTTP by hyper, which sees only what is read one way |
 //! | `race`, `attempt` | attempts one after the other and side by side, until one answers |
 //! | `inbound`, `call`, `application` | a peer's request to our own application |
-//! | `limit` | what an endpoint of ours takes on |
+//! | `callers`, `limit` | what this host takes on of each caller, and what an endpoint of ours does |
 //! | `upgrade`, `interim` | connections that become another protocol's; answers before the answer |
 //! | `prepare`, `supply` | a request made ready to be sent any number of times |
 //! | `frame`, `head`, `body` | requests and bodies on streams |
@@ -29,6 +29,7 @@ mod attempt;
 mod body;
 mod budget;
 mod call;
+mod callers;
 mod connect;
 mod edge;
 mod fast;
@@ -91,6 +92,7 @@ pub use udp::UdpEntry;
 pub(crate) use udp::bind_udp;
 
 use application::Applications;
+use callers::Callers;
 use fast::{Plans, Pools};
 use learnt::{Learnt, Services};
 use limit::Limits;
@@ -98,7 +100,7 @@ use load::Loads;
 use outbound::Door;
 use udp::UdpDoor;
 
-/// Connections of clients at once; beyond it they wait in the kernel.
+/// Connections of clients at once, on this host and outside the mesh each; beyond it they wait in the kernel.
 const MAX_CONNECTIONS: usize = 16_384;
 /// Receive buffer of a port for datagrams: some hundred full-sized ones.
 const UDP_BUFFER: usize = 1 << 20;
@@ -444,7 +446,7 @@ impl Proxy {
         let waiting = lock(&self.inner.listeners).values().filter(|door| !door.is_closed()).count();
         let connections = taken.saturating_sub(waiting);
         let upgraded = self.inner.upgraded.load(Ordering::Relaxed);
-        connections + upgraded + self.inner.inbound.load(Ordering::Relaxed)
+        connections + upgraded + self.inner.callers.under_way()
     }
 
     /// Waits until nothing is under way, at most `limit`, and returns what is left.
