@@ -39,6 +39,12 @@ pub const PROOF_WAIT: Duration = Duration::from_millis(500);
 /// period (push-pull, 5 s) in which membership would have told of it.
 pub const UNHEARD_LOST: Duration = Duration::from_secs(10);
 
+/// How long a silence lasts, counted from its first unanswered send, until it is confirmed: its link layer
+/// took it for one after `unanswered`.
+pub fn confirmed_after(unanswered: Duration) -> Duration {
+    CONFIRM_SILENCE.max(unanswered.mul_f64(CONFIRM_FACTOR))
+}
+
 /// What this agent thinks of an endpoint now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
@@ -216,7 +222,7 @@ impl NodeEvidence {
     pub fn silence(&mut self, began: Time, unanswered: Duration) {
         self.link = LinkState::Silent;
         self.link_since = began;
-        self.confirmed = began + CONFIRM_SILENCE.max(unanswered.mul_f64(CONFIRM_FACTOR));
+        self.confirmed = began + confirmed_after(unanswered);
     }
 
     /// Others accuse the node and our link to it is up: until when its answer to our look is waited for.

@@ -23,7 +23,7 @@ use super::lane::pool::{self, Found};
 use super::line::Line;
 use super::peer::Peer;
 use super::stream::{DataStream, Receiver, Sender};
-use super::{CloseCode, Kind, LinkError, LinkHealth, Shared, lock, mesh};
+use super::{CloseCode, Kind, LinkError, LinkHealth, Shared, health, lock, mesh};
 use crate::identity::Expected;
 
 /// Requests that wait for one dial.
@@ -118,7 +118,17 @@ impl InFlight {
 
     /// Whether the peer is silent at this moment.
     pub fn is_silent(&self) -> bool {
-        *self.peer.health().borrow() == LinkHealth::Silent
+        self.health().borrow().is_silent()
+    }
+
+    /// How it stands with the peer, to be awaited.
+    pub fn health(&self) -> watch::Receiver<LinkHealth> {
+        self.peer.health()
+    }
+
+    /// Waits until the peer is lost.
+    pub async fn lost(&self) {
+        health::lost(&mut self.health()).await;
     }
 }
 

@@ -17,6 +17,8 @@ pub struct LinkMetrics {
     pub links: Gauge,
     /// `hearth_link_silences_total`
     pub silences: Counter,
+    /// `hearth_link_silences_confirmed_total`
+    pub confirmed: Counter,
     /// `hearth_handshakes_refused_total{reason}`
     pub handshakes_refused: Labelled,
     /// `hearth_dropped_total{queue}`; the family is shared with whoever else drops something.
@@ -35,6 +37,11 @@ impl LinkMetrics {
             "hearth_link_silences",
             "Links on which what we sent went unanswered for longer than the threshold",
             self.silences.clone(),
+        );
+        registry.register(
+            "hearth_link_silences_confirmed",
+            "Links whose silence went on: what was under way there was given up",
+            self.confirmed.clone(),
         );
         registry.register(
             "hearth_handshakes_refused",

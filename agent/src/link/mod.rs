@@ -1,8 +1,8 @@
 //! Links: connections between agents, who is at their other end, and whether it still answers.
 //!
-//! Decides: which of two connections to a peer stays ([`settle`]), when a peer is silent ([`silence`]),
-//! when to dial again ([`backoff`]). Owns: the mesh port, every connection on it, the bounded queues in
-//! front of connections that are not up yet. Does not: judge what a silence means for traffic or
+//! Decides: which of two connections to a peer stays ([`settle`]), when a peer is silent and when that is
+//! confirmed ([`silence`]), when to dial again ([`backoff`]). Owns: the mesh port, every connection on it, the
+//! bounded queues in front of connections that are not up yet. Does not: judge what a silence means for traffic or
 //! membership (the core does), read what messages say, or retry requests (the proxy does).
 //!
 //! Two kinds of connection, told apart by ALPN: one *mesh link* per pair (SWIM datagrams, messages),
@@ -21,6 +21,7 @@ mod accept;
 mod backoff;
 mod data;
 mod dial;
+mod health;
 pub mod lane;
 mod lateness;
 mod line;
@@ -52,6 +53,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use crate::identity::Credentials;
 
 pub use data::InFlight;
+pub use health::{LinkHealth, lost};
 pub use lane::choose::LaneChoice;
 pub use metrics::{Labelled, LinkMetrics};
 pub use stream::{DataStream, Receiver, Sender, StreamError};
@@ -165,17 +167,6 @@ pub enum LinkEvent {
         /// Where the answer goes, when one is awaited.
         reply: Option<oneshot::Sender<wire::Message>>,
     },
-}
-
-/// How it stands with a peer, for requests that are under way to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LinkHealth {
-    /// It answers.
-    Up,
-    /// It may be gone: try elsewhere too, keep what is under way.
-    Silent,
-    /// No connection is left, or there never was one.
-    Down,
 }
 
 /// Why a link does not do what was asked.

@@ -19,8 +19,7 @@ use tokio::sync::{Notify, mpsc};
 use super::lane::pool::LANE_DEAD;
 use super::lateness::Lateness;
 use super::peer::{Peer, STALE_AFTER, State};
-use super::sense::Silence;
-use super::silence::{FLOOR, LATE, Sign};
+use super::silence::{FLOOR, LATE, Sign, Silence};
 use super::{CloseCode, Kind, LinkEvent, Shared, dial, lock};
 
 /// How often what is outstanding is looked at.
@@ -35,7 +34,7 @@ const PING_BUSY: Duration = Duration::from_millis(25);
 const QUIET_LANE: Duration = Duration::from_millis(4);
 /// A path in use is judged anew so often: which lane suits it?
 const JUDGE: Duration = Duration::from_secs(1);
-/// A silent peer is pinged so often, so that its return is noticed soon.
+/// A peer whose silence is confirmed is pinged so often, so that its return is noticed soon.
 const PING_SILENT: Duration = Duration::from_millis(100);
 /// A peer stays on the list so long after the last send, since frames leave a moment after they were
 /// handed over.
@@ -101,6 +100,8 @@ struct Look {
     due: Option<Instant>,
     /// A silence was declared just now.
     declared: bool,
+    /// A silence was confirmed just now.
+    confirmed: bool,
     /// It has been silent for long: dial beside.
     redial: bool,
 }
@@ -193,11 +194,15 @@ fn look(shared: &Arc<Shared>, entry: &mut Entry, now: Instant, lag: Duration) ->
         Sign::Silent if state.sense.silence.is_none() => {
             let opened = now - state.sense.window.age(now).unwrap_or_default();
             let floor = state.sense.next_ping;
-            state.sense.silence = Some(Silence { opened, floor });
+            let silence = Silence::declared(now, opened, floor, sampled.threshold);
+            state.sense.silence = Some(silence);
             state.ping(now, true);
             look.declared = true;
         }
         Sign::Fine | Sign::Silent => {}
+    }
+    if let Some(silence) = &mut state.sense.silence {
+        look.confirmed = silence.lasts(now, lag);
     }
     ping_if_due(&mut state, now, busy);
     if peer.on_lanes.load(Ordering::Relaxed) > 0 {
@@ -219,21 +224,31 @@ fn look(shared: &Arc<Shared>, entry: &mut Entry, now: Instant, lag: Duration) ->
     // Requests under way first; the driver may ask for the health it is told of.
     peer.publish(&state);
     tell(shared, peer, &mut state, now);
-    look.due = state.sense.window.due(sampled.threshold).filter(|t| *t > now);
+    let confirming = state.sense.silence.and_then(|s| s.due());
+    let dues = [state.sense.window.due(sampled.threshold), confirming];
+    look.due = dues.into_iter().flatten().filter(|t| *t > now).min();
     let waiting = state.sense.window.age(now).is_some()
         || state.sense.silence.is_some()
         || state.sense.told
         || state.sense.answered;
     look.stay = state.is_connected() && (busy || waiting || now < entry.until);
     drop(state);
+    follow_up(shared, peer, &look);
+    look
+}
+
+fn follow_up(shared: &Arc<Shared>, peer: &Arc<Peer>, look: &Look) {
     if look.declared {
         shared.metrics.silences.inc();
         tracing::debug!(peer = %peer.name, "link silent");
     }
+    if look.confirmed {
+        shared.metrics.confirmed.inc();
+        tracing::debug!(peer = %peer.name, "its silence is confirmed");
+    }
     if look.redial {
         dial::want_mesh(shared, peer);
     }
-    look
 }
 
 struct Sampled {
@@ -298,13 +313,14 @@ fn ask_for_lanes(state: &mut State, now: Instant, threshold: Duration) {
 }
 
 fn ping_if_due(state: &mut State, now: Instant, busy: bool) {
-    let silent = state.sense.silence.is_some();
-    let every = match (silent, busy) {
-        (true, _) => PING_SILENT,
-        (false, true) => PING_BUSY,
-        (false, false) => return,
+    let silence = state.sense.silence;
+    let every = match (silence, busy) {
+        (Some(silence), _) if silence.due().is_some() => silence.ask_every(),
+        (Some(_), _) => PING_SILENT,
+        (None, true) => PING_BUSY,
+        (None, false) => return,
     };
-    let last = if silent {
+    let last = if silence.is_some() {
         state.sense.last_ping
     } else {
         // While answers flow on lanes nobody needs to be asked.

@@ -478,12 +478,11 @@ impl Peer {
 
     /// Makes the state of the connections known to requests under way.
     pub(crate) fn publish(&self, state: &State) {
-        let health = if !state.is_connected() {
-            LinkHealth::Down
-        } else if state.sense.silence.is_some() {
-            LinkHealth::Silent
-        } else {
-            LinkHealth::Up
+        let health = match state.sense.silence {
+            _ if !state.is_connected() => LinkHealth::Down,
+            Some(silence) if silence.due().is_none() => LinkHealth::Lost,
+            Some(_) => LinkHealth::Silent,
+            None => LinkHealth::Up,
         };
         self.health.send_if_modified(|h| std::mem::replace(h, health) != health);
     }

@@ -11,7 +11,7 @@ use hearth_proto::wire;
 use quinn::Connection;
 
 use super::lane::Lane;
-use super::silence::{PathFacts, Window, threshold};
+use super::silence::{PathFacts, Silence, Window, threshold};
 use super::{CloseCode, Kind, socket};
 
 /// Kinds of datagram that are the links' own; SWIM packets are kind 0.
@@ -124,15 +124,6 @@ impl TrackedLane {
         (self.asked, self.heard) = (asked, heard);
         moved
     }
-}
-
-/// A silence that was declared and not ended.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Silence {
-    /// When the first unanswered send was noticed.
-    pub(crate) opened: Instant,
-    /// Only a pong to this ping or a later one ends it: one direction may still work.
-    pub(crate) floor: u64,
 }
 
 /// What was sensed of the peer.

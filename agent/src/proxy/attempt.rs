@@ -139,7 +139,7 @@ pub(crate) enum FaultKind {
     Cut,
     /// Another attempt got ahead of it.
     Lapsed,
-    /// The link is silent: nothing was sent.
+    /// The link is silent: nothing was sent, or what was sent is lost.
     Silent,
 }
 
@@ -428,14 +428,14 @@ impl Sent {
             let Some(send) = waiting else {
                 return Err(Fault::unknown(FaultKind::Cut, "another protocol nobody asked for"));
             };
-            let held = Box::new((guard, under_way));
-            let tunnel = Some(Tunnel::Remote(Box::new(Carried { send, frames, held })));
+            let carried = Carried { send, frames, guard, _under_way: under_way };
+            let tunnel = Some(Tunnel::Remote(Box::new(carried)));
             return Ok(Answer { status, headers, body: super::body::empty(), tunnel, since });
         }
         let guard = guard.map(Arc::new);
         let body = answered(frames, (guard.clone(), under_way, pumping, waiting));
         let body = match guard {
-            Some(guard) => watched(body, move || guard.is_silent()),
+            Some(guard) => watched(body, async move { guard.lost().await }),
             None => body,
         };
         Ok(Answer { status, headers, body, tunnel: None, since })

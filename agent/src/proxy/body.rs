@@ -16,17 +16,13 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use hyper::body::{Body as _, Frame, SizeHint};
 use tokio::sync::oneshot;
-use tokio::time::{Sleep, sleep, sleep_until};
+use tokio::time::sleep_until;
 
 use super::frame::{self, FrameError, Frames, Ready};
 use super::headers::forward_trailers;
 use super::supply::Moved;
 use crate::link::{Sender, StreamError};
 
-/// An answer waits so long for a silent peer: longer than its head does, for a body that is cut off is lost.
-pub(crate) const LOST_AFTER: Duration = Duration::from_secs(2);
-/// How often a peer that sends nothing is looked at.
-pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Gathered before it is written: one wake-up of the transport for a small answer.
 const GATHER: usize = 64 * 1024;
 
@@ -43,7 +39,7 @@ pub(crate) enum BodyError {
     #[error("the HTTP connection broke: {0}")]
     Http(#[from] hyper::Error),
     /// The peer is gone.
-    #[error("the link to the peer has been silent for {LOST_AFTER:?}")]
+    #[error("the connection to the host was lost")]
     Lost,
     /// Nothing moved.
     #[error("nothing moved for {0:?} (idle_timeout)")]
@@ -94,30 +90,22 @@ pub(crate) fn impatient(mut body: Body, limit: Duration, moved: Arc<Moved>) -> B
     StreamBody::new(frames).boxed_unsync()
 }
 
-/// A body that breaks when its peer has been silent for [`LOST_AFTER`]: a host that is gone is not waited for
-/// until its connection is given up.
-pub(crate) fn watched(mut body: Body, is_silent: impl Fn() -> bool + Send + 'static) -> Body {
+/// A body that breaks when its peer is `lost`: a host that is gone is not waited for until its connection is
+/// given up.
+pub(crate) fn watched(mut body: Body, lost: impl Future<Output = ()> + Send + 'static) -> Body {
     if body.is_end_stream() {
         return body;
     }
-    let mut look: Option<Pin<Box<Sleep>>> = None;
-    let mut silent_since = None;
+    let mut lost = Some(Box::pin(lost));
     let frames = poll_fn(move |cx| {
+        // What is here already is passed on first.
         if let Poll::Ready(frame) = Pin::new(&mut body).poll_frame(cx) {
-            silent_since = None;
             return Poll::Ready(frame);
         }
-        loop {
-            let timer = look.get_or_insert_with(|| Box::pin(sleep(LOOK_EVERY)));
-            ready!(timer.as_mut().poll(cx));
-            let now = Instant::now();
-            timer.as_mut().reset((now + LOOK_EVERY).into());
-            if !is_silent() {
-                silent_since = None;
-            } else if now.duration_since(*silent_since.get_or_insert(now)) >= LOST_AFTER {
-                return Poll::Ready(Some(Err(BodyError::Lost)));
-            }
-        }
+        let Some(waiting) = &mut lost else { return Poll::Ready(None) };
+        ready!(waiting.as_mut().poll(cx));
+        lost = None;
+        Poll::Ready(Some(Err(BodyError::Lost)))
     });
     StreamBody::new(frames).boxed_unsync()
 }

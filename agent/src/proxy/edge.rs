@@ -15,7 +15,6 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use hyper_util::server::conn::auto;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -26,6 +25,7 @@ use super::head::MAX_FIELDS;
 use super::outbound::{self, Door};
 use super::scan::{MAX_HEAD, REFUSED};
 use super::{Inner, connect};
+use crate::pipe::Pipe;
 
 /// An idle connection is closed after this; longer than [`HEAD_LIMIT`], which is told to the client.
 const IDLE_LIMIT: Duration = Duration::from_secs(90);
@@ -37,30 +37,26 @@ const PING_LIMIT: Duration = Duration::from_secs(10);
 const MAX_STREAMS: u32 = 256;
 
 /// Serves a client's connection, of which `ahead` was read already, to its end.
-pub(crate) async fn serve<T>(
+pub(crate) async fn serve(
     inner: &Arc<Inner>,
-    io: T,
+    pipe: Pipe,
     ahead: Ahead,
     client: SocketAddr,
     door: &Arc<Door>,
-) where
-    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    serve_for(inner, io, ahead, client, door, IDLE_LIMIT).await;
+) {
+    serve_for(inner, pipe, ahead, client, door, IDLE_LIMIT).await;
 }
 
 /// The same, as long as nothing is asked for no longer than `rest`.
-pub(crate) async fn serve_for<T>(
+pub(crate) async fn serve_for(
     inner: &Arc<Inner>,
-    io: T,
+    pipe: Pipe,
     ahead: Ahead,
     client: SocketAddr,
     door: &Arc<Door>,
     rest: Duration,
-) where
-    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (guard, control) = Guard::new(io, ahead);
+) {
+    let (guard, control) = Guard::new(pipe, ahead);
     let (served, entry) = (inner.clone(), door.clone());
     let (under_way, seen) = watch::channel(0);
     let service = service_fn(move |request| {

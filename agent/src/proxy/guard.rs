@@ -25,6 +25,7 @@ use tokio::time::{Sleep, sleep, sleep_until};
 
 use super::scan::{Look, MAX_HEAD, Refusal, Scan, substitute};
 use crate::link::lock;
+use crate::pipe::Pipe;
 
 /// A head that has begun must be complete within this.
 pub(crate) const HEAD_LIMIT: Duration = Duration::from_secs(30);
@@ -49,6 +50,8 @@ struct Said {
     upgraded: Option<bool>,
     /// Interim answers to be written before the answer.
     interim: BytesMut,
+    /// What comes to its end has not ended in good order.
+    broken: bool,
 }
 
 impl Control {
@@ -60,6 +63,11 @@ impl Control {
     /// A request to upgrade was answered: whether the connection is another protocol's from now on.
     pub(crate) fn upgraded(&self, accepted: bool) {
         lock(&self.0).upgraded = Some(accepted);
+    }
+
+    /// The connection, another protocol's by now, is to look broken to the client when it is dropped.
+    pub(crate) fn broke(&self) {
+        lock(&self.0).broken = true;
     }
 
     /// Has an interim answer written, unless the answer comes first or a client that does not read has too
@@ -97,8 +105,8 @@ pub(crate) struct Ahead {
 
 /// The connection.
 #[derive(Debug)]
-pub(crate) struct Guard<T> {
-    io: T,
+pub(crate) struct Guard {
+    io: Pipe,
     scan: Scan,
     /// Read and not let through yet.
     raw: BytesMut,
@@ -113,9 +121,9 @@ pub(crate) struct Guard<T> {
     interim: BytesMut,
 }
 
-impl<T> Guard<T> {
+impl Guard {
     /// Guards a connection of which `ahead` was read already.
-    pub(crate) fn new(io: T, ahead: Ahead) -> (Self, Arc<Control>) {
+    pub(crate) fn new(io: Pipe, ahead: Ahead) -> (Self, Arc<Control>) {
         let control = Arc::new(Control::default());
         let guard = Self {
             io,
@@ -178,7 +186,15 @@ impl<T> Guard<T> {
     }
 }
 
-impl<T: AsyncRead + Unpin> hyper::rt::Read for Guard<T> {
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if lock(&self.control.0).broken {
+            self.io.abort();
+        }
+    }
+}
+
+impl hyper::rt::Read for Guard {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -219,7 +235,7 @@ impl<T: AsyncRead + Unpin> hyper::rt::Read for Guard<T> {
     }
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin> Guard<T> {
+impl Guard {
     /// Writes what is left of an interim answer: nothing else may come between its bytes.
     fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.interim.is_empty() {
@@ -248,7 +264,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Guard<T> {
     }
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin> hyper::rt::Write for Guard<T> {
+impl hyper::rt::Write for Guard {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -306,7 +322,7 @@ mod tests {
     #[tokio::test]
     async fn hints_for_a_client_that_does_not_read_are_left_out() {
         let (_client, io) = tokio::io::duplex(16);
-        let (mut guard, control) = Guard::new(io, Ahead::default());
+        let (mut guard, control) = Guard::new(Pipe::Tunnel(Box::new(io)), Ahead::default());
         let mut cx = Context::from_waker(Waker::noop());
         for _ in 0..100 {
             control.interim(&[b'a'; 10_000]);

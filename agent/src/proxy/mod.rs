@@ -61,6 +61,7 @@ mod tcp;
 mod tests;
 mod udp;
 mod upgrade;
+mod websocket;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

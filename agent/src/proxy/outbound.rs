@@ -192,8 +192,8 @@ pub(crate) async fn serve(inner: &Arc<Inner>, pipe: Pipe, client: SocketAddr, do
             match fast::client::serve(inner, door, stream, client).await {
                 fast::client::After::Closed => {}
                 fast::client::After::Unusual(stream, read, since) => {
-                    let ahead = Ahead { read, since };
-                    Box::pin(edge::serve(inner, stream, ahead, client, door)).await;
+                    let (pipe, ahead) = (Pipe::Tcp(stream), Ahead { read, since });
+                    Box::pin(edge::serve(inner, pipe, ahead, client, door)).await;
                 }
             }
         }
@@ -367,7 +367,7 @@ async fn answer(
         won.body = impatient(won.body, limit.0, moved);
     }
     if let (Some(tunnel), Some(asked)) = (won.tunnel.take(), asked) {
-        upgrade::accept(asked, &mut won, tunnel, &inner.upgraded);
+        upgrade::accept(asked, &mut won, tunnel, &inner.upgraded, control);
     }
     Ok(won)
 }

@@ -8,6 +8,7 @@
 //! | nothing reached the application (dial failed, refused) | anything whose body is at hand | the moves' budget |
 //! | the attempt broke | safe requests | retry budget and the policy's `retries` |
 //! | the peer fell silent | safe requests; the first attempt keeps racing | once nobody, then the same |
+//! | its silence was confirmed | nothing: the client is told that the request may have been executed | |
 //! | 503 with Retry-After, or what `retry_on` names | safe requests; the answer is kept, should there be no better | the same |
 //! | no answer within the hedge delay | safe requests | hedge budget and `retries` |
 //!
@@ -41,6 +42,7 @@ use super::attempt::{Answer, Fault, Prepared, Sent, Target, attempt};
 use super::learnt::Learnt;
 use super::load::{Load, UnderWay};
 use super::safety::{Reach, may_resend};
+use crate::link::LinkHealth;
 
 /// An endpoint that failed a request is not tried again for that request before this, then twice that.
 const SPACING: Duration = Duration::from_millis(100);
@@ -68,6 +70,8 @@ struct Try {
     standing: Standing,
     /// Its peer fell silent meanwhile.
     silent: bool,
+    /// It still is.
+    doubtful: bool,
 }
 
 /// Who pays for a further attempt.
@@ -114,6 +118,8 @@ pub(crate) enum News {
 }
 
 type Ended = (usize, Result<Answer, Fault>);
+/// How it stands with the peer of an attempt from now on, and what tells of the next turn.
+type Turn = (usize, LinkHealth, watch::Receiver<LinkHealth>);
 
 /// The race for one request.
 pub(crate) struct Race<'a> {
@@ -126,15 +132,13 @@ pub(crate) struct Race<'a> {
     deadline: Instant,
     changed: watch::Receiver<u64>,
     attempts: FuturesUnordered<BoxFuture<'static, Ended>>,
-    silences: FuturesUnordered<BoxFuture<'static, usize>>,
+    turns: FuturesUnordered<BoxFuture<'static, Turn>>,
     tries: Vec<Try>,
     /// Further attempts of a request that may have reached an application.
     extra: u32,
     /// The loss of a host was made good once.
     spared: bool,
     hedge_at: Option<Instant>,
-    /// An attempt that must not be repeated has a silent peer: when it is given up.
-    doomed: Option<(usize, Instant)>,
     want: Option<Want>,
     held: Option<SemaphorePermit<'a>>,
     fallback: Option<Answer>,
@@ -170,12 +174,11 @@ impl<'a> Race<'a> {
             policy,
             changed,
             attempts: FuturesUnordered::new(),
-            silences: FuturesUnordered::new(),
+            turns: FuturesUnordered::new(),
             tries: Vec::new(),
             extra: 0,
             spared: false,
             hedge_at: None,
-            doomed: None,
             want: None,
             held: None,
             fallback: None,
@@ -204,12 +207,14 @@ impl<'a> Race<'a> {
             started: first.started,
             standing: Standing::Running,
             silent: false,
+            doubtful: false,
         });
         let outcome = match first.news {
             News::Ended(ended) => self.ended(0, ended),
             News::Silent(sent) => {
                 self.run_on(sent);
                 self.arm_hedge(now);
+                self.follow(0, LinkHealth::Silent, &first.target);
                 self.fell_silent(0)
             }
             News::Late(sent) => {
@@ -234,15 +239,13 @@ impl<'a> Race<'a> {
             let far = self.deadline + Duration::from_secs(1);
             let hedge_at = self.hedge_at.unwrap_or(far);
             let again = self.want.as_ref().map_or(far, |w| w.again);
-            let doom = self.doomed.map_or(far, |(_, at)| at);
             let outcome = tokio::select! {
                 biased;
                 Some((n, end)) = self.attempts.next() => self.ended(n, end),
-                Some(n) = self.silences.next() => self.fell_silent(n),
+                Some(turn) = self.turns.next() => self.turned(turn),
                 Ok(()) = self.changed.changed(), if self.want.is_some() => self.want_again(),
                 () = sleep_until(again.into()), if self.want.is_some() => self.want_again(),
                 () = sleep_until(hedge_at.into()), if self.hedge_at.is_some() => self.hedge(),
-                () = sleep_until(doom.into()), if self.doomed.is_some() => self.doom(),
                 () = sleep_until(self.deadline.into()) => {
                     let failure = self.too_late();
                     Some(self.give_up(failure))
@@ -260,7 +263,7 @@ impl<'a> Race<'a> {
 
     /// Whether an attempt is running that may well answer.
     fn hopeful(&self) -> bool {
-        self.tries.iter().any(|t| matches!(t.standing, Standing::Running) && !t.silent)
+        self.tries.iter().any(|t| matches!(t.standing, Standing::Running) && !t.doubtful)
     }
 
     /// Whether a further attempt is allowed after the ones there were got that far.
@@ -345,6 +348,7 @@ impl<'a> Race<'a> {
             started: now,
             standing: Standing::Running,
             silent: false,
+            doubtful: false,
         });
         self.arm_hedge(now);
     }

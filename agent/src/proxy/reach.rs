@@ -1,7 +1,7 @@
 //! An endpoint for something that lasts, a connection or a session: one after the other is asked to take it
-//! until one does, or until the service's time is over.
+//! until one does, or until the service's time is over. A silent link is not held against its endpoints: the
+//! links tell of it.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,9 +11,8 @@ use hearth_proto::ids::{EndpointId, ServiceName};
 use tokio::time::timeout;
 
 use super::Inner;
-use super::attempt::Fault;
+use super::attempt::{Fault, Target};
 use super::load::UnderWay;
-use crate::link::LinkHealth;
 
 /// One endpoint has so long to take it.
 const TAKE_LIMIT: Duration = Duration::from_secs(2);
@@ -30,19 +29,19 @@ pub(crate) struct Reached<T> {
 
 /// Takes note of what a failure says of its endpoint.
 pub(crate) fn failed(inner: &Inner, id: &EndpointId, began: Instant, fault: &Fault) {
-    let silent = *inner.mesh.links.health(&id.node).borrow() == LinkHealth::Silent;
+    let silent = inner.mesh.links.health(&id.node).borrow().is_silent();
     if let Some(outcome) = fault.outcome(silent) {
         inner.blame(id, outcome, began);
     }
 }
 
-/// Asks endpoints of `service` by `take`, which gets the endpoint, its node's address and when it is too
-/// late. `avoid` is asked only when nobody else is left.
+/// Asks endpoints of `service` by `take`, which gets the endpoint and when it is too late. `avoid` is asked
+/// only when nobody else is left.
 pub(crate) async fn reach<'a, T>(
     inner: &'a Arc<Inner>,
     service: &ServiceName,
     avoid: Option<EndpointId>,
-    take: impl Fn(EndpointId, SocketAddr, Instant) -> BoxFuture<'a, Result<T, Fault>>,
+    take: impl Fn(Target, Instant) -> BoxFuture<'a, Result<T, Fault>>,
 ) -> Option<Reached<T>> {
     let started = Instant::now();
     let limit = inner.route(service).map(|r| r.policy.timeout.0).unwrap_or_default();
@@ -61,10 +60,10 @@ pub(crate) async fn reach<'a, T>(
             let _ = timeout(LOOK_AGAIN, changed.changed()).await;
             continue;
         };
-        let (id, address) = (candidate.id.clone(), candidate.address);
+        let (target, id) = (Target::of(candidate), candidate.id.clone());
         let load = inner.loads.of(&id);
         let under_way = UnderWay::new(&load);
-        let fault = match timeout(TAKE_LIMIT, take(id.clone(), address, deadline)).await {
+        let fault = match timeout(TAKE_LIMIT, take(target, deadline)).await {
             Ok(Ok(taken)) => {
                 let latency = now.elapsed();
                 load.answered(Instant::now(), latency);

@@ -1,9 +1,9 @@
 //! Opaque bytes: a client's TCP connection carried to an endpoint as it is.
 //!
 //! The connection is sent elsewhere as long as no application has taken it; after that its bytes belong
-//! to one endpoint, and it ends with whatever ends first. Each half ends by itself, as in TCP.
+//! to one endpoint, and it ends with whatever ends first. Each half ends by itself, as in TCP. When the peer
+//! is lost the client's connection is reset: nobody can say what became of its bytes.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use hearth_proto::ids::{EndpointId, NodeName, ServiceName};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
-use super::attempt::{Fault, FaultKind};
+use super::attempt::{Fault, FaultKind, Target};
 use super::frame::{self, Cause, Frame, FrameError, Frames, Opening, Refused};
 use super::head::{BodyKind, Fields, RequestHead};
 use super::limit::Place;
@@ -57,7 +57,7 @@ impl Reached {
 
 /// Has an endpoint of `service` take a connection.
 pub(crate) async fn reach(inner: &Arc<Inner>, service: &ServiceName) -> Option<Reached> {
-    let take = |id, address, deadline| take(inner, id, address, deadline).boxed();
+    let take = |target, deadline| take(inner, target, deadline).boxed();
     reach::reach(inner, service, None, take).await.map(Reached)
 }
 
@@ -78,18 +78,13 @@ pub(crate) enum Taken {
     Remote(Box<Carried>),
 }
 
-async fn take(
-    inner: &Arc<Inner>,
-    id: EndpointId,
-    address: SocketAddr,
-    deadline: Instant,
-) -> Result<Taken, Fault> {
-    let head = head(&id, deadline);
-    if &id.node == inner.node() {
+async fn take(inner: &Arc<Inner>, target: Target, deadline: Instant) -> Result<Taken, Fault> {
+    let head = head(&target.id, deadline);
+    if &target.id.node == inner.node() {
         let (stream, place) = connect(inner, inner.node(), &head).await?;
         return Ok(Taken::Local(stream, place));
     }
-    let carried = open(inner, &id, address, &Opening::Bytes(head)).await?;
+    let carried = open(inner, &target, &Opening::Bytes(head)).await?;
     Ok(Taken::Remote(Box::new(carried)))
 }
 
@@ -110,21 +105,44 @@ pub(crate) fn head(id: &EndpointId, deadline: Instant) -> RequestHead {
     }
 }
 
-/// Opens a stream and waits until its endpoint has taken it.
+/// Waits until the peer is lost.
+pub(crate) async fn lost(guard: Option<&InFlight>) {
+    match guard {
+        Some(guard) => guard.lost().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Opens a stream and waits until its endpoint has taken it, or its link is in doubt: there may be a better
+/// one, and nothing was said yet. Not so where it was picked for want of better.
 pub(crate) async fn open(
     inner: &Inner,
-    id: &EndpointId,
-    address: SocketAddr,
+    target: &Target,
     opening: &Opening,
 ) -> Result<Carried, Fault> {
+    let node = &target.id.node;
     let DataStream { mut send, recv, guard } =
-        inner.mesh.links.open_stream(&id.node, address).await?;
+        inner.mesh.links.open_stream(node, target.address).await?;
+    let mut health = inner.mesh.links.health(node);
+    let silent = async {
+        if target.silent || health.wait_for(|h| h.is_silent()).await.is_err() {
+            std::future::pending().await
+        }
+    };
     let opening = frame::encode_opening(opening).ok_or_else(|| {
         Fault::not_executed(FaultKind::Owner(Cause::Malformed), "its head is too large")
     })?;
     send.write_chunk(opening).await.map_err(FrameError::Stream)?;
     let mut frames = Frames::new(recv);
-    match frames.next().await? {
+    let answer = tokio::select! {
+        biased;
+        answer = frames.next() => answer?,
+        () = silent => {
+            let why = format!("the link to {node} is silent");
+            return Err(Fault::not_executed(FaultKind::Silent, why));
+        }
+    };
+    match answer {
         Frame::Go => {
             let (ahead, recv) = frames.into_bytes();
             Ok(Carried { send, ahead, recv, guard })
@@ -149,8 +167,11 @@ async fn exchange(client: Pipe, taken: Taken) {
         }
         Taken::Remote(carried) => {
             let Carried { mut send, ahead, recv, guard } = *carried;
-            both_ways(client, &mut send, ahead, recv).await;
-            drop(guard);
+            tokio::select! {
+                biased;
+                () = both_ways(client, &mut send, ahead, recv) => {}
+                () = lost(guard.as_ref()) => tracing::trace!("connection cut: the peer is lost"),
+            }
         }
     }
 }

@@ -28,7 +28,7 @@ use hearth_proto::route::Choice;
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
 
-use super::attempt::{Fault, FaultKind};
+use super::attempt::{Fault, FaultKind, Target};
 use super::frame::Opening;
 use super::limit::Place;
 use super::tcp::{Carried, head, open};
@@ -202,7 +202,7 @@ async fn session(
         };
         let Some(first) = first else { break };
         activity.now();
-        let take = |id, address, deadline| take(&inner, id, address, deadline).boxed();
+        let take = |target, deadline| take(&inner, target, deadline).boxed();
         let Some(reached) = reach::reach(&inner, &leads.service, avoid.take(), take).await else {
             tracing::info!(service = %leads.service, client = %client.address,
                 "session failed: nobody took it");
@@ -272,18 +272,13 @@ enum Taken {
     Remote(Box<Carried>),
 }
 
-async fn take(
-    inner: &Arc<Inner>,
-    id: EndpointId,
-    address: SocketAddr,
-    deadline: Instant,
-) -> Result<Taken, Fault> {
-    let head = head(&id, deadline);
-    if &id.node == inner.node() {
+async fn take(inner: &Arc<Inner>, target: Target, deadline: Instant) -> Result<Taken, Fault> {
+    let head = head(&target.id, deadline);
+    if &target.id.node == inner.node() {
         let (app, place) = owner::connect(inner, inner.node(), &head).await?;
         return Ok(Taken::Local(app, place));
     }
-    let carried = open(inner, &id, address, &Opening::Datagrams(head)).await?;
+    let carried = open(inner, &target, &Opening::Datagrams(head)).await?;
     Ok(Taken::Remote(Box::new(carried)))
 }
 

@@ -6,10 +6,13 @@
 //! put on and taken off at the edges: where one side has no `Sec-WebSocket-Key` and the other insists on it,
 //! the agent beside that side makes it up and checks or answers it.
 //!
-//! A request that was let is never sent again. Aborting either task closes both sides.
+//! A request that was let is never sent again. When its peer is lost the client is told at once: a WebSocket
+//! is closed in its own words where a frame of ours may stand, whatever else is broken off. Aborting either
+//! task closes both sides.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use base64::Engine as _;
 use bytes::{Bytes, BytesMut};
@@ -21,18 +24,27 @@ use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
 
 use super::application::pipe_of;
 use super::attempt::Answer;
 use super::frame::{self, Frame, FrameError, Frames};
+use super::guard::Control;
 use super::headers::has_token;
-use crate::link::{Sender, StreamError};
+use super::load::UnderWay;
+use super::tcp::lost;
+use super::websocket::{self, Bounds};
+use crate::link::{InFlight, Sender, StreamError};
 use crate::pipe::{Pipe, Whole};
 
 /// The token of WebSocket, in both forms.
 const WEBSOCKET: &str = "websocket";
 /// Read of a connection at once.
 const COPY: usize = 16 * 1024;
+/// A client that was told that it is over has so long to read it.
+const LINGER: Duration = Duration::from_secs(1);
+/// What it is told.
+const LOST: &str = "hearth: the connection to the host was lost";
 /// Longest token that is passed on: its length is one byte among agents.
 const MAX_TOKEN: usize = 255;
 
@@ -95,7 +107,8 @@ pub(crate) enum Tunnel {
 pub(crate) struct Carried {
     pub(crate) send: Sender,
     pub(crate) frames: Frames,
-    pub(crate) held: Box<dyn Send>,
+    pub(crate) guard: Option<InFlight>,
+    pub(crate) _under_way: UnderWay,
 }
 
 /// Counts an upgraded connection while it lives.
@@ -115,7 +128,13 @@ impl Drop for Counted {
 }
 
 /// Lets the client have its way: makes the answer one to it, and copies from then on in a task.
-pub(crate) fn accept(asked: Asked, answer: &mut Answer, tunnel: Tunnel, count: &Arc<AtomicUsize>) {
+pub(crate) fn accept(
+    asked: Asked,
+    answer: &mut Answer,
+    tunnel: Tunnel,
+    count: &Arc<AtomicUsize>,
+    control: &Arc<Control>,
+) {
     let headers = &mut answer.headers;
     headers.remove(CONTENT_LENGTH);
     match asked.form {
@@ -142,47 +161,79 @@ pub(crate) fn accept(asked: Asked, answer: &mut Answer, tunnel: Tunnel, count: &
         }
     }
     let counted = Counted::new(count);
+    let bounds = is_websocket(&asked.token).then(Bounds::default);
+    // The connection of a client of HTTP/2 carries other requests; its stream is reset by hyper.
+    let control = (asked.form == Form::Http1).then(|| control.clone());
     tokio::spawn(async move {
         // A client that left before it read the answer: dropping the tunnel tells the other side.
         if let Ok(client) = asked.on.await {
-            run(client, tunnel).await;
+            let mut client = Pipe::Tunnel(Box::new(TokioIo::new(client)));
+            let whole = run(&mut client, tunnel, bounds).await;
+            if let Some(control) = control.filter(|_| !whole) {
+                control.broke();
+            }
         }
         drop(counted);
     });
 }
 
-async fn run(client: Upgraded, tunnel: Tunnel) {
-    let client = Pipe::Tunnel(Box::new(TokioIo::new(client)));
+/// Copies until it is over. `false`: it broke off, and the client was not told.
+async fn run(client: &mut Pipe, tunnel: Tunnel, mut bounds: Option<Bounds>) -> bool {
     match tunnel {
         Tunnel::Local(application) => {
             let (application, ahead) = pipe_of(application);
-            if let Err(error) = carry(Whole::new(client), Whole::new(application), &ahead).await {
-                tracing::trace!(%error, "upgraded connection broke");
-            }
+            let carried = carry(client, Whole::new(application), &ahead).await;
+            carried
+                .inspect_err(|error| tracing::trace!(%error, "upgraded connection broke"))
+                .is_ok()
         }
         Tunnel::Remote(carried) => {
-            let Carried { mut send, frames, held } = *carried;
-            exchange(client, Bytes::new(), &mut send, frames).await;
-            drop(held);
+            let Carried { mut send, frames, guard, _under_way } = *carried;
+            let copied = tokio::select! {
+                biased;
+                copied = copy_both(client, Bytes::new(), &mut send, frames, &mut bounds) => copied,
+                () = lost(guard.as_ref()) => Err(Ended::Lost),
+            };
+            let Err(error) = copied else { return true };
+            tracing::trace!(%error, "upgraded connection broke");
+            send.abandon();
+            drop(guard);
+            matches!(error, Ended::Lost) && said_farewell(client, bounds.as_ref()).await
         }
     }
 }
 
-/// Copies between a client and an application of this host until both halves have ended; what breaks one
-/// breaks the other. `ahead` was read of the application already.
-async fn carry(mut client: Whole, mut application: Whole, ahead: &[u8]) -> std::io::Result<()> {
-    client.pipe().write_all(ahead).await?;
-    tokio::io::copy_bidirectional(client.pipe(), application.pipe()).await?;
-    client.ended();
+/// Copies between a client and an application of this host until both halves have ended. What breaks at the
+/// client breaks at the application. `ahead` was read of the application already.
+async fn carry(client: &mut Pipe, mut application: Whole, ahead: &[u8]) -> std::io::Result<()> {
+    client.write_all(ahead).await?;
+    tokio::io::copy_bidirectional(client, application.pipe()).await?;
     application.ended();
     Ok(())
+}
+
+/// Closes a WebSocket whose server is lost, in its own words. `false`: none can be said.
+async fn said_farewell(client: &mut Pipe, bounds: Option<&Bounds>) -> bool {
+    if !bounds.is_some_and(Bounds::is_open) {
+        return false;
+    }
+    let said = async {
+        client.write_all(&websocket::close(LOST)).await?;
+        client.shutdown().await
+    };
+    if !matches!(timeout(LINGER, said).await, Ok(Ok(()))) {
+        return false;
+    }
+    // Closed with something of the client's unread, the connection would be reset and this unsaid.
+    let _ = timeout(LINGER, tokio::io::copy(client, &mut tokio::io::sink())).await;
+    true
 }
 
 /// Copies between a connection and a stream until both halves have ended or one has broken, which breaks the
 /// other. `ahead` was read of the connection already.
 pub(crate) async fn exchange(pipe: Pipe, ahead: Bytes, send: &mut Sender, frames: Frames) {
     let mut whole = Whole::new(pipe);
-    match copy_both(whole.pipe(), ahead, send, frames).await {
+    match copy_both(whole.pipe(), ahead, send, frames, &mut None).await {
         Ok(()) => whole.ended(),
         Err(error) => {
             tracing::trace!(%error, "upgraded connection broke");
@@ -191,11 +242,13 @@ pub(crate) async fn exchange(pipe: Pipe, ahead: Bytes, send: &mut Sender, frames
     }
 }
 
+/// `bounds` follows what is written to the pipe. It is gone while a piece is under way.
 async fn copy_both(
     pipe: &mut Pipe,
     ahead: Bytes,
     send: &mut Sender,
     mut frames: Frames,
+    bounds: &mut Option<Bounds>,
 ) -> Result<(), Ended> {
     let (mut read, mut write) = tokio::io::split(pipe);
     let out = async {
@@ -218,7 +271,14 @@ async fn copy_both(
     let back = async {
         loop {
             match frames.next().await? {
-                Frame::Data(bytes) => write.write_all(&bytes).await?,
+                Frame::Data(bytes) => {
+                    let followed = bounds.take();
+                    write.write_all(&bytes).await?;
+                    *bounds = followed.map(|mut bounds| {
+                        bounds.passed(&bytes);
+                        bounds
+                    });
+                }
                 Frame::End => return Ok(write.shutdown().await?),
                 _ => return Err(FrameError::Malformed("something else within a tunnel").into()),
             }
@@ -236,6 +296,8 @@ enum Ended {
     Stream(#[from] StreamError),
     #[error(transparent)]
     Frame(#[from] FrameError),
+    #[error("the peer is lost")]
+    Lost,
 }
 
 fn is_websocket(token: &str) -> bool {

@@ -29,7 +29,7 @@ use tokio::sync::watch;
 use super::super::Inner;
 use super::super::answer::Failure;
 use super::super::attempt::{self, Prepared, Sent, Target};
-use super::super::body::{Body, LOOK_EVERY, LOST_AFTER};
+use super::super::body::Body;
 use super::super::frame::{Frame, FrameError, Frames, Ready};
 use super::super::head::{Fields, ResponseHead};
 use super::super::interim::{Count, Endless};
@@ -42,7 +42,7 @@ use super::opening;
 use super::plan::Plan;
 use super::request::{self, MAX_PLAIN_FIELDS, Read};
 use super::timer::Timer;
-use crate::link::{DataStream, InFlight, LinkHealth, Sender, StreamError};
+use crate::link::{self, DataStream, InFlight, LinkHealth, Sender, StreamError};
 
 /// Read of a client at once: first little, more where there is more.
 const FIRST_READ: usize = 4 * 1024;
@@ -57,9 +57,6 @@ const IDLE_LIMIT: Duration = Duration::from_secs(90);
 /// or tells it off. From the first byte on, not from the last: whoever sends one at a time would else be
 /// waited for for hours.
 const MORE_LIMIT: Duration = Duration::from_secs(2);
-/// How often the host is looked at that sends an answer's body, as long as it is not silent: each look wakes
-/// a connection on which nothing else may happen for hours.
-const LOOK_RARELY: Duration = Duration::from_secs(1);
 /// Pipelined bytes that are read while a request is under way.
 const MAX_AHEAD: usize = 16 * 1024;
 
@@ -183,9 +180,9 @@ impl Client<'_> {
         let shape = Shape { close: ask.shape.close || self.door.is_closed(), ..ask.shape };
         let race: Pin<Box<dyn Future<Output = Won> + Send + '_>> =
             match self.first(&plan, &ask, started).await {
-                Got::Head(head, mut frames, held) => {
+                Got::Head(head, mut frames, mut held) => {
                     plan.count(head.status, started.elapsed());
-                    let passed = self.pass_on(&head, &mut frames, shape, &held).await;
+                    let passed = self.pass_on(&head, &mut frames, &mut held.health, shape).await;
                     drop(held);
                     return if passed && !shape.close { Turn::Next } else { Turn::Closed };
                 }
@@ -330,13 +327,13 @@ impl Client<'_> {
         let until = hedge.map_or(deadline, |delay| deadline.min(since + delay));
         let mut health = self.inner.mesh.links.health(&target.id.node);
         health.mark_unchanged();
-        let mut asked = Asked { send, written: 0, frames: Frames::new(recv), health };
+        let frames = Frames::new(recv);
+        let mut asked = Asked { send, written: 0, frames, health, guard, under_way, since };
         let happened = self.await_answer(&mut asked, until, deadline).await;
-        let held = Held { guard, under_way };
         match happened {
             Happened::Left => Got::Left,
-            Happened::Silent => news(News::Silent(asked.sent(&self.opening, held, since))),
-            Happened::Late => news(News::Late(asked.sent(&self.opening, held, since))),
+            Happened::Silent => news(News::Silent(asked.sent(&self.opening))),
+            Happened::Late => news(News::Late(asked.sent(&self.opening))),
             Happened::Frame(Ok(Frame::Head(head))) if head.status < 500 => {
                 let now = Instant::now();
                 let latency = now.saturating_duration_since(since);
@@ -345,10 +342,12 @@ impl Client<'_> {
                 if load.recovered() || plan.route.watched {
                     self.inner.report(&target.id, Outcome::Answered { latency });
                 }
+                let held =
+                    Held { health: asked.health, _guard: asked.guard, _under_way: asked.under_way };
                 Got::Head(head, asked.frames, held)
             }
             Happened::Frame(Ok(Frame::Head(head))) => {
-                news(News::Ended(asked.sent(&self.opening, held, since).headed(&head)))
+                news(News::Ended(asked.sent(&self.opening).headed(&head)))
             }
             Happened::Endless(endless) => news(News::Ended(Err(endless.into()))),
             Happened::Frame(Ok(Frame::Refused(refused))) => news(News::Ended(Err(refused.into()))),
@@ -389,7 +388,7 @@ impl Client<'_> {
     /// Writes what is left of the request and waits for what comes back.
     async fn await_frame(&mut self, asked: &mut Asked, until: Instant) -> Happened {
         let Self { stream, buffer, timer, opening, .. } = self;
-        let Asked { send, written, frames, health } = asked;
+        let Asked { send, written, frames, health, .. } = asked;
         let mut next = pin!(async {
             match send.write_last_from(opening, written).await {
                 // Why it reads no more is said in its answer.
@@ -398,7 +397,7 @@ impl Client<'_> {
             }
         });
         let mut silent = pin!(async {
-            if health.wait_for(|h| *h == LinkHealth::Silent).await.is_err() {
+            if health.wait_for(|h| h.is_silent()).await.is_err() {
                 std::future::pending::<()>().await;
             }
         });
@@ -422,8 +421,8 @@ impl Client<'_> {
         &mut self,
         head: &ResponseHead,
         frames: &mut Frames,
+        health: &mut watch::Receiver<LinkHealth>,
         shape: Shape,
-        held: &Held,
     ) -> bool {
         let mut next = match frames.ready() {
             Ok(Ready::Frame(frame)) => Some(frame),
@@ -437,7 +436,7 @@ impl Client<'_> {
         loop {
             let frame = match next.take() {
                 Some(frame) => frame,
-                None => match self.next_frame(frames, held).await {
+                None => match self.next_frame(frames, health).await {
                     Some(frame) => frame,
                     None => return false,
                 },
@@ -458,31 +457,28 @@ impl Client<'_> {
         }
     }
 
-    /// The next frame of a body; what is to be written is written before it is waited for. A host that is
-    /// lost is not waited for until its connection is given up.
-    async fn next_frame(&mut self, frames: &mut Frames, held: &Held) -> Option<Frame> {
+    /// The next frame of a body; what is to be written is written before it is waited for. `None`: it broke,
+    /// its peer is lost, or the client left.
+    async fn next_frame(
+        &mut self,
+        frames: &mut Frames,
+        health: &mut watch::Receiver<LinkHealth>,
+    ) -> Option<Frame> {
         if let Ready::Frame(frame) = frames.ready().ok()? {
             return Some(frame);
         }
         if !self.flush().await {
             return None;
         }
-        let Self { stream, buffer, timer, .. } = self;
+        let Self { stream, buffer, .. } = self;
         let mut next = pin!(frames.next());
-        let (mut look, mut silent_since) = (Instant::now() + LOOK_RARELY, None);
+        let mut lost = pin!(link::lost(health));
         poll_fn(|cx| {
             if let Poll::Ready(frame) = next.as_mut().poll(cx) {
                 return Poll::Ready(frame.ok());
             }
-            while timer.poll_at(cx, look).is_ready() {
-                let now = Instant::now();
-                if !held.is_silent() {
-                    (look, silent_since) = (now + LOOK_RARELY, None);
-                } else if now.duration_since(*silent_since.get_or_insert(now)) >= LOST_AFTER {
-                    return Poll::Ready(None);
-                } else {
-                    look = now + LOOK_EVERY;
-                }
+            if lost.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(None);
             }
             poll_left(stream, buffer, cx).map(|()| None)
         })
@@ -618,14 +614,10 @@ enum Got {
 
 /// What counts as under way while it lives.
 struct Held {
-    guard: Option<InFlight>,
-    under_way: UnderWay,
-}
-
-impl Held {
-    fn is_silent(&self) -> bool {
-        self.guard.as_ref().is_some_and(InFlight::is_silent)
-    }
+    /// How it stands with the peer that the rest of the answer comes from.
+    health: watch::Receiver<LinkHealth>,
+    _guard: Option<InFlight>,
+    _under_way: UnderWay,
 }
 
 /// An attempt as it stands.
@@ -635,12 +627,15 @@ struct Asked {
     written: usize,
     frames: Frames,
     health: watch::Receiver<LinkHealth>,
+    guard: Option<InFlight>,
+    under_way: UnderWay,
+    since: Instant,
 }
 
 impl Asked {
     /// As others wait for its answer. What of the `opening` was not written is written meanwhile.
-    fn sent(self, opening: &[u8], held: Held, since: Instant) -> Sent {
-        let sent = Sent::new(self.frames, held.guard, held.under_way, since);
+    fn sent(self, opening: &[u8]) -> Sent {
+        let sent = Sent::new(self.frames, self.guard, self.under_way, self.since);
         match &opening[self.written..] {
             [] => sent,
             rest => sent.write_on(self.send, Bytes::copy_from_slice(rest)),

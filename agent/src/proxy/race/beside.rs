@@ -1,34 +1,55 @@
 //! What starts or ends attempts beside those that run: peers that fall silent, and hedges.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use hearth_proto::policy::Hedge;
+use tokio::sync::watch;
 
 use super::super::attempt::{Fault, FaultKind, Target};
 use super::super::safety::Reach;
-use super::{LOOK_AGAIN, Payer, Race, Standing, Won};
+use super::{LOOK_AGAIN, Payer, Race, Standing, Turn, Won};
 use crate::link::LinkHealth;
 
-/// What must not be repeated waits so long for a silent peer: a path that flaps comes back within it, with
-/// the answer; the members' verdict on a host that is gone takes longer.
-const LOST_AFTER: Duration = Duration::from_millis(1500);
-
 impl Race<'_> {
-    /// Learns when the peer of attempt `n` falls silent.
+    /// Learns how it stands with the peer of attempt `n` from now on.
     pub(super) fn watch(&mut self, n: usize, target: &Target) {
-        let mut health = self.inner.mesh.links.health(&target.id.node);
         // What is silent already was picked for want of better; only a change is news.
-        health.mark_unchanged();
-        self.silences.push(Box::pin(async move {
-            loop {
-                if health.changed().await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-                if *health.borrow_and_update() == LinkHealth::Silent {
-                    return n;
-                }
+        let known = *self.inner.mesh.links.health(&target.id.node).borrow();
+        self.follow(n, known, target);
+    }
+
+    /// Learns when it no longer stands as is known with the peer of attempt `n`.
+    pub(super) fn follow(&mut self, n: usize, known: LinkHealth, target: &Target) {
+        self.await_turn(n, known, self.inner.mesh.links.health(&target.id.node));
+    }
+
+    fn await_turn(&mut self, n: usize, known: LinkHealth, mut health: watch::Receiver<LinkHealth>) {
+        self.turns.push(Box::pin(async move {
+            let turned = health.wait_for(|h| *h != known).await.map(|h| *h);
+            match turned {
+                Ok(now) => (n, now, health),
+                Err(_) => std::future::pending().await,
             }
         }));
+    }
+
+    /// It stands otherwise with the peer of an attempt.
+    pub(super) fn turned(&mut self, (n, now, health): Turn) -> Option<Won> {
+        self.await_turn(n, now, health);
+        match now {
+            LinkHealth::Silent => self.fell_silent(n),
+            // A short silence may have been confirmed before anybody looked.
+            LinkHealth::Lost if !self.tries[n].doubtful => {
+                self.fell_silent(n).or_else(|| self.lost(n))
+            }
+            LinkHealth::Lost => self.lost(n),
+            LinkHealth::Up => {
+                self.tries[n].doubtful = false;
+                None
+            }
+            // What was under way there breaks by itself.
+            LinkHealth::Down => None,
+        }
     }
 
     pub(super) fn arm_hedge(&mut self, now: Instant) {
@@ -43,12 +64,8 @@ impl Race<'_> {
     /// The peer of a running attempt fell silent: the attempt goes on, and so does the request, elsewhere.
     pub(super) fn fell_silent(&mut self, n: usize) -> Option<Won> {
         let running = matches!(self.tries[n].standing, Standing::Running);
-        self.tries[n].silent = true;
-        if !running || self.hopeful() {
-            return None;
-        }
-        if !self.may_resend(Reach::Unknown) {
-            self.doomed = Some((n, Instant::now() + LOST_AFTER));
+        (self.tries[n].silent, self.tries[n].doubtful) = (true, true);
+        if !running || self.hopeful() || !self.may_resend(Reach::Unknown) {
             return None;
         }
         self.extra += 1;
@@ -56,24 +73,25 @@ impl Race<'_> {
         if self.running() { None } else { Some(self.give_up(failure)) }
     }
 
-    /// The peer of an attempt that must not be repeated has been silent for long: the client is told, for
-    /// nobody can say whether the request was executed.
-    pub(super) fn doom(&mut self) -> Option<Won> {
-        let (n, _) = self.doomed.take()?;
+    /// The silence of the peer of attempt `n` is confirmed. Where the request may not be sent elsewhere, the
+    /// client is told now: nobody can say whether it was executed, and nobody will soon.
+    fn lost(&mut self, n: usize) -> Option<Won> {
+        let running = matches!(self.tries[n].standing, Standing::Running);
         let target = self.tries[n].target.clone();
-        if self.hopeful() {
+        // What was sent there for want of better has nothing better to wait for.
+        if !running || target.silent || self.hopeful() || self.want.is_some() {
             return None;
         }
-        if *self.inner.mesh.links.health(&target.id.node).borrow() == LinkHealth::Up {
-            // It came back, and so may the answer; it may fall silent again, too.
-            self.tries[n].silent = false;
-            self.watch(n, &target);
+        if self.may_resend(Reach::Unknown) {
             return None;
         }
-        let why = format!("the link to {} fell silent for {LOST_AFTER:?}", target.id.node);
+        let why = format!(
+            "the connection to {} was lost while the request was in flight: it may or may not have been \
+             executed",
+            target.id.node
+        );
         self.last = Some((target, Fault::unknown(FaultKind::Silent, why)));
-        let failure = self.broken("its host was lost with it");
-        Some(self.give_up(failure))
+        Some(self.unrepeated())
     }
 
     pub(super) fn hedge(&mut self) -> Option<Won> {

@@ -186,7 +186,7 @@ impl Race<'_> {
     }
 
     /// The failure of a request that may not be repeated.
-    fn unrepeated(&mut self) -> Won {
+    pub(super) fn unrepeated(&mut self) -> Won {
         let failure = self.broken("");
         self.give_up(failure)
     }

@@ -21,6 +21,8 @@ impl Race<'_> {
     pub(super) fn broken(&self, because: &'static str) -> Failure {
         let why_not = if !because.is_empty() {
             because
+        } else if !self.request.head.upgrade.is_empty() {
+            "it asks for another protocol, and the application may have seen it"
         } else if !self.request.supply.at_hand() {
             "its body was sent already"
         } else if self.extra >= u32::from(self.policy.retries) {

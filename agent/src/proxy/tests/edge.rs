@@ -18,6 +18,7 @@ use super::mesh::{App, Host, ledger, plain};
 use crate::config::{HostPattern, Ingress, IngressRoute};
 use crate::identity::authority::Authority;
 use crate::link::tests::{loopback, until};
+use crate::pipe::Pipe;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -166,7 +167,7 @@ async fn a_head_that_began_before_it_was_hypers_has_only_what_is_left_of_its_tim
     let since = Instant::now().checked_sub(HEAD_LIMIT - Duration::from_millis(300));
     let ahead = Ahead { read: b"GET / HTTP/1.1\r\nHost: x\r\nA: "[..].into(), since };
     assert!(ahead.since.is_some());
-    let serving = edge::serve(&a.proxy.inner, stream, ahead, from, &door);
+    let serving = edge::serve(&a.proxy.inner, Pipe::Tcp(stream), ahead, from, &door);
     let mut answer = Vec::new();
     let told = async {
         tokio::time::timeout(LIMIT, back.read_to_end(&mut answer)).await.expect("an end").unwrap()
@@ -187,12 +188,14 @@ async fn an_idle_client_is_let_go_whatever_it_has_said() {
     for begin in ["", "GET", "PRI * HTTP/2.0\r\n"] {
         let (mut client, stream, from) = connected().await;
         client.write_all(begin.as_bytes()).await.unwrap();
-        let serving = edge::serve_for(&a.proxy.inner, stream, Ahead::default(), from, &door, rest);
+        let serving =
+            edge::serve_for(&a.proxy.inner, Pipe::Tcp(stream), Ahead::default(), from, &door, rest);
         assert!(tokio::time::timeout(LIMIT, serving).await.is_ok(), "{begin:?} was kept");
     }
     // One that answers every ping, and asks nothing.
     let (client, stream, from) = connected().await;
-    let serving = edge::serve_for(&a.proxy.inner, stream, Ahead::default(), from, &door, rest);
+    let serving =
+        edge::serve_for(&a.proxy.inner, Pipe::Tcp(stream), Ahead::default(), from, &door, rest);
     let client = async {
         let client = hyper_util::rt::TokioIo::new(client);
         let executor = hyper_util::rt::TokioExecutor::new();

@@ -12,11 +12,10 @@ use http::Method;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::mesh::{App, Host, endpoint, get, plain, relayed, relayed_to, send};
+use super::mesh::{App, Host, endpoint, get, plain, send};
 use crate::driver::PathReport;
 use crate::identity::authority::Authority;
-use crate::link::LinkHealth;
-use crate::link::tests::{healthy, loopback, name, until};
+use crate::link::tests::{loopback, until};
 
 /// A caller `a` with two owners.
 struct Mesh {
@@ -80,47 +79,6 @@ async fn an_agent_that_is_not_there_costs_no_request() {
         let reply = send(m.a.upstream, Method::POST, "/echo", &[], "x").await;
         assert_eq!(reply.status, 200);
     }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_safe_request_is_sent_again_when_its_peer_falls_silent_and_an_unsafe_one_waits() {
-    let authority = Authority::new("mesh.example");
-    let (app_b, app_c) = (App::start("b").await, App::start("c").await);
-    let a = Host::start(&authority, "a", None).await;
-    let (b, relay) = relayed(&authority, "b", &app_b).await;
-    let c = Host::start(&authority, "c", Some(app_c.address)).await;
-    // A first request establishes the links.
-    a.route(&[("b", relay.address)], plain());
-    assert_eq!(get(a.upstream, "/").await.status, 200);
-    healthy(&a.agent, &name("b"), LinkHealth::Up).await;
-    let get_slow = tokio::spawn({
-        let to = a.upstream;
-        async move { (get(to, "/slow").await, Instant::now()) }
-    });
-    let post_slow = tokio::spawn({
-        let to = a.upstream;
-        async move { send(to, Method::POST, "/slow", &[], "x").await }
-    });
-    until("both requests to arrive", || match app_b.seen() {
-        3 => Ok(()),
-        n => Err(n),
-    })
-    .await;
-    a.route(&[("b", relay.address), ("c", c.agent.address)], plain());
-    relay.cut();
-    let cut = Instant::now();
-    let (reply, at) = get_slow.await.unwrap();
-    assert_eq!((reply.status.as_u16(), &reply.body[..]), (200, &b"c"[..]));
-    // Silence, then the slow answer of `c` (300 ms).
-    assert!(at - cut < Duration::from_secs(2), "took {:?}", at - cut);
-    assert_eq!(a.retries("silent"), 1);
-    assert!(!post_slow.is_finished());
-    relay.heal();
-    // The network came back, and so did the answer that was on its way.
-    let reply = post_slow.await.unwrap();
-    assert_eq!((reply.status.as_u16(), &reply.body[..]), (200, &b"b"[..]));
-    assert_eq!(app_c.seen(), 1);
-    drop(b);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -289,37 +247,4 @@ async fn when_all_refuse_the_request_waits_for_the_routes_to_change() {
     a.route(&[("b", m.b.agent.address), ("c", m.c.agent.address)], plain());
     let reply = call.await.unwrap();
     assert_eq!((reply.status.as_u16(), &reply.body[..]), (200, &b"c"[..]));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_body_that_a_lost_host_was_sending_ends_before_its_connection_is_given_up() {
-    const BEGUN: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nbegun";
-    let listener = TcpListener::bind(loopback(0)).await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                stream.write_all(BEGUN).await.unwrap();
-                tokio::time::sleep(Duration::from_secs(60)).await;
-            });
-        }
-    });
-    let authority = Authority::new("mesh.example");
-    let a = Host::start(&authority, "a", None).await;
-    let (b, relay) = relayed_to(&authority, "b", address).await;
-    a.route(&[("b", relay.address)], plain());
-    let mut stream = TcpStream::connect(a.upstream).await.unwrap();
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
-    let mut came = Vec::new();
-    while !came.ends_with(b"begun") {
-        assert!(stream.read_buf(&mut came).await.unwrap() > 0, "{came:?}");
-    }
-    healthy(&a.agent, &name("b"), LinkHealth::Up).await;
-    relay.cut();
-    let cut = Instant::now();
-    let end = tokio::time::timeout(Duration::from_secs(30), stream.read_to_end(&mut came)).await;
-    assert!(end.is_ok(), "no end");
-    // QUIC gives the connection up after 10 s.
-    assert!(cut.elapsed() < Duration::from_secs(8), "took {:?}", cut.elapsed());
-    drop(b);
 }

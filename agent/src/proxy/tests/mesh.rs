@@ -313,19 +313,20 @@ async fn respond(
 
 /// An owner `node` with an application, reached over a relay.
 pub(super) async fn relayed(authority: &Authority, node: &str, app: &App) -> (Host, Relay) {
-    relayed_to(authority, node, app.address).await
+    relayed_to(authority, node, app.address, Protocol::Http).await
 }
 
-/// The same with any application.
+/// An owner `node` of whatever listens at `app`, reached over a relay.
 pub(super) async fn relayed_to(
     authority: &Authority,
     node: &str,
     app: SocketAddr,
+    protocol: Protocol,
 ) -> (Host, Relay) {
     let target = Arc::new(std::sync::OnceLock::new());
     let known = target.clone();
     let relay = Relay::start(move || *known.get().unwrap()).await;
     let agent = Agent::with(authority.node(node), 1, Some(relay.address));
     target.set(agent.address).unwrap();
-    (Host::over(agent, Some(app), Protocol::Http).await, relay)
+    (Host::over(agent, Some(app), protocol).await, relay)
 }

@@ -21,7 +21,7 @@ use super::*;
 
 /// The agent's metrics that dashboards and alerts name, and those documented beside them. `true`: only
 /// there once something happened or was told.
-const NAMES: [(&str, bool); 29] = [
+const NAMES: [(&str, bool); 30] = [
     ("hearth_build_info", false),
     ("hearth_members", false),
     ("hearth_endpoints", false),
@@ -33,6 +33,7 @@ const NAMES: [(&str, bool); 29] = [
     ("hearth_incidents_open", false),
     ("hearth_activation_duration_seconds_bucket", true),
     ("hearth_link_silences_total", false),
+    ("hearth_link_silences_confirmed_total", false),
     ("hearth_links", false),
     ("hearth_policy_version", false),
     ("hearth_trust_version", false),
