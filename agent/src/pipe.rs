@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 /// Longest path of a Unix socket: `sun_path` has 108 bytes, the last of them 0 (unix(7)).
@@ -105,12 +105,35 @@ impl Pipe {
         }
     }
 
+    /// Returns when the other side has broken it off, where that can be known without reading: a reset. An
+    /// end of what it says is none; it may still want to hear.
+    pub fn broken(&self) -> impl Future<Output = ()> + Send + '_ {
+        let stream = match self {
+            Self::Tcp(stream) => Some(stream),
+            Self::Unix(_) | Self::Tunnel(_) => None,
+        };
+        async move {
+            match stream {
+                Some(stream) => broken(stream).await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
     fn inner(self: Pin<&mut Self>) -> Pin<&mut dyn Duplex> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream),
             Self::Unix(stream) => Pin::new(stream),
             Self::Tunnel(stream) => Pin::new(stream),
         }
+    }
+}
+
+/// Returns when the other side has reset the connection.
+pub async fn broken(stream: &TcpStream) {
+    // The kernel tells of it whatever was sent before and is not read yet.
+    if stream.ready(Interest::ERROR).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

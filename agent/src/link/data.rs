@@ -159,18 +159,22 @@ pub(crate) async fn open(
     choice: LaneChoice,
 ) -> Result<DataStream, LinkError> {
     let found = match choose::carrier(choice, peer.auto(), peer.is_udp_blocked()) {
-        Carrier::Tcp => pool::find(shared, peer, address)?,
+        Carrier::Tcp => pool::find(shared, peer, address),
         Carrier::Quic => Found::Nothing,
     };
     let stream = match found {
         Found::Open(stream) => stream,
         // Boxed: every request's task, and so every idle client's, would hold room for a dial.
         Found::Nothing => Box::pin(open_quic(shared, peer, address)).await?,
-        Found::Dialled(dialled) if usable(peer).is_none() => {
+        // Whatever QUIC says: it is reached, and it is busy.
+        Found::Full => Box::pin(open_quic(shared, peer, address)).await.map_err(|_| {
+            LinkError::Busy { peer: peer.name.clone(), why: "too many open requests" }
+        })?,
+        // QUIC opens at once if it is up and has room.
+        Found::Dialled(dialled) => {
             let lane = pool::wait(peer, dialled);
             Box::pin(first_up(lane, open_quic(shared, peer, address))).await?
         }
-        Found::Dialled(_) => Box::pin(open_quic(shared, peer, address)).await?,
     };
     shared.monitor.look(peer);
     Ok(stream)

@@ -64,7 +64,7 @@ use peer::Peer;
 
 /// Dials under way at once, for mesh links and for data connections each.
 const MAX_DIALS: usize = 16;
-/// Handshakes of others under way at once; beyond it they are refused.
+/// QUIC handshakes of others under way at once; beyond it they are refused.
 const MAX_HANDSHAKES: usize = 256;
 /// How long a closing endpoint waits for its peers to take note.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
@@ -265,6 +265,7 @@ pub(crate) struct Shared {
     mesh_dials: Semaphore,
     data_dials: Semaphore,
     handshakes: Arc<Semaphore>,
+    doorstep: lane::Doorstep,
     handler: OnceLock<StreamHandler>,
     monitor: Monitor,
     closed: AtomicBool,
@@ -375,6 +376,7 @@ impl Links {
             mesh_dials: Semaphore::new(MAX_DIALS),
             data_dials: Semaphore::new(MAX_DIALS),
             handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
+            doorstep: lane::Doorstep::default(),
             handler: OnceLock::new(),
             monitor: Monitor::default(),
             closed: AtomicBool::new(false),

@@ -102,13 +102,28 @@ impl Sender {
 
     /// Writes `bytes` and the end of the stream.
     pub async fn write_last(&mut self, bytes: &[u8]) -> Result<(), StreamError> {
+        self.write_last_from(bytes, &mut 0).await
+    }
+
+    /// Writes what stands in `bytes` behind `from`, and the end of the stream. Cancel-safe: `from` tells how
+    /// far it came, and it can be called again with the same.
+    pub async fn write_last_from(
+        &mut self,
+        bytes: &[u8],
+        from: &mut usize,
+    ) -> Result<(), StreamError> {
+        if self.finished {
+            return Ok(());
+        }
         match &mut self.half {
             SendHalf::Quic(stream) => {
-                stream.write_all(bytes).await?;
+                while *from < bytes.len() {
+                    *from += stream.write(&bytes[*from..]).await?;
+                }
                 self.finish();
             }
             SendHalf::Lane(stream) => {
-                stream.write(bytes, true).await?;
+                stream.write_from(bytes, from, true).await?;
                 self.finished = true;
             }
         }

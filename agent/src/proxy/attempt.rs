@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use hearth_proto::evidence::{Outcome, Standing, Why};
 use hearth_proto::ids::{EndpointId, NodeName};
 use hearth_proto::route::Candidate;
@@ -201,6 +202,12 @@ impl From<frame::Refused> for Fault {
     }
 }
 
+impl From<interim::Endless> for Fault {
+    fn from(endless: interim::Endless) -> Self {
+        Self::unknown(FaultKind::Owner(Cause::AppBroke), endless.to_string())
+    }
+}
+
 impl From<FrameError> for Fault {
     fn from(error: FrameError) -> Self {
         match &error {
@@ -243,12 +250,16 @@ async fn local(
     let place = inner.enter(&endpoint, caller, left).await?;
     let body = Lazy::new(request.supply.clone()).boxed_unsync();
     let (hint, mut early) = mpsc::channel(MAX_INTERIM);
+    let mut hints = interim::Count::default();
     let call = inner.call_application(&endpoint, head, body, left, since, hint);
     tokio::pin!(call);
     let called = loop {
         tokio::select! {
             biased;
-            Some(head) = early.recv() => request.interim(&head),
+            Some(head) = early.recv() => {
+                hints.one_more()?;
+                request.interim(&head);
+            }
             called = &mut call => break called?,
         }
     };
@@ -355,8 +366,18 @@ impl Sent {
         Self { frames, guard, under_way, since, pumping: None, waiting: None }
     }
 
+    /// Has the `rest` of the request written while its answer is awaited.
+    pub(crate) fn write_on(mut self, mut send: Sender, rest: Bytes) -> Self {
+        self.pumping = Some(Pumping(tokio::spawn(async move {
+            // A peer that stops reading is heard from in its answer.
+            let _ = send.write_last(&rest).await;
+        })));
+        self
+    }
+
     /// Waits for the answer's head.
     pub(crate) async fn answer(mut self, request: &Prepared) -> Result<Answer, Fault> {
+        let mut hints = interim::Count::default();
         loop {
             let frame = self.frames.next().await?;
             match frame {
@@ -372,7 +393,10 @@ impl Sent {
                         let _ = pump(&mut send, body, Vec::new()).await;
                     })));
                 }
-                Frame::Info(head) => request.interim(&head),
+                Frame::Info(head) => {
+                    hints.one_more()?;
+                    request.interim(&head);
+                }
                 Frame::Refused(refused) => return Err(refused.into()),
                 Frame::Head(head) if head.status == 101 && request.head.upgrade.is_empty() => {
                     return Err(Fault::unknown(

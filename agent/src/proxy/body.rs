@@ -5,7 +5,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Poll, ready};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -14,7 +14,7 @@ use futures_util::stream::{poll_fn, unfold};
 use http::HeaderMap;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
-use hyper::body::{Body as _, Frame};
+use hyper::body::{Body as _, Frame, SizeHint};
 use tokio::sync::oneshot;
 use tokio::time::sleep_until;
 
@@ -108,6 +108,31 @@ pub(crate) fn watched(mut body: Body, lost: impl Future<Output = ()> + Send + 's
         Poll::Ready(Some(Err(BodyError::Lost)))
     });
     StreamBody::new(frames).boxed_unsync()
+}
+
+/// A body that keeps `held` until it is dropped, and is the same otherwise.
+pub(crate) fn holding<T: Send + Unpin + 'static>(body: Body, held: T) -> Body {
+    struct Holding<T> {
+        body: Body,
+        _held: T,
+    }
+    impl<T: Unpin> hyper::body::Body for Holding<T> {
+        type Data = Bytes;
+        type Error = BodyError;
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+            Pin::new(&mut self.get_mut().body).poll_frame(cx)
+        }
+        fn is_end_stream(&self) -> bool {
+            self.body.is_end_stream()
+        }
+        fn size_hint(&self) -> SizeHint {
+            self.body.size_hint()
+        }
+    }
+    Holding { body, _held: held }.boxed_unsync()
 }
 
 /// A body whose end is told: with its trailers, or `None` if it had none or did not come so far.

@@ -62,6 +62,10 @@ impl Inner {
         let failed = |executed, cause, detail| Err(Refused { executed, cause, detail });
         match timeout(left, self.applications.call(endpoint, call.request)).await {
             Ok(Ok(response)) => {
+                if let Some(gate) = call.gate.filter(|_| response.status().is_success()) {
+                    // It answers first and reads then: no 100 will follow.
+                    gate.notify_one();
+                }
                 let asked = call.asked;
                 answer(response, asked.as_ref(), self.node().as_str()).or_else(|why| {
                     let detail = format!("the application at {} answered {why}", endpoint.address);
@@ -90,6 +94,8 @@ impl Inner {
 struct Call {
     request: Request<Body>,
     asked: Option<Asked>,
+    /// Opens the body, where it is held back until it is asked for.
+    gate: Option<Arc<Notify>>,
 }
 
 /// That it asks to upgrade.
@@ -138,9 +144,10 @@ fn build(
         *request.version_mut() = Version::HTTP_2;
     }
     *request.headers_mut() = headers;
+    let opens = gate.clone();
     hyper::ext::on_informational(&mut request, move |answer| match answer.status() {
         StatusCode::CONTINUE => {
-            if let Some(gate) = &gate {
+            if let Some(gate) = &opens {
                 gate.notify_one();
             }
         }
@@ -152,7 +159,7 @@ fn build(
                 interim.try_send(ResponseHead { status: status.as_u16(), length: None, fields });
         }
     });
-    Ok(Call { request, asked })
+    Ok(Call { request, asked, gate })
 }
 
 /// Whom the request is for.

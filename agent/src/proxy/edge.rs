@@ -9,17 +9,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
 use http::header::UPGRADE;
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use hyper_util::server::conn::auto;
+use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::answer::Failure;
-use super::body::Body;
-use super::guard::{Control, Guard, HEAD_LIMIT};
+use super::body::{Body, holding};
+use super::guard::{Ahead, Control, Guard, HEAD_LIMIT};
 use super::head::MAX_FIELDS;
 use super::outbound::{self, Door};
 use super::scan::{MAX_HEAD, REFUSED};
@@ -29,6 +30,9 @@ use crate::pipe::Pipe;
 /// An idle connection is closed after this; longer than [`HEAD_LIMIT`], which is told to the client.
 const IDLE_LIMIT: Duration = Duration::from_secs(90);
 const _: () = assert!(IDLE_LIMIT.as_secs() > 2 * HEAD_LIMIT.as_secs());
+/// A client that vanished is found out by pings, on HTTP/2: whoever lives answers them at once.
+const PING_EVERY: Duration = Duration::from_secs(30);
+const PING_LIMIT: Duration = Duration::from_secs(10);
 /// Streams of one HTTP/2 client at once.
 const MAX_STREAMS: u32 = 256;
 
@@ -36,14 +40,28 @@ const MAX_STREAMS: u32 = 256;
 pub(crate) async fn serve(
     inner: &Arc<Inner>,
     pipe: Pipe,
-    ahead: BytesMut,
+    ahead: Ahead,
     client: SocketAddr,
     door: &Arc<Door>,
 ) {
+    serve_for(inner, pipe, ahead, client, door, IDLE_LIMIT).await;
+}
+
+/// The same, as long as nothing is asked for no longer than `rest`.
+pub(crate) async fn serve_for(
+    inner: &Arc<Inner>,
+    pipe: Pipe,
+    ahead: Ahead,
+    client: SocketAddr,
+    door: &Arc<Door>,
+    rest: Duration,
+) {
     let (guard, control) = Guard::new(pipe, ahead);
     let (served, entry) = (inner.clone(), door.clone());
+    let (under_way, seen) = watch::channel(0);
     let service = service_fn(move |request| {
         let (inner, entry, control) = (served.clone(), entry.clone(), control.clone());
+        let counted = UnderWay::new(&under_way);
         async move {
             let leads = entry.leads();
             let asks = Asks::of(&request);
@@ -55,7 +73,7 @@ pub(crate) async fn serve(
                 None => outbound::handle(&inner, &leads, client, request, &control).await,
             };
             tell(&control, asks, &answer);
-            Ok::<_, Infallible>(answer)
+            Ok::<_, Infallible>(answer.map(|body| holding(body, counted)))
         }
     });
     let builder = builder();
@@ -64,6 +82,7 @@ pub(crate) async fn serve(
     let ended = tokio::select! {
         ended = serving.as_mut() => Some(ended),
         () = door.closed() => None,
+        () = idle(seen, rest) => None,
     };
     let ended = match ended {
         Some(ended) => ended,
@@ -87,10 +106,41 @@ fn builder() -> auto::Builder<TokioExecutor> {
         .max_buf_size(MAX_HEAD)
         .http2()
         .timer(TokioTimer::new())
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_LIMIT)
         .max_header_list_size(MAX_HEAD as u32)
         .max_concurrent_streams(MAX_STREAMS)
         .enable_connect_protocol();
     builder
+}
+
+/// Counts a request from its head to the end of its answer.
+struct UnderWay(watch::Sender<usize>);
+
+impl UnderWay {
+    fn new(count: &watch::Sender<usize>) -> Self {
+        count.send_modify(|n| *n += 1);
+        Self(count.clone())
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.send_modify(|n| *n -= 1);
+    }
+}
+
+/// Returns when no request has been under way for `limit`. hyper waits as long as the client likes for
+/// the first byte, which tells HTTP's versions apart, and on HTTP/2 for each request.
+async fn idle(mut under_way: watch::Receiver<usize>, limit: Duration) {
+    loop {
+        match timeout(limit, under_way.changed()).await {
+            Ok(Ok(())) => {}
+            Err(_) if *under_way.borrow_and_update() > 0 => {}
+            // Without service there will be no request either.
+            Ok(Err(_)) | Err(_) => return,
+        }
+    }
 }
 
 /// Why this request stands for one that was refused, if it does.
@@ -128,5 +178,20 @@ fn tell(control: &Control, asks: Asks, answer: &Response<Body>) {
             control.upgraded(answer.status() == StatusCode::SWITCHING_PROTOCOLS);
         }
         Asks::Tunnel => control.upgraded(answer.status().is_success()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_is_not_idle_while_a_request_is_under_way() {
+        let (count, seen) = watch::channel(0);
+        let under_way = UnderWay::new(&count);
+        let mut idle = std::pin::pin!(idle(seen, Duration::from_millis(20)));
+        assert!(timeout(Duration::from_millis(300), idle.as_mut()).await.is_err());
+        drop(under_way);
+        assert!(timeout(Duration::from_secs(10), idle).await.is_ok());
     }
 }

@@ -15,13 +15,13 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
 use http::StatusCode;
 use hyper::rt::ReadBufCursor;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Sleep, sleep, sleep_until};
 
 use super::scan::{Look, MAX_HEAD, Refusal, Scan, substitute};
 use crate::link::lock;
@@ -29,6 +29,8 @@ use crate::pipe::Pipe;
 
 /// A head that has begun must be complete within this.
 pub(crate) const HEAD_LIMIT: Duration = Duration::from_secs(30);
+/// Interim answers that wait for a client to read.
+const MAX_UNREAD: usize = 64 * 1024;
 /// After a refusal the client has so long to stop sending and read it.
 const LINGER: Duration = Duration::from_secs(2);
 /// Read at once, on the stack: an idle connection keeps no buffer.
@@ -68,9 +70,13 @@ impl Control {
         lock(&self.0).broken = true;
     }
 
-    /// Has an interim answer written, unless the answer comes first.
+    /// Has an interim answer written, unless the answer comes first or a client that does not read has too
+    /// many to read already: they are hints.
     pub(crate) fn interim(&self, bytes: &[u8]) {
-        lock(&self.0).interim.extend_from_slice(bytes);
+        let interim = &mut lock(&self.0).interim;
+        if interim.len() + bytes.len() <= MAX_UNREAD {
+            interim.extend_from_slice(bytes);
+        }
     }
 
     /// The answer is there: what was not written before it never will be.
@@ -89,6 +95,14 @@ enum Course {
     Lingering(Pin<Box<Sleep>>),
 }
 
+/// What was read of a connection before it was guarded.
+#[derive(Debug, Default)]
+pub(crate) struct Ahead {
+    pub(crate) read: BytesMut,
+    /// When the request began that it is the beginning of.
+    pub(crate) since: Option<Instant>,
+}
+
 /// The connection.
 #[derive(Debug)]
 pub(crate) struct Guard {
@@ -100,6 +114,8 @@ pub(crate) struct Guard {
     out: BytesMut,
     control: Arc<Control>,
     course: Course,
+    /// When the first head began, where that was before it came here.
+    began: Option<Instant>,
     head_limit: Option<Pin<Box<Sleep>>>,
     /// An interim answer that is being written.
     interim: BytesMut,
@@ -107,15 +123,16 @@ pub(crate) struct Guard {
 
 impl Guard {
     /// Guards a connection of which `ahead` was read already.
-    pub(crate) fn new(io: Pipe, ahead: BytesMut) -> (Self, Arc<Control>) {
+    pub(crate) fn new(io: Pipe, ahead: Ahead) -> (Self, Arc<Control>) {
         let control = Arc::new(Control::default());
         let guard = Self {
             io,
             scan: Scan::new(),
-            raw: ahead,
+            raw: ahead.read,
             out: BytesMut::new(),
             control: control.clone(),
             course: Course::Passing,
+            began: ahead.since,
             head_limit: None,
             interim: BytesMut::new(),
         };
@@ -155,10 +172,16 @@ impl Guard {
     /// Whether a head has taken too long. Looked at when nothing more is there to be read.
     fn head_is_late(&mut self, cx: &mut Context<'_>) -> bool {
         if !self.scan.within_head(&self.raw) {
-            self.head_limit = None;
+            (self.began, self.head_limit) = (None, None);
             return false;
         }
-        let limit = self.head_limit.get_or_insert_with(|| Box::pin(sleep(HEAD_LIMIT)));
+        let began = &mut self.began;
+        let limit = self.head_limit.get_or_insert_with(|| {
+            Box::pin(match began.take() {
+                Some(began) => sleep_until((began + HEAD_LIMIT).into()),
+                None => sleep(HEAD_LIMIT),
+            })
+        });
         limit.as_mut().poll(cx).is_ready()
     }
 }
@@ -269,8 +292,9 @@ impl hyper::rt::Write for Guard {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         // hyper flushes when it has written all it has: here its bytes and ours cannot mix.
-        let said = lock(&this.control.0).interim.split();
-        this.interim.unsplit(said);
+        if this.interim.is_empty() {
+            this.interim = lock(&this.control.0).interim.split();
+        }
         ready!(this.poll_interim(cx))?;
         Pin::new(&mut this.io).poll_flush(cx)
     }
@@ -284,5 +308,27 @@ impl hyper::rt::Write for Guard {
             }
         }
         this.poll_linger(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use hyper::rt::Write as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn hints_for_a_client_that_does_not_read_are_left_out() {
+        let (_client, io) = tokio::io::duplex(16);
+        let (mut guard, control) = Guard::new(Pipe::Tunnel(Box::new(io)), Ahead::default());
+        let mut cx = Context::from_waker(Waker::noop());
+        for _ in 0..100 {
+            control.interim(&[b'a'; 10_000]);
+            assert!(Pin::new(&mut guard).poll_flush(&mut cx).is_pending());
+        }
+        let kept = guard.interim.len() + lock(&control.0).interim.len();
+        assert!(kept <= 2 * MAX_UNREAD, "{kept} bytes are kept");
     }
 }

@@ -7,11 +7,11 @@
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::future::OptionFuture;
 use hearth_proto::advert::Condition;
 use hearth_proto::ids::{EndpointId, NodeName, ServiceName};
 use http::header::CONTENT_LENGTH;
@@ -24,42 +24,24 @@ use tokio::time::{timeout, timeout_at};
 
 use super::application::pipe_of;
 use super::body::{BodyError, framed, pump};
+use super::call::Called;
 use super::frame::{self, Cause, Frames, HTTP, Opening, Refused};
 use super::head::{BodyKind, HeadRef, RequestHead, ResponseHead};
 use super::limit::Place;
-use super::{Inner, Local, LocalEndpoint, fast, tcp, udp, upgrade};
+use super::{Inner, Local, LocalEndpoint, fast, interim, tcp, udp, upgrade};
 use crate::link::{DataStream, Sender};
 
 /// Interim answers that wait to be passed on; more are left out.
 pub(crate) const MAX_INTERIM: usize = 8;
 /// A peer's stream that does not say what it wants for so long is given up.
 const OPENING_LIMIT: Duration = Duration::from_secs(5);
-/// Requests of peers under way at once.
-const MAX_INBOUND: usize = 8192;
 /// A request waits at most so long for an endpoint that is being activated.
 const HOLD_ACTIVATING: Duration = Duration::from_secs(10);
-
-/// Counts while it lives.
-struct Counted<'a>(&'a AtomicUsize);
-
-impl<'a> Counted<'a> {
-    fn new(count: &'a AtomicUsize) -> Option<Self> {
-        // Counted before it is compared, so that many at once cannot slip through.
-        let counted = Self(count);
-        (count.fetch_add(1, Ordering::Relaxed) < MAX_INBOUND).then_some(counted)
-    }
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
 
 /// Serves one stream of a peer to its end.
 pub(crate) async fn serve(inner: Arc<Inner>, caller: NodeName, stream: DataStream) {
     let (mut send, mut frames) = (stream.send, Frames::new(stream.recv));
-    let counted = Counted::new(&inner.inbound);
+    let counted = inner.callers.enter(&caller);
     let read = match timeout(OPENING_LIMIT, frames.preamble()).await {
         Ok(read) => read.map_err(|e| e.to_string()),
         Err(_) => return,
@@ -75,7 +57,7 @@ pub(crate) async fn serve(inner: Arc<Inner>, caller: NodeName, stream: DataStrea
     let local = inner.local(head.service, head.instance);
     let given_up = pin!(send.stopped());
     if let Some(local) = &local
-        && counted.is_some()
+        && counted.is_ok()
         && kind == HTTP
         && fast::owner::takes(&local.endpoint, &head)
     {
@@ -90,8 +72,8 @@ pub(crate) async fn serve(inner: Arc<Inner>, caller: NodeName, stream: DataStrea
     }
     // Names that peers make up must not become time series.
     let service = local.map_or_else(|| inner.unknown.clone(), |l| l.endpoint.id.service.clone());
-    let ended = if counted.is_none() {
-        let detail = format!("{MAX_INBOUND} requests are under way on {}", inner.node());
+    let ended = if let Err(full) = &counted {
+        let detail = format!("{} is busy: {full}", inner.node());
         Some(Err(Refused { executed: false, cause: Cause::Busy, detail }))
     } else {
         match frame::opening(kind, &bytes) {
@@ -186,6 +168,11 @@ async fn other(
     }
 }
 
+/// The application did what HTTP does not allow, with the request in its hands.
+fn broke(why: interim::Endless) -> Refused {
+    Refused { executed: true, cause: Cause::AppBroke, detail: why.to_string() }
+}
+
 async fn refuse(send: &mut Sender, refused: &Refused) {
     // A refusal of a few words can always be encoded; if it cannot be sent, nobody waits for it.
     if let Ok(bytes) = frame::refused(refused)
@@ -208,10 +195,10 @@ async fn http(
     let left = limit.saturating_sub(arrived.elapsed());
     let _place = inner.enter(&endpoint, caller, left).await?;
     let left = limit.saturating_sub(arrived.elapsed());
-    let (go, mut asked) = oneshot::channel();
-    let (hint, mut early) = mpsc::channel(MAX_INTERIM);
+    let (go, asked) = oneshot::channel();
+    let (hint, early) = mpsc::channel(MAX_INTERIM);
     let is_upgrade = !head.upgrade.is_empty();
-    let mut awaits_go = head.body == BodyKind::AfterGo && !is_upgrade;
+    let asks = head.body == BodyKind::AfterGo && !is_upgrade;
     let mut tunnel = None;
     let body = match head.body {
         // What follows is not the request's.
@@ -224,16 +211,36 @@ async fn http(
         BodyKind::AfterGo => framed(frames, (), Some(go)),
     };
     let call = inner.call_application(&endpoint, head, body, left, arrived, hint);
-    tokio::pin!(call);
+    let called = answering(call, asks.then_some(asked), early, send).await?;
+    match (called.upgraded, tunnel) {
+        (Some(upgraded), Some(frames)) => tunnelled(called.response, upgraded, send, frames).await,
+        _ => answered(caller, called.response, send).await,
+    }
+}
+
+/// Waits for the head of the application's answer. Meanwhile the caller is asked for the body when the
+/// application wants it (`asked`), and gets to know what comes early.
+async fn answering(
+    call: impl Future<Output = Result<Called, Refused>>,
+    mut asked: Option<oneshot::Receiver<()>>,
+    mut early: mpsc::Receiver<ResponseHead>,
+    send: &mut Sender,
+) -> Result<Called, Refused> {
+    let mut call = pin!(call);
+    let mut hints = interim::Count::default();
     let called = loop {
         tokio::select! {
             biased;
-            Ok(()) = &mut asked, if awaits_go => {
-                awaits_go = false;
-                // If it cannot be written the caller is gone, and `given_up` ends this.
-                let _ = send.write_chunk(frame::go()).await;
+            Some(told) = OptionFuture::from(asked.as_mut()), if asked.is_some() => {
+                asked = None;
+                // A body that was dropped is not asked for. If it cannot be written the caller is gone, and
+                // `given_up` ends this.
+                if told.is_ok() {
+                    let _ = send.write_chunk(frame::go()).await;
+                }
             }
             Some(hint) = early.recv() => {
+                hints.one_more().map_err(broke)?;
                 if let Some(hint) = frame::info(&hint) {
                     let _ = send.write_chunk(hint).await;
                 }
@@ -241,10 +248,11 @@ async fn http(
             called = &mut call => break called?,
         }
     };
-    match (called.upgraded, tunnel) {
-        (Some(upgraded), Some(frames)) => tunnelled(called.response, upgraded, send, frames).await,
-        _ => answered(caller, called.response, send).await,
+    if asked.is_some() && called.response.status().is_success() {
+        // It answers first and reads then; what it asks for from now on, nobody here would hear.
+        let _ = send.write_chunk(frame::go()).await;
     }
+    Ok(called)
 }
 
 /// Passes an answer on, to the end of its body.
@@ -321,6 +329,21 @@ impl Inner {
         };
         self.let_in(caller, &local.endpoint.id, left).await?;
         Ok(local.endpoint.clone())
+    }
+
+    /// The same for a connection or session, which takes its place among what the endpoint works on until it
+    /// ends.
+    pub(crate) async fn take_on(
+        &self,
+        caller: &NodeName,
+        head: &RequestHead,
+    ) -> Result<(LocalEndpoint, Place), Refused> {
+        let arrived = Instant::now();
+        let limit = Duration::from_micros(head.left_us);
+        let endpoint = self.admit(caller, head, limit).await?;
+        let left = limit.saturating_sub(arrived.elapsed());
+        let place = self.enter(&endpoint, caller, left).await?;
+        Ok((endpoint, place))
     }
 
     /// One of our own endpoints.

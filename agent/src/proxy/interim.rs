@@ -7,6 +7,26 @@ use http::{HeaderMap, StatusCode};
 
 use super::head::{Fields, ResponseHead};
 
+/// More interim answers than this to one request are an application gone mad.
+const MOST: usize = 16;
+
+/// Interim answers to one request without end.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("it sends informational answers without end")]
+pub(crate) struct Endless;
+
+/// How many interim answers there were to one request.
+#[derive(Debug, Default)]
+pub(crate) struct Count(usize);
+
+impl Count {
+    /// Counts one more, or says that it is one too many.
+    pub(crate) fn one_more(&mut self) -> Result<(), Endless> {
+        self.0 += 1;
+        if self.0 > MOST { Err(Endless) } else { Ok(()) }
+    }
+}
+
 /// An interim answer as HTTP/1.1 has it; `None` for one that cannot be passed on.
 pub(crate) fn encode(head: &ResponseHead) -> Option<Bytes> {
     let status = StatusCode::from_u16(head.status).ok().filter(|_| head.is_interim())?;

@@ -11,7 +11,7 @@
 //! | `edge`, `guard`, `scan` | clients' connections: HTTP by hyper, which sees only what is read one way |
 //! | `race`, `attempt` | attempts one after the other and side by side, until one answers |
 //! | `inbound`, `call`, `application` | a peer's request to our own application |
-//! | `limit` | what an endpoint of ours takes on |
+//! | `callers`, `limit` | what this host takes on of each caller, and what an endpoint of ours does |
 //! | `upgrade`, `interim` | connections that become another protocol's; answers before the answer |
 //! | `prepare`, `supply` | a request made ready to be sent any number of times |
 //! | `frame`, `head`, `body` | requests and bodies on streams |
@@ -29,6 +29,7 @@ mod attempt;
 mod body;
 mod budget;
 mod call;
+mod callers;
 mod connect;
 mod edge;
 mod fast;
@@ -92,6 +93,7 @@ pub use udp::UdpEntry;
 pub(crate) use udp::bind_udp;
 
 use application::Applications;
+use callers::Callers;
 use fast::{Plans, Pools};
 use learnt::{Learnt, Services};
 use limit::Limits;
@@ -99,7 +101,7 @@ use load::Loads;
 use outbound::Door;
 use udp::UdpDoor;
 
-/// Connections of clients at once; beyond it they wait in the kernel.
+/// Connections of clients at once, on this host and outside the mesh each; beyond it they wait in the kernel.
 const MAX_CONNECTIONS: usize = 16_384;
 /// Receive buffer of a port for datagrams: some hundred full-sized ones.
 const UDP_BUFFER: usize = 1 << 20;
@@ -198,7 +200,10 @@ pub(crate) struct Inner {
     wakes: Mutex<BTreeMap<ServiceName, Instant>>,
     held: Semaphore,
     connections: Arc<Semaphore>,
-    inbound: AtomicUsize,
+    /// The same for clients outside the mesh, of which there may be any number: what they take up is not
+    /// taken from this host's own.
+    strangers: Arc<Semaphore>,
+    callers: Callers,
     /// Clients' connections that became another protocol's.
     upgraded: Arc<AtomicUsize>,
     metrics: ProxyMetrics,
@@ -296,7 +301,8 @@ impl Proxy {
             wakes: Mutex::default(),
             held: Semaphore::new(MAX_HELD),
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
-            inbound: AtomicUsize::new(0),
+            strangers: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            callers: Callers::default(),
             upgraded: Arc::default(),
             metrics,
             listeners: Mutex::default(),
@@ -334,6 +340,7 @@ impl Proxy {
             source,
         };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
+        outbound::keep_alive(&listener);
         let bound = listener.local_addr().map_err(failed)?;
         let door = Arc::new(Door::new(entry, *self.stop.borrow()));
         lock(&self.inner.listeners).insert(bound, door.clone());
@@ -434,12 +441,13 @@ impl Proxy {
 
     /// Requests and connections under way.
     pub fn under_way(&self) -> usize {
-        let free = self.inner.connections.available_permits();
+        let taken = |room: &Semaphore| MAX_CONNECTIONS.saturating_sub(room.available_permits());
+        let taken = taken(&self.inner.connections) + taken(&self.inner.strangers);
         // Each listener holds one permit while it waits for a connection.
         let waiting = lock(&self.inner.listeners).values().filter(|door| !door.is_closed()).count();
-        let connections = MAX_CONNECTIONS.saturating_sub(free).saturating_sub(waiting);
+        let connections = taken.saturating_sub(waiting);
         let upgraded = self.inner.upgraded.load(Ordering::Relaxed);
-        connections + upgraded + self.inner.inbound.load(Ordering::Relaxed)
+        connections + upgraded + self.inner.callers.under_way()
     }
 
     /// Waits until nothing is under way, at most `limit`, and returns what is left.

@@ -9,20 +9,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use bytes::BytesMut;
 use hearth_proto::advert::Protocol;
 use hearth_proto::ids::ServiceName;
 use hearth_proto::policy::Patience;
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::answer::Failure;
 use super::attempt::Answer;
 use super::body::{Body, impatient, mended, observed};
-use super::guard::Control;
+use super::guard::{Ahead, Control};
 use super::head::BodyKind;
 use super::headers::{in_a_circle, sign_via};
 use super::ingress::Gate;
@@ -34,6 +34,12 @@ use crate::threads::slot;
 
 /// After an error that comes from a lack of file descriptors: accepting at once again would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A client from which nothing comes is asked by the kernel whether it is there, first after as long as an
+/// idle connection may live; one that has not answered for a minute is gone.
+const ASK_AFTER: Duration = Duration::from_secs(90);
+const ASK_EVERY: Duration = Duration::from_secs(15);
+const ASKED: u32 = 4;
 
 /// What a listener is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,6 +94,26 @@ impl Door {
     }
 }
 
+impl Inner {
+    /// What a connection through a door that leads there takes its place among.
+    fn room(&self, entry: &Entry) -> Arc<Semaphore> {
+        match entry {
+            Entry::Ingress(_) => self.strangers.clone(),
+            Entry::Upstream(_) | Entry::Shared | Entry::Socks => self.connections.clone(),
+        }
+    }
+}
+
+/// Has the kernel find out clients that vanished without a word, on every connection that it will accept
+/// here: connections inherit it (tcp(7)). What it refuses costs memory of such clients, not correctness.
+pub(crate) fn keep_alive(listener: &TcpListener) {
+    let asks =
+        TcpKeepalive::new().with_time(ASK_AFTER).with_interval(ASK_EVERY).with_retries(ASKED);
+    if let Err(error) = SockRef::from(listener).set_tcp_keepalive(&asks) {
+        tracing::debug!(%error, "clients that vanish will not be noticed");
+    }
+}
+
 /// Accepts until the door is closed, and deals connections out to the data threads in turn.
 pub(crate) async fn accept(
     inner: Arc<Inner>,
@@ -99,7 +125,7 @@ pub(crate) async fn accept(
     let mut turn = 0;
     loop {
         let next = async {
-            let permit = inner.connections.clone().acquire_owned().await;
+            let permit = inner.room(&door.leads()).acquire_owned().await;
             (permit, listener.accept().await)
         };
         let (permit, accepted) = tokio::select! {
@@ -165,13 +191,13 @@ pub(crate) async fn serve(inner: &Arc<Inner>, pipe: Pipe, client: SocketAddr, do
         (Entry::Upstream(_) | Entry::Shared, Pipe::Tcp(stream)) => {
             match fast::client::serve(inner, door, stream, client).await {
                 fast::client::After::Closed => {}
-                fast::client::After::Unusual(stream, read) => {
-                    let pipe = Pipe::Tcp(stream);
-                    Box::pin(edge::serve(inner, pipe, read, client, door)).await;
+                fast::client::After::Unusual(stream, read, since) => {
+                    let (pipe, ahead) = (Pipe::Tcp(stream), Ahead { read, since });
+                    Box::pin(edge::serve(inner, pipe, ahead, client, door)).await;
                 }
             }
         }
-        (_, pipe) => Box::pin(edge::serve(inner, pipe, BytesMut::new(), client, door)).await,
+        (_, pipe) => Box::pin(edge::serve(inner, pipe, Ahead::default(), client, door)).await,
     }
 }
 

@@ -98,6 +98,7 @@ impl Scan {
 
     /// The upgrade was answered: `accepted`, what follows are bytes of another protocol.
     pub(crate) fn decide(&mut self, accepted: bool) {
+        self.upgrade = false;
         if accepted {
             self.place = Place::Opaque;
         } else if self.place == Place::Held {

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use super::Inner;
 use super::connect::{Refusal, Tunnel};
 use super::outbound::Door;
-use crate::pipe::Pipe;
+use crate::pipe::{Pipe, broken};
 
 /// A program that does not say where to in so long is given up.
 const GREETING_LIMIT: Duration = Duration::from_secs(10);
@@ -88,7 +88,10 @@ pub(crate) async fn serve(
         Destination::Address(address) => inner.upstream_at(*address).ok_or(Refusal::Outside),
     };
     let tunnel = match service {
-        Ok(service) => Tunnel::reach(inner, service).await,
+        Ok(service) => tokio::select! {
+            reached = Tunnel::reach(inner, service) => reached,
+            () = broken(&stream) => return inner.metrics.tunnel("socks5", "left"),
+        },
         Err(refusal) => Err(refusal),
     };
     match tunnel {

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use super::attempt::{Fault, FaultKind, Target};
 use super::frame::{self, Cause, Frame, FrameError, Frames, Opening, Refused};
 use super::head::{BodyKind, Fields, RequestHead};
+use super::limit::Place;
 use super::{Inner, reach};
 use crate::driver::PathReport;
 use crate::link::{DataStream, InFlight, Receiver, Sender, StreamError};
@@ -28,7 +29,12 @@ const COPY: usize = 64 * 1024;
 
 /// Carries a client's connection to an endpoint of `service`.
 pub(crate) async fn carry(inner: &Arc<Inner>, service: &ServiceName, client: Pipe) {
-    match reach(inner, service).await {
+    let reached = tokio::select! {
+        reached = reach(inner, service) => reached,
+        // Nobody is to be troubled for its sake.
+        () = client.broken() => return,
+    };
+    match reached {
         Some(reached) => reached.exchange(client).await,
         None => {
             tracing::info!(%service, "connection failed: nobody took it");
@@ -66,8 +72,8 @@ pub(crate) struct Carried {
 
 /// An endpoint that took the connection.
 pub(crate) enum Taken {
-    /// On this host.
-    Local(Pipe),
+    /// On this host, and its place there.
+    Local(Pipe, Place),
     /// On another.
     Remote(Box<Carried>),
 }
@@ -75,8 +81,8 @@ pub(crate) enum Taken {
 async fn take(inner: &Arc<Inner>, target: Target, deadline: Instant) -> Result<Taken, Fault> {
     let head = head(&target.id, deadline);
     if &target.id.node == inner.node() {
-        let stream = connect(inner, inner.node(), &head).await?;
-        return Ok(Taken::Local(stream));
+        let (stream, place) = connect(inner, inner.node(), &head).await?;
+        return Ok(Taken::Local(stream, place));
     }
     let carried = open(inner, &target, &Opening::Bytes(head)).await?;
     Ok(Taken::Remote(Box::new(carried)))
@@ -146,11 +152,18 @@ pub(crate) async fn open(
     }
 }
 
-async fn exchange(mut client: Pipe, taken: Taken) {
+async fn exchange(client: Pipe, taken: Taken) {
     // How either side ended it is for the two applications to see.
     match taken {
-        Taken::Local(mut app) => {
-            let _ = tokio::io::copy_bidirectional(&mut client, &mut app).await;
+        Taken::Local(app, _place) => {
+            let (mut client, mut app) = (Whole::new(client), Whole::new(app));
+            match tokio::io::copy_bidirectional(client.pipe(), app.pipe()).await {
+                Ok(_) => {
+                    client.ended();
+                    app.ended();
+                }
+                Err(error) => tracing::trace!(%error, "connection broke"),
+            }
         }
         Taken::Remote(carried) => {
             let Carried { mut send, ahead, recv, guard } = *carried;
@@ -227,15 +240,19 @@ pub(crate) enum Ended {
     Stream(#[from] StreamError),
 }
 
-async fn connect(inner: &Inner, caller: &NodeName, head: &RequestHead) -> Result<Pipe, Refused> {
-    let endpoint = inner.admit(caller, head, Duration::from_micros(head.left_us)).await?;
+async fn connect(
+    inner: &Inner,
+    caller: &NodeName,
+    head: &RequestHead,
+) -> Result<(Pipe, Place), Refused> {
+    let (endpoint, place) = inner.take_on(caller, head).await?;
     let refused = |why: String| {
         inner.tell(PathReport::LocalRefused { endpoint: endpoint.id.clone() });
         let detail = format!("the application at {} refused: {why}", endpoint.address);
         Refused { executed: false, cause: Cause::AppRefused, detail }
     };
     match timeout(CONNECT_LIMIT, endpoint.address.connect()).await {
-        Ok(Ok(stream)) => Ok(stream),
+        Ok(Ok(stream)) => Ok((stream, place)),
         Ok(Err(error)) => Err(refused(error.to_string())),
         Err(_) => Err(refused(format!("no connection within {CONNECT_LIMIT:?}"))),
     }
@@ -249,7 +266,7 @@ pub(crate) async fn serve(
     send: &mut Sender,
     frames: Frames,
 ) -> Result<(), Refused> {
-    let app = connect(inner, caller, head).await?;
+    let (app, _place) = connect(inner, caller, head).await?;
     if send.write_chunk(frame::go()).await.is_ok() {
         let (ahead, recv) = frames.into_bytes();
         both_ways(app, send, ahead, recv).await;

@@ -30,6 +30,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::attempt::{Fault, FaultKind, Target};
 use super::frame::Opening;
+use super::limit::Place;
 use super::tcp::{Carried, head, open};
 use super::{Inner, reach};
 use pieces::{Pieces, put};
@@ -212,7 +213,9 @@ async fn session(
         let ended = {
             let carried = async {
                 match taken {
-                    Taken::Local(app) => local(&app, first, &mut queue, &client, &activity).await,
+                    Taken::Local(app, _place) => {
+                        local(&app, first, &mut queue, &client, &activity).await
+                    }
                     Taken::Remote(carried) => {
                         remote(*carried, first, &mut queue, &client, &activity).await
                     }
@@ -263,8 +266,8 @@ async fn moved(inner: &Inner, service: &ServiceName, id: &EndpointId) {
 
 /// An endpoint that took a session.
 enum Taken {
-    /// On this host.
-    Local(UdpSocket),
+    /// On this host, and its place there.
+    Local(UdpSocket, Place),
     /// On another.
     Remote(Box<Carried>),
 }
@@ -272,8 +275,8 @@ enum Taken {
 async fn take(inner: &Arc<Inner>, target: Target, deadline: Instant) -> Result<Taken, Fault> {
     let head = head(&target.id, deadline);
     if &target.id.node == inner.node() {
-        let app = owner::connect(inner, inner.node(), &head).await?;
-        return Ok(Taken::Local(app));
+        let (app, place) = owner::connect(inner, inner.node(), &head).await?;
+        return Ok(Taken::Local(app, place));
     }
     let carried = open(inner, &target, &Opening::Datagrams(head)).await?;
     Ok(Taken::Remote(Box::new(carried)))

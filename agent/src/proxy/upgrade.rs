@@ -26,6 +26,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
+use super::application::pipe_of;
 use super::attempt::Answer;
 use super::frame::{self, Frame, FrameError, Frames};
 use super::guard::Control;
@@ -180,9 +181,11 @@ pub(crate) fn accept(
 async fn run(client: &mut Pipe, tunnel: Tunnel, mut bounds: Option<Bounds>) -> bool {
     match tunnel {
         Tunnel::Local(application) => {
-            let mut application = TokioIo::new(application);
-            // How either side ended it is for the two to see.
-            tokio::io::copy_bidirectional(client, &mut application).await.is_ok()
+            let (application, ahead) = pipe_of(application);
+            let carried = carry(client, Whole::new(application), &ahead).await;
+            carried
+                .inspect_err(|error| tracing::trace!(%error, "upgraded connection broke"))
+                .is_ok()
         }
         Tunnel::Remote(carried) => {
             let Carried { mut send, frames, guard, _under_way } = *carried;
@@ -198,6 +201,15 @@ async fn run(client: &mut Pipe, tunnel: Tunnel, mut bounds: Option<Bounds>) -> b
             matches!(error, Ended::Lost) && said_farewell(client, bounds.as_ref()).await
         }
     }
+}
+
+/// Copies between a client and an application of this host until both halves have ended. What breaks at the
+/// client breaks at the application. `ahead` was read of the application already.
+async fn carry(client: &mut Pipe, mut application: Whole, ahead: &[u8]) -> std::io::Result<()> {
+    client.write_all(ahead).await?;
+    tokio::io::copy_bidirectional(client, application.pipe()).await?;
+    application.ended();
+    Ok(())
 }
 
 /// Closes a WebSocket whose server is lost, in its own words. `false`: none can be said.

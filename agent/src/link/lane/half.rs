@@ -22,8 +22,23 @@ impl LaneSender {
 
     /// Writes all of `bytes`, and the end with them if they are the `last`.
     pub(crate) async fn write(&mut self, bytes: &[u8], last: bool) -> Result<(), StreamError> {
-        let mut rest = bytes;
-        poll_fn(|cx| self.lane.with(|mux| mux.write(self.id, &mut rest, last, cx.waker()))).await
+        self.write_from(bytes, &mut 0, last).await
+    }
+
+    /// The same for what stands behind `from`, which is moved on as it is written. Cancel-safe.
+    pub(crate) async fn write_from(
+        &mut self,
+        bytes: &[u8],
+        from: &mut usize,
+        last: bool,
+    ) -> Result<(), StreamError> {
+        poll_fn(|cx| {
+            let mut rest = &bytes[*from..];
+            let written = self.lane.with(|mux| mux.write(self.id, &mut rest, last, cx.waker()));
+            *from = bytes.len() - rest.len();
+            written
+        })
+        .await
     }
 
     /// Writes several pieces, as one frame where that is possible.

@@ -1,8 +1,9 @@
 //! Accepting lanes: who dials, may it, and on which thread the connection is to live.
 
+use std::collections::HashMap;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hearth_proto::ids::{Identity, NodeName};
@@ -10,16 +11,25 @@ use hearth_proto::wire;
 use rustls::Error;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::handshake::{Established, HandshakeError, Mark, server};
 use super::{mesh, pool};
 use crate::identity::peer_identity;
-use crate::link::{Kind, Shared};
+use crate::link::{Kind, Shared, lock};
 
 /// A handshake that takes longer is given up.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(3);
+/// What a connection is for comes with its first segment; the time is for one that is lost and sent again.
+const MARK_LIMIT: Duration = Duration::from_secs(1);
+/// Connections at once that have not said what they are for: each costs a socket and a small task.
+const MAX_UNMARKED: usize = 2048;
+/// Handshakes of lanes under way at once. Apart from those of QUIC, and from those who say nothing.
+const MAX_HANDSHAKES: usize = 256;
+/// How many connections one address may have on the doorstep: whoever floods it from one does not shut
+/// others out. Many agents behind one address dial no more than a few lanes each at once.
+const MAX_OF_ONE: usize = 128;
 /// Connections that the kernel completes before we accept them.
 const BACKLOG: i32 = 1024;
 /// After an error of `accept` that is not a connection's own, so that the loop does not spin.
@@ -29,6 +39,65 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const UNSENT: u32 = 128 * 1024;
 /// What is sent and not acknowledged for so long ends the connection. Silence acts long before.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
+
+/// Who is being let in: strangers all of them, so none may take up all the room.
+pub(crate) struct Doorstep {
+    unmarked: Arc<Semaphore>,
+    handshakes: Arc<Semaphore>,
+    /// By address, how many there are.
+    sources: Arc<Mutex<HashMap<IpAddr, usize>>>,
+}
+
+impl Default for Doorstep {
+    fn default() -> Self {
+        Self {
+            unmarked: Arc::new(Semaphore::new(MAX_UNMARKED)),
+            handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
+            sources: Arc::default(),
+        }
+    }
+}
+
+impl Doorstep {
+    /// Counts a connection from `source` for as long as the result lives; `None`: it has too many.
+    fn step(&self, source: IpAddr) -> Option<Step> {
+        // One host's addresses in IPv6 share a /64.
+        let source = match source.to_canonical() {
+            IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from(u128::from(v6) >> 64 << 64)),
+            v4 => v4,
+        };
+        let mut sources = lock(&self.sources);
+        let count = sources.entry(source).or_default();
+        if *count >= MAX_OF_ONE {
+            return None;
+        }
+        *count += 1;
+        Some(Step { source, sources: self.sources.clone() })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        lock(&self.sources).values().sum()
+    }
+}
+
+/// A connection on the doorstep, while it lives.
+struct Step {
+    source: IpAddr,
+    sources: Arc<Mutex<HashMap<IpAddr, usize>>>,
+}
+
+impl Drop for Step {
+    fn drop(&mut self) {
+        let mut sources = lock(&self.sources);
+        if let Some(count) = sources.get_mut(&self.source) {
+            *count -= 1;
+            if *count == 0 {
+                sources.remove(&self.source);
+            }
+        }
+    }
+}
 
 /// Opens the mesh port for TCP.
 pub(crate) fn open(listen: SocketAddr) -> io::Result<TcpListener> {
@@ -78,11 +147,15 @@ pub(crate) async fn run(shared: Arc<Shared>, listener: TcpListener) {
                 continue;
             }
         };
-        let Ok(turn) = shared.handshakes.clone().try_acquire_owned() else {
+        let Some(step) = shared.doorstep.step(remote.ip()) else {
+            shared.metrics.refuse("too_many");
+            continue;
+        };
+        let Ok(unmarked) = shared.doorstep.unmarked.clone().try_acquire_owned() else {
             shared.metrics.refuse("busy");
             continue;
         };
-        tokio::spawn(place(shared.clone(), socket, remote, turn));
+        tokio::spawn(place(shared.clone(), socket, remote, step, unmarked));
     }
 }
 
@@ -91,9 +164,10 @@ async fn place(
     shared: Arc<Shared>,
     mut socket: TcpStream,
     remote: SocketAddr,
-    turn: OwnedSemaphorePermit,
+    step: Step,
+    unmarked: OwnedSemaphorePermit,
 ) {
-    let mark = match timeout(HANDSHAKE_LIMIT, Mark::read(&mut socket)).await {
+    let mark = match timeout(MARK_LIMIT, Mark::read(&mut socket)).await {
         Ok(Ok(mark)) => mark,
         Ok(Err(error)) => {
             tracing::debug!(%remote, %error, "connection given up");
@@ -104,6 +178,10 @@ async fn place(
             return;
         }
     };
+    drop(unmarked);
+    let Ok(turn) = shared.doorstep.handshakes.clone().try_acquire_owned() else {
+        return shared.metrics.refuse("busy");
+    };
     let runtime = match mark.kind {
         Kind::Mesh => &shared.runtimes.mesh,
         Kind::Data => shared.runtimes.data_of(usize::from(mark.slot)),
@@ -113,7 +191,7 @@ async fn place(
     runtime.clone().spawn(async move {
         // A socket that was just taken off one runtime is fit for the next.
         let Ok(socket) = TcpStream::from_std(socket) else { return };
-        admit(&shared, socket, remote, turn).await;
+        admit(&shared, socket, remote, (step, turn)).await;
     });
 }
 
@@ -121,7 +199,7 @@ async fn admit(
     shared: &Arc<Shared>,
     socket: TcpStream,
     remote: SocketAddr,
-    turn: OwnedSemaphorePermit,
+    turn: (Step, OwnedSemaphorePermit),
 ) {
     tune(&socket);
     let config = shared.credentials.server_config(&[wire::ALPN_MESH, wire::ALPN_DATA]);

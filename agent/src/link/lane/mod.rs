@@ -40,7 +40,7 @@ use mux::{End, Mux, NotOpened};
 
 pub(crate) use half::{LaneReceiver, LaneSender};
 pub(crate) use inflow::Budget;
-pub(crate) use listen::{open as open_listener, run as accept};
+pub(crate) use listen::{Doorstep, open as open_listener, run as accept};
 
 /// One lane, for everybody who has a stream on it.
 pub(crate) struct Lane {
@@ -109,6 +109,11 @@ impl Lane {
             recv: Receiver::lane(LaneReceiver::new(self.clone(), id)),
             guard: None,
         }
+    }
+
+    /// How much is under way on it.
+    fn streams(&self) -> usize {
+        lock(&self.mux).streams()
     }
 
     pub(crate) fn is_open(&self) -> bool {

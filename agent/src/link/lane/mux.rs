@@ -77,6 +77,8 @@ enum Receiving {
     Finished,
     /// The peer gave up.
     Reset,
+    /// The peer never opened it: it has as many as it takes.
+    Refused,
     /// Read to its end, or given up: nobody of ours holds it.
     Released,
 }
@@ -115,6 +117,17 @@ impl Stream {
     fn kind(&mut self, last: bool) -> u8 {
         let open = if std::mem::replace(&mut self.known, true) { 0 } else { frame::OPEN };
         frame::DATA | open | if last { frame::FIN } else { 0 }
+    }
+
+    /// What the peer's giving up means.
+    fn given_up(&self) -> StreamError {
+        match self.receiving {
+            Receiving::Refused => {
+                let why = "the peer takes no more requests on this connection".to_owned();
+                StreamError::Lost { why, unseen: true }
+            }
+            _ => StreamError::Reset,
+        }
     }
 
     fn wake_all(&mut self, wakes: &mut Vec<Waker>) {
@@ -260,7 +273,7 @@ impl Mux {
                 return Poll::Ready(Err(StreamError::Reset));
             };
             if stream.sending != Sending::Open {
-                return Poll::Ready(Err(StreamError::Reset));
+                return Poll::Ready(Err(stream.given_up()));
             }
             if rest.is_empty() {
                 if last {
@@ -374,8 +387,8 @@ impl Mux {
         let Some(stream) = self.streams.get_mut(&id) else {
             return Poll::Ready(Err(StreamError::Reset));
         };
-        if stream.receiving == Receiving::Reset {
-            return Poll::Ready(Err(StreamError::Reset));
+        if matches!(stream.receiving, Receiving::Reset | Receiving::Refused) {
+            return Poll::Ready(Err(stream.given_up()));
         }
         if let Some((chunk, more)) = stream.inflow.pop(max, &self.budget) {
             if more > 0 && stream.receiving == Receiving::Open && self.over.is_none() {
@@ -461,7 +474,10 @@ impl Mux {
                 if let Some(stream) = self.streams.get_mut(&id)
                     && stream.receiving == Receiving::Open
                 {
-                    stream.receiving = Receiving::Reset;
+                    stream.receiving = match payload {
+                        [frame::BUSY] => Receiving::Refused,
+                        _ => Receiving::Reset,
+                    };
                     stream.inflow.discard(&self.budget);
                     happened.wakes.extend(stream.reader.take());
                 }
@@ -516,7 +532,7 @@ impl Mux {
         let Some(stream) = self.streams.get_mut(&id) else { return Ok(()) };
         match stream.receiving {
             Receiving::Released => return Ok(()),
-            Receiving::Finished | Receiving::Reset => {
+            Receiving::Finished | Receiving::Reset | Receiving::Refused => {
                 return Err(Violation("bytes came after a stream's end"));
             }
             Receiving::Open => {}

@@ -1,5 +1,5 @@
-//! Which lanes there are with a peer: one per data thread of ours, dialled when it is first wanted, and
-//! whatever the peer dialled.
+//! Which lanes there are with a peer: one per data thread of ours, dialled when it is first wanted, one more
+//! when that has as many streams as it carries, and whatever the peer dialled.
 //!
 //! A request never waits for a second handshake: while a lane is dialled, requests take QUIC if that is up,
 //! and whichever comes up first if neither is. After a failed dial the next one waits out its backoff; where
@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use super::carry::{Attendant, Carry};
 use super::handshake::{Established, Mark, client};
 use super::listen::{extractable, tune};
-use super::mux::{Arrival, End, NotOpened};
+use super::mux::{Arrival, End, MAX_STREAMS, NotOpened};
 use super::{Lane, frame};
 use crate::identity::{Expected, peer_identity};
 use crate::link::backoff::Backoff;
@@ -33,14 +33,43 @@ pub(crate) const MAX_LANES: usize = 256;
 
 type Outcome = Option<Result<Arc<Lane>, LinkError>>;
 
-/// A lane of one of our data threads, or how its dialling stands.
+/// Lanes of one thread to one peer. Beyond these requests take QUIC, and beyond that they go elsewhere: a peer
+/// with so many of them under way is busy.
+const LANES_PER_THREAD: usize = 4;
+
+/// The lanes of one of our data threads, and how dialling stands.
 #[derive(Default)]
 pub(crate) struct Slot {
-    lane: Option<Arc<Lane>>,
+    /// The oldest first.
+    lanes: Vec<Arc<Lane>>,
     under_way: Option<watch::Receiver<Outcome>>,
     /// No dial before this.
     not_before: Option<Instant>,
     backoff: Backoff,
+}
+
+impl Slot {
+    /// A stream on the oldest lane that has room. The others are let go once nothing is under way on them.
+    fn open(&mut self) -> Option<DataStream> {
+        let mut at = 0;
+        while let Some(lane) = self.lanes.get(at) {
+            match lane.open() {
+                Ok(stream) => {
+                    let newest = self.lanes.len() - 1;
+                    let (used, spare) = (&self.lanes[at], &self.lanes[newest]);
+                    // Not at the edge: it would be dialled anew at once.
+                    let roomy = used.streams() < MAX_STREAMS / 2;
+                    if at < newest && roomy && spare.streams() == 0 {
+                        self.lanes.pop().into_iter().for_each(|lane| lane.retire());
+                    }
+                    return Some(stream);
+                }
+                Err(NotOpened::Busy) => at += 1,
+                Err(NotOpened::Over) => drop(self.lanes.remove(at)),
+            }
+        }
+        None
+    }
 }
 
 /// The lanes we dialled to one peer, by data thread.
@@ -65,15 +94,19 @@ impl Slots {
     /// Lanes to starts of the peer older than this get no new requests.
     pub(crate) fn retire_older(&mut self, newest: Generation) {
         for slot in &mut self.0 {
-            if let Some(lane) = slot.lane.take_if(|lane| lane.generation() < newest) {
-                lane.retire();
-            }
+            slot.lanes.retain(|lane| {
+                let stays = lane.generation() >= newest;
+                if !stays {
+                    lane.retire();
+                }
+                stays
+            });
         }
     }
 
     /// No lane gets new requests.
     pub(crate) fn retire_all(&mut self) {
-        for lane in self.0.iter_mut().filter_map(|slot| slot.lane.take()) {
+        for lane in self.0.iter_mut().flat_map(|slot| slot.lanes.drain(..)) {
             lane.retire();
         }
     }
@@ -91,32 +124,26 @@ pub(crate) enum Found {
     Dialled(watch::Receiver<Outcome>),
     /// Not for now.
     Nothing,
+    /// All there may be have as many streams as they carry.
+    Full,
 }
 
 /// A stream on the lane of this thread; dials one if there is none and none failed a moment ago.
-pub(crate) fn find(
-    shared: &Arc<Shared>,
-    peer: &Arc<Peer>,
-    address: SocketAddr,
-) -> Result<Found, LinkError> {
+pub(crate) fn find(shared: &Arc<Shared>, peer: &Arc<Peer>, address: SocketAddr) -> Found {
     let slot = crate::threads::slot() % shared.runtimes.data.len();
     let mut slots = lock(&peer.slots);
     let place = slots.at(slot);
-    if let Some(lane) = &place.lane {
-        match lane.open() {
-            Ok(stream) => return Ok(Found::Open(guarded(peer, stream))),
-            Err(NotOpened::Busy) => {
-                let why = "too many open requests";
-                return Err(LinkError::Busy { peer: peer.name.clone(), why });
-            }
-            Err(NotOpened::Over) => place.lane = None,
-        }
+    if let Some(stream) = place.open() {
+        return Found::Open(guarded(peer, stream));
     }
     if let Some(dialled) = place.under_way.as_ref().filter(|w| w.has_changed().is_ok()) {
-        return Ok(Found::Dialled(dialled.clone()));
+        return Found::Dialled(dialled.clone());
     }
     if shared.is_closed() || place.not_before.is_some_and(|moment| Instant::now() < moment) {
-        return Ok(Found::Nothing);
+        return Found::Nothing;
+    }
+    if place.lanes.len() >= LANES_PER_THREAD {
+        return Found::Full;
     }
     let (outcome, dialled) = watch::channel(None);
     place.under_way = Some(dialled.clone());
@@ -125,7 +152,7 @@ pub(crate) fn find(
     runtime.spawn(run_dial(shared.clone(), peer.clone(), address, slot, outcome));
     // The mesh link is what senses the peer.
     dial::want_mesh(shared, peer);
-    Ok(Found::Dialled(dialled))
+    Found::Dialled(dialled)
 }
 
 /// Waits for a lane that is being dialled and opens a stream on it.
@@ -178,7 +205,7 @@ async fn run_dial(
             Ok(lane) => {
                 shared.metrics.dial("connected");
                 (place.not_before, place.backoff) = (None, Backoff::default());
-                place.lane = Some(lane.clone());
+                place.lanes.push(lane.clone());
                 Ok(lane)
             }
             Err((what, why)) => {

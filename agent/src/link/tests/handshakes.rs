@@ -104,3 +104,36 @@ async fn an_address_nobody_answers_at_is_down_within_about_a_second() {
     assert!(reason.contains("no answer"), "{reason}");
     assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_that_say_nothing_shut_nobody_out() {
+    let authority = Authority::new("mesh.example");
+    let mut a = Agent::start(&authority, "a");
+    let b = Agent::start(&authority, "b");
+    // From several addresses more than there are handshakes at once, for as long as this takes.
+    let strangers = tokio::spawn(async move {
+        let mut open = Vec::new();
+        loop {
+            for host in 2..=9 {
+                for _ in 0..50 {
+                    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+                    socket.bind((Ipv4Addr::new(127, 0, 0, host), 0).into()).unwrap();
+                    open.push(socket.connect(b.address).await);
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            open.drain(..open.len().saturating_sub(400));
+        }
+    });
+    until("the doorstep to be full of them", || match b.links.shared.doorstep.waiting() {
+        n if n >= 300 => Ok(()),
+        n => Err(n),
+    })
+    .await;
+    a.links.probe(&b.name, b.address);
+    a.up(&b.name).await;
+    let stream = super::lanes::on_lane(&a, &b).await;
+    assert_eq!(b.refusals("busy"), 0);
+    drop(stream);
+    strangers.abort();
+}

@@ -153,14 +153,22 @@ impl Multiplexed {
     }
 }
 
+/// How connections are made: an idle one too is asked `every` so long whether it lives.
+fn asking(every: Duration, limit: Duration) -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .keep_alive_interval(every)
+        .keep_alive_timeout(limit)
+        .keep_alive_while_idle(true);
+    builder
+}
+
 /// Connects, and keeps `most` at what the application says it takes.
 async fn dial(address: &AppAddress, most: Arc<AtomicUsize>) -> Result<SendRequest<Body>, String> {
     let made = async {
         let stream = address.connect().await?;
-        let (sender, mut connection) = http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .keep_alive_interval(PING_EVERY)
-            .keep_alive_timeout(PING_LIMIT)
+        let (sender, mut connection) = asking(PING_EVERY, PING_LIMIT)
             .handshake(TokioIo::new(stream))
             .await
             .map_err(io::Error::other)?;
@@ -194,4 +202,30 @@ fn was_refused(error: &hyper::Error) -> bool {
         source = cause.source();
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_idle_connection_to_a_frozen_application_is_found_out() {
+        let (ours, mut frozen) = tokio::io::duplex(64 * 1024);
+        let asks = asking(Duration::from_millis(50), Duration::from_millis(50));
+        let (sender, connection) =
+            asks.handshake::<_, Body>(TokioIo::new(ours)).await.expect("nothing is awaited");
+        let application = async {
+            // It said its settings, took ours, and says nothing more.
+            frozen.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+            frozen.write_all(&[0, 0, 0, 4, 1, 0, 0, 0, 0]).await.unwrap();
+            let mut said = Vec::new();
+            let _ = frozen.read_to_end(&mut said).await;
+        };
+        let both = async { tokio::join!(connection, application) };
+        let ended = timeout(Duration::from_secs(10), both).await;
+        assert!(ended.is_ok(), "it is kept although nobody answers");
+        assert!(sender.is_closed());
+    }
 }

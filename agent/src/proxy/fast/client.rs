@@ -32,6 +32,7 @@ use super::super::attempt::{self, Prepared, Sent, Target};
 use super::super::body::Body;
 use super::super::frame::{Frame, FrameError, Frames, Ready};
 use super::super::head::{Fields, ResponseHead};
+use super::super::interim::{Count, Endless};
 use super::super::load::UnderWay;
 use super::super::outbound::{Door, Entry, concluded, service_of};
 use super::super::race::{First, News, Race, Won};
@@ -41,7 +42,7 @@ use super::opening;
 use super::plan::Plan;
 use super::request::{self, MAX_PLAIN_FIELDS, Read};
 use super::timer::Timer;
-use crate::link::{self, DataStream, InFlight, LinkHealth};
+use crate::link::{self, DataStream, InFlight, LinkHealth, Sender, StreamError};
 
 /// Read of a client at once: first little, more where there is more.
 const FIRST_READ: usize = 4 * 1024;
@@ -52,7 +53,9 @@ const READ: usize = 32 * 1024;
 const REST_AFTER: Duration = Duration::from_millis(20);
 /// An idle connection is closed after this.
 const IDLE_LIMIT: Duration = Duration::from_secs(90);
-/// A request that stops coming for so long is no plain one: hyper's edge waits for it, or tells it off.
+/// A request that is not here whole so long after its first byte is no plain one: hyper's edge waits for it,
+/// or tells it off. From the first byte on, not from the last: whoever sends one at a time would else be
+/// waited for for hours.
 const MORE_LIMIT: Duration = Duration::from_secs(2);
 /// Pipelined bytes that are read while a request is under way.
 const MAX_AHEAD: usize = 16 * 1024;
@@ -61,8 +64,8 @@ const MAX_AHEAD: usize = 16 * 1024;
 pub(crate) enum After {
     /// It is over.
     Closed,
-    /// hyper goes on, with what was read.
-    Unusual(TcpStream, BytesMut),
+    /// hyper goes on, with what was read, and since when a request has been coming.
+    Unusual(TcpStream, BytesMut, Option<Instant>),
 }
 
 /// Serves a connection as long as its requests are plain.
@@ -79,6 +82,7 @@ pub(crate) async fn serve(
         peer: client,
         client: request::text_of(client.ip()),
         buffer: BytesMut::new(),
+        since: None,
         opening: BytesMut::new(),
         out: BytesMut::new(),
         plan: None,
@@ -88,7 +92,9 @@ pub(crate) async fn serve(
         match served.turn().await {
             Turn::Next => {}
             Turn::Closed => return After::Closed,
-            Turn::Unusual => return After::Unusual(served.stream, served.buffer),
+            Turn::Unusual => {
+                return After::Unusual(served.stream, served.buffer, served.since);
+            }
         }
     }
 }
@@ -116,6 +122,8 @@ struct Client<'a> {
     client: String,
     /// What was read and not yet understood.
     buffer: BytesMut,
+    /// When the request began that is being read: its first byte came, or its turn.
+    since: Option<Instant>,
     /// The request under way, as it goes to a peer: its opening, and its body where it has one.
     opening: BytesMut,
     /// What is to be written to the client next.
@@ -145,8 +153,14 @@ impl Client<'_> {
     async fn turn(&mut self) -> Turn {
         let began = Instant::now();
         let ask = loop {
+            if !self.buffer.is_empty() {
+                self.since.get_or_insert_with(Instant::now);
+            }
             match self.look() {
-                Look::Ask(ask) => break ask,
+                Look::Ask(ask) => {
+                    self.since = None;
+                    break ask;
+                }
                 Look::Unusual => return Turn::Unusual,
                 Look::More => {}
             }
@@ -245,7 +259,7 @@ impl Client<'_> {
         if self.buffer.is_empty() && !self.begins(began + IDLE_LIMIT).await {
             return More::Gone;
         }
-        let deadline = Instant::now() + MORE_LIMIT;
+        let deadline = self.since.unwrap_or_else(Instant::now) + MORE_LIMIT;
         self.buffer.reserve(if self.buffer.is_empty() { FIRST_READ } else { READ });
         let Self { stream, buffer, timer, .. } = self;
         let mut read = pin!(stream.read_buf(buffer));
@@ -298,7 +312,7 @@ impl Client<'_> {
             Got::News(Box::new(First { target, load, started, decision, news }))
         };
         let opened = attempt::open(self.inner, &target, ask.repeatable).await;
-        let DataStream { mut send, recv, guard } = match opened {
+        let DataStream { send, recv, guard } = match opened {
             Ok(stream) => stream,
             Err(fault) => return news(News::Ended(Err(fault))),
         };
@@ -309,33 +323,17 @@ impl Client<'_> {
             target.id.instance,
             deadline.saturating_duration_since(since),
         );
-        if let Err(error) = send.write_last(&self.opening).await {
-            return news(News::Ended(Err(FrameError::from(error).into())));
-        }
         let hedge = plan.hedge_delay(since).filter(|_| ask.repeatable);
         let until = hedge.map_or(deadline, |delay| deadline.min(since + delay));
-        let mut frames = Frames::new(recv);
         let mut health = self.inner.mesh.links.health(&target.id.node);
         health.mark_unchanged();
-        let happened = loop {
-            let frame = match self.await_head(&mut frames, &mut health, until).await {
-                Happened::Frame(frame) => frame,
-                other => break other,
-            };
-            // Informational answers go to the client at once.
-            match frame {
-                Ok(Frame::Info(head)) if answer::put_interim(&mut self.out, &head).is_ok() => {
-                    if !self.flush().await {
-                        return Got::Left;
-                    }
-                }
-                frame => break Happened::Frame(frame),
-            }
-        };
+        let frames = Frames::new(recv);
+        let mut asked = Asked { send, written: 0, frames, health, guard, under_way, since };
+        let happened = self.await_answer(&mut asked, until, deadline).await;
         match happened {
             Happened::Left => Got::Left,
-            Happened::Silent => news(News::Silent(Sent::new(frames, guard, under_way, since))),
-            Happened::Late => news(News::Late(Sent::new(frames, guard, under_way, since))),
+            Happened::Silent => news(News::Silent(asked.sent(&self.opening))),
+            Happened::Late => news(News::Late(asked.sent(&self.opening))),
             Happened::Frame(Ok(Frame::Head(head))) if head.status < 500 => {
                 let now = Instant::now();
                 let latency = now.saturating_duration_since(since);
@@ -344,12 +342,14 @@ impl Client<'_> {
                 if load.recovered() || plan.route.watched {
                     self.inner.report(&target.id, Outcome::Answered { latency });
                 }
-                let held = Held { health, _guard: guard, _under_way: under_way };
-                Got::Head(head, frames, held)
+                let held =
+                    Held { health: asked.health, _guard: asked.guard, _under_way: asked.under_way };
+                Got::Head(head, asked.frames, held)
             }
             Happened::Frame(Ok(Frame::Head(head))) => {
-                news(News::Ended(Sent::new(frames, guard, under_way, since).headed(&head)))
+                news(News::Ended(asked.sent(&self.opening).headed(&head)))
             }
+            Happened::Endless(endless) => news(News::Ended(Err(endless.into()))),
             Happened::Frame(Ok(Frame::Refused(refused))) => news(News::Ended(Err(refused.into()))),
             Happened::Frame(Ok(_)) => {
                 let error = FrameError::Malformed("a body without an answer's head");
@@ -359,14 +359,43 @@ impl Client<'_> {
         }
     }
 
-    async fn await_head(
+    /// Waits for what an attempt comes to first, and passes informational answers on meanwhile; to a client
+    /// that does not read them until `deadline`.
+    async fn await_answer(
         &mut self,
-        frames: &mut Frames,
-        health: &mut watch::Receiver<LinkHealth>,
+        asked: &mut Asked,
         until: Instant,
+        deadline: Instant,
     ) -> Happened {
-        let Self { stream, buffer, timer, .. } = self;
-        let mut next = pin!(frames.next());
+        let mut hints = Count::default();
+        loop {
+            let head = match self.await_frame(asked, until).await {
+                Happened::Frame(Ok(Frame::Info(head))) => head,
+                other => return other,
+            };
+            if let Err(endless) = hints.one_more() {
+                return Happened::Endless(endless);
+            }
+            if answer::put_interim(&mut self.out, &head).is_err() {
+                return Happened::Frame(Ok(Frame::Info(head)));
+            }
+            if !self.flush_until(deadline).await {
+                return Happened::Left;
+            }
+        }
+    }
+
+    /// Writes what is left of the request and waits for what comes back.
+    async fn await_frame(&mut self, asked: &mut Asked, until: Instant) -> Happened {
+        let Self { stream, buffer, timer, opening, .. } = self;
+        let Asked { send, written, frames, health, .. } = asked;
+        let mut next = pin!(async {
+            match send.write_last_from(opening, written).await {
+                // Why it reads no more is said in its answer.
+                Ok(()) | Err(StreamError::Reset) => frames.next().await,
+                Err(error) => Err(error.into()),
+            }
+        });
         let mut silent = pin!(async {
             if health.wait_for(|h| h.is_silent()).await.is_err() {
                 std::future::pending::<()>().await;
@@ -480,6 +509,19 @@ impl Client<'_> {
         written.is_ok()
     }
 
+    /// The same, for a client that may not read. `false`: it broke, or took longer than until `deadline`.
+    async fn flush_until(&mut self, deadline: Instant) -> bool {
+        let Self { stream, timer, out, .. } = self;
+        let mut written = pin!(stream.write_all(out));
+        let written = poll_fn(|cx| match written.as_mut().poll(cx) {
+            Poll::Ready(written) => Poll::Ready(written.is_ok()),
+            Poll::Pending => timer.poll_at(cx, deadline).map(|()| false),
+        })
+        .await;
+        self.out.clear();
+        written
+    }
+
     /// The race, given up when the client leaves.
     async fn watched(&mut self, race: impl Future<Output = Won>) -> Option<Won> {
         let mut race = pin!(race);
@@ -578,9 +620,34 @@ struct Held {
     _under_way: UnderWay,
 }
 
+/// An attempt as it stands.
+struct Asked {
+    send: Sender,
+    /// How much of the opening was written.
+    written: usize,
+    frames: Frames,
+    health: watch::Receiver<LinkHealth>,
+    guard: Option<InFlight>,
+    under_way: UnderWay,
+    since: Instant,
+}
+
+impl Asked {
+    /// As others wait for its answer. What of the `opening` was not written is written meanwhile.
+    fn sent(self, opening: &[u8]) -> Sent {
+        let sent = Sent::new(self.frames, self.guard, self.under_way, self.since);
+        match &opening[self.written..] {
+            [] => sent,
+            rest => sent.write_on(self.send, Bytes::copy_from_slice(rest)),
+        }
+    }
+}
+
 /// What happened while an answer was awaited.
 enum Happened {
     Frame(Result<Frame, FrameError>),
+    /// Informational answers and no end of them.
+    Endless(Endless),
     Silent,
     Late,
     Left,

@@ -23,6 +23,7 @@ use super::super::frame::{
     DATA, END, Frame, Frames, HEAD, INFO, Refused, TRAILERS, put_header, with_header,
 };
 use super::super::head::{BodyKind, Fields, HeadRef, ResponseHead, parse_lines, put_field};
+use super::super::interim::Count;
 use super::super::safety::{MAX_REPLAY, is_idempotent};
 use super::super::{Inner, LocalEndpoint};
 use super::chunked::{Chunks, Piece};
@@ -35,8 +36,6 @@ use crate::link::Sender;
 /// Read of an application at once: first little, more where there is more.
 const FIRST_READ: usize = 4 * 1024;
 const READ: usize = 64 * 1024;
-/// More informational answers than this to one request are an application gone mad.
-const MAX_INTERIM: usize = 16;
 
 /// Whether the fast path carries this.
 pub(in super::super) fn takes(endpoint: &LocalEndpoint, head: &HeadRef<'_>) -> bool {
@@ -293,7 +292,7 @@ impl Exchange<'_> {
         self.request.write(&mut self.out).map_err(Fail::Malformed)?;
         connection.stream.write_all(&self.out).await.map_err(early)?;
         self.out.clear();
-        let mut interim = 0;
+        let mut interim = Count::default();
         let mut any = false;
         loop {
             let buffer = &mut connection.buffer;
@@ -316,12 +315,7 @@ impl Exchange<'_> {
                     Read::Interim(status, length) => {
                         self.out.truncate(start);
                         let head = buffer.split_to(length);
-                        interim += 1;
-                        if interim > MAX_INTERIM {
-                            return Err(Fail::Broke(
-                                "it sends informational answers without end".into(),
-                            ));
-                        }
+                        interim.one_more().map_err(|e| Fail::Broke(e.to_string()))?;
                         self.interim(status, &head);
                         continue;
                     }

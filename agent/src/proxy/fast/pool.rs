@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, ReadBuf};
+use tokio::task::coop::unconstrained;
 use tokio::time::timeout;
 
 use super::timer::Timer;
@@ -59,8 +60,10 @@ impl AppConnection {
         let mut byte = [0];
         let mut read = ReadBuf::new(&mut byte);
         let stream = &mut self.stream;
-        poll_fn(|cx| Poll::Ready(Pin::new(&mut *stream).poll_read(cx, &mut read).is_pending()))
-            .await
+        let quiet =
+            poll_fn(|cx| Poll::Ready(Pin::new(&mut *stream).poll_read(cx, &mut read).is_pending()));
+        // Pending means that nothing came, not that the task had its share of the thread.
+        unconstrained(quiet).await
     }
 }
 
@@ -139,5 +142,36 @@ impl Pools {
             pool.values_mut().for_each(|kept| kept.retain(|c| c.since.elapsed() < IDLE));
             pool.retain(|_, kept| !kept.is_empty());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn of_many_connections_that_an_application_closed_none_is_taken_for_living() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = AppAddress::from(listener.local_addr().unwrap());
+        let pools = Pools::new(1);
+        let mut open = Vec::new();
+        for _ in 0..KEPT {
+            let connection = pools.take(&address, true, true).await.unwrap();
+            open.push((listener.accept().await.unwrap().0, connection));
+        }
+        for (accepted, mut connection) in open {
+            drop(accepted);
+            // The end is here, and was not looked at by the pool.
+            let Pipe::Tcp(stream) = &mut connection.stream else { unreachable!("it is a port") };
+            assert_eq!(stream.peek(&mut [0]).await.unwrap(), 0);
+            pools.put(&address, connection);
+        }
+        let taken = pools.take(&address, true, false).await.unwrap();
+        let (mut accepted, _) = listener.accept().await.unwrap();
+        drop(taken);
+        assert_eq!(accepted.read(&mut [0]).await.unwrap(), 0, "it is a new one");
     }
 }

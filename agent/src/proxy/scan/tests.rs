@@ -195,3 +195,18 @@ proptest! {
         prop_assert_eq!(whole, in_pieces);
     }
 }
+
+#[test]
+fn an_upgrade_refused_before_the_body_ended_does_not_hold_what_comes_behind_it() {
+    let (mut scan, mut raw, mut out) = (Scan::new(), BytesMut::new(), BytesMut::new());
+    let head = format!(
+        "POST / HTTP/1.1\r\n{HOST}Connection: upgrade\r\nUpgrade: x\r\nContent-Length: 4\r\n\r\nbo"
+    );
+    raw.extend_from_slice(head.as_bytes());
+    assert_eq!(scan.look(&mut raw, &mut out), Look::More);
+    scan.decide(false);
+    let rest = format!("dyGET / HTTP/1.1\r\n{HOST}\r\n");
+    raw.extend_from_slice(rest.as_bytes());
+    assert_eq!(scan.look(&mut raw, &mut out), Look::More);
+    assert_eq!(String::from_utf8_lossy(&out), head + &rest);
+}

@@ -11,6 +11,7 @@ mod hostile;
 mod limits;
 mod losses;
 mod mesh;
+mod opaque;
 mod requests;
 mod soak;
 mod streams;

@@ -3,7 +3,6 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
 
 use bytes::BytesMut;
 use hearth_proto::advert::Protocol;
@@ -13,6 +12,7 @@ use tokio::net::UdpSocket;
 use super::super::Inner;
 use super::super::frame::{self, Cause, Frames, Refused};
 use super::super::head::RequestHead;
+use super::super::limit::Place;
 use super::pieces::{Pieces, put};
 use super::socket::{deliver, receive};
 use crate::driver::PathReport;
@@ -24,8 +24,8 @@ pub(super) async fn connect(
     inner: &Inner,
     caller: &NodeName,
     head: &RequestHead,
-) -> Result<UdpSocket, Refused> {
-    let endpoint = inner.admit(caller, head, Duration::from_micros(head.left_us)).await?;
+) -> Result<(UdpSocket, Place), Refused> {
+    let (endpoint, place) = inner.take_on(caller, head).await?;
     let refused = |cause, detail| Refused { executed: false, cause, detail };
     let (Protocol::Udp, AppAddress::Port(address)) = (endpoint.protocol, &endpoint.address) else {
         return Err(refused(Cause::Malformed, format!("{} takes no datagrams", endpoint.id)));
@@ -37,7 +37,7 @@ pub(super) async fn connect(
     let opened = async {
         let socket = UdpSocket::bind((any, 0)).await?;
         socket.connect(address).await?;
-        Ok::<_, io::Error>(socket)
+        Ok::<_, io::Error>((socket, place))
     };
     opened.await.map_err(|e| refused(Cause::Busy, format!("no socket for the session: {e}")))
 }
@@ -50,7 +50,7 @@ pub(crate) async fn serve(
     send: &mut Sender,
     frames: Frames,
 ) -> Result<(), Refused> {
-    let app = connect(inner, caller, head).await?;
+    let (app, _place) = connect(inner, caller, head).await?;
     if send.write_chunk(frame::go()).await.is_err() {
         return Ok(());
     }

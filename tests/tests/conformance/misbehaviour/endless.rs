@@ -80,6 +80,24 @@ pub(super) fn told() -> Vec<(&'static str, Told)> {
         ("interim_answers_without_end", |l, _| {
             answered_502(l, "interim answers without end", "", "HTTP/1.1 102 Processing\r\n\r\n")
         }),
+        // An upload that does not fit into one piece goes another way, at both agents.
+        ("interim_answers_without_end_to_an_upload", |l, _| {
+            let what = "interim answers without end to an upload";
+            let hint =
+                format!("HTTP/1.1 103 Early Hints\r\nLink: <{}>\r\n\r\n", "a".repeat(60_000));
+            endless(l, "", &hint);
+            let memory = Memory::now()?;
+            let mut client = Client::open(l.entry).map_err(said)?;
+            let head = "POST /x HTTP/1.1\r\nHost: svc\r\nContent-Length: 100000\r\n\r\n";
+            client.write(head.as_bytes()).map_err(said)?;
+            client.write(&[b'x'; 100_000]).map_err(said)?;
+            let answer = client.text();
+            memory.within(ROOM, what)?;
+            match answer {
+                Ok((502, _)) => Ok(()),
+                other => Err(format!("{what}: {other:?}, expected 502")),
+            }
+        }),
         ("an_answers_trailers_without_end", an_answers_trailers_without_end),
     ]
 }

@@ -165,24 +165,42 @@ fn answered(connection: &Connection, part: &str) -> Result<(), String> {
     came.map_err(|(bytes, end)| format!("{} then {end:?}", String::from_utf8_lossy(&bytes)))
 }
 
-/// Only in a full run: it takes as long as a head may.
-pub(super) fn a_head_that_never_ends(lane: &Lane, _: &World) -> Result<(), String> {
-    const LONG: Duration = Duration::from_secs(100);
+/// Only in a full run: each takes as long as a head may. What is sent, and how often.
+pub(super) fn never_ending() -> Vec<(&'static str, Told)> {
+    vec![
+        // Never idle, never done.
+        ("a_head_that_never_ends_is_given_up", |l, _| {
+            given_up(l, "GET /x HTTP/1.1\r\nHost: svc\r\n", "X-A: b\r\n", 1_000)
+        }),
+        ("a_head_that_comes_byte_by_byte_is_given_up", |l, _| {
+            given_up(l, "GET /x HTTP/1.1\r\nHost: svc\r\nX-A: ", "b", 1_500)
+        }),
+        ("a_small_body_that_comes_byte_by_byte_is_given_up", |l, _| {
+            let head = "POST /x HTTP/1.1\r\nHost: svc\r\nContent-Length: 65536\r\n\r\n";
+            given_up(l, head, "b", 1_500)
+        }),
+    ]
+}
+
+/// Sends `begin`, and `piece` every so many milliseconds; must be told so, or cut off, in its time.
+fn given_up(lane: &Lane, begin: &str, piece: &str, every: u64) -> Result<(), String> {
+    // A head's 30 s, and then some for a loaded machine.
+    const LONG: Duration = Duration::from_secs(40);
     let mut connection = Connection::open(lane.entry).map_err(said)?;
-    connection.send(b"GET /x HTTP/1.1\r\nHost: svc\r\n").map_err(said)?;
+    connection.send(begin.as_bytes()).map_err(said)?;
     let begun = Instant::now();
     while begun.elapsed() < LONG {
-        // A field a second: never idle, never done.
-        if connection.send(b"X-A: b\r\n").is_err() || connection.got().1.is_some() {
+        if connection.send(piece.as_bytes()).is_err() || connection.got().1.is_some() {
             let (bytes, _) = connection.got();
             let answer = String::from_utf8_lossy(&bytes).into_owned();
-            println!("a head that never ends: given up after {:.0?}", begun.elapsed());
-            return match answer.is_empty() || answer.starts_with("HTTP/1.1 408 ") {
+            println!("{begin:?} and {piece:?}: given up after {:.0?}", begun.elapsed());
+            let told = ["HTTP/1.1 408 ", "HTTP/1.1 400 "];
+            return match answer.is_empty() || told.iter().any(|t| answer.starts_with(t)) {
                 true => Ok(()),
                 false => Err(answer),
             };
         }
-        std::thread::sleep(Duration::from_secs(1));
+        std::thread::sleep(Duration::from_millis(every));
     }
     Err(format!("still open after {LONG:?}"))
 }

@@ -292,6 +292,27 @@ fn streams_beyond_the_limit_are_busy_here_and_refused_there() {
 }
 
 #[test]
+fn a_stream_that_the_peer_had_no_room_for_was_provably_not_seen() {
+    let mut ends = Ends::new();
+    for _ in 0..MAX_STREAMS {
+        let id = ends.stream();
+        ends.dialler.abandon(id);
+        ends.dialler.stop(id);
+    }
+    ends.forth();
+    // Its applications have not let go of them yet.
+    assert_eq!((ends.dialler.streams(), ends.acceptor.streams()), (0, MAX_STREAMS));
+    let id = ends.dialler.open().unwrap();
+    assert_eq!(write(&mut ends.dialler, id, b"POST"), Poll::Ready(Ok(())));
+    assert!(ends.forth().is_empty());
+    ends.back();
+    let said = read(&mut ends.dialler, id);
+    assert!(matches!(said, Poll::Ready(Err(StreamError::Lost { unseen: true, .. }))), "{said:?}");
+    let said = write(&mut ends.dialler, id, b"more");
+    assert!(matches!(said, Poll::Ready(Err(StreamError::Lost { unseen: true, .. }))), "{said:?}");
+}
+
+#[test]
 fn a_peer_that_asks_and_never_reads_is_cut_off() {
     let mut ends = Ends::new();
     let mut happened = Happened::default();
