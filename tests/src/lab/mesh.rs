@@ -13,7 +13,7 @@ use super::agent::Agent;
 use super::control::Control;
 use super::error::LabError;
 use super::host::Host;
-use super::spec::{AgentSpec, MESH};
+use super::spec::{AgentSpec, Check, MESH};
 use super::wait::wait_for;
 use super::web::{Kind, PORT, Web};
 use super::{Lab, process::tail};
@@ -41,6 +41,8 @@ pub struct MeshSpec {
     pub activate: Duration,
     /// Policy applied at start.
     pub policy: String,
+    /// How every application is checked.
+    pub check: Check,
     /// No UDP reaches or leaves the caller's host, from before the first agent starts.
     pub udp_blocked: bool,
 }
@@ -53,6 +55,7 @@ impl Default for MeshSpec {
             kind: Kind::best(),
             activate: Duration::from_millis(200),
             policy: POLICY.to_owned(),
+            check: Check::http("/healthz"),
             udp_blocked: false,
         }
     }
@@ -131,11 +134,11 @@ impl Mesh {
         let caller_spec = plan(&caller)?.upstream(SERVICE, UPSTREAM);
         let hot_specs = hot
             .iter()
-            .map(|host| Ok(plan(host)?.hot(SERVICE, PORT)))
+            .map(|host| Ok(plan(host)?.hot(SERVICE, PORT).checked(&spec.check)))
             .collect::<Result<Vec<_>, LabError>>()?;
         let warm_specs = (0..)
             .zip(&warm)
-            .map(|(n, host)| Ok(plan(host)?.warm(SERVICE, PORT, n)))
+            .map(|(n, host)| Ok(plan(host)?.warm(SERVICE, PORT, n).checked(&spec.check)))
             .collect::<Result<Vec<_>, LabError>>()?;
         control.serve()?;
         let start = |host: Arc<Host>, agent: AgentSpec, kind: Option<Kind>| {
