@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint purity deny advisories unit sim soak sim-soak lab bench-speed allocations docs release clean conformance protocols oracle fuzz
+.PHONY: help setup build demo test lint purity deny advisories unit sim soak sim-soak lab bench-speed bench-failover allocations docs release clean conformance protocols oracle fuzz
 
 PROFILE ?= lab
 CARGO   := cargo
@@ -72,6 +72,11 @@ bench-speed: ## what a sidecar pair costs, beside Envoy, HAProxy and nginx in on
 	tests/bench-setup
 	$(CARGO) build --release -p hearth-agent -p hearth-control -p hearth-tests --bins
 	target/release/bench-speed $(BENCH)
+
+bench-failover: ## what callers feel when hosts are lost, beside Envoy and HAProxy (about an hour; BENCH="--help", BENCH="--quick")
+	tests/bench-setup
+	$(CARGO) build --release -p hearth-agent -p hearth-control -p hearth-tests --bins
+	target/release/bench-failover $(BENCH)
 
 allocations: build ## how often a pair of agents allocates per request, and where
 	target/$(PROFILE)/bench-speed allocations

@@ -49,7 +49,7 @@ pub fn measure(
     if keep {
         lab.keep_files();
     }
-    let field = Field::start(&lab, authority, subject, plan.hook())?;
+    let field = Field::start(&lab, authority, subject, plan)?;
     let gets = LoadSpec { rate: plan.rate, ..LoadSpec::new(field.entry()) };
     let posts = LoadSpec {
         method: Method::POST,

@@ -9,6 +9,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use super::field::Field;
+use super::plan::Plan;
 use crate::lab::{Host, LabError, Way};
 
 /// A flapping link's period, and for how long of it the link is dead.
@@ -19,6 +20,9 @@ const CALM: Duration = Duration::from_secs(2);
 const LOSS: f32 = 30.0;
 /// A failed POST is told so within this, on a LAN.
 const TOLD_MS: f64 = 100.0;
+
+/// Round trips that the slowest GET takes at most, where they are long.
+const FAR_RTTS: f64 = 6.0;
 
 /// What is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, Serialize)]
@@ -95,10 +99,11 @@ impl Fault {
         }
     }
 
-    /// What Hearth promises; `hook` is the activation hook's own time.
+    /// What Hearth promises.
     #[must_use]
-    pub fn promise(self, hook: Duration) -> Promise {
-        let slowest_ms = match self {
+    pub fn promise(self, plan: &Plan) -> Promise {
+        let ms = |span: Duration| span.as_secs_f64() * 1e3;
+        let lan_ms = match self {
             Self::AppKill => Some(10.0),
             Self::HostKill
             | Self::AgentFreeze
@@ -106,11 +111,15 @@ impl Fault {
             | Self::BlackHoleIn
             | Self::BlackHoleOut => Some(40.0),
             Self::AppHang => Some(60.0),
-            Self::HotLost => Some(100.0 + hook.as_secs_f64() * 1e3),
+            Self::HotLost => Some(100.0 + ms(plan.hook())),
             Self::Loss30 | Self::Flap | Self::ZoneLost => None,
         };
         // A hang cannot be told from slow work, nor a lost frame from a late one, in so short a time.
         let told_ms = (!matches!(self, Self::AppHang | Self::Loss30)).then_some(TOLD_MS);
+        // Far away everything takes round trips.
+        let far_ms = plan.rtt().map(|rtt| ms(rtt) * FAR_RTTS);
+        let slowest_ms = lan_ms.map(|lan: f64| far_ms.map_or(lan, |far| far.max(lan)));
+        let told_ms = if plan.rtt().is_some() { None } else { told_ms };
         Promise { failed: 0.0, slowest_ms, told_ms, twice: 0.0 }
     }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::peers;
+use super::plan::Plan;
 use super::subject::Subject;
 use crate::bench::BenchError;
 use crate::bench::authority::Authority;
@@ -19,7 +20,7 @@ use crate::lab::process::tail;
 use crate::lab::spec::Check;
 use crate::lab::wait::wait_for;
 use crate::lab::web::{Kind, Web};
-use crate::lab::{Host, Lab, LabError, Process};
+use crate::lab::{Host, Lab, LabError, Link, Process, Weather};
 
 /// Hosts that serve, and that stand by.
 const HOT: usize = 3;
@@ -60,7 +61,7 @@ enum Running {
 }
 
 impl Field {
-    /// Starts one side and waits until it answers. `hook` is how long an activation takes.
+    /// Starts one side and waits until it answers.
     ///
     /// # Errors
     /// [`BenchError`] with the step that failed and the end of a log.
@@ -68,12 +69,17 @@ impl Field {
         lab: &Lab,
         authority: &Authority,
         subject: Subject,
-        hook: Duration,
+        plan: &Plan,
     ) -> Result<Self, BenchError> {
+        let link = if plan.rtt().is_some() { Link::Relay } else { Link::Cable };
         let field = match subject {
-            Subject::Hearth => Self::hearth(lab, hook)?,
-            _ => Self::peer(lab, authority, subject)?,
+            Subject::Hearth => Self::hearth(lab, link, plan.hook())?,
+            _ => Self::peer(lab, link, authority, subject)?,
         };
+        if let Some(rtt) = plan.rtt() {
+            // Each frame passes the caller's link once.
+            field.caller.weather(Weather { delay: rtt / 2, ..Weather::default() })?;
+        }
         wait_for(&format!("{} to answer", subject.title()), SOON, || {
             let ask = || fetch(entry(), "/", Duration::from_secs(2));
             let answered = field.caller.space().call(ask).map_err(|e| e.to_string())?;
@@ -106,7 +112,7 @@ impl Field {
         }
     }
 
-    fn hearth(lab: &Lab, hook: Duration) -> Result<Self, BenchError> {
+    fn hearth(lab: &Lab, caller_link: Link, hook: Duration) -> Result<Self, BenchError> {
         let mesh = Mesh::start(
             lab,
             &MeshSpec {
@@ -116,6 +122,7 @@ impl Field {
                 activate: hook,
                 policy: POLICY.to_owned(),
                 check: Check::usual(HEALTH),
+                caller_link,
                 ..MeshSpec::default()
             },
         )?;
@@ -132,8 +139,13 @@ impl Field {
         })
     }
 
-    fn peer(lab: &Lab, authority: &Authority, subject: Subject) -> Result<Self, BenchError> {
-        let caller = lab.host("caller")?;
+    fn peer(
+        lab: &Lab,
+        caller_link: Link,
+        authority: &Authority,
+        subject: Subject,
+    ) -> Result<Self, BenchError> {
+        let caller = lab.host_on("caller", caller_link)?;
         let hosts = |what: &str, count: usize| -> Result<Vec<Arc<Host>>, LabError> {
             (1..=count).map(|n| lab.host(&format!("{what}-{n}"))).collect()
         };
@@ -146,11 +158,11 @@ impl Field {
             let sidecar = peers::inbound(subject, host, authority)?;
             Ok(Station { host: Arc::clone(host), app, sidecar })
         };
-        let stations = (hot.iter().map(&mut station).collect::<Result<Vec<_>, _>>()?, {
-            warm.iter().map(&mut station).collect::<Result<Vec<_>, _>>()?
-        });
+        let stations = [&hot, &warm]
+            .map(|hosts| hosts.iter().map(&mut station).collect::<Result<Vec<_>, _>>());
+        let [stations_hot, stations_warm] = stations;
         peers::outbound(subject, &caller, authority, &hot, &warm)?;
-        Ok(Self { caller, hot: stations.0, warm: stations.1, running: Running::Peer(webs) })
+        Ok(Self { caller, hot: stations_hot?, warm: stations_warm?, running: Running::Peer(webs) })
     }
 
     fn log(&self) -> String {

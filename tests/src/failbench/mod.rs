@@ -44,7 +44,7 @@ use crate::bench::authority::Authority;
 use crate::bench::machine::Machine;
 use crate::lab::binaries::target_dir;
 use crate::lab::entry::{Access, access, again};
-use crate::loopback::Place;
+use crate::loopback::{Place, sweep};
 use fault::Fault;
 use figures::Figures;
 use plan::Plan;
@@ -52,6 +52,10 @@ use record::Record;
 use subject::Subject;
 use verdict::{Row, Verdict, verdicts};
 
+/// Name of the certificates' directory among the temporary ones.
+const PLACE: &str = "failover";
+/// So late a client may be itself before a cell is called disturbed, ms.
+const LATE_MS: f64 = 10.0;
 /// "Service unavailable" of sysexits: this machine allows no namespaces.
 const UNAVAILABLE: u8 = 69;
 
@@ -85,6 +89,9 @@ struct Flags {
     /// awake).
     #[arg(long, value_name = "MS")]
     hook: Option<u64>,
+    /// Round trip between the caller and everybody else, in milliseconds; without it the machine's own.
+    #[arg(long, value_name = "MS")]
+    rtt: Option<u64>,
     /// Leave each cell's logs in target/lab.
     #[arg(long)]
     keep: bool,
@@ -155,6 +162,7 @@ fn plan(flags: &Flags) -> Plan {
         posts: flags.posts.unwrap_or(usual.posts).max(1),
         seconds: flags.seconds.unwrap_or(usual.seconds).max(1.0),
         hook_ms: flags.hook.unwrap_or(usual.hook_ms),
+        rtt_ms: flags.rtt.unwrap_or(usual.rtt_ms),
         ..usual
     }
 }
@@ -172,7 +180,8 @@ fn bench(flags: &Flags) -> Result<(), BenchError> {
     let subjects = chosen(&flags.only, &Subject::USUAL);
     let faults = chosen(&flags.faults, &Fault::ALL);
     let out = flags.out.clone().unwrap_or_else(|| target_dir().join("bench"));
-    let place = Place::new("failover")?;
+    sweep(&[PLACE]);
+    let place = Place::new(PLACE)?;
     let mut bench = Bench {
         authority: Authority::new(&place)?,
         record: Record::create(&out)?,
@@ -243,9 +252,7 @@ impl Bench {
     }
 
     fn verdicts(&self) -> Vec<Verdict> {
-        let of = |(fault, row): &(Fault, Row<'_>)| {
-            verdicts(*fault, fault.promise(self.plan.hook()), row)
-        };
+        let of = |(fault, row): &(Fault, Row<'_>)| verdicts(*fault, fault.promise(&self.plan), row);
         self.rows().iter().flat_map(of).collect()
     }
 
@@ -268,6 +275,14 @@ impl Bench {
                 taken.figures.unexecuted
             );
         }
+        let disturbed = self.taken.iter().filter(|taken| taken.figures.late_ms > LATE_MS).count();
+        if disturbed > 0 {
+            text += &format!(
+                "DISTURBED: in {disturbed} of {} cells the client itself was more than {LATE_MS:.0} ms late: \
+                 take what is that slow there for the machine's\n",
+                self.taken.len()
+            );
+        }
         if !machine.is_release() {
             text += &format!("NOT A RELEASE BUILD: {}\n", machine.hearth_from);
         }
@@ -277,9 +292,10 @@ impl Bench {
     fn note(&self, machine: &Machine) -> String {
         let Machine { processor, cores, kernel, .. } = machine;
         let Plan { runs, rate, posts, seconds, hook_ms, .. } = &self.plan;
+        let far = self.plan.rtt().map_or(String::new(), |rtt| format!(", round trip {rtt:?}"));
         format!(
             "{processor}, {cores} cores, Linux {kernel}; {rate} GETs and {posts} POSTs a second, {seconds} \
-             s after the fault, activation hook {hook_ms} ms; runs: {runs}, interleaved; medians and ranges"
+             s after the fault, activation hook {hook_ms} ms{far}; runs: {runs}, interleaved; medians and ranges"
         )
     }
 

@@ -154,8 +154,10 @@ fn routes(subject: Subject) -> String {
 
 /// What Envoy's cluster does about hosts that fail.
 fn cluster(subject: Subject) -> String {
+    // Meshes' default; Envoy's own, round robin, sends more into a host that does not answer.
+    let balance = "lb_policy: LEAST_REQUEST";
     if !is_tuned(subject) {
-        return String::new();
+        return balance.to_owned();
     }
     let merge = match subject {
         Subject::EnvoyBest => "common_lb_config: { update_merge_window: 0s }",
@@ -167,7 +169,7 @@ fn cluster(subject: Subject) -> String {
          codec_client_type: HTTP2 }} }}]\n    \
          outlier_detection: {{ consecutive_5xx: 3, consecutive_gateway_failure: 3, \
          enforcing_consecutive_gateway_failure: 100, interval: 1s, max_ejection_percent: 100 }}\n    \
-         {merge}"
+         {balance}\n    {merge}"
     )
 }
 

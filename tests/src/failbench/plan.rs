@@ -19,13 +19,15 @@ pub struct Plan {
     pub seconds: f64,
     /// How long the activation of a warm application takes, ms.
     pub hook_ms: u64,
+    /// Round trip between the caller and everybody else, ms; 0: that of the machine itself.
+    pub rtt_ms: u64,
 }
 
 impl Plan {
     /// A whole run.
     #[must_use]
     pub fn whole() -> Self {
-        Self { runs: 3, rate: 500, posts: 50, before_s: 3.0, seconds: 12.0, hook_ms: 0 }
+        Self { runs: 3, rate: 500, posts: 50, before_s: 3.0, seconds: 12.0, hook_ms: 0, rtt_ms: 0 }
     }
 
     /// Once, and shortly.
@@ -44,6 +46,12 @@ impl Plan {
     #[must_use]
     pub fn window(&self) -> Duration {
         Duration::from_secs_f64(self.seconds)
+    }
+
+    /// The round trip; none where it is the machine's own.
+    #[must_use]
+    pub fn rtt(&self) -> Option<Duration> {
+        (self.rtt_ms > 0).then(|| Duration::from_millis(self.rtt_ms))
     }
 
     /// The activation hook's own time.

@@ -10,27 +10,40 @@ use super::verdict::{Figure, Row, Verdict};
 use crate::bench::figures::Spread;
 use crate::bench::table::number;
 
-/// Width of a figure's column.
-const COLUMN: usize = 21;
-
 /// One fault.
 #[must_use]
 pub fn block(fault: Fault, row: &Row<'_>) -> String {
-    let mut text = format!("{}\n{:<15}", fault.title(), "");
-    // Writing to a String cannot fail.
-    for figure in Figure::ALL {
-        let _ = write!(text, "{:>COLUMN$}", figure.title());
-    }
-    let _ = writeln!(text, "{:>COLUMN$}{:>COLUMN$}", "slowest before ms", "client late ms");
+    let mut lines = vec![vec![String::new()]];
+    lines[0].extend(Figure::ALL.map(|figure| figure.title().to_owned()));
+    lines[0].extend(["slowest before ms", "client late ms"].map(str::to_owned));
     for (subject, runs) in row {
-        let _ = write!(text, "{:<15}", subject.title());
-        for figure in Figure::ALL {
-            let _ = write!(text, "{:>COLUMN$}", cell(figure, figure.spread(runs)));
-        }
+        let mut line = vec![subject.title().to_owned()];
+        line.extend(Figure::ALL.map(|figure| cell(figure, figure.spread(runs))));
         let surroundings: [fn(&Figures) -> f64; 2] = [|f| f.before.slowest_ms, |f| f.late_ms];
-        for of in surroundings {
-            let spread = Spread::of(runs.iter().map(|figures| of(figures)));
-            let _ = write!(text, "{:>COLUMN$}", cell(Figure::Slowest, spread));
+        line.extend(
+            surroundings.map(|of| {
+                cell(Figure::Slowest, Spread::of(runs.iter().map(|figures| of(figures))))
+            }),
+        );
+        lines.push(line);
+    }
+    format!("{}\n{}", fault.title(), aligned(&lines))
+}
+
+/// Columns as wide as what is in them: the first to the left, all others to the right.
+fn aligned(lines: &[Vec<String>]) -> String {
+    let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
+    let long = |text: &String| text.chars().count();
+    let width = |n: usize| lines.iter().filter_map(|line| line.get(n)).map(long).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for line in lines {
+        for (n, (word, width)) in line.iter().zip(&widths).enumerate() {
+            // Writing to a String cannot fail.
+            let _ = match n {
+                0 => write!(text, "  {word:<width$}"),
+                _ => write!(text, "  {word:>width$}"),
+            };
         }
         text.push('\n');
     }
@@ -44,6 +57,9 @@ pub fn verdicts(all: &[Verdict]) -> String {
         all.iter().filter(|verdict| !verdict.is_good()).map(Verdict::text).collect();
     let promised = all.iter().filter(|verdict| verdict.kept.is_some()).count();
     let kept = all.iter().filter(|verdict| verdict.kept == Some(true)).count();
+    if promised == 0 {
+        return String::new();
+    }
     let mut text = format!("{}: {kept} of {promised} promises kept\n", Subject::Hearth.title());
     for line in said {
         let _ = writeln!(text, "  {line}");
@@ -65,7 +81,14 @@ fn cell(figure: Figure, spread: Option<Spread>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Figure, Spread, cell};
+    use super::{Figure, Spread, aligned, cell};
+
+    #[test]
+    fn columns_are_as_wide_as_their_longest_word_in_letters() {
+        let line = |words: [&str; 2]| words.map(str::to_owned).to_vec();
+        let text = aligned(&[line(["", "failed"]), line(["Hearth", "0 [0–1]"])]);
+        assert_eq!(text, "           failed\n  Hearth  0 [0–1]\n");
+    }
 
     #[test]
     fn a_range_is_shown_where_runs_differ_and_counts_are_whole() {

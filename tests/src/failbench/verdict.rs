@@ -66,11 +66,12 @@ impl Figure {
         }
     }
 
-    /// Of one cell.
+    /// Of one cell; none where there is nothing to be told.
     #[must_use]
     #[allow(clippy::cast_precision_loss)] // Counts of requests.
-    pub fn of(self, figures: &Figures) -> f64 {
-        match self {
+    pub fn of(self, figures: &Figures) -> Option<f64> {
+        Some(match self {
+            Self::Told if figures.posts.failed == 0 => return None,
             Self::Failed => figures.gets.failed as f64,
             Self::Slowest => figures.gets.slowest_ms,
             Self::P999 => figures.gets.p999_ms,
@@ -79,13 +80,13 @@ impl Figure {
             Self::PostsFailed => figures.posts.failed as f64,
             Self::Told => figures.told_ms,
             Self::Twice => figures.twice as f64,
-        }
+        })
     }
 
     /// Over all runs.
     #[must_use]
     pub fn spread(self, runs: &[&Figures]) -> Option<Spread> {
-        Spread::of(runs.iter().map(|figures| self.of(figures)))
+        Spread::of(runs.iter().filter_map(|figures| self.of(figures)))
     }
 
     fn promised(self, promise: Promise) -> Option<f64> {
@@ -146,10 +147,8 @@ impl Figure {
         let no_more = |figure| median(figure, peer) <= median(figure, Subject::Hearth);
         match self {
             Self::Slowest | Self::P999 | Self::Over100 => no_more(Self::Failed),
-            // A failure is told late only where there is one.
-            Self::Told => median(Self::PostsFailed, peer) > 0.0,
             Self::PostsFailed => no_more(Self::Twice),
-            Self::Failed | Self::Normal | Self::Twice => true,
+            Self::Failed | Self::Normal | Self::Told | Self::Twice => true,
         }
     }
 }
@@ -183,6 +182,7 @@ mod tests {
 
     use super::{Fault, Figure, Figures, Row, Subject, Verdict, verdicts};
     use crate::failbench::figures::{Stream, figures};
+    use crate::failbench::plan::Plan;
 
     fn cell(failed: usize, slowest_ms: f64) -> Figures {
         let none = Stream { samples: Vec::new(), mark: Duration::ZERO, until: Duration::ZERO };
@@ -195,7 +195,7 @@ mod tests {
     fn slowest(hearth: &[Figures], peer: &Figures) -> Verdict {
         let row =
             Row::from([(Subject::Hearth, hearth.iter().collect()), (Subject::Haproxy, vec![peer])]);
-        let all = verdicts(Fault::BlackHole, Fault::BlackHole.promise(Duration::ZERO), &row);
+        let all = verdicts(Fault::BlackHole, Fault::BlackHole.promise(&Plan::whole()), &row);
         all.into_iter().find(|verdict| verdict.figure == Figure::Slowest).unwrap()
     }
 

@@ -16,7 +16,7 @@ use super::host::Host;
 use super::spec::{AgentSpec, Check, MESH};
 use super::wait::wait_for;
 use super::web::{Kind, PORT, Web};
-use super::{Lab, process::tail};
+use super::{Lab, Link, process::tail};
 use crate::load::{Load, LoadSpec};
 use crate::otlp::Receiver;
 
@@ -43,6 +43,8 @@ pub struct MeshSpec {
     pub policy: String,
     /// How every application is checked.
     pub check: Check,
+    /// How the caller's host is connected.
+    pub caller_link: Link,
     /// No UDP reaches or leaves the caller's host, from before the first agent starts.
     pub udp_blocked: bool,
 }
@@ -56,6 +58,7 @@ impl Default for MeshSpec {
             activate: Duration::from_millis(200),
             policy: POLICY.to_owned(),
             check: Check::http("/healthz"),
+            caller_link: Link::Cable,
             udp_blocked: false,
         }
     }
@@ -112,7 +115,7 @@ impl Mesh {
     pub fn start(lab: &Lab, spec: &MeshSpec) -> Result<Self, LabError> {
         let control = Control::init(&lab.host("control")?)?;
         let otlp = Receiver::start(&*lab.host("otlp")?)?;
-        let caller = lab.host("caller")?;
+        let caller = lab.host_on("caller", spec.caller_link)?;
         if spec.udp_blocked {
             caller.block_udp()?;
         }
