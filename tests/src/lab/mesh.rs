@@ -168,7 +168,8 @@ impl Mesh {
         };
         mesh.wait_members(Duration::from_secs(30))?;
         mesh.apply(&spec.policy)?;
-        mesh.steady(Duration::from_secs(30))?;
+        // Whoever was called up while the others came is put back to sleep first.
+        mesh.steady(Duration::from_secs(90))?;
         Ok(mesh)
     }
 
