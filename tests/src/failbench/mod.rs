@@ -45,6 +45,7 @@ use crate::bench::machine::Machine;
 use crate::lab::binaries::target_dir;
 use crate::lab::entry::{Access, access, again};
 use crate::loopback::{Place, sweep};
+use cell::Cell;
 use fault::Fault;
 use figures::Figures;
 use plan::Plan;
@@ -54,8 +55,10 @@ use verdict::{Row, Verdict, verdicts};
 
 /// Name of the certificates' directory among the temporary ones.
 const PLACE: &str = "failover";
-/// So late a client may be itself before a cell is called disturbed, ms.
+/// So late a client may be itself before a cell is called disturbed and measured again, ms.
 const LATE_MS: f64 = 10.0;
+/// A cell is measured so often at most.
+const TRIES: usize = 3;
 /// "Service unavailable" of sysexits: this machine allows no namespaces.
 const UNAVAILABLE: u8 = 69;
 
@@ -106,6 +109,8 @@ struct Taken {
     run: usize,
     fault: Fault,
     subject: Subject,
+    /// So often it was measured; what is told is the one that the machine disturbed least.
+    tries: usize,
     #[serde(flatten)]
     figures: Figures,
 }
@@ -222,11 +227,11 @@ impl Bench {
     fn measure(&mut self, run: usize, fault: Fault, subject: Subject) -> Result<(), BenchError> {
         let (number, runs) = (run + 1, self.plan.runs);
         let what = format!("run {number} of {runs}: {}, {}", fault.title(), subject.title());
-        match cell::measure(&self.authority, subject, fault, &self.plan, self.keep) {
-            Ok(cell) => {
+        match self.undisturbed(fault, subject) {
+            Ok((tries, cell)) => {
                 eprintln!("{what}: {}", glance(&cell.figures));
                 self.record.add(run, fault, subject, &cell)?;
-                self.taken.push(Taken { run, fault, subject, figures: cell.figures });
+                self.taken.push(Taken { run, fault, subject, tries, figures: cell.figures });
             }
             Err(error) => {
                 let reason = error.to_string().trim_end().to_owned();
@@ -235,6 +240,24 @@ impl Bench {
             }
         }
         Ok(())
+    }
+
+    /// A cell, again where the machine stood still for the client. What is chosen by is the client's own
+    /// lateness, never what it saw.
+    fn undisturbed(&self, fault: Fault, subject: Subject) -> Result<(usize, Cell), BenchError> {
+        let measure = || cell::measure(&self.authority, subject, fault, &self.plan, self.keep);
+        let mut best = measure()?;
+        for tries in 1..TRIES {
+            if best.figures.late_ms <= LATE_MS {
+                return Ok((tries, best));
+            }
+            eprintln!("  disturbed, once more: {}", glance(&best.figures));
+            let other = measure()?;
+            if other.figures.late_ms < best.figures.late_ms {
+                best = other;
+            }
+        }
+        Ok((TRIES, best))
     }
 
     fn rows(&self) -> Vec<(Fault, Row<'_>)> {
@@ -278,7 +301,8 @@ impl Bench {
         let disturbed = self.taken.iter().filter(|taken| taken.figures.late_ms > LATE_MS).count();
         if disturbed > 0 {
             text += &format!(
-                "DISTURBED: in {disturbed} of {} cells the client itself was more than {LATE_MS:.0} ms late: \
+                "DISTURBED: in {disturbed} of {} cells the client itself was more than {LATE_MS:.0} ms late, \
+                 three times in turn: \
                  take what is that slow there for the machine's\n",
                 self.taken.len()
             );
