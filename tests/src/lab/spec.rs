@@ -118,14 +118,18 @@ pub struct Check {
     /// Path of an `http` check.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// How often.
-    pub interval: String,
-    /// How long an answer may take.
-    pub timeout: String,
-    /// Failures until unready.
-    pub fall: u32,
-    /// Successes until ready.
-    pub rise: u32,
+    /// How often; the agent's default if none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interval: Option<String>,
+    /// How long an answer may take; the agent's default if none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<String>,
+    /// Failures until unready; the agent's default if none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fall: Option<u32>,
+    /// Successes until ready; the agent's default if none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rise: Option<u32>,
 }
 
 impl Check {
@@ -135,11 +139,18 @@ impl Check {
         Self {
             kind: "http".to_owned(),
             path: Some(path.to_owned()),
-            interval: "500ms".to_owned(),
-            timeout: "500ms".to_owned(),
-            fall: 2,
-            rise: 1,
+            interval: Some("500ms".to_owned()),
+            timeout: Some("500ms".to_owned()),
+            fall: Some(2),
+            rise: Some(1),
         }
+    }
+
+    /// `GET path`, all else as the agent does it by default.
+    #[must_use]
+    pub fn usual(path: &str) -> Self {
+        let usual = Self::http(path);
+        Self { interval: None, timeout: None, fall: None, rise: None, ..usual }
     }
 }
 
@@ -274,6 +285,13 @@ impl AgentSpec {
             priority: Some(priority),
             ..endpoint(service, port, "warm")
         });
+        self
+    }
+
+    /// Checks every endpoint that it has so far in this way.
+    #[must_use]
+    pub fn checked(mut self, check: &Check) -> Self {
+        self.endpoint.iter_mut().for_each(|endpoint| endpoint.check = check.clone());
         self
     }
 
