@@ -74,7 +74,7 @@ impl Default for MeshSpec {
 }
 
 fn hot_spec(mesh: &MeshSpec, host: &Host, spec: AgentSpec) -> AgentSpec {
-    let spec = spec.hot(SERVICE, PORT);
+    let spec = spec.hot(SERVICE, PORT).checked(&mesh.check);
     let spec = if mesh.seldom_checked { spec.seldom_checked() } else { spec };
     if mesh.watched { spec.watching(host.dir().join(PID_FILE)) } else { spec }
 }
@@ -152,7 +152,7 @@ impl Mesh {
         let caller_spec = plan(&caller)?.upstream(SERVICE, UPSTREAM);
         let hot_specs = hot
             .iter()
-            .map(|host| Ok(hot_spec(spec, host, plan(host)?).checked(&spec.check)))
+            .map(|host| Ok(hot_spec(spec, host, plan(host)?)))
             .collect::<Result<Vec<_>, LabError>>()?;
         let warm_specs = (0..)
             .zip(&warm)
