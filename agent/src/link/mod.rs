@@ -28,6 +28,7 @@ mod line;
 mod mesh;
 mod metrics;
 mod monitor;
+mod patience;
 mod peer;
 mod sense;
 mod settle;

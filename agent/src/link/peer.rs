@@ -129,6 +129,14 @@ pub(crate) struct Registered {
     pub(crate) retired: Option<Line>,
 }
 
+/// What follows from an answer to a ping.
+pub(crate) struct Ponged {
+    /// The driver is to be told.
+    pub(crate) news: bool,
+    /// It ended a silence that was none.
+    pub(crate) false_alarm: bool,
+}
+
 /// What ended with a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lost {
@@ -466,11 +474,12 @@ impl Peer {
         self.close_lanes(code, reason);
     }
 
-    /// An answer to one of our pings. `true`: the driver is to be told.
-    pub(crate) fn pong(&self, number: u64) -> bool {
+    /// An answer to one of our pings.
+    pub(crate) fn pong(&self, number: u64, now: Instant) -> Ponged {
         let mut state = lock(&self.state);
-        let mut news = false;
-        if state.sense.silence.is_some_and(|s| number >= s.floor) {
+        let (mut news, mut false_alarm) = (false, false);
+        if let Some(silence) = state.sense.silence.filter(|s| number >= s.floor) {
+            false_alarm = silence.was_false(now);
             state.revive();
             news = true;
         }
@@ -480,7 +489,7 @@ impl Peer {
             news = true;
         }
         self.publish(&state);
-        news
+        Ponged { news, false_alarm }
     }
 
     /// Makes the state of the connections known to requests under way.

@@ -115,8 +115,8 @@ pub(crate) async fn open(
     opening: &Opening,
 ) -> Result<Carried, Fault> {
     let node = &target.id.node;
-    let opened = inner.mesh.links.open_stream(node, target.address).await;
-    let DataStream { mut send, recv, guard } = opened?;
+    let DataStream { mut send, recv, guard } =
+        inner.mesh.links.open_stream(node, target.address).await?;
     let mut health = inner.mesh.links.health(node);
     let silent = async {
         if target.silent || health.wait_for(|h| h.is_silent()).await.is_err() {
