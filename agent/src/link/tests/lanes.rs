@@ -331,7 +331,10 @@ async fn lanes_outlive_a_mesh_link_that_their_peer_gave_up_however_long_they_wer
     let mut stream = on_lane(&a, &b).await;
     stream.send.write(b"x").await.unwrap();
     let peer = a.links.shared.known(&b.name).unwrap();
-    let line = crate::link::lock(&peer.state).mesh.as_ref().unwrap().line.clone();
+    let line = until("a mesh link", || {
+        crate::link::lock(&peer.state).mesh.as_ref().map(|m| m.line.clone()).ok_or("none")
+    })
+    .await;
     crate::link::lock(&peer.state).sense.lane_heard = None;
     assert_eq!(peer.unregister(&line, Farewell::GivenUp), Lost::Quietly);
     stream.send.write_last(b"y").await.unwrap();
