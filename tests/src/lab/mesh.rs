@@ -76,7 +76,7 @@ impl Default for MeshSpec {
 fn hot_spec(mesh: &MeshSpec, host: &Host, spec: AgentSpec) -> AgentSpec {
     let spec = spec.hot(SERVICE, PORT).checked(&mesh.check);
     let spec = if mesh.seldom_checked { spec.seldom_checked() } else { spec };
-    if mesh.watched { spec.watching(host.dir().join(PID_FILE)) } else { spec }
+    if mesh.watched { spec.watching(&host.dir().join(PID_FILE)) } else { spec }
 }
 
 /// A host with an agent, and an application if it offers the service.

@@ -4,7 +4,7 @@
 //! not listed here can be had through [`AgentSpec::extra`].
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -261,16 +261,16 @@ impl AgentSpec {
     #[must_use]
     pub fn seldom_checked(mut self) -> Self {
         for endpoint in &mut self.endpoint {
-            endpoint.check.interval = "1h".to_owned();
+            endpoint.check.interval = Some("1h".to_owned());
         }
         self
     }
 
     /// Watches the process whose id stands in this file.
     #[must_use]
-    pub fn watching(mut self, pid_file: PathBuf) -> Self {
+    pub fn watching(mut self, pid_file: &Path) -> Self {
         for endpoint in &mut self.endpoint {
-            endpoint.pid_file = Some(pid_file.clone());
+            endpoint.pid_file = Some(pid_file.to_path_buf());
         }
         self
     }
