@@ -192,5 +192,6 @@ impl Effects for Seeking {
         }
     }
     fn refused(&mut self, _: &EndpointId) {}
+    fn broke(&mut self, _: &EndpointId) {}
     fn turn(&mut self, _: std::time::Duration) {}
 }
