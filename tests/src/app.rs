@@ -15,6 +15,7 @@
 //! | `GET /executed` | JSON: each id and how often it was executed |
 //! | `GET /slow?ms=N` | 200 after N ms |
 //! | `GET /work?ms=N` | 200 after N ms of work, one request at a time |
+//! | `POST /gray?errors=P&ms=N` | 200; from now on P of 100 ordinary answers are 500, all come after N ms |
 //!
 //! Runs until its task is dropped; connections end with it.
 
@@ -24,7 +25,7 @@ use std::fs::File;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -66,6 +67,35 @@ struct App {
     ledger: Option<File>,
     /// Held by the request that is worked on.
     work: tokio::sync::Mutex<()>,
+    gray: Gray,
+}
+
+/// How badly ordinary requests are answered.
+#[derive(Debug, Default)]
+struct Gray {
+    errors: AtomicU64,
+    ms: AtomicU64,
+    answered: AtomicU64,
+}
+
+impl Gray {
+    fn set(&self, query: &str) {
+        let number = |name| parameter(query, name).and_then(|text| text.parse().ok()).unwrap_or(0);
+        self.errors.store(number("errors"), Ordering::SeqCst);
+        self.ms.store(number("ms"), Ordering::SeqCst);
+    }
+
+    /// Waits, then says how the next answer is. Errors are spread evenly.
+    async fn status(&self) -> StatusCode {
+        let ms = self.ms.load(Ordering::SeqCst);
+        if ms > 0 {
+            tokio::time::sleep(Duration::from_millis(ms)).await;
+        }
+        let (n, share) =
+            (self.answered.fetch_add(1, Ordering::SeqCst), self.errors.load(Ordering::SeqCst));
+        let is_error = n * share / 100 != (n + 1) * share / 100;
+        if is_error { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::OK }
+    }
 }
 
 /// Serves until the future is dropped.
@@ -78,6 +108,7 @@ pub async fn serve(spec: AppSpec) -> std::io::Result<()> {
     let app = Arc::new(App {
         active: AtomicBool::new(!spec.warm),
         executed: Mutex::default(),
+        gray: Gray::default(),
         ledger: spec.ledger.as_ref().map(open).transpose()?,
         work: tokio::sync::Mutex::default(),
         spec,
@@ -121,6 +152,10 @@ async fn answer(
             app.active.store(false, Ordering::SeqCst);
             app.say(StatusCode::OK, "deactivated\n")
         }
+        (&Method::POST, "/gray") => {
+            app.gray.set(query);
+            app.say(StatusCode::OK, "as you wish\n")
+        }
         (&Method::GET, "/executed") => app.say(StatusCode::OK, app.report()),
         _ if !active => app.say(StatusCode::SERVICE_UNAVAILABLE, "not activated\n"),
         (_, "/healthz") => app.say(StatusCode::OK, "ok\n"),
@@ -134,7 +169,10 @@ async fn answer(
             wait(query).await;
             app.say(StatusCode::OK, "done\n")
         }
-        _ => app.say(StatusCode::OK, page(&app.spec.host)),
+        _ => {
+            let status = app.gray.status().await;
+            app.say(status, page(&app.spec.host))
+        }
     })
 }
 

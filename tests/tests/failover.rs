@@ -8,7 +8,8 @@
 #[path = "failover/posts.rs"]
 mod posts;
 
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use hearth_proto::view::ExplainView;
 use hearth_tests::lab::Lab;
@@ -124,6 +125,39 @@ fn a_hanging_application_costs_nobody_a_request() {
         run.strike("application hangs", stop, first_warm);
         let cont = |mesh: &Mesh| mesh.hot[0].app().process().cont().unwrap();
         run.strike("application goes on", cont, |mesh| mesh.steady(FAILBACK).unwrap());
+    });
+}
+
+#[test]
+fn a_gray_application_is_left_soon_and_used_again_when_it_is_well() {
+    in_lab(|lab| {
+        let spec = MeshSpec { kind: Kind::App, ..MeshSpec::default() };
+        let run = Run::start(lab, &spec);
+        let sick = run.mesh.hot[0].endpoint();
+        let standing = |view: &ExplainView| -> (String, String) {
+            let e = view.endpoints.iter().find(|e| e.endpoint == sick).unwrap();
+            (e.standing.clone(), e.reason.clone())
+        };
+        // Errors, then answers twenty times slower than the quick ones of this application.
+        for gray in ["/gray?errors=40", "/gray?ms=40"] {
+            let began = Instant::now();
+            run.mesh.hot[0].app().ask("POST", gray).unwrap();
+            let out = |view: &ExplainView| standing(view).0 == "out";
+            let view = run.mesh.wait_view("the gray one to be out", SOON, out).unwrap();
+            println!("{gray}: out after {:?}: {}", began.elapsed(), standing(&view).1);
+            assert!(!view.route.picks.contains(&sick), "{:?}", view.route);
+            assert_eq!(view.route.picks.len(), 2, "never more than its share: {:?}", view.route);
+            assert!(active_warm(&view).is_empty(), "nobody is called up: {}", sketch(&view));
+            run.mesh.hot[0].app().ask("POST", "/gray").unwrap();
+            let began = Instant::now();
+            // In full: a reason stands beside whoever is on trial.
+            let well = |view: &ExplainView| standing(view) == ("ready".into(), String::new());
+            run.mesh.wait_view("it to be used in full again", FAILBACK, well).unwrap();
+            println!("{gray}: back {:?} after its recovery", began.elapsed());
+        }
+        let mark = run.load.mark();
+        run.sent(run.load.samples().len() + 500);
+        assert_eq!(run.load.since(mark).failed, 0);
     });
 }
 
