@@ -8,7 +8,6 @@
 #[path = "failover/posts.rs"]
 mod posts;
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use hearth_proto::view::ExplainView;
