@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint purity deny advisories unit sim soak sim-soak sim-failover lab bench-speed allocations docs release clean conformance protocols oracle fuzz
+.PHONY: help setup build demo test lint purity deny advisories unit sim soak sim-soak sim-failover lab bench-speed bench-failover soak-healthy allocations docs release clean conformance protocols oracle fuzz
 
 PROFILE ?= lab
 CARGO   := cargo
@@ -76,6 +76,14 @@ bench-speed: ## what a sidecar pair costs, beside Envoy, HAProxy and nginx in on
 	tests/bench-setup
 	$(CARGO) build --release -p hearth-agent -p hearth-control -p hearth-tests --bins
 	target/release/bench-speed $(BENCH)
+
+bench-failover: ## what callers feel when hosts are lost, beside Envoy and HAProxy (about an hour; BENCH="--help", BENCH="--quick")
+	tests/bench-setup
+	$(CARGO) build --release -p hearth-agent -p hearth-control -p hearth-tests --bins
+	target/release/bench-failover $(BENCH)
+
+soak-healthy: build ## a healthy mesh under strain: false alarms and ejections counted (STRAIN="loss 1" MINUTES=10)
+	target/$(PROFILE)/soak-healthy $(or $(STRAIN),loss 1) --minutes $(or $(MINUTES),10)
 
 allocations: build ## how often a pair of agents allocates per request, and where
 	target/$(PROFILE)/bench-speed allocations

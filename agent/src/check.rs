@@ -1,7 +1,9 @@
 //! What we know of our own endpoints: http and tcp checks, by their owner only.
 //!
 //! [`CheckState`] decides (pure); a task per endpoint asks the application and tells the driver of
-//! changes. The first check is made at once. A task owns nothing but its counters: dropping its
+//! changes. The first check is made at once, and so is one after each sign that the application is gone: it
+//! refused a connection, broke one off, or its process ended. The first and the last are a verdict, until a
+//! check says otherwise; the second makes the next failure one. A task owns nothing but its counters: dropping its
 //! [`Checker`] ends it, and a new one starts from nothing.
 
 #[cfg(test)]
@@ -21,7 +23,11 @@ use tokio::time::Instant;
 
 use crate::config::{Check, CheckKind, Endpoint, HttpVersion};
 use crate::pipe::AppAddress;
+use crate::process::Exits;
 use crate::{jitter, loopback};
+
+/// An application that breaks off one request after the other is not checked more often.
+const SUSPICIONS_APART: Duration = Duration::from_millis(20);
 
 /// What the checks of an endpoint found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,6 +96,13 @@ impl CheckState {
         self.against = 0;
     }
 
+    /// Somebody saw the application break something off: the next failure makes it unhealthy.
+    pub fn suspected(&mut self) {
+        if self.is_healthy() {
+            self.against = self.fall - 1;
+        }
+    }
+
     /// Whether the verdict is "healthy".
     pub fn is_healthy(&self) -> bool {
         self.verdict == Some(Change::Healthy)
@@ -103,6 +116,8 @@ enum Command {
     Now,
     /// A request found the application refusing.
     Refused,
+    /// A request was broken off by the application.
+    Suspected,
 }
 
 /// A running check. Dropping it ends the task.
@@ -125,6 +140,7 @@ impl Checker {
             http: endpoint.http,
             state: CheckState::new(endpoint.check.fall, endpoint.check.rise),
             check: endpoint.check.clone(),
+            exits: Exits::of(endpoint.pid_file.clone()),
             events,
         };
         Self { commands, task: tokio::spawn(task.run(inbox)) }
@@ -141,6 +157,12 @@ impl Checker {
     pub fn refused(&self) {
         let _ = self.commands.try_send(Command::Refused);
     }
+
+    /// Says that the application just broke a request off: it is checked at once, and is "unhealthy" if that
+    /// fails.
+    pub fn suspected(&self) {
+        let _ = self.commands.try_send(Command::Suspected);
+    }
 }
 
 impl Drop for Checker {
@@ -156,6 +178,7 @@ struct Task {
     http: HttpVersion,
     check: Check,
     state: CheckState,
+    exits: Exits,
     events: mpsc::Sender<CheckEvent>,
 }
 
@@ -164,7 +187,16 @@ impl Task {
         let mut asked = false;
         loop {
             let started = Instant::now();
-            let result = probe(&self.address, self.http, &self.check).await;
+            let result = tokio::select! {
+                biased;
+                pid = self.exits.next() => {
+                    if !self.exited(pid).await {
+                        return;
+                    }
+                    continue;
+                }
+                result = probe(&self.address, self.http, &self.check) => result,
+            };
             let change = self.state.observe(result.is_ok());
             let detail = result.unwrap_or_else(|why| why);
             if let Some(change) = change {
@@ -185,10 +217,24 @@ impl Task {
                 command = commands.recv() => match command {
                     Some(Command::Now) => asked = true,
                     Some(Command::Refused) => self.state.refused(),
+                    Some(Command::Suspected) => {
+                        self.state.suspected();
+                        tokio::time::sleep_until(started + SUSPICIONS_APART).await;
+                    }
                     None => return,
+                },
+                pid = self.exits.next() => if !self.exited(pid).await {
+                    return;
                 },
             }
         }
+    }
+
+    /// The application's process ended. `false`: nobody listens any more.
+    async fn exited(&mut self, pid: i32) -> bool {
+        tracing::info!(service = %self.service, instance = self.instance, pid, "its process ended");
+        self.state.refused();
+        self.tell(format!("its process {pid} ended")).await
     }
 
     async fn tell(&self, detail: String) -> bool {

@@ -157,6 +157,8 @@ pub struct Endpoint {
     pub protocol: Protocol,
     /// The version of HTTP it is spoken to in, by prior knowledge; of no meaning where it speaks none.
     pub http: HttpVersion,
+    /// Where the application's process id is written: its exit is noticed at once, not by the next check.
+    pub pid_file: Option<PathBuf>,
     /// How its health is checked.
     pub check: Check,
     /// What makes it serve; only of a warm one.

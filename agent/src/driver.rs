@@ -48,6 +48,11 @@ pub enum PathReport {
         /// Which endpoint of ours.
         endpoint: EndpointId,
     },
+    /// An application of this host broke a request off.
+    LocalBroke {
+        /// Which endpoint.
+        endpoint: EndpointId,
+    },
 }
 
 /// Reads the core, within a turn of the driver.
@@ -90,6 +95,8 @@ pub trait Effects: Send + 'static {
     fn handle(&mut self, event: Event, node: &Node);
     /// An application of ours refused a connection: its health check has to know.
     fn refused(&mut self, endpoint: &EndpointId);
+    /// An application of ours broke a request off: it is to be checked.
+    fn broke(&mut self, endpoint: &EndpointId);
     /// A turn is over; `late` is by how much it began after its deadline.
     fn turn(&mut self, late: Duration);
 }
@@ -282,6 +289,7 @@ impl<E: Effects> Driver<E> {
                 self.node.handle_health(now, &endpoint, false);
                 self.effects.refused(&endpoint);
             }
+            PathReport::LocalBroke { endpoint } => self.effects.broke(&endpoint),
         }
     }
 

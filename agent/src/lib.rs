@@ -10,7 +10,7 @@
 //! | [`pipe`] | where applications listen, and connections on this host |
 //! | [`identity`], [`enrol`] | who we are, whom we believe; joining and renewing |
 //! | [`config`], [`disk`], [`exit`] | what the operator wrote, what survives a restart, how we end |
-//! | [`local`], [`check`], [`hook`] | what we know of our own endpoints, how warm ones are made to serve |
+//! | [`local`], [`check`], [`process`], [`hook`] | what we know of our own endpoints, how warm ones are made to serve |
 //! | [`telemetry`], [`notify`] | logs, metrics, traces; what the service manager is told |
 
 pub mod admin;
@@ -30,6 +30,7 @@ mod loopback;
 pub mod notify;
 pub mod outside;
 pub mod pipe;
+pub mod process;
 pub mod proxy;
 pub mod run;
 pub mod telemetry;

@@ -148,6 +148,13 @@ impl Locals {
             local.checker.refused();
         }
     }
+
+    /// A request was broken off by the application.
+    pub fn broke(&self, endpoint: &EndpointId) {
+        if let Some(local) = self.lock().get(endpoint) {
+            local.checker.suspected();
+        }
+    }
 }
 
 async fn run_hooks(config: Endpoint, driver: Handle, mut queue: mpsc::Receiver<HookCall>) {

@@ -91,6 +91,12 @@ impl Effects for Outside {
         }
     }
 
+    fn broke(&mut self, endpoint: &EndpointId) {
+        if let Some(locals) = self.locals.get() {
+            locals.broke(endpoint);
+        }
+    }
+
     fn turn(&mut self, late: Duration) {
         self.heartbeat.fetch_add(1, Ordering::Relaxed);
         self.metrics.loop_lag(late);

@@ -8,9 +8,9 @@
 //! The life of an endpoint here:
 //!
 //! ```text
-//! well ──three bad periods──→ out ──its time is over──→ probation ──two good periods──→ well
-//!   │ ↖ good                   ↑ ↖────────bad──────────────┘
-//!   └──avoided by the balancer, last answers bad──→ on trial (bad three times → out)
+//! well ──enough evidence──→ out ──its time is over──→ probation ──two good periods──→ well
+//!   │ ↖ good                 ↑ ↖─────────bad─────────────┘
+//!   └──avoided by the balancer, last answers bad──→ on trial ──enough evidence──→ out
 //! ```
 //!
 //! On trial and on probation it gets a small share of the requests ([`crate::route::TRIAL_ONE_IN`]), so that
@@ -31,20 +31,20 @@ pub use sample::{BUCKETS, Sample};
 pub const SAMPLE_EVERY: Duration = Duration::from_millis(250);
 /// A period lasts at least so long: a sample, less what its timer may be early.
 const PERIOD: Duration = Duration::from_millis(200);
-/// … and has at least so many answers, else it goes on. Ten: of ten with 2 % of chance errors three fail in
-/// one period of 1,160; of an endpoint that fails forty in a hundred, in five periods of six.
-pub const MIN_VOLUME: u64 = 10;
-/// The same on trial and on probation, where few are risked. Five: two of them fail by chance in one period
-/// of 260.
-pub const TRIAL_VOLUME: u64 = 5;
+/// … and has at least so many answers, else it goes on: two bad ones of five are by chance (2 % errors) in
+/// one period of 260.
+pub const MIN_VOLUME: u64 = 5;
 /// A period that has not come to its volume after so long is thrown away: its answers are of many causes.
 /// Envoy's interval. On trial and on probation it waits, for answers are few by intent.
 const STALE: Duration = Duration::from_secs(10);
-/// An endpoint's share of bad answers is too large when it exceeds the median of its siblings by this …
+/// A period is bad when its share of bad answers exceeds the median of its siblings by this …
 pub const EXCESS: f64 = 0.20;
 /// … and by so many standard deviations of a binomial of its volume. Envoy's factor is 1.9 over 100
 /// requests; here volumes are small, and a verdict is wanted from each.
 const DEVIATIONS: f64 = 3.0;
+/// What is looked for is an endpoint with this much more bad answers than its siblings. What lies halfway
+/// and below is no outlier, however long it lasts.
+const SOUGHT: f64 = 0.30;
 /// Siblings without any bad answer are taken for as bad as this: of one in twenty nothing is thought.
 const NOISE: f64 = 0.05;
 /// Slow is what takes three half-octaves, some three times, longer than the 90th percentile of the siblings
@@ -52,8 +52,14 @@ const NOISE: f64 = 0.05;
 const SLOW_HALF_OCTAVES: usize = 3;
 /// Nothing faster than the bound of this bucket (5.7 ms) is ever slow: nobody is hurt by it.
 const NEVER_SLOW: usize = 9;
-/// Bad periods, less good ones, after which an endpoint is out.
-pub const STRIKES: u8 = 3;
+/// The evidence after which an endpoint is out: a CUSUM (Page 1954) of the likelihood ratio between "as bad
+/// as sought" and "as its siblings", floored at nothing. e^18 answers of a healthy endpoint pass before
+/// chance comes to it (five days at 150 per second if 5 % fail by nature, centuries if 2 % do); one that
+/// fails forty in a hundred comes to it in 33 answers.
+const EVIDENCE: f64 = 18.0;
+/// A period adds at most this share of it, however bad: what one stall slowed or one burst failed is one
+/// event, not fifty.
+pub const PERIODS: u32 = 3;
 /// Good periods in a row that end a probation.
 pub const PROBATION_GOOD: u8 = 2;
 /// First time out; doubled each time after, up to [`OUT_MAX`].
@@ -101,7 +107,7 @@ impl fmt::Display for Symptom {
         let Self { percent, siblings, kind } = self;
         match kind {
             Ailment::Failing => {
-                write!(f, "{percent} % of its answers were bad, most of them errors")?
+                write!(f, "{percent} % of its answers were bad, most of them errors")?;
             }
             Ailment::Slow { limit } => {
                 let limit = limit.as_secs_f64() * 1e3;
@@ -117,11 +123,21 @@ impl fmt::Display for Symptom {
 
 /// A period's verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+enum Verdict {
     /// As its siblings.
     Good,
     /// Worse.
-    Bad(Symptom),
+    Bad,
+}
+
+/// What a period says of an endpoint.
+#[derive(Clone, Copy, Debug)]
+struct Finding {
+    /// By itself.
+    verdict: Verdict,
+    /// What it adds to the evidence; negative when it speaks for the endpoint.
+    weight: f64,
+    symptom: Symptom,
 }
 
 /// Where an endpoint stands.
@@ -164,7 +180,8 @@ pub struct Track {
     closed: Option<Closed>,
     /// The usual 90th percentile: a bucket, in sixteenths.
     usual: Option<usize>,
-    strikes: u8,
+    /// What speaks against it, less what speaks for it.
+    evidence: f64,
     /// Times out in a row.
     outs: u32,
     well_since: Time,
@@ -224,14 +241,13 @@ impl Track {
         self.open = Sample::default();
         self.opened = None;
         self.closed = None;
-        self.strikes = 0;
+        self.evidence = 0.0;
     }
 
     /// Ends the open period if it is long and full enough. Returns whether it did.
     fn close(&mut self, now: Time) -> bool {
         let Some(from) = self.opened else { return false };
-        let least = if self.on_trial() { TRIAL_VOLUME } else { MIN_VOLUME };
-        if now.since(from) < PERIOD || self.open.volume() < least {
+        if now.since(from) < PERIOD || self.open.volume() < MIN_VOLUME {
             return false;
         }
         self.opened = None;
@@ -260,36 +276,33 @@ impl Track {
         });
     }
 
-    /// Takes in a period's verdict. `may_go` is false where no more may go out. Returns whether its state
+    /// Takes in what a period says. `may_go` is false where no more may go out. Returns whether its state
     /// changed.
-    fn follow(&mut self, now: Time, verdict: Verdict, may_go: bool, jitter: f64) -> bool {
+    fn follow(&mut self, now: Time, finding: Finding, may_go: bool, jitter: f64) -> bool {
         let before = self.state;
-        match (self.state, verdict) {
+        match (self.state, finding.verdict) {
             (State::Out { .. }, _) => {}
             (State::Probation { good }, Verdict::Good) if good + 1 >= PROBATION_GOOD => {
                 self.state = State::Well;
                 self.well_since = now;
-                self.strikes = 0;
+                self.evidence = 0.0;
             }
             (State::Probation { good }, Verdict::Good) => {
                 self.state = State::Probation { good: good + 1 };
             }
-            (State::Probation { .. }, Verdict::Bad(symptom)) => {
-                if may_go {
-                    self.go(now, symptom, jitter);
-                } else {
-                    self.state = State::Probation { good: 0 };
-                }
+            (State::Probation { .. }, Verdict::Bad) if may_go => {
+                self.go(now, finding.symptom, jitter);
             }
-            (State::Well | State::Trial, Verdict::Good) => {
-                self.strikes = self.strikes.saturating_sub(1);
-                self.state = State::Well;
-                self.learn();
-            }
-            (State::Well | State::Trial, Verdict::Bad(symptom)) => {
-                self.strikes = (self.strikes + 1).min(STRIKES);
-                if self.strikes >= STRIKES && may_go {
-                    self.go(now, symptom, jitter);
+            (State::Probation { .. }, Verdict::Bad) => self.state = State::Probation { good: 0 },
+            (State::Well | State::Trial, verdict) => {
+                let most = EVIDENCE / f64::from(PERIODS);
+                let sum = self.evidence + finding.weight.min(most);
+                self.evidence = sum.clamp(0.0, EVIDENCE);
+                if self.evidence >= EVIDENCE && finding.weight > 0.0 && may_go {
+                    self.go(now, finding.symptom, jitter);
+                } else if verdict == Verdict::Good {
+                    self.state = State::Well;
+                    self.learn();
                 }
             }
         }
@@ -328,28 +341,25 @@ impl Limits {
 /// Judges the *ready* endpoints of one service against each other after a round of samples:
 ///
 /// 1. periods that are long and full enough are closed, all before any is judged;
-/// 2. each closed one gets its [`verdict`] against the siblings whose last period overlaps it;
+/// 2. each closed one is compared with the siblings whose last period overlaps it;
 /// 3. the worst goes first, while no more than [`cap`] of the service is out, for any reason;
 /// 4. who is avoided by the balancer after bad answers is put on trial.
 ///
 /// `jitter` in 0..1 spreads the ends of times out. Returns the indices of those whose state changed.
 pub fn judge(now: Time, tracks: &mut [&mut Track], limits: Limits, jitter: f64) -> Vec<usize> {
     let fresh: Vec<bool> = tracks.iter_mut().map(|t| t.close(now)).collect();
-    let mut verdicts: Vec<(usize, Verdict)> = (0..tracks.len())
+    let mut findings: Vec<(usize, Finding)> = (0..tracks.len())
         .filter(|i| fresh[*i])
-        .filter_map(|i| Some((i, verdict(tracks, i)?)))
+        .filter_map(|i| Some((i, compare(tracks, i)?)))
         .collect();
-    verdicts.sort_by_key(|(i, v)| match v {
-        Verdict::Bad(symptom) => (false, u8::MAX - symptom.percent, *i),
-        Verdict::Good => (true, 0, *i),
-    });
+    findings.sort_by_key(|(i, f)| (u8::MAX - f.symptom.percent, *i));
     let avoided: Vec<usize> =
         (0..tracks.len()).filter(|i| !fresh[*i] && is_avoided(now, tracks, *i, &fresh)).collect();
     let mut changed = Vec::new();
     let mut not_ready = limits.not_ready;
-    for (i, verdict) in verdicts {
+    for (i, finding) in findings {
         let may_go = limits.one_more(not_ready);
-        if tracks[i].follow(now, verdict, may_go, jitter) {
+        if tracks[i].follow(now, finding, may_go, jitter) {
             not_ready += usize::from(matches!(tracks[i].state, State::Out { .. }));
             changed.push(i);
         }
@@ -361,11 +371,10 @@ pub fn judge(now: Time, tracks: &mut [&mut Track], limits: Limits, jitter: f64) 
     changed
 }
 
-/// Whether endpoint `i`'s last period was as good as its siblings'. `None` if there is nobody to compare it
-/// with.
+/// Compares endpoint `i`'s last period with its siblings'. `None` if there is nobody to compare it with.
 ///
 /// With one sibling only, that one must itself be well: of two that are both sick neither is the outlier.
-fn verdict(tracks: &[&mut Track], i: usize) -> Option<Verdict> {
+fn compare(tracks: &[&mut Track], i: usize) -> Option<Finding> {
     let own = tracks[i].closed.as_ref()?;
     let siblings: Vec<&Sample> = tracks
         .iter()
@@ -375,27 +384,35 @@ fn verdict(tracks: &[&mut Track], i: usize) -> Option<Verdict> {
         .filter(|c| c.to > own.from)
         .map(|c| &c.sample)
         .collect();
-    if siblings.is_empty() {
-        return None;
-    }
     let limit = tracks[i].limit(median(siblings.iter().filter_map(|s| s.p90()).collect()));
-    let percent = |s: &&Sample| s.bad(limit) as f64 / s.volume() as f64;
+    let share = |s: &Sample| s.bad(limit) as f64 / s.volume() as f64;
     // Shares in millionths, so that they have an order.
-    let shares = siblings.iter().map(|s| (percent(s) * 1e6) as u64).collect();
-    let theirs = median(shares).unwrap_or(0) as f64 / 1e6;
-    if siblings.len() == 1 && theirs > NOISE {
-        return Some(Verdict::Good);
-    }
-    let ours = percent(&&own.sample);
-    let expected = theirs.max(NOISE);
-    let deviation = (expected * (1.0 - expected) / own.sample.volume() as f64).sqrt();
-    if ours < expected + EXCESS.max(DEVIATIONS * deviation) {
-        return Some(Verdict::Good);
-    }
+    let theirs = median(siblings.iter().map(|s| (share(s) * 1e6) as u64).collect())? as f64 / 1e6;
+    let ours = share(&own.sample);
     let slow = own.sample.slow(limit) > u64::from(own.sample.failed);
     let kind = if slow { Ailment::Slow { limit: sample::bound(limit) } } else { Ailment::Failing };
     let whole = |share: f64| (share * 100.0).round() as u8;
-    Some(Verdict::Bad(Symptom { percent: whole(ours), siblings: whole(theirs), kind }))
+    let symptom = Symptom { percent: whole(ours), siblings: whole(theirs), kind };
+    if siblings.len() == 1 && theirs > NOISE {
+        return Some(Finding { verdict: Verdict::Good, weight: 0.0, symptom });
+    }
+    let expected = theirs.max(NOISE);
+    let volume = own.sample.volume() as f64;
+    let deviation = (expected * (1.0 - expected) / volume).sqrt();
+    let bad = ours >= expected + EXCESS.max(DEVIATIONS * deviation);
+    let verdict = if bad { Verdict::Bad } else { Verdict::Good };
+    Some(Finding { verdict, weight: volume * weight(ours, expected), symptom })
+}
+
+/// How much one answer of a period with a share `ours` of bad ones speaks for a sick endpoint, as against one
+/// of which `expected` are bad: the mean log-likelihood ratio of a Bernoulli draw. Nothing where its siblings
+/// are so bad that none could be that much worse.
+fn weight(ours: f64, expected: f64) -> f64 {
+    let sought = expected + SOUGHT;
+    if sought >= 1.0 - NOISE {
+        return 0.0;
+    }
+    ours * (sought / expected).ln() + (1.0 - ours) * ((1.0 - sought) / (1.0 - expected)).ln()
 }
 
 /// Whether the balancer gives endpoint `i` next to nothing, after answers some of which were bad.

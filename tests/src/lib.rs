@@ -10,6 +10,7 @@ pub mod conformance;
 pub mod counted;
 pub mod demo;
 pub mod drive;
+pub mod failbench;
 pub mod lab;
 pub mod load;
 pub mod loopback;

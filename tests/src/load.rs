@@ -206,8 +206,15 @@ async fn one(shared: Arc<Shared>, number: u32, scheduled: Duration) {
     let left = shared.spec.deadline.saturating_sub(late);
     let answer = tokio::time::timeout(left, ask(&shared, number)).await;
     let latency = shared.start.elapsed().saturating_sub(scheduled);
-    let mut sample =
-        Sample { scheduled, latency, status: 0, served_by: String::new(), error: None };
+    let mut sample = Sample {
+        number,
+        scheduled,
+        late,
+        latency,
+        status: 0,
+        served_by: String::new(),
+        error: None,
+    };
     match answer {
         Ok(Ok((status, served_by))) => {
             sample.status = status.as_u16();

@@ -137,6 +137,21 @@ impl Drop for Place {
     }
 }
 
+/// Removes what places with these names left that were interrupted: their processes ended with them,
+/// their files did not. Problems are ignored: a bench must start on a messy disk too.
+pub fn sweep(names: &[&str]) {
+    let entries = std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten();
+    for entry in entries {
+        let file = entry.file_name().to_string_lossy().into_owned();
+        let owner = file.strip_prefix("hearth-").and_then(|rest| rest.rsplit_once('-'));
+        let Some((name, pid)) = owner else { continue };
+        let dead = pid.parse::<u32>().is_ok_and(|pid| !Path::new(&format!("/proc/{pid}")).exists());
+        if dead && names.contains(&name) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 /// Waits for a program's end and takes what it printed.
 ///
 /// # Errors

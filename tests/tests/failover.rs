@@ -5,7 +5,9 @@
 //! fault. No GET may fail. Figures are printed (`--nocapture`) and bound nothing here: a busy machine
 //! must not turn a test red; how fast it is, the benches say.
 
-use std::collections::BTreeMap;
+#[path = "failover/posts.rs"]
+mod posts;
+
 use std::time::Duration;
 
 use hearth_proto::view::ExplainView;
@@ -276,14 +278,7 @@ fn no_post_is_executed_twice_whatever_dies() {
         println!("{} POSTs, {failed} failed among those in flight on a lost host", samples.len());
         assert!(failed < samples.len() / 10, "{failed} of {}", samples.len());
 
-        let mut times: BTreeMap<String, u32> = BTreeMap::new();
-        for node in mesh.hot.iter().chain(&mesh.warm) {
-            let (_, body) = node.app().ask("GET", "/executed").unwrap();
-            let executed: BTreeMap<String, u32> = serde_json::from_str(&body).unwrap();
-            for (id, count) in executed {
-                *times.entry(id).or_default() += count;
-            }
-        }
+        let times = posts::executed(&mesh);
         let twice: Vec<_> = times.iter().filter(|&(_, &count)| count > 1).collect();
         assert!(twice.is_empty(), "executed more than once: {twice:?}");
         let answered = samples.iter().filter(|s| s.error.is_none()).count();

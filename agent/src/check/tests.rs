@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::process::tests::{PidFile, Sleeper};
 
 fn verdicts(fall: u32, rise: u32, results: &str) -> String {
     let mut state = CheckState::new(fall, rise);
@@ -81,6 +82,7 @@ fn endpoint(address: SocketAddr, kind: CheckKind, fall: u32) -> Endpoint {
         role: hearth_proto::advert::Role::Hot,
         protocol: hearth_proto::advert::Protocol::Http,
         http: HttpVersion::One,
+        pid_file: None,
         check: Check { kind, interval, timeout: Duration::from_millis(50), fall, rise: 1 },
         activate: None,
         deactivate: None,
@@ -203,4 +205,56 @@ async fn a_udp_check_sees_a_closed_port() {
     drop(socket);
     let down = next(&mut inbox).await;
     assert!(!down.healthy && down.detail.contains("refused"), "{down:?}");
+}
+
+#[test]
+fn after_a_break_one_failure_is_enough_and_a_success_forgets_it() {
+    let mut state = CheckState::new(3, 1);
+    state.suspected();
+    assert_eq!(
+        state.observe(true),
+        Some(Change::Healthy),
+        "it says nothing before the first verdict"
+    );
+    state.suspected();
+    assert_eq!(state.observe(true), None);
+    assert_eq!((state.observe(false), state.observe(false)), (None, None));
+    state.observe(true);
+    state.suspected();
+    assert_eq!(state.observe(false), Some(Change::Unhealthy));
+}
+
+/// An endpoint that is checked so seldom that only signs count.
+fn seldom(address: SocketAddr) -> Endpoint {
+    let mut endpoint = endpoint(address, CheckKind::Tcp, 3);
+    endpoint.check.interval = Duration::from_secs(3600);
+    endpoint
+}
+
+#[tokio::test]
+async fn an_application_that_broke_off_and_is_gone_is_unhealthy_at_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (events, mut inbox) = mpsc::channel(4);
+    let checker = Checker::start(&seldom(listener.local_addr().unwrap()), events);
+    assert!(next(&mut inbox).await.healthy);
+    drop(listener);
+    checker.suspected();
+    assert!(!next(&mut inbox).await.healthy);
+}
+
+#[tokio::test]
+async fn an_application_whose_process_ended_is_unhealthy_at_once_until_it_answers() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (file, mut app) = (PidFile::new(), Sleeper::start());
+    file.write(app.pid());
+    let mut endpoint = seldom(listener.local_addr().unwrap());
+    endpoint.pid_file = Some(file.0.clone());
+    let (events, mut inbox) = mpsc::channel(4);
+    let _checker = Checker::start(&endpoint, events);
+    assert!(next(&mut inbox).await.healthy);
+    app.kill();
+    let gone = next(&mut inbox).await;
+    assert_eq!((gone.healthy, gone.detail), (false, format!("its process {} ended", app.pid())));
+    // Somebody else listens there: the supervisor was quick.
+    assert!(next(&mut inbox).await.healthy);
 }

@@ -1,6 +1,6 @@
 //! `[[endpoint]]`: role, check and hooks, and which of them go together.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hearth_proto::advert::{MAX_ENDPOINTS, Protocol, Role};
@@ -67,6 +67,7 @@ fn endpoint(table: &Table<raw::Endpoint>, m: &mut Mistakes<'_>) -> Option<Endpoi
     let deactivate = keys.deactivate.as_ref().and_then(|t| hook("endpoint.deactivate", t, m));
     let protocol = keys.protocol.as_ref().and_then(|given| protocol(given, m)).unwrap_or_default();
     let http = http_version(keys.http.as_ref(), protocol, m);
+    let pid_file = keys.pid_file.as_ref().and_then(|given| pid_file(given, m));
     let check = check(keys.check.as_ref(), protocol, m);
     if let (Protocol::Udp, Some(AppAddress::Socket(_)), Some(given)) =
         (protocol, &address, &keys.address)
@@ -81,6 +82,7 @@ fn endpoint(table: &Table<raw::Endpoint>, m: &mut Mistakes<'_>) -> Option<Endpoi
         role,
         protocol,
         http,
+        pid_file,
         check,
         activate,
         deactivate,
@@ -127,6 +129,20 @@ fn app_address(given: &Given, m: &mut Mistakes<'_>) -> Option<AppAddress> {
     };
     let hint = || Some("for example \"unix:/run/app.sock\"".to_owned());
     let result = problem.map_or(Ok(Path::new(path).into()), |what| Err((what, hint())));
+    m.take(given, result)
+}
+
+fn pid_file(given: &Given, m: &mut Mistakes<'_>) -> Option<PathBuf> {
+    let path = Path::new(&given.text);
+    let result = match path.is_absolute() {
+        true => Ok(path.to_owned()),
+        false => Err((
+            format!("{:?} is not an absolute path", given.text),
+            Some(
+                "for example \"/run/app.pid\", where the application writes its process id".into(),
+            ),
+        )),
+    };
     m.take(given, result)
 }
 

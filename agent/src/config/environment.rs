@@ -176,6 +176,7 @@ fn endpoint<'a>(config: &'a mut Config, rest: &str, variable: &str) -> Option<Sl
         "PRIORITY" => Slot::One(&mut e.priority),
         "PROTOCOL" => Slot::One(&mut e.protocol),
         "HTTP" => Slot::One(&mut e.http),
+        "PID_FILE" => Slot::One(&mut e.pid_file),
         "CHECK_KIND" => Slot::One(&mut check(e).kind),
         "CHECK_PATH" => Slot::One(&mut check(e).path),
         "CHECK_INTERVAL" => Slot::One(&mut check(e).interval),

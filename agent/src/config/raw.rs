@@ -118,7 +118,7 @@ tables! {
     IngressRoute { hosts: List, path: Key, service: Key }
     Endpoint {
         service: Key, address: Key, role: Key, priority: Key, protocol: Key,
-        http: Key,
+        http: Key, pid_file: Key,
         check: Option<Table<Check>>,
         activate: Option<Table<Hook>>,
         deactivate: Option<Table<Hook>>,

@@ -36,6 +36,7 @@ address = "127.0.0.1:9000"
 role = "warm"
 priority = 3
 protocol = "http"
+pid_file = "/run/ledger.pid"
 [endpoint.check]
 kind = "http"
 path = "/healthz"
@@ -87,6 +88,10 @@ fn every_key_of_the_file_becomes_a_value() {
     let [warm, hot] = c.endpoints.as_slice() else { panic!("{:?}", c.endpoints) };
     assert_eq!((warm.role, warm.instance), (Role::Warm { priority: 3 }, 0));
     assert_eq!(warm.check.kind, CheckKind::Http { path: "/healthz".into() });
+    assert_eq!(
+        (warm.pid_file.as_deref(), &hot.pid_file),
+        (Some(Path::new("/run/ledger.pid")), &None)
+    );
     assert_eq!((warm.check.fall, warm.check.rise), (3, 2));
     assert_eq!(warm.check.interval, Duration::from_millis(250));
     let activate = warm.activate.as_ref().unwrap();

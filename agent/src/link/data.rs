@@ -23,7 +23,7 @@ use super::lane::pool::{self, Found};
 use super::line::Line;
 use super::peer::Peer;
 use super::stream::{DataStream, Receiver, Sender};
-use super::{CloseCode, Kind, LinkError, LinkHealth, Shared, health, lock, mesh};
+use super::{CloseCode, Farewell, Kind, LinkError, LinkHealth, Shared, health, lock, mesh};
 use crate::identity::Expected;
 
 /// Requests that wait for one dial.
@@ -323,7 +323,7 @@ fn attend(shared: &Arc<Shared>, peer: &Arc<Peer>, connection: &Connection) {
     let (peer, connection) = (peer.clone(), connection.clone());
     tokio::spawn(async move {
         connection.closed().await;
-        peer.unregister(&Line::Quic(connection), false);
+        peer.unregister(&Line::Quic(connection), Farewell::None);
     });
 }
 

@@ -89,7 +89,7 @@ async fn report_failure(shared: &Shared, peer: &Peer, error: &LinkError) {
         let tell = gone && (probed || owed || state.watched && !state.told_down);
         state.told_down |= tell;
         if gone {
-            state.close_dialled_lanes();
+            state.close_dialled();
         }
         tell
     };

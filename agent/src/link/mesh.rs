@@ -18,7 +18,7 @@ use super::line::Line;
 use super::peer::{Lost, Peer};
 use super::sense::{self, Heard};
 use super::settle::Verdict;
-use super::{CloseCode, LinkEvent, Shared, dial, monitor};
+use super::{CloseCode, Farewell, LinkEvent, Shared, dial, monitor};
 
 /// Messages waiting to be written on one link.
 const OUTBOX: usize = 64;
@@ -178,7 +178,7 @@ fn serve(
         read_messages(&shared, &connection, &from).await;
         let end = connection.closed().await;
         let line = Line::Quic(connection);
-        ended(&shared, &peer, &line, explain(&end), is_orderly(&end)).await;
+        ended(&shared, &peer, &line, explain(&end), farewell(&end)).await;
     });
 }
 
@@ -189,11 +189,12 @@ pub(crate) async fn ended(
     peer: &Arc<Peer>,
     line: &Line,
     reason: String,
-    orderly: bool,
+    farewell: Farewell,
 ) {
-    let lost = peer.unregister(line, orderly);
+    let lost = peer.unregister(line, farewell);
     shared.metrics.links.set(i64::try_from(count(shared)).unwrap_or(i64::MAX));
     if lost == Lost::Link {
+        let orderly = farewell == Farewell::Said;
         let event = LinkEvent::Down { peer: peer.name.clone(), reason, orderly };
         // A closed queue means that the driver is gone; nobody is left to tell.
         let _ = shared.events.send(event).await;
@@ -340,13 +341,13 @@ async fn control_visit(
     Ok(())
 }
 
-/// Whether a connection ended by somebody's word, so that its end says nothing about the peer's health.
-fn is_orderly(end: &quinn::ConnectionError) -> bool {
+/// What the end of a connection says about the peer.
+fn farewell(end: &quinn::ConnectionError) -> Farewell {
     match end {
         quinn::ConnectionError::ApplicationClosed(close) => {
-            !CloseCode::gives_up(close.error_code.into_inner())
+            CloseCode::farewell(close.error_code.into_inner())
         }
-        quinn::ConnectionError::LocallyClosed => true,
-        _ => false,
+        quinn::ConnectionError::LocallyClosed => Farewell::Said,
+        _ => Farewell::None,
     }
 }

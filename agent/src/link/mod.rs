@@ -28,6 +28,7 @@ mod line;
 mod mesh;
 mod metrics;
 mod monitor;
+mod patience;
 mod peer;
 mod sense;
 mod settle;
@@ -95,11 +96,22 @@ impl CloseCode {
         VarInt::from_u32(self as u32)
     }
 
-    /// Whether a connection that ends with this code was given up for its own sake: its end says nothing of
-    /// what the two sides want of each other.
-    pub(crate) fn gives_up(code: u64) -> bool {
-        code == Self::Retired as u64 || code == Self::Stale as u64
+    /// What the peer says by this code.
+    pub(crate) fn farewell(code: u64) -> Farewell {
+        let gives_up = code == Self::Retired as u64 || code == Self::Stale as u64;
+        if gives_up { Farewell::GivenUp } else { Farewell::Said }
     }
+}
+
+/// How a connection ended, as far as that says something of the peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Farewell {
+    /// By somebody's word.
+    Said,
+    /// The peer gave the connection up for its own sake: it is there, and wants to go on with us.
+    GivenUp,
+    /// Without one: for want of answers, or broken.
+    None,
 }
 
 /// What a connection is for.

@@ -18,6 +18,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::lane::pool::LANE_DEAD;
 use super::lateness::Lateness;
+use super::patience::Patience;
 use super::peer::{Peer, STALE_AFTER, State};
 use super::silence::{FLOOR, LATE, Sign, Silence};
 use super::{CloseCode, Kind, LinkEvent, Shared, dial, lock};
@@ -57,6 +58,7 @@ pub(crate) struct Monitor {
     watched: Mutex<Vec<Arc<Peer>>>,
     bell: Notify,
     pub(crate) lateness: Lateness,
+    patience: Mutex<Patience>,
 }
 
 impl Monitor {
@@ -129,10 +131,12 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         let lag = now.saturating_duration_since(next);
         shared.metrics.lag.set(lag.as_secs_f64());
         shared.monitor.lateness.came(now, lag);
+        let patience = lock(&shared.monitor.patience).factor(now);
+        shared.metrics.patience.set(patience);
         let pinged = ping_idle(&shared, now);
         let mut due = now + if hot.is_empty() { pinged } else { TICK };
         hot.retain_mut(|entry| {
-            let look = look(&shared, entry, now, lag);
+            let look = look(&shared, entry, now, lag, patience);
             due = due.min(look.due.unwrap_or(due)).max(now + Duration::from_millis(1));
             if !look.stay {
                 entry.peer.looked_at.store(false, Ordering::Release);
@@ -170,7 +174,13 @@ fn ping_idle(shared: &Arc<Shared>, now: Instant) -> Duration {
     soonest
 }
 
-fn look(shared: &Arc<Shared>, entry: &mut Entry, now: Instant, lag: Duration) -> Look {
+fn look(
+    shared: &Arc<Shared>,
+    entry: &mut Entry,
+    now: Instant,
+    lag: Duration,
+    patience: f64,
+) -> Look {
     let peer = &entry.peer;
     let looks = peer.looks.load(Ordering::Acquire);
     if looks != entry.looks {
@@ -181,7 +191,7 @@ fn look(shared: &Arc<Shared>, entry: &mut Entry, now: Instant, lag: Duration) ->
     state.sense.stirred |= entry.stirred;
     entry.stirred = false;
     let mut look = Look::default();
-    let sampled = sample(&mut state, now, lag);
+    let sampled = sample(&mut state, now, lag, patience);
     if sampled.sent {
         state.sense.last_sent = Some(now);
         entry.until = now + LINGER;
@@ -258,7 +268,7 @@ struct Sampled {
 }
 
 /// Looks at all connections of a peer: a datagram heard on any of them answers for all.
-fn sample(state: &mut State, now: Instant, lag: Duration) -> Sampled {
+fn sample(state: &mut State, now: Instant, lag: Duration, patience: f64) -> Sampled {
     let (mut sent, mut heard, mut threshold) = (false, false, Duration::ZERO);
     let on_tcp = state.is_on_tcp();
     if on_tcp {
@@ -293,8 +303,9 @@ fn sample(state: &mut State, now: Instant, lag: Duration) -> Sampled {
             (state.sense.lane_heard, state.sense.stirred, heard) = (Some(now), true, true);
         }
     }
+    let threshold = threshold.max(FLOOR).mul_f64(patience);
     let sign = state.sense.window.sample(now, sent, heard, threshold);
-    Sampled { sign, sent, threshold: threshold.max(FLOOR) }
+    Sampled { sign, sent, threshold }
 }
 
 /// Requests are under way on lanes and no answers flow: is the host still there, and the agent on it? The
@@ -362,8 +373,13 @@ fn tell(shared: &Shared, peer: &Peer, state: &mut State, now: Instant) {
 
 /// A pong came in: what follows from it is told at once, not at the next tick.
 pub(crate) fn pong(shared: &Arc<Shared>, peer: &Arc<Peer>, number: u64) {
-    if peer.pong(number) {
-        tell(shared, peer, &mut lock(&peer.state), Instant::now());
+    let now = Instant::now();
+    let ponged = peer.pong(number, now);
+    if ponged.false_alarm {
+        lock(&shared.monitor.patience).was_wrong(now);
+    }
+    if ponged.news {
+        tell(shared, peer, &mut lock(&peer.state), now);
         shared.monitor.look(peer);
     }
 }

@@ -15,7 +15,7 @@ use hearth_proto::{view, wire};
 use quinn::Connection;
 use tokio::sync::{mpsc, watch};
 
-use super::backoff::Backoff;
+use super::backoff::{self, Backoff};
 use super::data::{DataConnection, DataDial};
 use super::lane::Lane;
 use super::lane::choose::{self, Carrier, Losses};
@@ -25,7 +25,7 @@ use super::line::{Given, Line};
 use super::sense::{Sense, Tracked, TrackedLane, ping};
 use super::settle::{Contender, On, Verdict, settle};
 use super::silence::Window;
-use super::{CloseCode, Kind, LinkHealth, lock};
+use super::{CloseCode, Farewell, Kind, LinkHealth, lock};
 
 /// Datagrams kept while a dial is under way, and for how long: a SWIM packet older than its probe
 /// is worse than none.
@@ -127,6 +127,14 @@ pub(crate) struct Registered {
     pub(crate) messages: Vec<Bytes>,
     /// The link that was replaced.
     pub(crate) retired: Option<Line>,
+}
+
+/// What follows from an answer to a ping.
+pub(crate) struct Ponged {
+    /// The driver is to be told.
+    pub(crate) news: bool,
+    /// It ended a silence that was none.
+    pub(crate) false_alarm: bool,
 }
 
 /// What ended with a connection.
@@ -338,14 +346,16 @@ impl Peer {
         registered
     }
 
-    /// Forgets a connection that is closed, `orderly` or for want of answers.
-    pub(crate) fn unregister(&self, line: &Line, mut orderly: bool) -> Lost {
+    /// Forgets a connection that is closed.
+    pub(crate) fn unregister(&self, line: &Line, mut farewell: Farewell) -> Lost {
         let mut state = lock(&self.state);
         match line {
             Line::Quic(connection) => {
                 let id = connection.stable_id();
                 let is = |t: &Tracked| t.connection.stable_id() == id;
-                orderly &= !state.connections.iter().any(|t| is(t) && t.given_up);
+                if state.connections.iter().any(|t| is(t) && t.given_up) {
+                    farewell = Farewell::None;
+                }
                 state.connections.retain(|t| !is(t));
                 if state.data.as_ref().is_some_and(|d| d.connection.stable_id() == id) {
                     state.data = None;
@@ -356,18 +366,23 @@ impl Peer {
         let mut lost = Lost::Nothing;
         if let Some(mesh) = state.mesh.take_if(|m| m.line.is(line)) {
             state.pace(mesh.since.elapsed());
-            // What is under way there moves at once: without a mesh link nothing senses for it.
-            if let Some(data) = state.data.take() {
-                data.connection.close(CloseCode::Stale.code(), b"the mesh link is gone");
+            let lives_on = match farewell {
+                Farewell::Said => false,
+                // It has just been heard, though perhaps on nothing else: we may have been stopped.
+                Farewell::GivenUp => state.has_lanes() || state.data.is_some(),
+                Farewell::None => state.hears_lanes(Instant::now()),
+            };
+            if farewell != Farewell::GivenUp {
+                state.close_data();
             }
-            lost = if !orderly && state.hears_lanes(Instant::now()) {
-                // UDP is blocked, most likely: the next dial will tell.
+            lost = if lives_on {
+                // UDP is blocked, or another link is on its way: the next dial will tell.
                 (state.owes_down, state.backoff, state.not_before) =
                     (true, Backoff::default(), None);
                 Lost::Quietly
             } else {
                 state.told_down = true;
-                state.close_dialled_lanes();
+                state.close_dialled();
                 Lost::Link
             };
         }
@@ -459,11 +474,12 @@ impl Peer {
         self.close_lanes(code, reason);
     }
 
-    /// An answer to one of our pings. `true`: the driver is to be told.
-    pub(crate) fn pong(&self, number: u64) -> bool {
+    /// An answer to one of our pings.
+    pub(crate) fn pong(&self, number: u64, now: Instant) -> Ponged {
         let mut state = lock(&self.state);
-        let mut news = false;
-        if state.sense.silence.is_some_and(|s| number >= s.floor) {
+        let (mut news, mut false_alarm) = (false, false);
+        if let Some(silence) = state.sense.silence.filter(|s| number >= s.floor) {
+            false_alarm = silence.was_false(now);
             state.revive();
             news = true;
         }
@@ -473,7 +489,7 @@ impl Peer {
             news = true;
         }
         self.publish(&state);
-        news
+        Ponged { news, false_alarm }
     }
 
     /// Makes the state of the connections known to requests under way.
@@ -521,7 +537,8 @@ impl State {
     /// A link ended that had lasted so long: when may the next be dialled?
     fn pace(&mut self, lasted: Duration) {
         if lasted >= WORKED_OUT {
-            (self.backoff, self.not_before) = (Backoff::default(), None);
+            let wait = backoff::spread(rand::random());
+            (self.backoff, self.not_before) = (Backoff::default(), Some(Instant::now() + wait));
         } else {
             let wait = self.backoff.failed(rand::random(), self.watched);
             self.not_before = Some(Instant::now() + wait);
@@ -542,8 +559,11 @@ impl State {
     /// Whether a lane for requests has been heard a moment ago.
     pub(crate) fn hears_lanes(&self, now: Instant) -> bool {
         let lately = |t: Instant| now.saturating_duration_since(t) < LIVELY;
-        self.sense.lane_heard.is_some_and(lately)
-            && self.lanes.iter().any(|t| t.lane.kind == Kind::Data && t.lane.is_open())
+        self.sense.lane_heard.is_some_and(lately) && self.has_lanes()
+    }
+
+    fn has_lanes(&self) -> bool {
+        self.lanes.iter().any(|t| t.lane.kind == Kind::Data && t.lane.is_open())
     }
 
     /// Whether the mesh link runs on a lane.
@@ -551,11 +571,18 @@ impl State {
         self.mesh.as_ref().is_some_and(|m| !m.line.is_quic())
     }
 
-    /// Lanes of ours for requests are closed: nothing senses for them.
-    pub(crate) fn close_dialled_lanes(&self) {
+    /// What is under way on connections of ours moves at once: without a mesh link nothing senses for it.
+    pub(crate) fn close_dialled(&mut self) {
+        self.close_data();
         let dialled = |t: &&TrackedLane| t.lane.end == End::Dialled && t.lane.kind == Kind::Data;
         for tracked in self.lanes.iter().filter(dialled) {
             tracked.lane.close(CloseCode::Stale, "the mesh link is gone");
+        }
+    }
+
+    fn close_data(&mut self) {
+        if let Some(data) = self.data.take() {
+            data.connection.close(CloseCode::Stale.code(), b"the mesh link is gone");
         }
     }
 
@@ -568,9 +595,14 @@ impl State {
         }
     }
 
+    /// It answers again. What its single connections left unanswered meanwhile was the silence of all: each
+    /// is judged from now on, for one may be read later than another.
     fn revive(&mut self) {
         self.sense.silence = None;
         self.sense.window = Window::default();
+        let now = Instant::now();
+        self.connections.iter_mut().for_each(|t| t.window.excuse(now));
+        self.lanes.iter_mut().for_each(|t| t.window.excuse(now));
     }
 
     /// The peer restarted. Data connections do not say which start of it they belong to: a ping on

@@ -28,6 +28,9 @@ pub(crate) const LATE: Duration = Duration::from_millis(10);
 /// A silence is asked about so often before it is confirmed.
 const QUESTIONS: u32 = 6;
 
+/// A silence that ends within so many times its threshold was a false alarm.
+const FALSE_FACTOR: u32 = 5;
+
 /// What is known of the path, as far as the threshold needs it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PathFacts {
@@ -127,6 +130,8 @@ pub(crate) struct Silence {
     pub(crate) opened: Instant,
     /// Only a pong to this ping or a later one ends it: one direction may still work.
     pub(crate) floor: u64,
+    /// After which it was declared.
+    threshold: Duration,
     /// From its declaration to its confirmation.
     patience: Duration,
     /// When it is confirmed. `None`: it is.
@@ -137,7 +142,12 @@ impl Silence {
     /// A silence declared at `now`, when nothing had been heard for the `threshold`.
     pub(crate) fn declared(now: Instant, opened: Instant, floor: u64, threshold: Duration) -> Self {
         let patience = confirmed_after(threshold).saturating_sub(threshold);
-        Self { opened, floor, patience, due: Some(now + patience) }
+        Self { opened, floor, threshold, patience, due: Some(now + patience) }
+    }
+
+    /// Whether, ending now, it was declared too soon: an outage lasts longer.
+    pub(crate) fn was_false(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.opened) < self.threshold * FALSE_FACTOR
     }
 
     /// Takes in that it lasts, seen at a look that came `lag` late. `true`: it is confirmed from now on.

@@ -78,6 +78,7 @@ impl Inner {
                 failed(false, Cause::AppRefused, detail)
             }
             Ok(Err(AppFailure::Broke(why))) => {
+                self.tell(PathReport::LocalBroke { endpoint: endpoint.id.clone() });
                 let detail = format!("the application at {} broke off: {why}", endpoint.address);
                 failed(true, Cause::AppBroke, detail)
             }

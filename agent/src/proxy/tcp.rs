@@ -126,7 +126,7 @@ pub(crate) async fn open(
     let mut health = inner.mesh.links.health(node);
     let silent = async {
         if target.silent || health.wait_for(|h| h.is_silent()).await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     };
     let opening = frame::encode_opening(opening).ok_or_else(|| {

@@ -44,7 +44,7 @@ pub fn bucket(latency: Duration) -> usize {
 /// What no latency of a bucket exceeds, the last bucket's apart.
 pub fn bound(bucket: usize) -> Duration {
     let octaves = Duration::from_micros(FIRST_US << (bucket / 2).min(40));
-    if bucket % 2 == 0 { octaves } else { octaves.mul_f64(std::f64::consts::SQRT_2) }
+    if bucket.is_multiple_of(2) { octaves } else { octaves.mul_f64(std::f64::consts::SQRT_2) }
 }
 
 impl Sample {

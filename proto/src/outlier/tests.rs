@@ -132,6 +132,49 @@ fn an_endpoint_that_fails_forty_of_a_hundred_is_out_within_three_seconds() {
 }
 
 #[test]
+fn with_twenty_answers_per_second_forty_bad_of_a_hundred_are_out_within_three_seconds_still() {
+    let habit = Habit { rate: 20.0, ..WELL };
+    let took: Vec<Duration> = (0..40)
+        .map(|seed| {
+            let mut bench = Bench::settled(&[habit; 3]);
+            bench.rng = StdRng::seed_from_u64(seed);
+            bench.habits[0].errors = 0.4;
+            bench.until(|b| b.is_out(0))
+        })
+        .collect();
+    let in_time = took.iter().filter(|t| **t <= 3 * Duration::from_secs(1)).count();
+    assert!(in_time >= 36, "{took:?}");
+}
+
+#[test]
+fn one_period_however_bad_puts_nobody_out() {
+    for sick in [Sample { failed: 10_000, ..Sample::default() }, {
+        let mut slow = Sample::default();
+        (0..10_000).for_each(|_| slow.answered(900 * MS));
+        slow
+    }] {
+        let mut bench = Bench::settled(&[WELL; 3]);
+        for _ in 1..PERIODS {
+            let now = bench.now;
+            bench.tracks[0].take(now, &sick);
+            bench.round();
+        }
+        bench.pass(10 * Duration::from_secs(1));
+        assert_eq!(bench.came_out, 0);
+    }
+}
+
+#[test]
+fn evidence_speaks_for_who_is_less_than_halfway_as_bad_as_sought_and_against_who_is_as_bad() {
+    for expected in [0.05, 0.1, 0.3, 0.5] {
+        assert!(weight(expected, expected) < 0.0);
+        assert!(weight(expected + SOUGHT / 3.0, expected) < 0.0);
+        assert!(weight(expected + SOUGHT, expected) > 0.0);
+    }
+    assert_eq!(weight(1.0, 0.7), 0.0, "who fails with nearly all is none");
+}
+
+#[test]
 fn an_endpoint_that_is_twenty_times_slower_is_out_within_three_seconds() {
     for n in [2, 3, 5, 12] {
         let mut bench = Bench::settled(&vec![WELL; n]);

@@ -2,7 +2,7 @@
 
 use std::cell::OnceCell;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use super::{LARGE, SMALL};
 use crate::lab::binaries::ours;
 use crate::lab::wait::wait_for;
 use crate::lab::{LabError, Process, Program};
-use crate::loopback::{Place, free_ports};
+use crate::loopback::{Place, free_ports, sweep};
 
 /// Names of the places, and so of their directories: everything's, and one for each of Hearth's builds.
 const NAME: &str = "bench";
@@ -69,7 +69,7 @@ impl World {
     /// # Errors
     /// [`BenchError`] with what could not be had.
     pub fn new(hearth: HearthChoice) -> Result<Self, BenchError> {
-        sweep(&std::env::temp_dir());
+        sweep(&[NAME, HEARTH, BEFORE]);
         let place = Place::new(NAME)?;
         let authority = Authority::new(&place)?;
         let root = place.path("files");
@@ -138,19 +138,5 @@ impl Application {
             let answered = speech.probe(self.address, Duration::from_secs(2));
             answered.map_err(|e| format!("{e}; {}", self.process.stderr()))
         })?)
-    }
-}
-
-/// Removes what a bench left that was interrupted: its processes ended with it, its files did not.
-/// Problems are ignored: a bench must start on a messy disk too.
-fn sweep(temporary: &Path) {
-    let entries = std::fs::read_dir(temporary).into_iter().flatten().flatten();
-    for entry in entries {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let owner = name.strip_prefix("hearth-").and_then(|rest| rest.rsplit_once('-'));
-        let Some((NAME | HEARTH | BEFORE, pid)) = owner else { continue };
-        if pid.parse::<u32>().is_ok_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-            let _ = std::fs::remove_dir_all(entry.path());
-        }
     }
 }

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use nix::sys::signal::Signal;
+
 use super::error::LabError;
 use super::process::{Process, Program};
 use super::relay::{Relay, Weather};
@@ -168,7 +170,11 @@ impl Host {
     /// # Errors
     /// [`LabError::Signal`].
     pub fn kill_all(&self) -> Result<(), LabError> {
-        self.lock().drain(..).try_for_each(|p| p.kill())
+        // All are told before the end of any is waited for: a host does not die piece by piece.
+        let mut all = self.lock();
+        let told = all.iter().try_for_each(|process| process.signal(Signal::SIGKILL));
+        all.drain(..).try_for_each(|process| process.kill())?;
+        told
     }
 
     /// Stops every process on it; the kernel still acknowledges TCP.
@@ -192,8 +198,17 @@ impl Host {
     /// # Errors
     /// [`LabError::Failed`] with what nftables said.
     pub fn black_hole(&self) -> Result<(), LabError> {
-        self.switch.block(self.number, Way::In)?;
-        self.switch.block(self.number, Way::Out)
+        Self::black_holes(&[self])
+    }
+
+    /// All of these hosts (of one lab) fall silent in the same instant.
+    ///
+    /// # Errors
+    /// [`LabError::Failed`] with what nftables said.
+    pub fn black_holes(hosts: &[&Self]) -> Result<(), LabError> {
+        let Some(first) = hosts.first() else { return Ok(()) };
+        let numbers: Vec<u8> = hosts.iter().map(|host| host.number).collect();
+        first.switch.block(&numbers, &[Way::In, Way::Out])
     }
 
     /// Only one way of its link is dead.
@@ -201,7 +216,7 @@ impl Host {
     /// # Errors
     /// [`LabError::Failed`] with what nftables said.
     pub fn one_way(&self, dead: Way) -> Result<(), LabError> {
-        self.switch.block(self.number, dead)
+        self.switch.block(&[self.number], &[dead])
     }
 
     /// No UDP passes its link, TCP does: what many a firewall is.

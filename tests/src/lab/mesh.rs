@@ -13,10 +13,10 @@ use super::agent::Agent;
 use super::control::Control;
 use super::error::LabError;
 use super::host::Host;
-use super::spec::{AgentSpec, MESH};
+use super::spec::{AgentSpec, Check, MESH};
 use super::wait::wait_for;
 use super::web::{Kind, PORT, Web};
-use super::{Lab, process::tail};
+use super::{Lab, Link, process::tail};
 use crate::load::{Load, LoadSpec};
 use crate::otlp::Receiver;
 
@@ -41,9 +41,20 @@ pub struct MeshSpec {
     pub activate: Duration,
     /// Policy applied at start.
     pub policy: String,
+    /// How every application is checked.
+    pub check: Check,
+    /// How the caller's host is connected.
+    pub caller_link: Link,
     /// No UDP reaches or leaves the caller's host, from before the first agent starts.
     pub udp_blocked: bool,
+    /// Applications of the hot ones are checked at the start, and then hardly ever.
+    pub seldom_checked: bool,
+    /// Agents of the hot ones watch the process of their application.
+    pub watched: bool,
 }
+
+/// Where a host's application has its process id.
+const PID_FILE: &str = "app.pid";
 
 impl Default for MeshSpec {
     fn default() -> Self {
@@ -53,9 +64,19 @@ impl Default for MeshSpec {
             kind: Kind::best(),
             activate: Duration::from_millis(200),
             policy: POLICY.to_owned(),
+            check: Check::http("/healthz"),
+            caller_link: Link::Cable,
             udp_blocked: false,
+            seldom_checked: false,
+            watched: false,
         }
     }
+}
+
+fn hot_spec(mesh: &MeshSpec, host: &Host, spec: AgentSpec) -> AgentSpec {
+    let spec = spec.hot(SERVICE, PORT).checked(&mesh.check);
+    let spec = if mesh.seldom_checked { spec.seldom_checked() } else { spec };
+    if mesh.watched { spec.watching(host.dir().join(PID_FILE)) } else { spec }
 }
 
 /// A host with an agent, and an application if it offers the service.
@@ -109,7 +130,7 @@ impl Mesh {
     pub fn start(lab: &Lab, spec: &MeshSpec) -> Result<Self, LabError> {
         let control = Control::init(&lab.host("control")?)?;
         let otlp = Receiver::start(&*lab.host("otlp")?)?;
-        let caller = lab.host("caller")?;
+        let caller = lab.host_on("caller", spec.caller_link)?;
         if spec.udp_blocked {
             caller.block_udp()?;
         }
@@ -131,15 +152,18 @@ impl Mesh {
         let caller_spec = plan(&caller)?.upstream(SERVICE, UPSTREAM);
         let hot_specs = hot
             .iter()
-            .map(|host| Ok(plan(host)?.hot(SERVICE, PORT)))
+            .map(|host| Ok(hot_spec(spec, host, plan(host)?)))
             .collect::<Result<Vec<_>, LabError>>()?;
         let warm_specs = (0..)
             .zip(&warm)
-            .map(|(n, host)| Ok(plan(host)?.warm(SERVICE, PORT, n)))
+            .map(|(n, host)| Ok(plan(host)?.warm(SERVICE, PORT, n).checked(&spec.check)))
             .collect::<Result<Vec<_>, LabError>>()?;
         control.serve()?;
         let start = |host: Arc<Host>, agent: AgentSpec, kind: Option<Kind>| {
             let web = kind.map(|kind| Web::start(&host, kind)).transpose()?;
+            if let Some(web) = &web {
+                host.write(PID_FILE, &format!("{}\n", web.process().pid()))?;
+            }
             let agent = Agent::start(&host, agent)?;
             Ok::<Node, LabError>(Node { host, agent, web })
         };
@@ -162,7 +186,8 @@ impl Mesh {
         };
         mesh.wait_members(Duration::from_secs(30))?;
         mesh.apply(&spec.policy)?;
-        mesh.steady(Duration::from_secs(30))?;
+        // Whoever was called up while the others came is put back to sleep first.
+        mesh.steady(Duration::from_secs(90))?;
         Ok(mesh)
     }
 

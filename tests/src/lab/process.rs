@@ -231,7 +231,7 @@ impl Process {
     }
 
     /// Signals its whole group, unless it has already been reaped.
-    fn signal(&self, signal: Signal) -> Result<(), LabError> {
+    pub(super) fn signal(&self, signal: Signal) -> Result<(), LabError> {
         let mut child = self.child();
         if !matches!(child.try_wait(), Ok(None)) {
             return Ok(());

@@ -97,6 +97,9 @@ pub struct Endpoint {
     /// Order among the warm.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub priority: Option<u8>,
+    /// Where the application's process id is written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid_file: Option<PathBuf>,
     /// Health check.
     pub check: Check,
     /// How a warm one is woken.
@@ -115,14 +118,18 @@ pub struct Check {
     /// Path of an `http` check.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// How often.
-    pub interval: String,
-    /// How long an answer may take.
-    pub timeout: String,
-    /// Failures until unready.
-    pub fall: u32,
-    /// Successes until ready.
-    pub rise: u32,
+    /// How often; the agent's default if none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interval: Option<String>,
+    /// How long an answer may take; the agent's default if none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<String>,
+    /// Failures until unready; the agent's default if none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fall: Option<u32>,
+    /// Successes until ready; the agent's default if none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rise: Option<u32>,
 }
 
 impl Check {
@@ -132,11 +139,18 @@ impl Check {
         Self {
             kind: "http".to_owned(),
             path: Some(path.to_owned()),
-            interval: "500ms".to_owned(),
-            timeout: "500ms".to_owned(),
-            fall: 2,
-            rise: 1,
+            interval: Some("500ms".to_owned()),
+            timeout: Some("500ms".to_owned()),
+            fall: Some(2),
+            rise: Some(1),
         }
+    }
+
+    /// `GET path`, all else as the agent does it by default.
+    #[must_use]
+    pub fn usual(path: &str) -> Self {
+        let usual = Self::http(path);
+        Self { interval: None, timeout: None, fall: None, rise: None, ..usual }
     }
 }
 
@@ -242,6 +256,25 @@ impl AgentSpec {
         self
     }
 
+    /// Its endpoints are checked at the start and then hardly ever: what becomes of one at once is no check's
+    /// doing.
+    #[must_use]
+    pub fn seldom_checked(mut self) -> Self {
+        for endpoint in &mut self.endpoint {
+            endpoint.check.interval = "1h".to_owned();
+        }
+        self
+    }
+
+    /// Watches the process whose id stands in this file.
+    #[must_use]
+    pub fn watching(mut self, pid_file: PathBuf) -> Self {
+        for endpoint in &mut self.endpoint {
+            endpoint.pid_file = Some(pid_file.clone());
+        }
+        self
+    }
+
     /// Stands by for `service`, with hooks at `/activate` and `/deactivate`.
     #[must_use]
     pub fn warm(mut self, service: &str, port: u16, priority: u8) -> Self {
@@ -252,6 +285,13 @@ impl AgentSpec {
             priority: Some(priority),
             ..endpoint(service, port, "warm")
         });
+        self
+    }
+
+    /// Checks every endpoint that it has so far in this way.
+    #[must_use]
+    pub fn checked(mut self, check: &Check) -> Self {
+        self.endpoint.iter_mut().for_each(|endpoint| endpoint.check = check.clone());
         self
     }
 
@@ -280,6 +320,7 @@ fn endpoint(service: &str, port: u16, role: &str) -> Endpoint {
         address: SocketAddr::from(([127, 0, 0, 1], port)),
         role: role.to_owned(),
         priority: None,
+        pid_file: None,
         check: Check::http("/healthz"),
         activate: None,
         deactivate: None,

@@ -87,13 +87,13 @@ impl Switch {
         ))
     }
 
-    /// Nothing passes this way from now on.
-    pub(super) fn block(&self, number: u8, way: Way) -> Result<(), LabError> {
+    /// Nothing passes these ways of these links from now on, all from the same instant.
+    pub(super) fn block(&self, numbers: &[u8], ways: &[Way]) -> Result<(), LabError> {
         self.change(|faults| {
-            let trouble = faults.links.entry(number).or_default();
-            match way {
-                Way::In => trouble.no_in = true,
-                Way::Out => trouble.no_out = true,
+            for number in numbers {
+                let trouble = faults.links.entry(*number).or_default();
+                trouble.no_in |= ways.contains(&Way::In);
+                trouble.no_out |= ways.contains(&Way::Out);
             }
         })
     }

@@ -17,6 +17,8 @@ use crate::app::{SERVED_BY, page};
 
 /// Port of every application, on its host's loopback.
 pub const PORT: u16 = 9000;
+/// Where the lab's own application writes down what it executes, in its host's directory.
+const LEDGER: &str = "executed";
 
 /// Which application.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +86,15 @@ impl Web {
         self.wait_up()
     }
 
+    /// Ids that the lab's own application has executed on this host, in order, by whatever process: from
+    /// a file, so that it may be dead by now.
+    #[must_use]
+    pub fn executed(&self) -> Vec<String> {
+        // No file: nothing was executed.
+        let text = std::fs::read_to_string(self.host.dir().join(LEDGER)).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
     /// Asks it something directly, past any agent.
     ///
     /// # Errors
@@ -112,7 +123,8 @@ fn address() -> SocketAddr {
 fn spawn(host: &Host, kind: Kind) -> Result<Arc<Process>, LabError> {
     let listen = address().to_string();
     let app = || -> Result<Program, LabError> {
-        let flags = ["--host", host.name(), "--listen", listen.as_str()];
+        let ledger = host.dir().join(LEDGER).display().to_string();
+        let flags = ["--host", host.name(), "--listen", &listen, "--ledger", &ledger];
         Ok(Program::new("app", ours("lab-app")?).args(flags))
     };
     match kind {

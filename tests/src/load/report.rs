@@ -15,8 +15,12 @@ pub const SLOW: Duration = Duration::from_millis(100);
 /// One request.
 #[derive(Debug, Clone)]
 pub struct Sample {
+    /// Its number, from 0.
+    pub number: u32,
     /// When it was to be sent, from the start of the load.
     pub scheduled: Duration,
+    /// How late the client itself was: machine and client, not what was called.
+    pub late: Duration,
     /// From then to its end.
     pub latency: Duration,
     /// Status of the answer; 0 when there was none.
@@ -117,7 +121,9 @@ mod tests {
 
     fn sample(scheduled: u64, latency: u64, error: Option<&str>) -> Sample {
         Sample {
+            number: 0,
             scheduled: Duration::from_millis(scheduled),
+            late: Duration::ZERO,
             latency: Duration::from_millis(latency),
             status: if error.is_some() { 0 } else { 200 },
             served_by: "a".to_owned(),

@@ -22,7 +22,7 @@ use super::frame::Frames;
 use super::handshake::Established;
 use super::mux::{Arrival, Happened, LARGE, Mux};
 use super::record::{HEAD, Opened, Records};
-use crate::link::{CloseCode, lock};
+use crate::link::{CloseCode, Farewell, lock};
 
 /// What is asked of the socket at once, at first and at most. Doubled whenever a read fills it.
 const READ: usize = 8 * 1024;
@@ -40,16 +40,21 @@ pub(crate) trait Attendant: Send + Unpin {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Ending {
     pub(crate) why: String,
-    /// By somebody's word.
-    pub(crate) orderly: bool,
+    pub(crate) farewell: Farewell,
 }
 
 fn broken(why: impl std::fmt::Display) -> Ending {
-    Ending { why: format!("the connection broke: {why}"), orderly: false }
+    Ending { why: format!("the connection broke: {why}"), farewell: Farewell::None }
 }
 
-fn said(code: u32, why: String) -> Ending {
-    Ending { why, orderly: !CloseCode::gives_up(code.into()) }
+/// We close it.
+fn closed(code: u32, why: String) -> Ending {
+    let farewell = match CloseCode::farewell(code.into()) {
+        // That we do not go on with it says nothing of the peer.
+        Farewell::GivenUp => Farewell::None,
+        farewell => farewell,
+    };
+    Ending { why, farewell }
 }
 
 /// A lane's task. Ends with the connection and says why.
@@ -105,7 +110,7 @@ impl<A: Attendant> Carry<A> {
             if let Some((code, why)) = mux.closing()
                 && (blocked || !mux.has_output())
             {
-                return Poll::Ready(said(*code, why.clone()));
+                return Poll::Ready(closed(*code, why.clone()));
             }
             again |= mux.grant(&mut wakes);
             again |= !blocked && mux.has_output();
@@ -171,7 +176,7 @@ impl<A: Attendant> Carry<A> {
         for arrival in self.happened.arrivals.drain(..) {
             if let Arrival::Closed { code, why } = arrival {
                 let why = format!("the peer closed the connection: {why} ({code})");
-                self.last = Some(said(code, why));
+                self.last = Some(Ending { why, farewell: CloseCode::farewell(code.into()) });
             } else {
                 self.attendant.arrived(&self.lane, arrival);
             }

@@ -119,7 +119,7 @@ async fn establish(
         // Not before it is known whether there is a link at all. A dropped sender says the same.
         let _ = gate.await;
         if let Some(peer) = shared_too.known(&peer_name) {
-            mesh::ended(&shared_too, &peer, &line_too, ending.why, ending.orderly).await;
+            mesh::ended(&shared_too, &peer, &line_too, ending.why, ending.farewell).await;
         }
     });
     let exchanged = async {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::*;
-use crate::link::{DataStream, LaneChoice, LinkError, Receiver, Sender, StreamError};
+use crate::link::peer::Lost;
+use crate::link::{DataStream, Farewell, LaneChoice, LinkError, Receiver, Sender, StreamError};
 
 /// `a`, and `b` that serves streams with `serve`.
 async fn pair<F>(serve: impl Fn(DataStream) -> F + Send + Sync + 'static) -> (Agent, Agent)
@@ -368,4 +369,21 @@ async fn lanes_of_an_older_start_get_no_new_requests() {
     assert_eq!(timed("a stream at the new start", seen.recv()).await, Some(()));
     // What is under way on the old one goes on.
     assert!(timed("the echo", before.recv.read_chunk(1)).await.unwrap().is_some());
+}
+
+/// After a stop of ours the peer has dialled anew and given the old link up, while nothing was heard on lanes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lanes_outlive_a_mesh_link_that_their_peer_gave_up_however_long_they_were_not_heard() {
+    let (a, b) = pair(echo).await;
+    let mut stream = on_lane(&a, &b).await;
+    stream.send.write(b"x").await.unwrap();
+    let peer = a.links.shared.known(&b.name).unwrap();
+    let line = until("a mesh link", || {
+        crate::link::lock(&peer.state).mesh.as_ref().map(|m| m.line.clone()).ok_or("none")
+    })
+    .await;
+    crate::link::lock(&peer.state).sense.lane_heard = None;
+    assert_eq!(peer.unregister(&line, Farewell::GivenUp), Lost::Quietly);
+    stream.send.write_last(b"y").await.unwrap();
+    assert_eq!(timed("the answer", read_all(&mut stream.recv)).await.unwrap(), b"xy");
 }

@@ -88,6 +88,7 @@ pub(in super::super) async fn serve(
             return refused(false, Cause::AppRefused, at(&format!("refused: {why}")));
         }
         Err(Fail::Early(why) | Fail::Broke(why)) => {
+            inner.tell(PathReport::LocalBroke { endpoint: endpoint.id.clone() });
             return refused(true, Cause::AppBroke, at(&format!("broke off: {why}")));
         }
         Err(Fail::Malformed(why)) => return Err(malformed(why)),
@@ -100,6 +101,7 @@ pub(in super::super) async fn serve(
         Ok(()) => {}
         // The head is out: all that is left is to reset the stream, which dropping it does.
         Err(Fail::NotReached(why) | Fail::Early(why) | Fail::Broke(why)) => {
+            inner.tell(PathReport::LocalBroke { endpoint: endpoint.id.clone() });
             tracing::debug!(endpoint = %endpoint.id, why, "answer cut short");
             send.abandon();
         }

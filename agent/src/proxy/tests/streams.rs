@@ -107,7 +107,7 @@ async fn an_answer_that_is_streamed_is_cut_off_when_its_host_is_lost() {
         until(&mut stream, b"\r\n\r\n").await;
         let begun = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n";
         stream.write_all(begun).await.unwrap();
-        std::future::pending().await
+        std::future::pending::<()>().await;
     })
     .await;
     let pair = pair(app, Protocol::Http).await;
@@ -170,7 +170,7 @@ async fn upgraded(token: &'static str, begun: &'static [u8]) -> (Pair, TcpStream
         let lets = format!("HTTP/1.1 101 X\r\nUpgrade: {token}\r\nConnection: Upgrade\r\n\r\n");
         stream.write_all(lets.as_bytes()).await.unwrap();
         stream.write_all(begun).await.unwrap();
-        std::future::pending().await
+        std::future::pending::<()>().await;
     })
     .await;
     let pair = pair(app, Protocol::Http).await;
@@ -213,7 +213,7 @@ async fn what_cannot_be_closed_in_its_own_words_is_reset_when_its_host_is_lost()
 async fn named(says: &'static str) -> SocketAddr {
     application(move |mut stream| async move {
         stream.write_all(says.as_bytes()).await.unwrap();
-        std::future::pending().await
+        std::future::pending::<()>().await;
     })
     .await
 }

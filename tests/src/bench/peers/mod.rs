@@ -222,7 +222,8 @@ pub fn open_files() -> u64 {
     hard.unwrap_or(1024).min(65_536)
 }
 
-type Value = (&'static str, String);
+/// A placeholder and what it stands for.
+pub(crate) type Value = (&'static str, String);
 
 fn values(
     place: &Place,
@@ -241,6 +242,7 @@ fn values(
     let only_grpc = |text: &str| if grpc { text.to_owned() } else { String::new() };
     vec![
         ("A_PORT", ports.a.port().to_string()),
+        ("B_HOST", ports.b.ip().to_string()),
         ("B_PORT", ports.b.port().to_string()),
         ("APP_PORT", ports.app.port().to_string()),
         ("CA", file(&authority.root_file)),
@@ -253,6 +255,14 @@ fn values(
         ("ALPN", alpn.to_owned()),
         ("CODEC", codec.to_owned()),
         ("UPSTREAM_OPTIONS", options.to_owned()),
+        // One other sidecar that never fails: no checks, no second try.
+        ("ROUTES", ENVOY_ROUTES.to_owned()),
+        ("CONNECT", "5s".to_owned()),
+        ("CLUSTER", String::new()),
+        ("ENDPOINTS", format!("[{{ lb_endpoints: [{}] }}]", envoy_endpoint(ports.b))),
+        ("APPLICATION", String::new()),
+        ("BACKEND", String::new()),
+        ("SERVERS", format!("    server b {}", ports.b)),
         ("EDGE_CODEC", edge.to_owned()),
         ("APPLICATION_OPTIONS", application.to_owned()),
         // Of HAProxy and of nginx: HTTP/2 without TLS where the application is, by prior knowledge.
@@ -268,8 +278,19 @@ fn values(
     ]
 }
 
+/// Every request to the one cluster, however long it takes.
+const ENVOY_ROUTES: &str = "[{ match: { prefix: \"/\" }, route: { cluster: peer, timeout: 0s } }]";
+
+/// An endpoint of a cluster of Envoy's.
+pub(crate) fn envoy_endpoint(at: SocketAddr) -> String {
+    let (ip, port) = (at.ip(), at.port());
+    format!(
+        "{{ endpoint: {{ address: {{ socket_address: {{ address: {ip}, port_value: {port} }} }} }} }}"
+    )
+}
+
 /// Envoy's name for a codec, and the options of a cluster that speaks it.
-fn envoy_codec(h2: bool) -> (&'static str, &'static str) {
+pub(crate) fn envoy_codec(h2: bool) -> (&'static str, &'static str) {
     match h2 {
         true => (
             "HTTP2",
@@ -292,12 +313,23 @@ fn envoy(
     values: &[Value],
     threads: usize,
 ) -> Result<Program, BenchError> {
+    let (name, text) = envoy_config(way, values)?;
+    envoy_program(way, &place.write(&name, &text)?, threads)
+}
+
+/// A side of Envoy's (`in` or `out`): the name of its file and what is to be in it.
+pub(crate) fn envoy_config(way: &str, values: &[Value]) -> Result<(String, String), BenchError> {
     let template = match way {
         "out" => include_str!("envoy-out.yaml"),
         _ => include_str!("envoy-in.yaml"),
     };
     let name = format!("envoy-{way}.yaml");
-    let file = place.write(&name, &fill(&name, template, values)?)?;
+    let text = fill(&name, template, values)?;
+    Ok((name, text))
+}
+
+/// Envoy with this file.
+pub(crate) fn envoy_program(way: &str, file: &Path, threads: usize) -> Result<Program, BenchError> {
     Ok(Program::new(&format!("envoy-{way}"), envoy_path()?)
         .args(["--disable-hot-restart", "--log-level", "error", "--concurrency"])
         .arg(threads.to_string())
@@ -305,12 +337,23 @@ fn envoy(
 }
 
 fn haproxy(place: &Place, way: &str, values: &[Value]) -> Result<Program, BenchError> {
+    let (name, text) = haproxy_config(way, values)?;
+    haproxy_program(way, &place.write(&name, &text)?)
+}
+
+/// A side of `HAProxy`'s (`in` or `out`): the name of its file and what is to be in it.
+pub(crate) fn haproxy_config(way: &str, values: &[Value]) -> Result<(String, String), BenchError> {
     let template = match way {
         "out" => include_str!("haproxy-out.cfg"),
         _ => include_str!("haproxy-in.cfg"),
     };
     let name = format!("haproxy-{way}.cfg");
-    let file = place.write(&name, &fill(&name, template, values)?)?;
+    let text = fill(&name, template, values)?;
+    Ok((name, text))
+}
+
+/// `HAProxy` with this file.
+pub(crate) fn haproxy_program(way: &str, file: &Path) -> Result<Program, BenchError> {
     Ok(Program::new(&format!("haproxy-{way}"), tool("haproxy")?).args([
         "-db".to_owned(),
         "-f".to_owned(),

@@ -1,0 +1,172 @@
+//! The faults: what is done to whom, and what Hearth promises for each.
+//!
+//! The victim is the first hot host, unless the fault is about more. Nothing is healed while it is
+//! watched, but for the flapping link, whose flapping is the fault.
+
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use super::field::Field;
+use super::plan::Plan;
+use crate::lab::{Host, LabError, Way};
+
+/// A flapping link's period, and for how long of it the link is dead.
+const FLAP: (Duration, Duration) = (Duration::from_secs(1), Duration::from_millis(200));
+/// So long before the end of a window a flapping link stays up: what is still bad then is the sidecar's.
+const CALM: Duration = Duration::from_secs(2);
+/// Of a lossy link, each way.
+const LOSS: f32 = 30.0;
+/// A failed POST is told so within this, on a LAN.
+const TOLD_MS: f64 = 100.0;
+
+/// Round trips that the slowest GET takes at most, where they are long.
+const FAR_RTTS: f64 = 6.0;
+
+/// What is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fault {
+    /// kill -9 of the application.
+    AppKill,
+    /// kill -9 of sidecar and application.
+    HostKill,
+    /// SIGSTOP of the application.
+    AppHang,
+    /// SIGSTOP of the sidecar.
+    AgentFreeze,
+    /// Nothing to or from the host arrives, and nobody is told.
+    BlackHole,
+    /// Nothing arrives at the host; what it sends does.
+    BlackHoleIn,
+    /// Nothing that the host sends arrives; it hears all.
+    BlackHoleOut,
+    /// 30 % of the frames are lost, each way.
+    Loss30,
+    /// The link is dead for 200 ms of each second.
+    Flap,
+    /// Two hot hosts, all of a zone, fall silent at once.
+    ZoneLost,
+    /// All hot hosts fall silent at once: the warm ones take over.
+    HotLost,
+}
+
+/// What Hearth promises for a fault; milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Promise {
+    /// So many GETs may fail.
+    pub failed: f64,
+    /// The slowest answered GET takes no longer.
+    pub slowest_ms: Option<f64>,
+    /// No failed POST learns of it later.
+    pub told_ms: Option<f64>,
+    /// So many POSTs may be executed twice.
+    pub twice: f64,
+}
+
+impl Fault {
+    /// All, in order.
+    pub const ALL: [Self; 11] = [
+        Self::AppKill,
+        Self::HostKill,
+        Self::AppHang,
+        Self::AgentFreeze,
+        Self::BlackHole,
+        Self::BlackHoleIn,
+        Self::BlackHoleOut,
+        Self::Loss30,
+        Self::Flap,
+        Self::ZoneLost,
+        Self::HotLost,
+    ];
+
+    /// As it is printed.
+    #[must_use]
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::AppKill => "application kill -9",
+            Self::HostKill => "sidecar and application kill -9",
+            Self::AppHang => "application hangs (SIGSTOP)",
+            Self::AgentFreeze => "sidecar frozen (SIGSTOP)",
+            Self::BlackHole => "host black-holed",
+            Self::BlackHoleIn => "host hears nothing, is heard",
+            Self::BlackHoleOut => "host hears, is not heard",
+            Self::Loss30 => "30 % loss each way",
+            Self::Flap => "link flaps: 200 ms down, 800 ms up",
+            Self::ZoneLost => "zone lost: two of three hot black-holed",
+            Self::HotLost => "all three hot black-holed",
+        }
+    }
+
+    /// What Hearth promises.
+    #[must_use]
+    pub fn promise(self, plan: &Plan) -> Promise {
+        let ms = |span: Duration| span.as_secs_f64() * 1e3;
+        let lan_ms = match self {
+            Self::AppKill => Some(10.0),
+            Self::HostKill
+            | Self::AgentFreeze
+            | Self::BlackHole
+            | Self::BlackHoleIn
+            | Self::BlackHoleOut => Some(40.0),
+            Self::AppHang => Some(60.0),
+            Self::HotLost => Some(100.0 + ms(plan.hook())),
+            Self::Loss30 | Self::Flap | Self::ZoneLost => None,
+        };
+        // A hang cannot be told from slow work, nor a lost frame from a late one, in so short a time.
+        let told_ms = (!matches!(self, Self::AppHang | Self::Loss30)).then_some(TOLD_MS);
+        // Far away everything takes round trips.
+        let far_ms = plan.rtt().map(|rtt| ms(rtt) * FAR_RTTS);
+        let slowest_ms = lan_ms.map(|lan: f64| far_ms.map_or(lan, |far| far.max(lan)));
+        let told_ms = if plan.rtt().is_some() { None } else { told_ms };
+        Promise { failed: 0.0, slowest_ms, told_ms, twice: 0.0 }
+    }
+
+    /// Lets it happen and goes on with it for `window`.
+    ///
+    /// # Errors
+    /// [`LabError`] when the fault cannot be made.
+    pub fn happen(self, field: &Field, window: Duration) -> Result<(), LabError> {
+        let start = Instant::now();
+        let victim = &field.hot[0];
+        match self {
+            Self::AppKill => victim.app.kill()?,
+            Self::HostKill => victim.host.kill_all()?,
+            Self::AppHang => victim.app.stop()?,
+            Self::AgentFreeze => victim.sidecar.stop()?,
+            Self::BlackHole => victim.host.black_hole()?,
+            Self::BlackHoleIn => victim.host.one_way(Way::In)?,
+            Self::BlackHoleOut => victim.host.one_way(Way::Out)?,
+            Self::Loss30 => victim.host.loss(LOSS)?,
+            Self::Flap => flap(&victim.host, start + window.saturating_sub(CALM))?,
+            Self::ZoneLost => silence(field, 2)?,
+            Self::HotLost => silence(field, field.hot.len())?,
+        }
+        sleep_until(start + window);
+        Ok(())
+    }
+}
+
+fn silence(field: &Field, count: usize) -> Result<(), LabError> {
+    let hosts: Vec<&Host> = field.hot.iter().take(count).map(|station| &*station.host).collect();
+    Host::black_holes(&hosts)
+}
+
+fn flap(host: &Host, until: Instant) -> Result<(), LabError> {
+    let (period, down) = FLAP;
+    let mut next = Instant::now();
+    while next + down <= until {
+        host.black_hole()?;
+        sleep_until(next + down);
+        host.heal()?;
+        next += period;
+        sleep_until(next);
+    }
+    Ok(())
+}
+
+/// A fault's own schedule: nothing is waited for.
+fn sleep_until(at: Instant) {
+    std::thread::sleep(at.saturating_duration_since(Instant::now()));
+}

@@ -1,0 +1,177 @@
+//! One side of the comparison, running in a lab: caller → sidecar A → mutual TLS → sidecar B → application.
+//!
+//! Owns everything that runs; each host is a network namespace of its own. All sides have the same
+//! applications on the same hosts, three hot and two warm; what differs is the sidecars. Hearth's warm
+//! applications sleep until they are called up, its peers' are awake all the time, because no peer could
+//! wake them.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::peers;
+use super::plan::Plan;
+use super::subject::Subject;
+use crate::bench::BenchError;
+use crate::bench::authority::Authority;
+use crate::bench::probe::fetch;
+use crate::lab::mesh::{Mesh, MeshSpec, Node, UPSTREAM};
+use crate::lab::process::tail;
+use crate::lab::spec::Check;
+use crate::lab::wait::wait_for;
+use crate::lab::web::{Kind, Web};
+use crate::lab::{Host, Lab, LabError, Link, Process, Weather};
+
+/// Hosts that serve, and that stand by.
+const HOT: usize = 3;
+const WARM: usize = 2;
+/// What the applications are checked by, on every side.
+pub(super) const HEALTH: &str = "/healthz";
+/// All that must be said: that there are warm endpoints.
+const POLICY: &str = "[services.ledger]\nmode = \"hot-warm\"\n";
+const SOON: Duration = Duration::from_secs(30);
+
+/// A host that offers the service.
+#[derive(Debug)]
+pub struct Station {
+    /// The host.
+    pub host: Arc<Host>,
+    /// The application's process.
+    pub app: Arc<Process>,
+    /// Its sidecar's.
+    pub sidecar: Arc<Process>,
+}
+
+/// Everything.
+#[derive(Debug)]
+pub struct Field {
+    /// Whose application calls.
+    pub caller: Arc<Host>,
+    /// Hosts that serve.
+    pub hot: Vec<Station>,
+    /// Hosts that stand by.
+    pub warm: Vec<Station>,
+    running: Running,
+}
+
+#[derive(Debug)]
+enum Running {
+    Hearth(Box<Mesh>),
+    Peer(Vec<Web>),
+}
+
+impl Field {
+    /// Starts one side and waits until it answers.
+    ///
+    /// # Errors
+    /// [`BenchError`] with the step that failed and the end of a log.
+    pub fn start(
+        lab: &Lab,
+        authority: &Authority,
+        subject: Subject,
+        plan: &Plan,
+    ) -> Result<Self, BenchError> {
+        let link = if plan.rtt().is_some() { Link::Relay } else { Link::Cable };
+        let field = match subject {
+            Subject::Hearth => Self::hearth(lab, link, plan.hook())?,
+            _ => Self::peer(lab, link, authority, subject)?,
+        };
+        if let Some(rtt) = plan.rtt() {
+            // Each frame passes the caller's link once.
+            field.caller.weather(Weather { delay: rtt / 2, ..Weather::default() })?;
+        }
+        wait_for(&format!("{} to answer", subject.title()), SOON, || {
+            let ask = || fetch(entry(), "/", Duration::from_secs(2));
+            let answered = field.caller.space().call(ask).map_err(|e| e.to_string())?;
+            answered.map(drop).map_err(|seen| format!("{seen}; {}", field.log()))
+        })?;
+        Ok(field)
+    }
+
+    /// Where the caller's application calls, on its own loopback.
+    #[must_use]
+    pub fn entry(&self) -> SocketAddr {
+        entry()
+    }
+
+    /// Hosts that serve while nothing is wrong.
+    #[must_use]
+    pub fn serving(&self) -> usize {
+        self.hot.len()
+    }
+
+    /// Every id that an application has executed, once for each time.
+    #[must_use]
+    pub fn executed(&self) -> Vec<String> {
+        match &self.running {
+            Running::Hearth(mesh) => {
+                let nodes = mesh.hot.iter().chain(&mesh.warm);
+                nodes.flat_map(|node| node.app().executed()).collect()
+            }
+            Running::Peer(webs) => webs.iter().flat_map(Web::executed).collect(),
+        }
+    }
+
+    fn hearth(lab: &Lab, caller_link: Link, hook: Duration) -> Result<Self, BenchError> {
+        let mesh = Mesh::start(
+            lab,
+            &MeshSpec {
+                hot: HOT,
+                warm: WARM,
+                kind: Kind::App,
+                activate: hook,
+                policy: POLICY.to_owned(),
+                check: Check::usual(HEALTH),
+                caller_link,
+                ..MeshSpec::default()
+            },
+        )?;
+        let station = |node: &Node| Station {
+            host: Arc::clone(&node.host),
+            app: node.app().process(),
+            sidecar: node.agent.process(),
+        };
+        Ok(Self {
+            caller: Arc::clone(&mesh.caller.host),
+            hot: mesh.hot.iter().map(station).collect(),
+            warm: mesh.warm.iter().map(station).collect(),
+            running: Running::Hearth(Box::new(mesh)),
+        })
+    }
+
+    fn peer(
+        lab: &Lab,
+        caller_link: Link,
+        authority: &Authority,
+        subject: Subject,
+    ) -> Result<Self, BenchError> {
+        let caller = lab.host_on("caller", caller_link)?;
+        let hosts = |what: &str, count: usize| -> Result<Vec<Arc<Host>>, LabError> {
+            (1..=count).map(|n| lab.host(&format!("{what}-{n}"))).collect()
+        };
+        let (hot, warm) = (hosts("hot", HOT)?, hosts("warm", WARM)?);
+        let mut webs = Vec::new();
+        let mut station = |host: &Arc<Host>| -> Result<Station, BenchError> {
+            let web = Web::start(host, Kind::App)?;
+            let app = web.process();
+            webs.push(web);
+            let sidecar = peers::inbound(subject, host, authority)?;
+            Ok(Station { host: Arc::clone(host), app, sidecar })
+        };
+        let stations = [&hot, &warm]
+            .map(|hosts| hosts.iter().map(&mut station).collect::<Result<Vec<_>, _>>());
+        let [stations_hot, stations_warm] = stations;
+        peers::outbound(subject, &caller, authority, &hot, &warm)?;
+        Ok(Self { caller, hot: stations_hot?, warm: stations_warm?, running: Running::Peer(webs) })
+    }
+
+    fn log(&self) -> String {
+        let sides = self.hot.iter().chain(&self.warm);
+        let logs = sides.map(|station| tail(&station.sidecar.stderr(), 1));
+        logs.filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+    }
+}
+
+fn entry() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], UPSTREAM))
+}

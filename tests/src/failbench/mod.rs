@@ -1,0 +1,355 @@
+//! `make bench-failover`: what the caller feels when a host is lost, Hearth beside Envoy and `HAProxy`.
+//!
+//! ```text
+//! caller ── sidecar A ══ mutual TLS ══ sidecar B ── application      three hot hosts, two warm ones,
+//!                                                                   each a network namespace
+//! ```
+//!
+//! Open loop: 500 GETs and 50 POSTs a second, each sent when it is scheduled, latency counted from then, a
+//! client's deadline of one second; every request is on record. Cells are interleaved: one fault after
+//! the other, under each fault all sides in turn, then everything again. Each cell starts everything anew.
+//!
+//! ```text
+//! mod ─┬─ subject   who is compared            ├─ cell      one measurement
+//!      ├─ fault     what is done, and promised ├─ figures   records in, figures out
+//!      ├─ field     a side that runs           ├─ verdict   promises and peers
+//!      └─ peers     the peers' profiles        └─ table, timeline: for people
+//! ```
+//!
+//! Results: a table on standard output; `failover.json`, `failover.svg` and `failover.csv` (every request)
+//! in `target/bench`. On a machine that others use, look at the last two columns of the table first: a
+//! client that was itself 30 ms late says nothing about sidecars.
+
+pub mod cell;
+pub mod fault;
+pub mod field;
+pub mod figures;
+mod peers;
+pub mod plan;
+pub mod record;
+pub mod subject;
+pub mod table;
+pub mod timeline;
+pub mod verdict;
+
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+use serde::Serialize;
+
+use crate::bench::BenchError;
+use crate::bench::authority::Authority;
+use crate::bench::machine::Machine;
+use crate::lab::binaries::target_dir;
+use crate::lab::entry::{Access, access, again};
+use crate::loopback::{Place, sweep};
+use cell::Cell;
+use fault::Fault;
+use figures::Figures;
+use plan::Plan;
+use record::Record;
+use subject::Subject;
+use verdict::{Row, Verdict, verdicts};
+
+/// Name of the certificates' directory among the temporary ones.
+const PLACE: &str = "failover";
+/// So late a client may be itself before a cell is called disturbed and measured again, ms.
+const LATE_MS: f64 = 10.0;
+/// A cell is measured so often at most.
+const TRIES: usize = 3;
+/// "Service unavailable" of sysexits: this machine allows no namespaces.
+const UNAVAILABLE: u8 = 69;
+
+/// What the caller feels when a host is lost: Hearth with default settings, Envoy and `HAProxy` as
+/// mutually authenticated sidecars, fault by fault.
+#[derive(Debug, Parser)]
+#[command(name = "bench-failover")]
+struct Flags {
+    /// To see that everything works: each cell once, 5 seconds after the fault.
+    #[arg(long)]
+    quick: bool,
+    /// Only these, in any order; hearth among them, or nothing is judged.
+    #[arg(long, value_delimiter = ',', value_name = "PEER,…")]
+    only: Vec<Subject>,
+    /// Only these, in any order.
+    #[arg(long, value_delimiter = ',', value_name = "FAULT,…")]
+    faults: Vec<Fault>,
+    /// How often each cell is measured.
+    #[arg(long, value_name = "N")]
+    runs: Option<usize>,
+    /// GETs a second.
+    #[arg(long, value_name = "N")]
+    rate: Option<u32>,
+    /// POSTs a second.
+    #[arg(long, value_name = "N")]
+    posts: Option<u32>,
+    /// Seconds that are watched after the fault.
+    #[arg(long, value_name = "S")]
+    seconds: Option<f64>,
+    /// Milliseconds that the activation of a warm application takes (of Hearth's; its peers' are always
+    /// awake).
+    #[arg(long, value_name = "MS")]
+    hook: Option<u64>,
+    /// Round trip between the caller and everybody else, in milliseconds; without it the machine's own.
+    #[arg(long, value_name = "MS")]
+    rtt: Option<u64>,
+    /// Leave each cell's logs in target/lab.
+    #[arg(long)]
+    keep: bool,
+    /// Directory of the results; default target/bench.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+/// One cell in the order taken.
+#[derive(Debug, Serialize)]
+struct Taken {
+    run: usize,
+    fault: Fault,
+    subject: Subject,
+    /// So often it was measured; what is told is the one that the machine disturbed least.
+    tries: usize,
+    #[serde(flatten)]
+    figures: Figures,
+}
+
+/// What has no figures, and why.
+#[derive(Debug, Serialize)]
+struct NotRun {
+    run: usize,
+    fault: Fault,
+    subject: Subject,
+    reason: String,
+}
+
+/// All of it, as it is written down.
+#[derive(Debug, Serialize)]
+struct Outcome<'a> {
+    machine: &'a Machine,
+    plan: &'a Plan,
+    verdicts: &'a [Verdict],
+    not_run: &'a [NotRun],
+    taken: &'a [Taken],
+}
+
+/// The program.
+#[must_use]
+pub fn run() -> ExitCode {
+    let flags = Flags::parse();
+    match access() {
+        Access::Here => {}
+        Access::Again => {
+            let error = again(std::env::args_os().skip(1)).exec();
+            eprintln!("bench-failover: cannot start again inside a user namespace: {error}");
+            return ExitCode::from(UNAVAILABLE);
+        }
+        Access::No(reason) => {
+            eprintln!("bench-failover: NOT RUN: {reason}");
+            return ExitCode::from(UNAVAILABLE);
+        }
+    }
+    match bench(&flags) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench-failover: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn plan(flags: &Flags) -> Plan {
+    let usual = if flags.quick { Plan::quick() } else { Plan::whole() };
+    Plan {
+        runs: flags.runs.unwrap_or(usual.runs).max(1),
+        rate: flags.rate.unwrap_or(usual.rate).max(1),
+        posts: flags.posts.unwrap_or(usual.posts).max(1),
+        seconds: flags.seconds.unwrap_or(usual.seconds).max(1.0),
+        hook_ms: flags.hook.unwrap_or(usual.hook_ms),
+        rtt_ms: flags.rtt.unwrap_or(usual.rtt_ms),
+        ..usual
+    }
+}
+
+/// What was asked for, or all there is, in order and once each.
+fn chosen<T: Copy + Ord>(asked: &[T], all: &[T]) -> Vec<T> {
+    let mut chosen = if asked.is_empty() { all.to_vec() } else { asked.to_vec() };
+    chosen.sort_unstable();
+    chosen.dedup();
+    chosen
+}
+
+fn bench(flags: &Flags) -> Result<(), BenchError> {
+    let (plan, machine) = (plan(flags), Machine::here());
+    let subjects = chosen(&flags.only, &Subject::USUAL);
+    let faults = chosen(&flags.faults, &Fault::ALL);
+    let out = flags.out.clone().unwrap_or_else(|| target_dir().join("bench"));
+    sweep(&[PLACE]);
+    let place = Place::new(PLACE)?;
+    let mut bench = Bench {
+        authority: Authority::new(&place)?,
+        record: Record::create(&out)?,
+        plan,
+        keep: flags.keep,
+        taken: Vec::new(),
+        not_run: Vec::new(),
+    };
+    for run in 0..bench.plan.runs {
+        for &fault in &faults {
+            // Nobody is always the first after another fault.
+            let mut order = subjects.clone();
+            order.rotate_left(run % subjects.len());
+            for subject in order {
+                bench.measure(run, fault, subject)?;
+            }
+            bench.write(&machine, &out)?;
+        }
+    }
+    if bench.taken.is_empty() {
+        return Err(BenchError::Nothing);
+    }
+    print!("{}", bench.text(&machine));
+    Ok(())
+}
+
+/// A run in progress.
+struct Bench {
+    authority: Authority,
+    record: Record,
+    plan: Plan,
+    keep: bool,
+    taken: Vec<Taken>,
+    not_run: Vec<NotRun>,
+}
+
+impl Bench {
+    fn measure(&mut self, run: usize, fault: Fault, subject: Subject) -> Result<(), BenchError> {
+        let (number, runs) = (run + 1, self.plan.runs);
+        let what = format!("run {number} of {runs}: {}, {}", fault.title(), subject.title());
+        match self.undisturbed(fault, subject) {
+            Ok((tries, cell)) => {
+                eprintln!("{what}: {}", glance(&cell.figures));
+                self.record.add(run, fault, subject, &cell)?;
+                self.taken.push(Taken { run, fault, subject, tries, figures: cell.figures });
+            }
+            Err(error) => {
+                let reason = error.to_string().trim_end().to_owned();
+                eprintln!("{what}: NOT RUN: {reason}");
+                self.not_run.push(NotRun { run, fault, subject, reason });
+            }
+        }
+        Ok(())
+    }
+
+    /// A cell, again where the machine stood still for the client. What is chosen by is the client's own
+    /// lateness, never what it saw.
+    fn undisturbed(&self, fault: Fault, subject: Subject) -> Result<(usize, Cell), BenchError> {
+        let measure = || cell::measure(&self.authority, subject, fault, &self.plan, self.keep);
+        let (mut best, mut tries) = (measure()?, 1);
+        while best.figures.late_ms > LATE_MS && tries < TRIES {
+            eprintln!("  disturbed, client late {:.1} ms: once more", best.figures.late_ms);
+            let other = measure()?;
+            tries += 1;
+            if other.figures.late_ms < best.figures.late_ms {
+                best = other;
+            }
+        }
+        Ok((tries, best))
+    }
+
+    fn rows(&self) -> Vec<(Fault, Row<'_>)> {
+        let mut rows: Vec<(Fault, Row<'_>)> = Vec::new();
+        for fault in Fault::ALL {
+            let mut row = Row::new();
+            for taken in self.taken.iter().filter(|taken| taken.fault == fault) {
+                row.entry(taken.subject).or_default().push(&taken.figures);
+            }
+            if !row.is_empty() {
+                rows.push((fault, row));
+            }
+        }
+        rows
+    }
+
+    fn verdicts(&self) -> Vec<Verdict> {
+        let of = |(fault, row): &(Fault, Row<'_>)| verdicts(*fault, fault.promise(&self.plan), row);
+        self.rows().iter().flat_map(of).collect()
+    }
+
+    fn text(&self, machine: &Machine) -> String {
+        let mut text = format!("\n{}\n\n", self.note(machine));
+        for (fault, row) in self.rows() {
+            text += &format!("{}\n", table::block(fault, &row));
+        }
+        text += &table::verdicts(&self.verdicts());
+        for NotRun { run, fault, subject, reason } in &self.not_run {
+            let (run, fault, subject) = (run + 1, fault.title(), subject.title());
+            text += &format!("NOT RUN: run {run}, {fault}, {subject}: {reason}\n");
+        }
+        for taken in self.taken.iter().filter(|taken| taken.figures.unexecuted > 0) {
+            text += &format!(
+                "BROKEN BENCH: run {}, {}, {}: {} POSTs answered that nobody executed\n",
+                taken.run + 1,
+                taken.fault.title(),
+                taken.subject.title(),
+                taken.figures.unexecuted
+            );
+        }
+        let disturbed = self.taken.iter().filter(|taken| taken.figures.late_ms > LATE_MS).count();
+        if disturbed > 0 {
+            text += &format!(
+                "DISTURBED: in {disturbed} of {} cells the client itself was more than {LATE_MS:.0} ms late, \
+                 three times in turn: \
+                 take what is that slow there for the machine's\n",
+                self.taken.len()
+            );
+        }
+        if !machine.is_release() {
+            text += &format!("NOT A RELEASE BUILD: {}\n", machine.hearth_from);
+        }
+        text
+    }
+
+    fn note(&self, machine: &Machine) -> String {
+        let Machine { processor, cores, kernel, .. } = machine;
+        let Plan { runs, rate, posts, seconds, hook_ms, .. } = &self.plan;
+        let far = self.plan.rtt().map_or(String::new(), |rtt| format!(", round trip {rtt:?}"));
+        format!(
+            "{processor}, {cores} cores, Linux {kernel}; {rate} GETs and {posts} POSTs a second, {seconds} \
+             s after the fault, activation hook {hook_ms} ms{far}; runs: {runs}, interleaved; medians and ranges"
+        )
+    }
+
+    /// After every fault, so that a run that is broken off leaves what it had.
+    fn write(&self, machine: &Machine, out: &Path) -> Result<(), BenchError> {
+        let put = |name: &str, text: String| {
+            let path = out.join(name);
+            let done = std::fs::write(&path, text);
+            done.map_err(|source| BenchError::Write { path: path.clone(), source })
+        };
+        let (verdicts, plan) = (self.verdicts(), &self.plan);
+        let (taken, not_run) = (&self.taken, &self.not_run);
+        let outcome = Outcome { machine, plan, verdicts: &verdicts, not_run, taken };
+        // Plain values and string keys only: nothing that JSON could not hold.
+        let json = serde_json::to_string_pretty(&outcome).unwrap_or_else(|e| e.to_string());
+        put("failover.json", json + "\n")?;
+        put("failover.svg", timeline::svg(&self.rows(), &self.note(machine)))
+    }
+}
+
+/// A cell in half a line.
+fn glance(figures: &Figures) -> String {
+    let Figures { gets, posts, told_ms, twice, before, late_ms, .. } = figures;
+    format!(
+        "{} of {} failed, slowest {:.1} ms, {} over 100 ms, normal after {:.2} s; POSTs: {} failed, told \
+         after {told_ms:.0} ms, {twice} twice (before: slowest {:.1} ms; client late {late_ms:.1} ms)",
+        gets.failed,
+        gets.sent,
+        gets.slowest_ms,
+        gets.over_100_ms,
+        gets.normal_after_ms / 1e3,
+        posts.failed,
+        before.slowest_ms
+    )
+}

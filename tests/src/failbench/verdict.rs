@@ -1,0 +1,215 @@
+//! Where Hearth stands: against its own promises, and against the best of its peers.
+//!
+//! Pure. A promise must hold in every run, so the worst run is held against it; peers are compared by
+//! medians.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::fault::{Fault, Promise};
+use super::figures::Figures;
+use super::subject::Subject;
+use crate::bench::figures::Spread;
+use crate::bench::table::number;
+
+/// All runs of each side under one fault.
+pub type Row<'a> = BTreeMap<Subject, Vec<&'a Figures>>;
+
+/// A figure that is judged. Less is better in all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Figure {
+    /// GETs failed.
+    Failed,
+    /// The slowest GET that was answered, ms.
+    Slowest,
+    /// 99.9 % of GETs were faster, ms.
+    P999,
+    /// GETs over 100 ms.
+    Over100,
+    /// Until the last slow or failed GET, s.
+    Normal,
+    /// POSTs failed.
+    PostsFailed,
+    /// Until the last failed POST was told, ms.
+    Told,
+    /// POSTs executed more than once.
+    Twice,
+}
+
+impl Figure {
+    /// All, in the order of the table.
+    pub const ALL: [Self; 8] = [
+        Self::Failed,
+        Self::Slowest,
+        Self::P999,
+        Self::Over100,
+        Self::Normal,
+        Self::PostsFailed,
+        Self::Told,
+        Self::Twice,
+    ];
+
+    /// As it is printed.
+    #[must_use]
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::Slowest => "slowest ms",
+            Self::P999 => "p99.9 ms",
+            Self::Over100 => "over 100 ms",
+            Self::Normal => "normal after s",
+            Self::PostsFailed => "POSTs failed",
+            Self::Told => "told after ms",
+            Self::Twice => "twice",
+        }
+    }
+
+    /// Of one cell; none where there is nothing to be told.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss)] // Counts of requests.
+    pub fn of(self, figures: &Figures) -> Option<f64> {
+        Some(match self {
+            Self::Told if figures.posts.failed == 0 => return None,
+            Self::Failed => figures.gets.failed as f64,
+            Self::Slowest => figures.gets.slowest_ms,
+            Self::P999 => figures.gets.p999_ms,
+            Self::Over100 => figures.gets.over_100_ms as f64,
+            Self::Normal => figures.gets.normal_after_ms / 1e3,
+            Self::PostsFailed => figures.posts.failed as f64,
+            Self::Told => figures.told_ms,
+            Self::Twice => figures.twice as f64,
+        })
+    }
+
+    /// Over all runs.
+    #[must_use]
+    pub fn spread(self, runs: &[&Figures]) -> Option<Spread> {
+        Spread::of(runs.iter().filter_map(|figures| self.of(figures)))
+    }
+
+    fn promised(self, promise: Promise) -> Option<f64> {
+        match self {
+            Self::Failed => Some(promise.failed),
+            Self::Slowest => promise.slowest_ms,
+            Self::Told => promise.told_ms,
+            Self::Twice => Some(promise.twice),
+            Self::P999 | Self::Over100 | Self::Normal | Self::PostsFailed => None,
+        }
+    }
+}
+
+/// One figure of Hearth's under one fault.
+#[derive(Debug, Clone, Serialize)]
+pub struct Verdict {
+    /// The fault.
+    pub fault: Fault,
+    /// The figure.
+    pub figure: Figure,
+    /// Hearth's.
+    pub hearth: Spread,
+    /// What was promised.
+    pub bound: Option<f64>,
+    /// Whether every run kept it; none without a promise.
+    pub kept: Option<bool>,
+    /// Who was better in the median, and how good.
+    pub ahead: Vec<(Subject, f64)>,
+}
+
+/// One verdict per figure; none without Hearth.
+#[must_use]
+pub fn verdicts(fault: Fault, promise: Promise, row: &Row<'_>) -> Vec<Verdict> {
+    let Some(hearth) = row.get(&Subject::Hearth) else { return Vec::new() };
+    let judge = |figure: Figure| {
+        let ours = figure.spread(hearth)?;
+        let bound = figure.promised(promise);
+        let peers = row.iter().filter(|(subject, _)| **subject != Subject::Hearth);
+        let theirs = peers.filter_map(|(&subject, runs)| Some((subject, figure.spread(runs)?)));
+        let comparable = |subject: Subject| figure.is_fair(row, subject);
+        let ahead = theirs
+            .filter(|(subject, theirs)| theirs.median < ours.median && comparable(*subject))
+            .map(|(subject, theirs)| (subject, theirs.median))
+            .collect();
+        let kept = bound.map(|bound| ours.max <= bound);
+        Some(Verdict { fault, figure, hearth: ours, bound, kept, ahead })
+    };
+    Figure::ALL.into_iter().filter_map(judge).collect()
+}
+
+impl Figure {
+    /// Who lets more requests fail is not ahead because the others were fast: latencies are of answered
+    /// requests only.
+    fn is_fair(self, row: &Row<'_>, peer: Subject) -> bool {
+        let median = |figure: Self, subject: Subject| {
+            row.get(&subject).and_then(|runs| figure.spread(runs)).map_or(0.0, |s| s.median)
+        };
+        let no_more = |figure| median(figure, peer) <= median(figure, Subject::Hearth);
+        match self {
+            Self::Slowest | Self::P999 | Self::Over100 => no_more(Self::Failed),
+            Self::PostsFailed => no_more(Self::Twice),
+            Self::Failed | Self::Normal | Self::Told | Self::Twice => true,
+        }
+    }
+}
+
+impl Verdict {
+    /// Nothing to say: kept, and nobody ahead.
+    #[must_use]
+    pub fn is_good(&self) -> bool {
+        self.kept != Some(false) && self.ahead.is_empty()
+    }
+
+    /// In words.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = format!("{}: {}", self.fault.title(), self.figure.title());
+        text += &format!(" {} (worst {})", number(self.hearth.median), number(self.hearth.max));
+        if let (Some(bound), Some(kept)) = (self.bound, self.kept) {
+            text +=
+                &format!(", promised {}: {}", number(bound), if kept { "kept" } else { "MISSED" });
+        }
+        for (subject, value) in &self.ahead {
+            text += &format!("; BEHIND {} ({})", subject.title(), number(*value));
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{Fault, Figure, Figures, Row, Subject, Verdict, verdicts};
+    use crate::failbench::figures::{Stream, figures};
+    use crate::failbench::plan::Plan;
+
+    fn cell(failed: usize, slowest_ms: f64) -> Figures {
+        let none = Stream { samples: Vec::new(), mark: Duration::ZERO, until: Duration::ZERO };
+        let mut cell = figures(&none, &none, Duration::ZERO, &[]);
+        cell.gets.failed = failed;
+        cell.gets.slowest_ms = slowest_ms;
+        cell
+    }
+
+    fn slowest(hearth: &[Figures], peer: &Figures) -> Verdict {
+        let row =
+            Row::from([(Subject::Hearth, hearth.iter().collect()), (Subject::Haproxy, vec![peer])]);
+        let all = verdicts(Fault::BlackHole, Fault::BlackHole.promise(&Plan::whole()), &row);
+        all.into_iter().find(|verdict| verdict.figure == Figure::Slowest).unwrap()
+    }
+
+    #[test]
+    fn one_run_that_breaks_a_promise_breaks_it() {
+        let runs = [cell(0, 20.0), cell(0, 41.0), cell(0, 22.0)];
+        let verdict = slowest(&runs, &cell(0, 250.0));
+        assert_eq!((verdict.kept, verdict.ahead.len()), (Some(false), 0));
+        assert!(verdict.text().contains("MISSED"), "{}", verdict.text());
+    }
+
+    #[test]
+    fn who_answers_fast_by_failing_often_is_not_ahead() {
+        assert!(slowest(&[cell(0, 20.0)], &cell(600, 5.0)).is_good());
+        assert_eq!(slowest(&[cell(0, 20.0)], &cell(0, 5.0)).ahead, [(Subject::Haproxy, 5.0)]);
+    }
+}
