@@ -9,8 +9,6 @@ use hearth_proto::policy::{Hedge, ServicePolicy};
 use hearth_proto::route::Choice;
 use hearth_proto::time::Span;
 use http::Method;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
 
 use super::mesh::{App, Host, endpoint, get, plain, send};
 use crate::driver::PathReport;
