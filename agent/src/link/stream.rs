@@ -23,6 +23,9 @@ pub enum StreamError {
     /// The peer gave the stream up.
     #[error("the peer gave the request up")]
     Reset,
+    /// The peer never opened the stream: it has as many as it takes, and has seen no request.
+    #[error("the peer takes no more requests on this connection")]
+    Busy,
     /// The connection is gone.
     #[error("{why}")]
     Lost {

@@ -211,6 +211,9 @@ impl From<interim::Endless> for Fault {
 impl From<FrameError> for Fault {
     fn from(error: FrameError) -> Self {
         match &error {
+            FrameError::Stream(StreamError::Busy) => {
+                Self::not_executed(FaultKind::Owner(Cause::Busy), error.to_string())
+            }
             FrameError::Stream(StreamError::Lost { unseen: true, .. }) => {
                 Self::not_executed(FaultKind::Dial, error.to_string())
             }

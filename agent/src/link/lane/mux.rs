@@ -122,10 +122,7 @@ impl Stream {
     /// What the peer's giving up means.
     fn given_up(&self) -> StreamError {
         match self.receiving {
-            Receiving::Refused => {
-                let why = "the peer takes no more requests on this connection".to_owned();
-                StreamError::Lost { why, unseen: true }
-            }
+            Receiving::Refused => StreamError::Busy,
             _ => StreamError::Reset,
         }
     }
