@@ -18,7 +18,8 @@ use crate::lab::wait::wait_for;
 use crate::lab::{Lab, LabError};
 use crate::load::{Load, LoadSpec};
 
-const SOON: Duration = Duration::from_secs(30);
+/// Beyond a failback: a host that was taken for lost meanwhile is served by a warm one for so long.
+const SOON: Duration = Duration::from_secs(90);
 /// What is looked at to see whether all is well.
 const WINDOW: Duration = Duration::from_secs(1);
 
