@@ -47,11 +47,12 @@ const DEVIATIONS: f64 = 3.0;
 const SOUGHT: f64 = 0.30;
 /// Siblings without any bad answer are taken for as bad as this: of one in twenty nothing is thought.
 const NOISE: f64 = 0.05;
-/// Slow is what takes three half-octaves, some three times, longer than the 90th percentile of the siblings
+/// Slow is what takes five half-octaves, some six times, longer than the 90th percentile of the siblings
 /// (their median), and than the endpoint's own usual one: a far host is far, not sick.
-const SLOW_HALF_OCTAVES: usize = 3;
-/// Nothing faster than the bound of this bucket (5.7 ms) is ever slow: nobody is hurt by it.
-const NEVER_SLOW: usize = 9;
+const SLOW_HALF_OCTAVES: usize = 5;
+/// Nothing faster than the bound of this bucket (11.3 ms) is ever slow: nobody is hurt by it, and a host that
+/// is short of CPU answers so now and then.
+const NEVER_SLOW: usize = 11;
 /// The evidence after which an endpoint is out: a CUSUM (Page 1954) of the likelihood ratio between "as bad
 /// as sought" and "as its siblings", floored at nothing. e^18 answers of a healthy endpoint pass before
 /// chance comes to it (five days at 150 per second if 5 % fail by nature, centuries if 2 % do); one that

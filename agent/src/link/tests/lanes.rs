@@ -375,6 +375,7 @@ async fn lanes_of_an_older_start_get_no_new_requests() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lanes_outlive_a_mesh_link_that_their_peer_gave_up_however_long_they_were_not_heard() {
     let (a, b) = pair(echo).await;
+    a.links.watch(vec![(b.name.clone(), b.address)]);
     let mut stream = on_lane(&a, &b).await;
     stream.send.write(b"x").await.unwrap();
     let peer = a.links.shared.known(&b.name).unwrap();
