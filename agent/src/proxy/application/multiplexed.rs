@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -104,6 +104,7 @@ impl Multiplexed {
                 self.forget(address, &line);
                 continue;
             }
+            let spare = again.then(|| spare(&request)).flatten();
             let failed = match sender.try_send_request(request).await {
                 Ok(mut response) => {
                     response.extensions_mut().insert(UnderWay(Arc::new(counted)));
@@ -114,14 +115,14 @@ impl Multiplexed {
             let mut failed = failed;
             let unsent = failed.take_message();
             let error = failed.into_error();
-            if error.is_closed() || error.is_canceled() {
+            let refusal = refusal(&error);
+            if error.is_closed() || error.is_canceled() || refusal == Some(Refused::Connection) {
                 self.forget(address, &line);
             }
-            match unsent {
+            match unsent.or(spare.filter(|_| refusal.is_some())) {
                 Some(unsent) if again => (request, again) = (unsent, false),
-                Some(_) => return Err(AppFailure::NotReached(in_full(&error))),
-                None if was_refused(&error) => return Err(AppFailure::NotReached(in_full(&error))),
-                None => return Err(AppFailure::Broke(in_full(&error))),
+                None if refusal.is_none() => return Err(AppFailure::Broke(in_full(&error))),
+                _ => return Err(AppFailure::NotReached(in_full(&error))),
             }
         }
     }
@@ -192,16 +193,45 @@ async fn dial(address: &AppAddress, most: Arc<AtomicUsize>) -> Result<SendReques
     }
 }
 
-/// The application's own word that it did nothing of it (RFC 9113 section 8.7).
-fn was_refused(error: &hyper::Error) -> bool {
+/// The same request once more, if it has no body: an application that is about to end a connection refuses
+/// what crosses its word of that.
+fn spare(request: &Request<Body>) -> Option<Request<Body>> {
+    if !hyper::body::Body::is_end_stream(request.body()) || request.method() == Method::CONNECT {
+        return None;
+    }
+    let mut spare = Request::new(super::super::body::empty());
+    *spare.method_mut() = request.method().clone();
+    *spare.uri_mut() = request.uri().clone();
+    *spare.version_mut() = request.version();
+    *spare.headers_mut() = request.headers().clone();
+    Some(spare)
+}
+
+/// What an application refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refused {
+    /// The request.
+    Stream,
+    /// Whatever else comes on the connection.
+    Connection,
+}
+
+/// The application's own word that it did nothing of a request: its stream is refused (RFC 9113 section 8.7),
+/// or above the last one that a connection in good order takes (section 6.8; h2 tells only those of it so).
+fn refusal(error: &hyper::Error) -> Option<Refused> {
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
         if let Some(h2) = cause.downcast_ref::<h2::Error>() {
-            return h2.reason() == Some(h2::Reason::REFUSED_STREAM);
+            let ended = h2.is_go_away() && h2.is_remote();
+            return match h2.reason()? {
+                h2::Reason::REFUSED_STREAM => Some(Refused::Stream),
+                h2::Reason::NO_ERROR if ended => Some(Refused::Connection),
+                _ => None,
+            };
         }
         source = cause.source();
     }
-    false
+    None
 }
 
 #[cfg(test)]
