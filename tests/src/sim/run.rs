@@ -115,14 +115,15 @@ impl fmt::Display for Report {
     }
 }
 
-/// Runs a range of seeds on all cores. Prints each failing one with the command that reproduces it, and
-/// returns how many failed.
-pub fn many(seeds: std::ops::Range<u64>, nodes: usize, scenario: &'static Scenario) -> usize {
-    let began = Instant::now();
-    let total = seeds.end.saturating_sub(seeds.start);
+/// Runs a range of seeds on all cores and hands over each report, in no order. Prints each failing one with
+/// the command that reproduces it. Returns the number of threads.
+pub(super) fn each(
+    seeds: std::ops::Range<u64>,
+    nodes: usize,
+    scenario: &'static Scenario,
+    take: impl Fn(Report) + Sync,
+) -> usize {
     let next = AtomicU64::new(seeds.start);
-    let failed = Mutex::new(Vec::new());
-    let sums = Mutex::new(Stats::default());
     let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     std::thread::scope(|scope| {
         for _ in 0..threads {
@@ -133,14 +134,28 @@ pub fn many(seeds: std::ops::Range<u64>, nodes: usize, scenario: &'static Scenar
                         break;
                     }
                     let report = one(seed, nodes, scenario);
-                    add(&mut sums.lock().unwrap_or_else(PoisonError::into_inner), &report.stats);
                     if !report.violations.is_empty() {
                         print!("{report}");
                         println!("  again: {}", report.command());
-                        failed.lock().unwrap_or_else(PoisonError::into_inner).push(seed);
                     }
+                    take(report);
                 }
             });
+        }
+    });
+    threads
+}
+
+/// Runs a range of seeds on all cores, prints what came of them, and returns how many failed.
+pub fn many(seeds: std::ops::Range<u64>, nodes: usize, scenario: &'static Scenario) -> usize {
+    let began = Instant::now();
+    let total = seeds.end.saturating_sub(seeds.start);
+    let failed = Mutex::new(Vec::new());
+    let sums = Mutex::new(Stats::default());
+    each(seeds, nodes, scenario, |report| {
+        add(&mut sums.lock().unwrap_or_else(PoisonError::into_inner), &report.stats);
+        if !report.violations.is_empty() {
+            failed.lock().unwrap_or_else(PoisonError::into_inner).push(report.seed);
         }
     });
     let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);

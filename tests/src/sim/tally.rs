@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
@@ -103,27 +102,10 @@ fn row(episodes: &[&Episode]) -> Row {
 /// Runs the seeds on all cores. Prints each that violates an invariant.
 pub fn many(seeds: Range<u64>, nodes: usize, scenario: &'static Scenario) -> Outcome {
     let began = Instant::now();
-    let next = AtomicU64::new(seeds.start);
     let reports = Mutex::new(Vec::new());
-    let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds.end {
-                        break;
-                    }
-                    let mut report = run::one(seed, nodes, scenario);
-                    if !report.violations.is_empty() {
-                        print!("{report}");
-                        println!("  again: {}", report.command());
-                    }
-                    report.story = Vec::new();
-                    reports.lock().unwrap_or_else(PoisonError::into_inner).push(report);
-                }
-            });
-        }
+    let threads = run::each(seeds.clone(), nodes, scenario, |mut report| {
+        report.story = Vec::new();
+        reports.lock().unwrap_or_else(PoisonError::into_inner).push(report);
     });
     let reports = reports.into_inner().unwrap_or_else(PoisonError::into_inner);
     sum(&reports, seeds, nodes, (began.elapsed().as_secs_f64(), threads))
