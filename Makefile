@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint purity deny advisories unit sim soak sim-soak sim-failover lab bench-speed bench-failover soak-healthy allocations docs release clean conformance protocols oracle fuzz
+.PHONY: help setup build demo test lint purity deny advisories unit sim soak sim-soak sim-failover lab bench-speed bench-failover soak-healthy soak-posts allocations docs release clean conformance protocols oracle fuzz
 
 PROFILE ?= lab
 CARGO   := cargo
@@ -81,6 +81,9 @@ bench-failover: ## what callers feel when hosts are lost, beside Envoy and HAPro
 	tests/bench-setup
 	$(CARGO) build --release -p hearth-agent -p hearth-control -p hearth-tests --bins
 	target/release/bench-failover $(BENCH)
+
+soak-posts: build ## healthy hosts on lossy paths and POSTs to them, for minutes: who is taken for lost
+	$(CARGO) test --profile $(PROFILE) -p hearth-tests --test failover -- --ignored --test-threads=1 --nocapture how_often
 
 soak-healthy: build ## a healthy mesh under strain: false alarms and ejections counted (STRAIN="loss 1" MINUTES=10)
 	target/$(PROFILE)/soak-healthy $(or $(STRAIN),loss 1) --minutes $(or $(MINUTES),10)
