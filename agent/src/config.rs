@@ -80,6 +80,8 @@ pub struct Mesh {
     pub seeds: Vec<HostPort>,
     /// What carries requests to peers.
     pub lane: LaneChoice,
+    /// Whether the silence of peers is sensed on links.
+    pub sensing: bool,
 }
 
 /// The control plane and the token it gave out.

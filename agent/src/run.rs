@@ -204,6 +204,7 @@ async fn live(
         runtimes,
     )?;
     links.prefer(config.mesh.lane);
+    links.sense(config.mesh.sensing);
     let mut node =
         Node::new(node_config(&config, generation, now), credentials.keyring(), origin.time());
     node.restore(origin.time(), table, documents);

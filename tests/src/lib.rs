@@ -18,4 +18,5 @@ pub mod otlp;
 pub mod pair;
 pub mod python;
 pub mod sim;
+pub mod sensing;
 pub mod soak;

@@ -32,6 +32,8 @@ pub struct Changes {
     pub seeds: bool,
     /// What carries requests differs.
     pub lane: bool,
+    /// Whether silence is sensed differs.
+    pub sensing: bool,
     /// Zone or region differ.
     pub locality: bool,
     /// The control plane's address or the token differ.
@@ -108,6 +110,7 @@ impl Config {
             telemetry: self.otlp != new.otlp,
             seeds: self.mesh.seeds != new.mesh.seeds,
             lane: self.mesh.lane != new.mesh.lane,
+            sensing: self.mesh.sensing != new.mesh.sensing,
             locality: (&self.zone, &self.region) != (&new.zone, &new.region),
             join: self.join != new.join,
         })

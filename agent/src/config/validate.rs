@@ -111,6 +111,7 @@ pub(super) fn config(
             advertise,
             seeds: seeds(raw.mesh.seeds.as_deref(), m),
             lane: lane(raw.mesh.lane.as_ref(), m),
+            sensing: sensing(raw.mesh.sensing.as_ref(), m),
         },
         join: raw.join.as_ref().and_then(|table| join(table, m)),
         admin: Admin { socket: path(raw.admin.socket.as_ref(), SOCKET, m), http: admin_http },
@@ -194,6 +195,10 @@ fn lane(given: Option<&Given>, m: &mut Mistakes<'_>) -> LaneChoice {
         Some("tcp") => LaneChoice::Tcp,
         _ => LaneChoice::Auto,
     }
+}
+
+fn sensing(given: Option<&Given>, m: &mut Mistakes<'_>) -> bool {
+    given.and_then(|given| word(given, "sensing", &["on", "off"], m)) != Some("off")
 }
 
 fn seeds(given: Option<&[Given]>, m: &mut Mistakes<'_>) -> Vec<HostPort> {

@@ -106,11 +106,13 @@ pub struct InFlight {
 impl InFlight {
     fn on_connection(peer: &Arc<Peer>, connection: &Arc<DataConnection>) -> Self {
         connection.streams.fetch_add(1, Ordering::SeqCst);
+        peer.begun.fetch_add(1, Ordering::Relaxed);
         peer.in_flight.fetch_add(1, Ordering::Relaxed);
         Self { peer: peer.clone(), connection: Some(connection.clone()) }
     }
 
     pub(crate) fn on_lane(peer: &Arc<Peer>) -> Self {
+        peer.begun.fetch_add(1, Ordering::Relaxed);
         peer.in_flight.fetch_add(1, Ordering::Relaxed);
         peer.on_lanes.fetch_add(1, Ordering::Relaxed);
         Self { peer: peer.clone(), connection: None }

@@ -501,6 +501,15 @@ impl Links {
         self.shared.choice.store(choice as u8, Ordering::Relaxed);
     }
 
+    /// Whether the silence of peers is sensed, as it is from the start. Off, nobody is pinged: a peer that
+    /// falls silent is found by membership and by the time-outs of requests, in seconds.
+    pub fn sense(&self, on: bool) {
+        if !on {
+            tracing::warn!("mesh.sensing is off: hosts that fall silent are found in seconds");
+        }
+        self.shared.monitor.sense(on);
+    }
+
     /// Opens a stream to `to`, dialling it when there is no connection for it.
     pub async fn open_stream(
         &self,

@@ -10,7 +10,7 @@
 //! what was not read meanwhile. If it is aborted, silence is no longer sensed; connections then end by
 //! their idle timeout.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -20,16 +20,21 @@ use super::lane::pool::LANE_DEAD;
 use super::lateness::Lateness;
 use super::patience::Patience;
 use super::peer::{Peer, STALE_AFTER, State};
+use super::sense::Tracked;
 use super::silence::{FLOOR, LATE, Sign, Silence};
 use super::{CloseCode, Kind, LinkEvent, Shared, dial, lock};
 
 /// How often what is outstanding is looked at.
 const TICK: Duration = Duration::from_millis(5);
-/// A watched, idle peer is pinged so often.
-const PING_WATCHED: Duration = Duration::from_millis(250);
+/// A watched peer that nobody calls is pinged so often: at first, and at most after a while, when it costs less
+/// than two packets a second. The first request after that is a question too.
+const PING_WATCHED: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(3)];
+/// The wait is a fortieth of the time for which nothing has been asked of it: ten seconds at the first rate.
+const WATCHED_SHARE: u32 = 40;
 /// A peer that has requests of ours and hears nothing from us is pinged so often: the application may be
-/// slow, but is the host still there?
-const PING_BUSY: Duration = Duration::from_millis(25);
+/// slow, but is the host still there? Streams that stay quiet for minutes ask ever less.
+const PING_BUSY: [Duration; 2] = [Duration::from_millis(25), Duration::from_secs(1)];
+const BUSY_SHARE: u32 = 400;
 /// Requests are under way on a lane and nothing has been heard on it for so long: ask the mesh link, since
 /// TCP itself tells nothing of a frozen agent. While answers flow this costs nothing.
 const QUIET_LANE: Duration = Duration::from_millis(4);
@@ -57,8 +62,9 @@ pub(crate) struct Monitor {
     fresh: Mutex<Vec<Arc<Peer>>>,
     watched: Mutex<Vec<Arc<Peer>>>,
     bell: Notify,
+    off: AtomicBool,
     pub(crate) lateness: Lateness,
-    patience: Mutex<Patience>,
+    pub(super) patience: Mutex<Patience>,
 }
 
 impl Monitor {
@@ -74,6 +80,12 @@ impl Monitor {
     /// Replaces the list of peers to ping when idle.
     pub(crate) fn watch(&self, peers: Vec<Arc<Peer>>) {
         *lock(&self.watched) = peers;
+        self.bell.notify_one();
+    }
+
+    /// Whether anything is sensed.
+    pub(crate) fn sense(&self, on: bool) {
+        self.off.store(!on, Ordering::Relaxed);
         self.bell.notify_one();
     }
 
@@ -112,7 +124,8 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     let mut hot: Vec<Entry> = Vec::new();
     let mut next = Instant::now();
     while !shared.is_closed() {
-        let idle = hot.is_empty() && lock(&shared.monitor.watched).is_empty();
+        let off = shared.monitor.off.load(Ordering::Relaxed);
+        let idle = off || hot.is_empty() && lock(&shared.monitor.watched).is_empty();
         shared.monitor.lateness.expect((!idle).then_some(next));
         let rung = tokio::select! {
             biased;
@@ -123,7 +136,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         for peer in lock(&shared.monitor.fresh).drain(..) {
             hot.push(Entry { peer, until: now + LINGER, looks: 0, stirred: false });
         }
-        if rung {
+        if rung || off {
             // Those new on the list are looked at within a tick.
             next = next.min(now + TICK).max(now);
             continue;
@@ -154,13 +167,14 @@ pub(crate) async fn run(shared: Arc<Shared>) {
 /// Pings the watched peers that heard nothing from us for a while, and says when to come again.
 fn ping_idle(shared: &Arc<Shared>, now: Instant) -> Duration {
     let watched = lock(&shared.monitor.watched).clone();
-    let mut soonest = PING_WATCHED;
+    let mut soonest = PING_WATCHED[1];
     for peer in watched {
         let mut state = lock(&peer.state);
+        let every = paced(state.quiet(now), WATCHED_SHARE, PING_WATCHED);
         let last = state.sense.last_sent.max(state.sense.last_ping);
-        let age = last.map_or(PING_WATCHED, |t| now.saturating_duration_since(t));
-        if age < PING_WATCHED {
-            soonest = soonest.min(PING_WATCHED - age);
+        let age = last.map_or(every, |t| now.saturating_duration_since(t));
+        if age < every {
+            soonest = soonest.min(every - age);
             continue;
         }
         let linked = state.ping(now, false);
@@ -172,6 +186,11 @@ fn ping_idle(shared: &Arc<Shared>, now: Instant) -> Duration {
         }
     }
     soonest
+}
+
+/// A share of the time for which all was quiet, within bounds.
+fn paced(quiet: Duration, share: u32, [least, most]: [Duration; 2]) -> Duration {
+    (quiet / share).clamp(least, most)
 }
 
 fn look(
@@ -192,6 +211,10 @@ fn look(
     entry.stirred = false;
     let mut look = Look::default();
     let sampled = sample(&mut state, now, lag, patience);
+    let begun = peer.begun.load(Ordering::Relaxed);
+    if sampled.worked || begun != state.sense.begun {
+        (state.sense.begun, state.sense.used) = (begun, Some(now));
+    }
     if sampled.sent {
         state.sense.last_sent = Some(now);
         entry.until = now + LINGER;
@@ -264,12 +287,15 @@ fn follow_up(shared: &Arc<Shared>, peer: &Arc<Peer>, look: &Look) {
 struct Sampled {
     sign: Sign,
     sent: bool,
+    /// Something came in for a request.
+    worked: bool,
     threshold: Duration,
 }
 
 /// Looks at all connections of a peer: a datagram heard on any of them answers for all.
 fn sample(state: &mut State, now: Instant, lag: Duration, patience: f64) -> Sampled {
-    let (mut sent, mut heard, mut threshold) = (false, false, Duration::ZERO);
+    let (mut sent, mut heard, mut worked) = (false, false, false);
+    let mut threshold = Duration::ZERO;
     let on_tcp = state.is_on_tcp();
     if on_tcp {
         let rtt = state.mesh.as_ref().map_or(Duration::ZERO, |m| m.line.rtt());
@@ -281,6 +307,7 @@ fn sample(state: &mut State, now: Instant, lag: Duration, patience: f64) -> Samp
     for tracked in &mut state.connections {
         let (s, h, t) = tracked.moved();
         (sent, heard, threshold) = (sent | s, heard | h, threshold.max(t));
+        worked |= h && tracked.worked();
         tracked.window.forgive(now, lag);
         let mut dead = DEAD.max(t * DEAD_FACTOR);
         if tracked.kind == Kind::Mesh && !state.lanes.is_empty() {
@@ -299,13 +326,14 @@ fn sample(state: &mut State, now: Instant, lag: Duration, patience: f64) -> Samp
             tracked.lane.close(CloseCode::Stale, "nothing is answered here");
         }
         sent |= asked && on_tcp;
+        worked |= h && tracked.worked();
         if h {
             (state.sense.lane_heard, state.sense.stirred, heard) = (Some(now), true, true);
         }
     }
     let threshold = threshold.max(FLOOR).mul_f64(patience);
     let sign = state.sense.window.sample(now, sent, heard, threshold);
-    Sampled { sign, sent, threshold }
+    Sampled { sign, sent, worked, threshold }
 }
 
 /// Requests are under way on lanes and no answers flow: is the host still there, and the agent on it? The
@@ -328,7 +356,7 @@ fn ping_if_due(state: &mut State, now: Instant, busy: bool) {
     let every = match (silence, busy) {
         (Some(silence), _) if silence.due().is_some() => silence.ask_every(),
         (Some(_), _) => PING_SILENT,
-        (None, true) => PING_BUSY,
+        (None, true) => paced(state.quiet(now), BUSY_SHARE, PING_BUSY),
         (None, false) => return,
     };
     let last = if silence.is_some() {
@@ -371,6 +399,29 @@ fn tell(shared: &Shared, peer: &Peer, state: &mut State, now: Instant) {
     }
 }
 
+/// The peer's host cut a lane off without a word of its agent. A process that was killed ends so; so does one
+/// connection that something in between forgot. Until it answers, which takes a healthy one a round trip, it
+/// is taken for silent.
+pub(crate) fn cut_off(shared: &Arc<Shared>, peer: &Arc<Peer>) {
+    let now = Instant::now();
+    let mut state = lock(&peer.state);
+    if state.sense.silence.is_some() || state.mesh.is_none() {
+        return;
+    }
+    let paths = state.connections.iter().map(Tracked::threshold);
+    let threshold = paths.max().unwrap_or_default().max(FLOOR);
+    let floor = state.sense.next_ping;
+    if !state.ping(now, true) {
+        return;
+    }
+    state.sense.silence = Some(Silence::assumed(now, floor, threshold));
+    peer.publish(&state);
+    tell(shared, peer, &mut state, now);
+    drop(state);
+    follow_up(shared, peer, &Look { declared: true, ..Look::default() });
+    shared.monitor.look(peer);
+}
+
 /// A pong came in: what follows from it is told at once, not at the next tick.
 pub(crate) fn pong(shared: &Arc<Shared>, peer: &Arc<Peer>, number: u64) {
     let now = Instant::now();
@@ -381,5 +432,21 @@ pub(crate) fn pong(shared: &Arc<Shared>, peer: &Arc<Peer>, number: u64) {
     if ponged.news {
         tell(shared, peer, &mut lock(&peer.state), now);
         shared.monitor.look(peer);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_not_called_is_asked_ever_less_and_so_are_streams_that_stay_quiet() {
+        let every = |quiet: u64, share, bounds| {
+            paced(Duration::from_secs(quiet), share, bounds).as_millis()
+        };
+        let idle = [0, 10, 40, 120, 3600].map(|s| every(s, WATCHED_SHARE, PING_WATCHED));
+        assert_eq!(idle, [250, 250, 1000, 3000, 3000]);
+        let busy = [0, 10, 60, 400, 3600].map(|s| every(s, BUSY_SHARE, PING_BUSY));
+        assert_eq!(busy, [25, 25, 150, 1000, 1000]);
     }
 }

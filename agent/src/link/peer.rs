@@ -104,6 +104,8 @@ pub(crate) struct Peer {
     prefers_quic: AtomicBool,
     /// Whether the mesh link had to be made over TCP.
     udp_blocked: AtomicBool,
+    /// Requests of ours so far.
+    pub(crate) begun: AtomicUsize,
     /// Requests of ours under way.
     pub(crate) in_flight: AtomicUsize,
     /// Those of them that are on lanes.
@@ -175,6 +177,7 @@ impl Peer {
             slots: Mutex::default(),
             prefers_quic: AtomicBool::new(false),
             udp_blocked: AtomicBool::new(false),
+            begun: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
             on_lanes: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
@@ -549,6 +552,13 @@ impl State {
         let fresh = |t: &Instant, ttl| now.saturating_duration_since(*t) < ttl;
         self.datagrams.retain(|(t, _)| fresh(t, DATAGRAM_TTL));
         self.messages.retain(|(t, _)| fresh(t, MESSAGE_TTL));
+    }
+
+    /// For how long no request of ours has begun, and nothing has moved on any.
+    pub(crate) fn quiet(&self, now: Instant) -> Duration {
+        let linked = self.mesh.as_ref().map(|m| m.since);
+        let used = self.sense.used.max(linked);
+        used.map_or(Duration::ZERO, |t| now.saturating_duration_since(t))
     }
 
     /// Whether there is any connection with it.

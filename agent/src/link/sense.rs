@@ -27,6 +27,8 @@ pub(crate) struct Tracked {
     pub(crate) heard: u64,
     /// We closed it for want of answers.
     pub(crate) given_up: bool,
+    /// Frames of streams that came in.
+    worked: u64,
     packets: u64,
     lost: u64,
 }
@@ -40,6 +42,7 @@ impl Tracked {
             sent: 0,
             heard: 0,
             given_up: false,
+            worked: 0,
             packets: 0,
             lost: 0,
         };
@@ -95,11 +98,28 @@ impl Tracked {
         let heard = stats.udp_rx.datagrams;
         let moved = (sent > self.sent, heard > self.heard);
         (self.sent, self.heard) = (sent, heard);
-        let ack_delay =
-            if tx.ack_frequency > 0 { socket::ACK_DELAY } else { socket::ACK_DELAY_UNTOLD };
-        let path = PathFacts { rtt: stats.path.rtt, min_rtt: stats.path.min_rtt, ack_delay };
-        (moved.0, moved.1, threshold(path))
+        (moved.0, moved.1, answer_within(&stats))
     }
+
+    /// Whether anything came in for a request since this was last asked.
+    pub(crate) fn worked(&mut self) -> bool {
+        let frames = match self.kind {
+            Kind::Data => self.connection.stats().frame_rx.stream,
+            Kind::Mesh => 0,
+        };
+        std::mem::replace(&mut self.worked, frames) < frames
+    }
+
+    /// How long an answer may take.
+    pub(crate) fn threshold(&self) -> Duration {
+        answer_within(&self.connection.stats())
+    }
+}
+
+fn answer_within(stats: &quinn::ConnectionStats) -> Duration {
+    let told = stats.frame_tx.ack_frequency > 0;
+    let ack_delay = if told { socket::ACK_DELAY } else { socket::ACK_DELAY_UNTOLD };
+    threshold(PathFacts { rtt: stats.path.rtt, min_rtt: stats.path.min_rtt, ack_delay })
 }
 
 /// A lane and what had been asked and heard on it when last looked at.
@@ -108,12 +128,19 @@ pub(crate) struct TrackedLane {
     pub(crate) window: Window,
     asked: u64,
     heard: u64,
+    worked: u64,
 }
 
 impl TrackedLane {
     pub(crate) fn new(lane: Arc<Lane>) -> Self {
         let (asked, heard) = (lane.asked(), lane.heard());
-        Self { lane, window: Window::default(), asked, heard }
+        Self { lane, window: Window::default(), asked, heard, worked: 0 }
+    }
+
+    /// Whether anything came in for a request since this was last asked.
+    pub(crate) fn worked(&mut self) -> bool {
+        let worked = self.lane.worked();
+        std::mem::replace(&mut self.worked, worked) < worked
     }
 
     /// What moved since the last look: pings sent, anything heard. What else was sent is no question to the
@@ -146,6 +173,10 @@ pub(crate) struct Sense {
     pub(crate) lane_heard: Option<Instant>,
     /// Since the last ping a request was sent or something was heard on a lane.
     pub(crate) stirred: bool,
+    /// When a request last began, or something last moved on one.
+    pub(crate) used: Option<Instant>,
+    /// The requests that had begun by then.
+    pub(crate) begun: usize,
     /// When its path was last judged.
     pub(crate) judged: Option<Instant>,
 }

@@ -136,18 +136,25 @@ pub(crate) struct Silence {
     patience: Duration,
     /// When it is confirmed. `None`: it is.
     due: Option<Instant>,
+    /// Nobody waited in vain yet: something else than our clock said so.
+    assumed: bool,
 }
 
 impl Silence {
     /// A silence declared at `now`, when nothing had been heard for the `threshold`.
     pub(crate) fn declared(now: Instant, opened: Instant, floor: u64, threshold: Duration) -> Self {
         let patience = confirmed_after(threshold).saturating_sub(threshold);
-        Self { opened, floor, threshold, patience, due: Some(now + patience) }
+        Self { opened, floor, threshold, patience, due: Some(now + patience), assumed: false }
     }
 
-    /// Whether, ending now, it was declared too soon: an outage lasts longer.
+    /// A silence assumed at `now` from what the peer's host did, before anything was asked.
+    pub(crate) fn assumed(now: Instant, floor: u64, threshold: Duration) -> Self {
+        Self { assumed: true, ..Self::declared(now, now, floor, threshold) }
+    }
+
+    /// Whether, ending now, it was declared too soon by our clock: an outage lasts longer.
     pub(crate) fn was_false(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.opened) < self.threshold * FALSE_FACTOR
+        !self.assumed && now.saturating_duration_since(self.opened) < self.threshold * FALSE_FACTOR
     }
 
     /// Takes in that it lasts, seen at a look that came `lag` late. `true`: it is confirmed from now on.

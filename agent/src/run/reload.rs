@@ -44,6 +44,9 @@ async fn attempt(path: &Path, running: &mut Running) -> Result<String, String> {
     if changes.log {
         running.logs.set_filter(&new.log).map_err(|e| e.to_string())?;
     }
+    if changes.sensing {
+        running.links.sense(new.mesh.sensing);
+    }
     if changes.lane {
         running.links.prefer(new.mesh.lane);
     }
@@ -138,6 +141,7 @@ fn words(changes: &Changes) -> String {
         ("log filter", changes.log),
         ("seeds", changes.seeds),
         ("lane", changes.lane),
+        ("sensing", changes.sensing),
         ("zone or region (at the next start)", changes.locality),
         ("telemetry (at the next start)", changes.telemetry),
         ("join (at the next renewal after a start)", changes.join),

@@ -31,6 +31,7 @@ pub struct Mesh {
     /// Without the endpoint.
     configs: [String; 2],
     mesh: [SocketAddr; 2],
+    environment: Vec<(String, String)>,
     /// Where the client calls.
     pub entry: SocketAddr,
 }
@@ -52,7 +53,8 @@ impl Mesh {
         let upstream = format!("[[upstream]]\nservice = \"bench\"\nlisten = \"{entry}\"\n");
         let config = |name, mesh, tables: &str| agent_config(&place, name, mesh, &[a, b]) + tables;
         let configs = [config(NAMES[0], a, &upstream), config(NAMES[1], b, "")];
-        let mesh = Self { place, agent, configs, mesh: [a, b], entry };
+        let environment = Vec::new();
+        let mesh = Self { place, agent, configs, mesh: [a, b], environment, entry };
         let place = &mesh.place;
         let joined = {
             let join = |name: &str| -> Result<String, BenchError> {
@@ -83,6 +85,13 @@ impl Mesh {
         Ok(mesh)
     }
 
+    /// Starts of both agents get this variable too.
+    #[must_use]
+    pub fn env(mut self, key: &str, value: &str) -> Self {
+        self.environment.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
     /// Starts both agents from their disks, the caller's first, with this application as the endpoint.
     ///
     /// # Errors
@@ -98,6 +107,8 @@ impl Mesh {
             std::fs::write(file, config).map_err(LabError::file("write", file))?;
             let program = Program::new(NAMES[n], &self.agent).args(["run", "--config"]);
             let program = program.arg(file.display().to_string());
+            let set = |program: Program, (key, value): &(String, String)| program.env(key, value);
+            let program = self.environment.iter().fold(program, set);
             Ok(LocalAgent::start(&self.place, NAMES[n], self.mesh[n], program)?)
         };
         let a = start(0)?;

@@ -71,15 +71,10 @@ impl Field {
         subject: Subject,
         plan: &Plan,
     ) -> Result<Self, BenchError> {
-        let link = if plan.rtt().is_some() { Link::Relay } else { Link::Cable };
         let field = match subject {
-            Subject::Hearth => Self::hearth(lab, link, plan.hook())?,
-            _ => Self::peer(lab, link, authority, subject)?,
+            Subject::Hearth => Self::hearth(lab, plan)?,
+            _ => Self::peer(lab, plan, authority, subject)?,
         };
-        if let Some(rtt) = plan.rtt() {
-            // Each frame passes the caller's link once.
-            field.caller.weather(Weather { delay: rtt / 2, ..Weather::default() })?;
-        }
         wait_for(&format!("{} to answer", subject.title()), SOON, || {
             let ask = || fetch(entry(), "/", Duration::from_secs(2));
             let answered = field.caller.space().call(ask).map_err(|e| e.to_string())?;
@@ -112,17 +107,19 @@ impl Field {
         }
     }
 
-    fn hearth(lab: &Lab, caller_link: Link, hook: Duration) -> Result<Self, BenchError> {
+    fn hearth(lab: &Lab, plan: &Plan) -> Result<Self, BenchError> {
+        let (caller_link, caller_weather) = path(plan);
         let mesh = Mesh::start(
             lab,
             &MeshSpec {
                 hot: HOT,
                 warm: WARM,
                 kind: Kind::App,
-                activate: hook,
+                activate: plan.hook(),
                 policy: POLICY.to_owned(),
                 check: Check::usual(HEALTH),
                 caller_link,
+                caller_weather,
                 ..MeshSpec::default()
             },
         )?;
@@ -141,11 +138,15 @@ impl Field {
 
     fn peer(
         lab: &Lab,
-        caller_link: Link,
+        plan: &Plan,
         authority: &Authority,
         subject: Subject,
     ) -> Result<Self, BenchError> {
-        let caller = lab.host_on("caller", caller_link)?;
+        let (link, weather) = path(plan);
+        let caller = lab.host_on("caller", link)?;
+        if plan.rtt().is_some() {
+            caller.weather(weather)?;
+        }
         let hosts = |what: &str, count: usize| -> Result<Vec<Arc<Host>>, LabError> {
             (1..=count).map(|n| lab.host(&format!("{what}-{n}"))).collect()
         };
@@ -169,6 +170,15 @@ impl Field {
         let sides = self.hot.iter().chain(&self.warm);
         let logs = sides.map(|station| tail(&station.sidecar.stderr(), 1));
         logs.filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+    }
+}
+
+/// How the caller is connected. Each frame passes its link once; it is so long from the start, for a path that
+/// grows by 50 ms under their hands would be another fault.
+fn path(plan: &Plan) -> (Link, Weather) {
+    match plan.rtt() {
+        Some(rtt) => (Link::Relay, Weather { delay: rtt / 2, ..Weather::default() }),
+        None => (Link::Cable, Weather::default()),
     }
 }
 

@@ -16,7 +16,7 @@ use super::host::Host;
 use super::spec::{AgentSpec, Check, MESH};
 use super::wait::wait_for;
 use super::web::{Kind, PORT, Web};
-use super::{Lab, Link, process::tail};
+use super::{Lab, Link, Weather, process::tail};
 use crate::load::{Load, LoadSpec};
 use crate::otlp::Receiver;
 
@@ -45,6 +45,11 @@ pub struct MeshSpec {
     pub check: Check,
     /// How the caller's host is connected.
     pub caller_link: Link,
+    /// What that connection does to frames, from before the first agent starts. Any but the default asks for
+    /// [`Link::Relay`].
+    pub caller_weather: Weather,
+    /// Whether agents sense the silence of their peers.
+    pub sensing: bool,
     /// No UDP reaches or leaves the caller's host, from before the first agent starts.
     pub udp_blocked: bool,
     /// Applications of the hot ones are checked at the start, and then hardly ever.
@@ -66,6 +71,8 @@ impl Default for MeshSpec {
             policy: POLICY.to_owned(),
             check: Check::http("/healthz"),
             caller_link: Link::Cable,
+            caller_weather: Weather::default(),
+            sensing: true,
             udp_blocked: false,
             seldom_checked: false,
             watched: false,
@@ -131,6 +138,9 @@ impl Mesh {
         let control = Control::init(&lab.host("control")?)?;
         let otlp = Receiver::start(&*lab.host("otlp")?)?;
         let caller = lab.host_on("caller", spec.caller_link)?;
+        if spec.caller_weather != Weather::default() {
+            caller.weather(spec.caller_weather)?;
+        }
         if spec.udp_blocked {
             caller.block_udp()?;
         }
@@ -145,8 +155,9 @@ impl Mesh {
             [&caller].into_iter().chain(hot.iter().take(2)).map(|h| h.at(MESH)).collect();
         let plan = |host: &Arc<Host>| -> Result<AgentSpec, LabError> {
             let token = control.token(host.name())?;
-            let spec = AgentSpec::new(host).seeds(&seeds).otlp(&otlp.url());
-            Ok(spec.join(control.address(), &token))
+            let mut agent = AgentSpec::new(host).seeds(&seeds).otlp(&otlp.url());
+            agent.mesh.sensing = if spec.sensing { "on" } else { "off" };
+            Ok(agent.join(control.address(), &token))
         };
         // All tokens first: they are made while the control plane does not serve.
         let caller_spec = plan(&caller)?.upstream(SERVICE, UPSTREAM);

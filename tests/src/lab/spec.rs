@@ -58,6 +58,8 @@ pub struct MeshSection {
     pub advertise: SocketAddr,
     /// Any few agents.
     pub seeds: Vec<SocketAddr>,
+    /// Whether silence is sensed: "on" or "off".
+    pub sensing: &'static str,
 }
 
 /// `[join]`
@@ -215,6 +217,7 @@ impl AgentSpec {
                 listen: SocketAddr::from(([0, 0, 0, 0], MESH)),
                 advertise: host.at(MESH),
                 seeds: Vec::new(),
+                sensing: "on",
             },
             join: None,
             admin: AdminSection { socket },

@@ -8,6 +8,7 @@
 //! Dropping it ends the lane for everybody who holds a stream of it.
 
 use std::future::Future;
+use std::io::ErrorKind;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -41,10 +42,18 @@ pub(crate) trait Attendant: Send + Unpin {
 pub(crate) struct Ending {
     pub(crate) why: String,
     pub(crate) farewell: Farewell,
+    /// The peer's host ended it without a word of its agent: as a kernel does for a process that is gone.
+    pub(crate) cut: bool,
 }
 
 fn broken(why: impl std::fmt::Display) -> Ending {
-    Ending { why: format!("the connection broke: {why}"), farewell: Farewell::None }
+    Ending { why: format!("the connection broke: {why}"), farewell: Farewell::None, cut: false }
+}
+
+/// A socket that failed: reset by the peer's host, or given up by ours.
+fn failed(error: &std::io::Error) -> Ending {
+    let cut = matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe);
+    Ending { cut, ..broken(error) }
 }
 
 /// We close it.
@@ -54,7 +63,7 @@ fn closed(code: u32, why: String) -> Ending {
         Farewell::GivenUp => Farewell::None,
         farewell => farewell,
     };
-    Ending { why, farewell }
+    Ending { why, farewell, cut: false }
 }
 
 /// A lane's task. Ends with the connection and says why.
@@ -141,11 +150,11 @@ impl<A: Attendant> Carry<A> {
             let reading = pin!(self.socket.read_buf(&mut self.read));
             let count = match reading.poll(cx) {
                 Poll::Ready(Ok(count)) => count,
-                Poll::Ready(Err(error)) => return Err(broken(error)),
+                Poll::Ready(Err(error)) => return Err(failed(&error)),
                 Poll::Pending => return Ok(false),
             };
             if count == 0 {
-                let unsaid = || broken("the peer closed it without a word");
+                let unsaid = || Ending { cut: true, ..broken("the peer closed it without a word") };
                 return Err(self.last.take().unwrap_or_else(unsaid));
             }
             self.lane.heard.fetch_add(1, Ordering::Relaxed);
@@ -176,7 +185,8 @@ impl<A: Attendant> Carry<A> {
         for arrival in self.happened.arrivals.drain(..) {
             if let Arrival::Closed { code, why } = arrival {
                 let why = format!("the peer closed the connection: {why} ({code})");
-                self.last = Some(Ending { why, farewell: CloseCode::farewell(code.into()) });
+                let farewell = CloseCode::farewell(code.into());
+                self.last = Some(Ending { why, farewell, cut: false });
             } else {
                 self.attendant.arrived(&self.lane, arrival);
             }
@@ -201,14 +211,18 @@ impl<A: Attendant> Carry<A> {
                     let large = plain > LARGE
                         && Frames::new(&self.read[HEAD..HEAD + plain])
                             .any(|f| f.is_ok_and(|(header, _)| header.length >= LARGE));
-                    if large {
+                    let worked = if large {
                         let record = self.read.split_to(length).freeze();
                         let record = record.slice(HEAD..HEAD + plain);
-                        receive(&mut mux, &record, Some(&record), &mut self.happened)?;
+                        receive(&mut mux, &record, Some(&record), &mut self.happened)?
                     } else {
                         let record = &self.read[HEAD..HEAD + plain];
-                        receive(&mut mux, record, None, &mut self.happened)?;
+                        let worked = receive(&mut mux, record, None, &mut self.happened)?;
                         self.read.advance(length);
+                        worked
+                    };
+                    if worked {
+                        self.lane.worked.fetch_add(1, Ordering::Relaxed);
                     }
                 }
                 Opened::Nothing => self.read.advance(length),
@@ -232,25 +246,28 @@ impl<A: Attendant> Carry<A> {
             let rest = &self.sealed[self.written..];
             match Pin::new(&mut self.socket).poll_write(cx, rest) {
                 Poll::Ready(Ok(count)) => self.written += count,
-                Poll::Ready(Err(error)) => return Err(broken(error)),
+                Poll::Ready(Err(error)) => return Err(failed(&error)),
                 Poll::Pending => return Ok(true),
             }
         }
     }
 }
 
+/// Hands a record's frames on. `true`: some were for streams.
 fn receive(
     mux: &mut Mux,
     plain: &[u8],
     record: Option<&Bytes>,
     happened: &mut Happened,
-) -> Result<(), Ending> {
+) -> Result<bool, Ending> {
+    let mut worked = false;
     for frame in Frames::new(plain) {
         let (header, at) = frame.map_err(broken)?;
         let payload = &plain[at..at + header.length];
         mux.receive(header, payload, record, happened).map_err(broken)?;
+        worked |= header.stream != 0;
     }
-    Ok(())
+    Ok(worked)
 }
 
 impl<A: Attendant> Future for Carry<A> {

@@ -50,6 +50,8 @@ pub(crate) struct Lane {
     mux: Mutex<Mux>,
     /// Reads that brought something.
     heard: AtomicU64,
+    /// Records that brought something for a stream.
+    worked: AtomicU64,
     /// Pings sent: what the peer's agent, not only its kernel, has to answer.
     asked: AtomicU64,
     /// Which start of the peer accepted it.
@@ -77,6 +79,7 @@ impl Lane {
             end,
             mux: Mutex::new(Mux::new(end, budget)),
             heard: AtomicU64::new(0),
+            worked: AtomicU64::new(0),
             asked: AtomicU64::new(0),
             generation: AtomicU64::new(0),
             timed: Mutex::default(),
@@ -123,6 +126,11 @@ impl Lane {
 
     pub(crate) fn heard(&self) -> u64 {
         self.heard.load(Ordering::Relaxed)
+    }
+
+    /// Grows whenever something comes in for a stream.
+    pub(crate) fn worked(&self) -> u64 {
+        self.worked.load(Ordering::Relaxed)
     }
 
     pub(crate) fn asked(&self) -> u64 {

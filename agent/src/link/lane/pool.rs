@@ -289,10 +289,13 @@ fn attend(shared: &Arc<Shared>, peer: &Arc<Peer>, lane: &Arc<Lane>, carry: Carry
     if shared.is_closed() {
         lane.close(CloseCode::Leaving, "leaving");
     }
-    let (peer, lane) = (peer.clone(), lane.clone());
+    let (shared, peer, lane) = (shared.clone(), peer.clone(), lane.clone());
     tokio::spawn(async move {
         let ending = carry.await;
         tracing::debug!(peer = %peer.name, why = ending.why, "lane ended");
+        if ending.cut {
+            monitor::cut_off(&shared, &peer);
+        }
         peer.untrack_lane(&lane);
     });
 }

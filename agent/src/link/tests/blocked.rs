@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::net::{TcpListener, TcpStream};
-
 use super::*;
 use crate::link::{DataStream, LaneChoice};
 
@@ -26,7 +24,7 @@ impl Pair {
         let relay = Relay::start(move || *known.get().unwrap()).await;
         let b = Agent::with(authority.node("b"), 1, Some(relay.address));
         target.set(b.address).unwrap();
-        forward(relay.address, b.address).await;
+        Tcp::forward(relay.address, b.address).await;
         b.links.serve_streams(|_, stream| drop(tokio::spawn(echo(stream))));
         if blocked {
             relay.cut();
@@ -67,19 +65,6 @@ async fn echo(mut stream: DataStream) {
         }
     }
     stream.send.finish();
-}
-
-/// Lets TCP through, from one address to another.
-async fn forward(from: SocketAddr, to: SocketAddr) {
-    let listener = TcpListener::bind(from).await.unwrap();
-    tokio::spawn(async move {
-        while let Ok((mut near, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let mut far = TcpStream::connect(to).await.unwrap();
-                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
-            });
-        }
-    });
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -22,7 +22,7 @@ use super::{LinkEvent, LinkHealth, LinkMetrics, Links, Runtimes};
 use crate::identity::Credentials;
 use crate::identity::authority::Authority;
 
-pub(crate) use relay::Relay;
+pub(crate) use relay::{Relay, Tcp};
 
 /// Far beyond what anything here takes; a test that needs it has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);

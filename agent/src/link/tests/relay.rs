@@ -1,11 +1,13 @@
-//! A path between two sockets that can be cut in either direction without anyone being told.
+//! A path between two agents: datagrams that can be cut off in either direction without anyone being told, and
+//! connections that can be cut with both ends being told, as a kernel tells of a process that is gone.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::net::UdpSocket;
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::task::AbortHandle;
 
 use super::{free_port, loopback};
 
@@ -69,5 +71,31 @@ async fn run(
             }
         };
         let _ = rear.send_to(&buffer[..n], target()).await;
+    }
+}
+
+/// Lets TCP through, from one address to another.
+pub(crate) struct Tcp(Arc<Mutex<Vec<AbortHandle>>>);
+
+impl Tcp {
+    pub(crate) async fn forward(from: SocketAddr, to: SocketAddr) -> Self {
+        let listener = TcpListener::bind(from).await.unwrap();
+        let open = Arc::new(Mutex::new(Vec::new()));
+        let connections = open.clone();
+        tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                let task = tokio::spawn(async move {
+                    let mut far = TcpStream::connect(to).await.unwrap();
+                    let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+                });
+                connections.lock().unwrap().push(task.abort_handle());
+            }
+        });
+        Self(open)
+    }
+
+    /// Closes what is open, without a word of either agent.
+    pub(crate) fn cut(&self) {
+        self.0.lock().unwrap().drain(..).for_each(|task| task.abort());
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::*;
+use crate::link::{LaneChoice, lock};
 
 /// `a` with a link to `b` over a relay.
 async fn pair(authority: &Authority) -> (Agent, Agent, Relay) {
@@ -121,6 +122,48 @@ async fn after_a_black_hole_longer_than_the_idle_timeout_a_watched_peer_is_back_
     println!("back after {:?}", healed.elapsed());
     assert!(healed.elapsed() < Duration::from_secs(2), "took {:?}", healed.elapsed());
     a.links.open_stream(&b.name, relay.address).await.unwrap();
+}
+
+/// `a` with a link and a lane to `b`, over a relay for each.
+async fn pair_with_lane(authority: &Authority) -> (Agent, Agent, Relay, Tcp) {
+    let (a, b, relay) = pair(authority).await;
+    let tcp = Tcp::forward(relay.address, b.address).await;
+    let peer = a.links.shared.known(&b.name).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let _stream =
+            a.links.open_stream_by(&b.name, relay.address, LaneChoice::Tcp).await.unwrap();
+        if peer.on_lanes.load(Ordering::Relaxed) > 0 {
+            return (a, b, relay, tcp);
+        }
+        assert!(Instant::now() < deadline, "no lane");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lane_that_the_peers_host_cuts_without_a_word_makes_it_silent_at_once() {
+    let authority = Authority::new("mesh.example");
+    let (mut a, b, relay, tcp) = pair_with_lane(&authority).await;
+    // As when its process is killed: connections are reset, datagrams go nowhere.
+    relay.cut();
+    tcp.cut();
+    let unanswered = silent(&mut a, &b.name).await;
+    // No question of ours had been open for so long: it is the cut that said so.
+    assert!(unanswered < super::super::silence::FLOOR, "after {unanswered:?}");
+    healthy(&a, &b.name, LinkHealth::Lost).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_answers_after_one_of_its_lanes_was_cut_is_heard_and_nobody_was_wrong() {
+    let authority = Authority::new("mesh.example");
+    let (mut a, b, _relay, tcp) = pair_with_lane(&authority).await;
+    tcp.cut();
+    silent(&mut a, &b.name).await;
+    heard(&mut a, &b.name).await;
+    healthy(&a, &b.name, LinkHealth::Up).await;
+    assert_eq!(a.metrics.confirmed.get(), 0);
+    let patience = lock(&a.links.shared.monitor.patience).factor(Instant::now());
+    assert!((patience - 1.0).abs() < 1e-9, "stretched by {patience}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
