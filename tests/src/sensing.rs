@@ -36,11 +36,7 @@ const PLACES: [&str; 3] = ["sensing-app", "sensing-on", "sensing-off"];
 /// An idle link is watched for so long, this soon after its last request.
 const WINDOWS: [Window; 2] = [
     Window { name: "just used", after: Duration::ZERO, length: Duration::from_secs(10) },
-    Window {
-        name: "long idle",
-        after: Duration::from_secs(125),
-        length: Duration::from_secs(60),
-    },
+    Window { name: "long idle", after: Duration::from_secs(125), length: Duration::from_secs(60) },
 ];
 
 struct Window {
@@ -116,7 +112,7 @@ fn idle(sensing: bool) -> Result<Vec<f64>, BenchError> {
     let host = &mesh.caller.host;
     let entry = SocketAddr::from(([127, 0, 0, 1], UPSTREAM));
     wait_for("an answer", UP, || {
-        let asked = host.space().call(|| fetch(entry, "/", UP)).map_err(|e| e.to_string())?;
+        let asked = host.space().call(move || fetch(entry, "/", UP)).map_err(|e| e.to_string())?;
         asked.map(drop)
     })?;
     let mut passed = Duration::ZERO;
@@ -135,8 +131,8 @@ fn idle(sensing: bool) -> Result<Vec<f64>, BenchError> {
 fn frames(host: &Host) -> Result<f64, LabError> {
     // Of the thread that reads, which is in the host's namespace.
     let file = "/proc/thread-self/net/dev";
-    let text = host.space().call(|| std::fs::read_to_string(file))?;
-    let text = text.map_err(LabError::file("read", file.as_ref()))?;
+    let text = host.space().call(move || std::fs::read_to_string(file))?;
+    let text = text.map_err(LabError::file("read", file))?;
     let devices = text.lines().filter_map(|line| line.split_once(':'));
     // Received packets are the second figure, sent ones the tenth.
     let count = |figures: &str| -> f64 {

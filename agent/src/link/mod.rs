@@ -543,6 +543,13 @@ impl Links {
         self.shared.peer(peer, unknown).health()
     }
 
+    /// Since when a peer has left us without an answer, if it is silent.
+    pub fn silent_since(&self, peer: &NodeName) -> Option<Instant> {
+        let peer = self.shared.known(peer)?;
+        let silence = lock(&peer.state).sense.silence;
+        silence.map(|s| s.opened)
+    }
+
     /// Forgets peers that nobody needed for long: nodes come and go over the months. To be called now and
     /// then; a peer is forgotten after `times` calls in a row that found it unused.
     ///

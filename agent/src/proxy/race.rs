@@ -8,16 +8,20 @@
 //! | nothing reached the application (dial failed, refused) | anything whose body is at hand | the moves' budget |
 //! | the attempt broke | safe requests | retry budget and the policy's `retries` |
 //! | the peer fell silent | safe requests; the first attempt keeps racing | once nobody, then the same |
+//! | … and had been before the attempt was sent | the same, and it does not count | nobody |
 //! | its silence was confirmed | nothing: the client is told that the request may have been executed | |
 //! | 503 with Retry-After, or what `retry_on` names | safe requests; the answer is kept, should there be no better | the same |
 //! | no answer within the hedge delay | safe requests | hedge budget and `retries` |
+//! | … of an endpoint that was ejected meanwhile | the same | once nobody, then the same |
 //!
 //! When nobody is left to pick the request is held until the routes change or somebody may be tried
 //! again, bounded in time and number; the core is told, so that it wakes whom it can. What did not reach an
 //! application may wait for its budget; what may have is not repeated when the budget is used up, for an
 //! application that fails half of what it is asked must not be asked twice as much. The loss of a host
 //! costs each request that was under way there one repetition: they are as many as one moment had, however
-//! long the host stays away, and no budget need cover them.
+//! long the host stays away, and no budget need cover them. What is sent after its host fell silent can neither be
+//! what it died of nor burden its application: such attempts are free, so that a request outlives the loss of
+//! several hosts at once. While all attempts that run are silent, every change of the routes is looked at.
 
 mod beside;
 mod outcome;
@@ -56,6 +60,9 @@ const BUDGET_WAIT: Duration = Duration::from_millis(50);
 const HOLD_WAKE: Duration = Duration::from_secs(10);
 /// … and so long when nobody is even called up: a failover may be about to begin.
 const HOLD_NOBODY: Duration = Duration::from_secs(3);
+
+/// Why a request is sent beside attempts that run: their peers are silent.
+const BESIDE: &str = "silent";
 
 /// How an attempt stands.
 enum Standing {
@@ -273,6 +280,11 @@ impl<'a> Race<'a> {
         within && may_resend(repeatable, self.request.supply.at_hand(), reach)
     }
 
+    /// Whether the request may be executed more than once, however often it was sent already.
+    fn may_repeat(&self) -> bool {
+        may_resend(self.request.is_repeatable(), self.request.supply.at_hand(), Reach::Unknown)
+    }
+
     /// Starts an attempt at the best endpoint, or notes that one is wanted. `Some`: neither makes sense.
     fn launch(&mut self, reason: &'static str, payer: Payer) -> Option<Failure> {
         let now = Instant::now();
@@ -342,15 +354,19 @@ impl<'a> Race<'a> {
             }
         }));
         self.watch(n, &target);
+        let doubtful = target.silent;
         self.tries.push(Try {
             target,
             load,
             started: now,
             standing: Standing::Running,
             silent: false,
-            doubtful: false,
+            doubtful,
         });
         self.arm_hedge(now);
+        if !self.hopeful() && self.may_repeat() {
+            self.wish(BESIDE, Payer::Nobody, now + LOOK_AGAIN, self.deadline);
+        }
     }
 
     /// Endpoints not to be picked now, and when the first of them may be tried again.
@@ -430,6 +446,11 @@ impl<'a> Race<'a> {
     fn want_again(&mut self) -> Option<Won> {
         let (reason, payer) =
             self.want.as_ref().map_or(("held", Payer::Retries), |w| (w.reason, w.payer));
+        if reason == BESIDE && self.hopeful() {
+            // What was silent answers again.
+            (self.want, self.held) = (None, None);
+            return None;
+        }
         // `want` stays, so that a further wait counts from the beginning of this one.
         self.launch(reason, payer).map(|failure| self.give_up(failure))
     }

@@ -2,12 +2,15 @@
 
 use std::time::Instant;
 
+use hearth_proto::evidence::{self, Why};
+use hearth_proto::ids::EndpointId;
 use hearth_proto::policy::Hedge;
+use hearth_proto::route::Route;
 use tokio::sync::watch;
 
 use super::super::attempt::{Fault, FaultKind, Target};
 use super::super::safety::Reach;
-use super::{LOOK_AGAIN, Payer, Race, Standing, Turn, Won};
+use super::{BESIDE, BUDGET_WAIT, LOOK_AGAIN, Payer, Race, Standing, Turn, Won};
 use crate::link::LinkHealth;
 
 impl Race<'_> {
@@ -65,12 +68,26 @@ impl Race<'_> {
     pub(super) fn fell_silent(&mut self, n: usize) -> Option<Won> {
         let running = matches!(self.tries[n].standing, Standing::Running);
         (self.tries[n].silent, self.tries[n].doubtful) = (true, true);
-        if !running || self.hopeful() || !self.may_resend(Reach::Unknown) {
+        if !running || self.hopeful() {
             return None;
         }
-        self.extra += 1;
-        let failure = self.launch("silent", Payer::Loss)?;
+        let payer = if self.was_sent_into_silence(n) && self.may_repeat() {
+            Payer::Nobody
+        } else if self.may_resend(Reach::Unknown) {
+            self.extra += 1;
+            Payer::Loss
+        } else {
+            return None;
+        };
+        let failure = self.launch(BESIDE, payer)?;
         if self.running() { None } else { Some(self.give_up(failure)) }
+    }
+
+    /// Whether attempt `n` was sent when its host answered nobody any more.
+    fn was_sent_into_silence(&self, n: usize) -> bool {
+        let t = &self.tries[n];
+        let since = self.inner.mesh.links.silent_since(&t.target.id.node);
+        since.is_some_and(|since| since <= t.started)
     }
 
     /// The silence of the peer of attempt `n` is confirmed. Where the request may not be sent elsewhere, the
@@ -94,6 +111,19 @@ impl Race<'_> {
         Some(self.unrepeated())
     }
 
+    /// Whether all that runs waits for endpoints that were ejected: what is under way there is as much as one
+    /// moment had, and no more is sent after it.
+    fn is_caught(&self, route: &Route) -> bool {
+        let ejected = |id: &EndpointId| {
+            let candidate = route.candidates.iter().find(|c| c.id == *id);
+            candidate
+                .is_some_and(|c| matches!(c.standing, evidence::Standing::Out(Why::Ejected { .. })))
+        };
+        let mut running =
+            self.tries.iter().filter(|t| matches!(t.standing, Standing::Running)).peekable();
+        running.peek().is_some() && running.all(|t| ejected(&t.target.id))
+    }
+
     pub(super) fn hedge(&mut self) -> Option<Won> {
         let now = Instant::now();
         self.hedge_at = None;
@@ -109,8 +139,10 @@ impl Race<'_> {
             self.hedge_at = Some(now + LOOK_AGAIN);
             return None;
         };
-        if !self.learnt.hedges.withdraw(now) {
-            self.arm_hedge(now);
+        let caught = self.is_caught(&route);
+        let free = caught && !std::mem::replace(&mut self.spared, true);
+        if !free && !self.learnt.hedges.withdraw(now) {
+            self.hedge_at = Some(now + BUDGET_WAIT);
             return None;
         }
         self.extra += 1;

@@ -172,7 +172,8 @@ impl Race<'_> {
         };
         self.last = Some((target, fault));
         if !self.may_resend(reach) {
-            return if self.running() { None } else { Some(self.unrepeated()) };
+            let waits = self.running() || self.want.is_some();
+            return if waits { None } else { Some(self.unrepeated()) };
         }
         if reach == Reach::Unknown {
             self.extra += 1;

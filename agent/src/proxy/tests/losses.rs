@@ -10,6 +10,7 @@ use super::mesh::{App, Host, Reply, get, plain, relayed, send};
 use crate::identity::authority::Authority;
 use crate::link::LinkHealth;
 use crate::link::tests::{Relay, healthy, name, until};
+use hearth_proto::policy::ServicePolicy;
 
 /// Far above what it takes (a tenth of this), for busy machines.
 const AT_ONCE: Duration = Duration::from_secs(1);
@@ -113,4 +114,27 @@ async fn a_hiccup_of_the_path_fails_no_unsafe_request() {
         }
     }
     panic!("no cut was healed within {CONFIRM_SILENCE:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_sent_after_its_host_fell_silent_is_sent_elsewhere_though_no_retries_are_left() {
+    let pair = pair().await;
+    let app_c = App::start("c").await;
+    let c = Host::start(&pair.authority, "c", Some(app_c.address)).await;
+    let none_left = ServicePolicy { retries: 0, ..plain() };
+    pair.a.route(&[("b", pair.relay.address)], none_left.clone());
+    pair.relay.cut();
+    let ask = |to| tokio::spawn(async move { get(to, "/").await });
+    let first = ask(pair.a.upstream);
+    // The links look every 5 ms, and declare nothing before 20.
+    tokio::time::sleep(Duration::from_millis(12)).await;
+    let second = ask(pair.a.upstream);
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    pair.a.route(&[("b", pair.relay.address), ("c", c.agent.address)], none_left);
+    // It may be what the host died of, as far as anybody knows.
+    let first = first.await.unwrap();
+    assert_eq!(first.status, 502, "{first:?}");
+    let second = second.await.unwrap();
+    assert_eq!((second.status.as_u16(), &second.body[..]), (200, &b"c"[..]));
+    assert_eq!(app_c.seen(), 1);
 }
