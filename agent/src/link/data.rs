@@ -182,6 +182,25 @@ pub(crate) async fn open(
     Ok(stream)
 }
 
+/// Dials what requests to a peer will need, on the carrier that suits, and waits for the outcome.
+pub(crate) async fn prepare(
+    shared: &Arc<Shared>,
+    peer: &Arc<Peer>,
+    address: SocketAddr,
+    choice: LaneChoice,
+) {
+    match choose::carrier(choice, peer.auto(), peer.is_udp_blocked()) {
+        Carrier::Tcp => {
+            for mut dialled in pool::prepare(shared, peer, address) {
+                // Whether it stands is for the first request to find out.
+                let _ = dialled.wait_for(Option::is_some).await;
+            }
+        }
+        Carrier::Quic if usable(peer).is_none() => drop(dialled(shared, peer, address).await),
+        Carrier::Quic => {}
+    }
+}
+
 /// Whichever opens first; if neither does, why QUIC did not.
 async fn first_up(
     lane: impl Future<Output = Result<DataStream, LinkError>>,

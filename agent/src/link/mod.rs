@@ -530,6 +530,12 @@ impl Links {
         data::open(&self.shared, &peer, address, choice).await
     }
 
+    /// Connects with `to` for requests to come, on every data thread. Returns when that stands, or failed.
+    pub async fn prepare(&self, to: &NodeName, address: SocketAddr) {
+        let peer = self.shared.peer(to, address);
+        data::prepare(&self.shared, &peer, address, self.shared.choice()).await;
+    }
+
     /// Whether what began at `began` took long until `now` because this agent itself was stopped or starved:
     /// it proves nothing about others.
     pub fn excuses(&self, began: Instant, now: Instant) -> bool {

@@ -19,9 +19,11 @@ const ENOUGH: u32 = 50;
 const FLOOR: Duration = Duration::from_millis(20);
 /// The delay while too little is known.
 const UNLEARNT: Duration = Duration::from_millis(250);
-/// A hedge waits so many times the 99th percentile: at 1 it would be sent for one request in a hundred
-/// even if nothing is wrong.
-const FACTOR: u32 = 2;
+/// A hedge waits for the 99th percentile, and beyond it for as long as that lies above the median, since at the
+/// percentile itself it would be sent for one request in a hundred even if nothing is wrong; at least by this
+/// part of it. Where all answers take about a long path's round trip, twice the percentile would be one for
+/// nothing.
+const MARGIN: u32 = 4;
 
 type Window = [AtomicU32; BUCKETS];
 
@@ -77,7 +79,13 @@ impl Latencies {
     }
 
     /// The 99th percentile, once enough is known.
+    #[cfg(test)]
     pub(crate) fn p99(&self, now: Instant) -> Option<Duration> {
+        self.quantiles(now).map(|[_, p99]| p99)
+    }
+
+    /// Median and 99th percentile, once enough is known.
+    fn quantiles(&self, now: Instant) -> Option<[Duration; 2]> {
         self.turn(now);
         let counts: [u32; BUCKETS] = std::array::from_fn(|i| {
             self.windows.iter().map(|w| w[i].load(Ordering::Relaxed)).sum()
@@ -86,19 +94,25 @@ impl Latencies {
         if all < ENOUGH {
             return None;
         }
-        let mut above = all / 100;
-        for (i, n) in counts.iter().enumerate().rev() {
-            if *n > above {
-                return Some(upper(i));
-            }
-            above -= n;
-        }
-        None
+        let exceeded_by = |mut above: u32| {
+            counts.iter().enumerate().rev().find_map(|(i, n)| match above.checked_sub(*n) {
+                Some(rest) => {
+                    above = rest;
+                    None
+                }
+                None => Some(upper(i)),
+            })
+        };
+        Some([exceeded_by(all / 2)?, exceeded_by(all / 100)?])
     }
 
     /// After which delay an unanswered request is hedged.
     pub(crate) fn hedge_delay(&self, now: Instant) -> Duration {
-        self.p99(now).map_or(UNLEARNT, |p99| (p99 * FACTOR).max(FLOOR))
+        let delay = |[median, p99]: [Duration; 2]| {
+            let beyond = p99.saturating_sub(median).max(p99 / MARGIN);
+            (p99 + beyond).max(FLOOR)
+        };
+        self.quantiles(now).map_or(UNLEARNT, delay)
     }
 }
 
@@ -155,6 +169,20 @@ mod tests {
             l.observe(t, MS);
         }
         assert_eq!(l.hedge_delay(t), FLOOR);
+    }
+
+    #[test]
+    fn a_hedge_waits_little_beyond_a_long_path_and_long_where_answers_differ() {
+        let t = Instant::now();
+        let far = Latencies::new(t);
+        (0..1_000).for_each(|i| far.observe(t, 52 * MS + Duration::from_micros(i)));
+        let delay = far.hedge_delay(t);
+        assert!((60 * MS..90 * MS).contains(&delay), "{delay:?}");
+        // 1 to 400 ms, evenly.
+        let spread = Latencies::new(t);
+        (1..=400).for_each(|i| spread.observe(t, i * MS));
+        let delay = spread.hedge_delay(t);
+        assert!((550 * MS..800 * MS).contains(&delay), "{delay:?}");
     }
 
     #[test]

@@ -66,6 +66,11 @@ impl Services {
         self.0.load().get(service).cloned().unwrap_or(fresh)
     }
 
+    /// Whether it was called from here.
+    pub(crate) fn is_used(&self, service: &ServiceName) -> bool {
+        self.0.load().contains_key(service)
+    }
+
     /// Forgets the services for which `keep` says no.
     pub(crate) fn retain(&self, keep: impl Fn(&ServiceName) -> bool) {
         if self.0.load().keys().all(&keep) {

@@ -30,6 +30,8 @@ const UNKNOWN_US: f64 = FLOOR_US;
 #[derive(Debug)]
 pub(crate) struct Load {
     under_way: AtomicU32,
+    /// So many are connecting with it, before which others are preferred.
+    away: AtomicU32,
     /// Latency in µs, the bits of an `f64`.
     latency: AtomicU64,
     /// When that was, in µs since `origin`.
@@ -47,6 +49,7 @@ impl Load {
     fn new(origin: Instant) -> Self {
         Self {
             under_way: AtomicU32::new(0),
+            away: AtomicU32::new(0),
             latency: AtomicU64::new(UNKNOWN_US.to_bits()),
             stamp: AtomicU64::new(0),
             failed: AtomicBool::new(false),
@@ -62,9 +65,18 @@ impl Load {
 
     /// What one more request would cost, in no unit.
     pub(crate) fn cost(&self, now: Instant) -> u64 {
+        if self.away.load(Ordering::Relaxed) > 0 {
+            return u64::MAX;
+        }
         let latency = self.decayed(self.micros(now)).max(FLOOR_US);
         let under_way = self.under_way.load(Ordering::Relaxed);
         (latency.log2().floor().exp2() * f64::from(under_way + 1)) as u64
+    }
+
+    /// It is being connected with: others are preferred until what is returned is dropped.
+    pub(crate) fn away(self: &Arc<Self>) -> Away {
+        self.away.fetch_add(1, Ordering::Relaxed);
+        Away(self.clone())
     }
 
     fn decayed(&self, now: u64) -> f64 {
@@ -133,6 +145,16 @@ impl Load {
     }
 }
 
+/// An endpoint is being connected with while this lives.
+#[derive(Debug)]
+pub(crate) struct Away(Arc<Load>);
+
+impl Drop for Away {
+    fn drop(&mut self) {
+        self.0.away.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// A request counts as under way while this lives.
 #[derive(Debug)]
 pub(crate) struct UnderWay(Arc<Load>);
@@ -168,6 +190,11 @@ impl Loads {
             Some(load) => load.cost(now),
             None => FLOOR_US as u64,
         }
+    }
+
+    /// Whether it was ever called from here.
+    pub(crate) fn is_known(&self, id: &EndpointId) -> bool {
+        self.map.load().contains_key(id)
     }
 
     /// The load of `id`, from now on counted.

@@ -23,6 +23,7 @@
 //! Tasks: one per listener, per client connection, per stream of a peer. Aborting one ends its own
 //! requests only.
 
+mod ahead;
 mod answer;
 mod application;
 mod attempt;
@@ -309,6 +310,7 @@ impl Proxy {
             datagrams: Mutex::default(),
         });
         let served = inner.clone();
+        tokio::spawn(ahead::run(Arc::downgrade(&inner), inner.mesh.changed.clone()));
         // On the thread that its connection is on.
         links.serve_streams(move |caller, stream| {
             tokio::spawn(inbound::serve(served.clone(), caller, stream));

@@ -49,6 +49,10 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
+    fn under_way(&self) -> Option<watch::Receiver<Outcome>> {
+        self.under_way.as_ref().filter(|w| w.has_changed().is_ok()).cloned()
+    }
+
     /// A stream on the oldest lane that has room. The others are let go once nothing is under way on them.
     fn open(&mut self) -> Option<DataStream> {
         let mut at = 0;
@@ -136,23 +140,57 @@ pub(crate) fn find(shared: &Arc<Shared>, peer: &Arc<Peer>, address: SocketAddr) 
     if let Some(stream) = place.open() {
         return Found::Open(guarded(peer, stream));
     }
-    if let Some(dialled) = place.under_way.as_ref().filter(|w| w.has_changed().is_ok()) {
-        return Found::Dialled(dialled.clone());
+    if place.lanes.len() >= LANES_PER_THREAD && place.under_way().is_none() {
+        return Found::Full;
+    }
+    let dialled = dialled(shared, peer, place, (address, slot));
+    drop(slots);
+    match dialled {
+        Some(dialled) => {
+            // The mesh link is what senses the peer.
+            dial::want_mesh(shared, peer);
+            Found::Dialled(dialled)
+        }
+        None => Found::Nothing,
+    }
+}
+
+/// Dials the first lane of every thread that has none, and says what is under way.
+pub(crate) fn prepare(
+    shared: &Arc<Shared>,
+    peer: &Arc<Peer>,
+    address: SocketAddr,
+) -> Vec<watch::Receiver<Outcome>> {
+    let mut slots = lock(&peer.slots);
+    let under_way = (0..shared.runtimes.data.len()).filter_map(|slot| {
+        let place = slots.at(slot);
+        place.lanes.retain(|lane| lane.is_open());
+        if place.lanes.is_empty() { dialled(shared, peer, place, (address, slot)) } else { None }
+    });
+    let under_way = under_way.collect();
+    drop(slots);
+    dial::want_mesh(shared, peer);
+    under_way
+}
+
+/// The dial that is under way for a thread's place, or one that begins now. None: not before its backoff is over.
+fn dialled(
+    shared: &Arc<Shared>,
+    peer: &Arc<Peer>,
+    place: &mut Slot,
+    (address, slot): (SocketAddr, usize),
+) -> Option<watch::Receiver<Outcome>> {
+    if let Some(dialled) = place.under_way() {
+        return Some(dialled);
     }
     if shared.is_closed() || place.not_before.is_some_and(|moment| Instant::now() < moment) {
-        return Found::Nothing;
-    }
-    if place.lanes.len() >= LANES_PER_THREAD {
-        return Found::Full;
+        return None;
     }
     let (outcome, dialled) = watch::channel(None);
     place.under_way = Some(dialled.clone());
-    drop(slots);
     let runtime = shared.runtimes.data_of(slot);
     runtime.spawn(run_dial(shared.clone(), peer.clone(), address, slot, outcome));
-    // The mesh link is what senses the peer.
-    dial::want_mesh(shared, peer);
-    Found::Dialled(dialled)
+    Some(dialled)
 }
 
 /// Waits for a lane that is being dialled and opens a stream on it.

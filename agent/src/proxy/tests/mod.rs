@@ -1,6 +1,7 @@
 //! Requests end to end: a client, the caller's agent, an owner's agent, an application; and what
 //! happens when one of them fails.
 
+mod ahead;
 mod applications;
 mod datagrams;
 mod edge;
