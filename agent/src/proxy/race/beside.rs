@@ -1,6 +1,6 @@
 //! What starts or ends attempts beside those that run: peers that fall silent, and hedges.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hearth_proto::evidence::{self, Why};
 use hearth_proto::ids::EndpointId;
@@ -10,8 +10,13 @@ use tokio::sync::watch;
 
 use super::super::attempt::{Fault, FaultKind, Target};
 use super::super::safety::Reach;
-use super::{BESIDE, BUDGET_WAIT, LOOK_AGAIN, Payer, Race, Standing, Turn, Won};
+use super::{BESIDE, LOOK_AGAIN, Payer, Race, Standing, Turn, Won};
 use crate::link::LinkHealth;
+
+/// A hedge that was not granted is asked for again so soon: an ejection, which frees it, may come any moment.
+const HEDGE_WAIT: Duration = Duration::from_millis(10);
+/// After so many times the delay a hedge is overdue.
+const OVERDUE: u32 = 2;
 
 impl Race<'_> {
     /// Learns how it stands with the peer of attempt `n` from now on.
@@ -111,6 +116,14 @@ impl Race<'_> {
         Some(self.unrepeated())
     }
 
+    /// Whether the budgets grant a hedge. One that is long overdue is as good as a retry.
+    fn may_hedge(&self, now: Instant) -> bool {
+        let last = self.tries.iter().map(|t| t.started).max();
+        let waited = last.map_or(Duration::ZERO, |t| now.saturating_duration_since(t));
+        let overdue = || waited >= self.learnt.latencies.recent_hedge_delay(now) * OVERDUE;
+        self.learnt.hedges.withdraw(now) || overdue() && self.learnt.retries.withdraw(now)
+    }
+
     /// Whether all that runs waits for endpoints that were ejected: what is under way there is as much as one
     /// moment had, and no more is sent after it.
     fn is_caught(&self, route: &Route) -> bool {
@@ -141,8 +154,8 @@ impl Race<'_> {
         };
         let caught = self.is_caught(&route);
         let free = caught && !std::mem::replace(&mut self.spared, true);
-        if !free && !self.learnt.hedges.withdraw(now) {
-            self.hedge_at = Some(now + BUDGET_WAIT);
+        if !free && !self.may_hedge(now) {
+            self.hedge_at = Some(now + HEDGE_WAIT);
             return None;
         }
         self.extra += 1;
