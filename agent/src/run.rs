@@ -95,6 +95,8 @@ fn start(path: &Path) -> Result<(), Failure> {
     let mesh = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .thread_name("hearth-mesh")
+        // Its threads for disk are started by the mesh thread, and are in no hurry.
+        .on_thread_start(ordinary_policy)
         .build()
         .map_err(|e| io("start the mesh thread", e))?;
     // After the data threads exist: they keep their ordinary priority.
@@ -106,17 +108,36 @@ fn start(path: &Path) -> Result<(), Failure> {
     result
 }
 
-/// Probes must not be late on a busy host. Where it is not allowed, nothing is lost but that margin.
+/// Probes must not be late on a busy host, however busy: the mesh thread is scheduled ahead of everything that
+/// has no real-time policy (as corosync and keepalived do it), at the lowest such priority. It works for moments;
+/// should it ever not, the kernel leaves the others a twentieth (`sched_rt_runtime_us`). Where it is not allowed
+/// (CAP_SYS_NICE), nothing is lost but that margin.
 fn raise_priority() {
+    use thread_priority::unix::{set_thread_priority_and_policy, thread_native_id};
+    use thread_priority::{RealtimeThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy};
     const NICE: i32 = -10;
     if let Err(error) = rustix::process::setpriority_process(None, NICE) {
         tracing::debug!(%error, "mesh thread keeps its ordinary priority");
+    }
+    let policy = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::RoundRobin);
+    let set = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, policy);
+    if let Err(error) = set {
+        tracing::debug!(?error, "mesh thread keeps its ordinary scheduling policy");
     }
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised) {
         tracing::debug!(%error, "limit of open files keeps its value");
     }
+}
+
+/// Takes back what a thread has inherited of the mesh thread's hurry.
+fn ordinary_policy() {
+    use thread_priority::unix::{set_thread_priority_and_policy, thread_native_id};
+    use thread_priority::{NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy};
+    let policy = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Other);
+    // It can only be the policy that it has already.
+    let _ = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, policy);
 }
 
 /// What was in memory once stays there: code that is rarely run and was evicted would be read from a disk
