@@ -8,6 +8,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::advert::Condition;
 use crate::outlier::{Symptom, Track};
 use crate::time::Time;
@@ -46,7 +48,7 @@ pub fn confirmed_after(unanswered: Duration) -> Duration {
 }
 
 /// What this agent thinks of an endpoint now.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Standing {
     /// Takes requests.
     Ready,
@@ -76,7 +78,7 @@ impl Standing {
 }
 
 /// Why an endpoint is not ready.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Why {
     /// Our link to its node is silent: what we send is not acknowledged.
     Silent {
@@ -161,7 +163,7 @@ impl fmt::Display for Why {
 }
 
 /// What SWIM says of a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Swim {
     /// Not heard of by membership since we started.
     Unheard,
@@ -174,7 +176,7 @@ pub enum Swim {
 }
 
 /// What our own link to a node says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LinkState {
     /// There is none, and nothing follows from that.
     None,
@@ -185,7 +187,7 @@ pub enum LinkState {
 }
 
 /// What is known of a node.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NodeEvidence {
     /// By membership.
     pub swim: Swim,
@@ -272,7 +274,7 @@ impl NodeEvidence {
 }
 
 /// How a request to an endpoint ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
     /// Answered.
     Answered {
@@ -303,7 +305,7 @@ impl Outcome {
 }
 
 /// What requests taught us about one endpoint.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct EndpointEvidence {
     failures: u32,
     /// When the present row of failures began.

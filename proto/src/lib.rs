@@ -15,6 +15,7 @@
 //! | [`lifecycle`] | an own endpoint's life |
 //! | [`incident`], [`record`] | a loss: its name, and what was seen and decided until it was stable |
 //! | [`node`] | all of it composed: one agent's core |
+//! | [`flight`] | nothing: records a core's steps, runs a recording again |
 //! | [`plan`] | how available a service will be: a Markov model, offline |
 //! | [`view`], [`api`] | what the admin and control APIs say |
 
@@ -23,6 +24,7 @@ pub mod api;
 pub mod document;
 pub mod evidence;
 pub mod failover;
+pub mod flight;
 pub mod ids;
 pub mod incident;
 pub mod lifecycle;

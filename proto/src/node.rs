@@ -13,10 +13,12 @@
 //! version moved, then arm the timeout. A timeout may be late; it must not be lost. No method waits,
 //! and nothing is kept outside the struct.
 
+mod checkpoint;
 mod documents;
 mod gossip;
 mod incidents;
 mod io;
+mod membership;
 mod outliers;
 mod own;
 mod peers;
@@ -29,6 +31,7 @@ use std::sync::Arc;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use serde::{Deserialize, Serialize};
 
 use crate::advert::Keyring;
 use crate::document::{Document, DocumentKind, SignedDocument};
@@ -45,12 +48,17 @@ use crate::table::Table;
 use crate::time::{Time, Wall};
 use crate::wire::{self, Hello, Message};
 
+use membership::Membership;
+
+pub use checkpoint::Checkpoint;
 pub use io::{EndpointConfig, Event, LinkInput, NodeConfig, Sizes, Transmit};
+pub use membership::Hearsay;
 
 /// Incidents remembered by an agent; the oldest closed one goes first.
 pub const MAX_INCIDENTS: usize = 256;
 
 /// An endpoint of our own.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Own {
     config: EndpointConfig,
     life: Lifecycle,
@@ -58,6 +66,7 @@ struct Own {
 }
 
 /// An activation under way: when it began, for which loss, under whose span.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Activation {
     began: Time,
     incident: Option<IncidentKey>,
@@ -65,6 +74,7 @@ struct Activation {
 }
 
 /// A caller's urgent word that one of our warm endpoints shall serve.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Forced {
     incident: IncidentKey,
     since: Time,
@@ -75,12 +85,14 @@ struct Forced {
 }
 
 /// A record that is to be asked for: when, and how often it was asked for already.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Wanted {
     at: Time,
     tries: u8,
 }
 
 /// What is kept per service.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct ServiceState {
     route: Arc<crate::route::Route>,
     since: BTreeMap<EndpointId, (crate::evidence::Standing, Time)>,
@@ -92,12 +104,19 @@ struct ServiceState {
     recheck: Option<Time>,
 }
 
+/// A place in the outputs. See [`Node::mark`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mark {
+    events: usize,
+    transmits: usize,
+}
+
 /// One agent's core. See the module's text for the calling order.
 pub struct Node {
     config: NodeConfig,
     keyring: Box<dyn Keyring>,
     rng: StdRng,
-    member: Member,
+    member: Membership,
     table: Table,
     nodes: BTreeMap<NodeName, NodeEvidence>,
     outcomes: BTreeMap<EndpointId, EndpointEvidence>,
@@ -140,7 +159,7 @@ impl Node {
             extension: 0,
         };
         let mut rng = StdRng::seed_from_u64(config.seed);
-        let member = Member::new(id, config.swim, rng.random());
+        let member = Membership::live(Member::new(id, config.swim, rng.random()));
         let snapshot = Arc::new(Snapshot::empty(config.name.clone()));
         let mut node = Self {
             member,
@@ -207,6 +226,13 @@ impl Node {
         let answer = self.dispatch(now, from, message);
         self.settle(now);
         answer
+    }
+
+    /// Takes in that something of a peer's arrived, as a recording holds it: what it was decided nothing but
+    /// through what membership told ([`Node::hear`]).
+    pub(crate) fn handle_heard(&mut self, now: Time, from: &NodeName) {
+        self.heard(now, from);
+        self.settle(now);
     }
 
     fn dispatch(&mut self, now: Time, from: &Identity, message: Message) -> Option<Message> {
@@ -415,6 +441,47 @@ impl Node {
     /// The replicated table.
     pub fn table(&self) -> &Table {
         &self.table
+    }
+
+    // ---- recording and replaying (`flight`) -----------------------------------------------------
+
+    /// From now on what membership tells is noted, and signatures are judged by the keyring that `witness`
+    /// makes of ours.
+    pub(crate) fn listen(&mut self, witness: impl FnOnce(Box<dyn Keyring>) -> Box<dyn Keyring>) {
+        let inner = std::mem::replace(&mut self.keyring, Box::new(crate::advert::Keyless));
+        self.keyring = witness(inner);
+        self.member.listen();
+    }
+
+    /// What membership told in the last step.
+    pub(crate) fn take_hearsay(&mut self) -> Hearsay {
+        self.member.take_hearsay()
+    }
+
+    /// What membership tells in the next step, of a node that was resumed.
+    pub(crate) fn hear(&mut self, hearsay: Hearsay) {
+        self.member.play(hearsay);
+    }
+
+    /// Where the outputs end now.
+    pub(crate) fn mark(&self) -> Mark {
+        Mark { events: self.events.len(), transmits: self.outbox.len() }
+    }
+
+    /// Events since `mark`, none of which was polled yet.
+    pub(crate) fn events_since(&self, mark: Mark) -> impl Iterator<Item = &Event> {
+        self.events.iter().skip(mark.events)
+    }
+
+    /// What is to be sent since `mark`, none of which was polled yet.
+    pub(crate) fn transmits_since(&self, mark: Mark) -> impl Iterator<Item = &Transmit> {
+        self.outbox.iter().skip(mark.transmits)
+    }
+
+    /// Forgets what is to be sent and told: in a replay nobody polls.
+    pub(crate) fn discard_outputs(&mut self) {
+        self.events.clear();
+        self.outbox.clear();
     }
 
     /// How much is held in what grows and shrinks: for the simulator's bounds, and for gauges.

@@ -3,7 +3,10 @@
 //!
 //! One source for `hearth incidents`, `explain`, logs and traces. A record decides nothing.
 
+use std::borrow::Cow;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use crate::evidence::Why;
 use crate::ids::{EndpointId, NodeName};
@@ -28,7 +31,7 @@ pub struct Span {
     /// Attributes, in the `hearth.` namespace.
     pub attributes: Vec<(&'static str, String)>,
     /// Events within it: when, name, detail.
-    pub events: Vec<(Wall, &'static str, String)>,
+    pub events: Vec<(Wall, Cow<'static, str>, String)>,
     /// What went wrong, if something did.
     pub error: Option<String>,
 }
@@ -41,7 +44,7 @@ pub const STEADY: Duration = Duration::from_secs(1);
 pub const GIVE_UP: Duration = Duration::from_secs(60);
 
 /// One incident as this agent lived it: what was seen and decided, when and why.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Record {
     /// Its name.
     pub key: IncidentKey,
@@ -70,7 +73,7 @@ pub struct Record {
     /// This agent's traffic is concerned: it reports the trace.
     pub reports: bool,
     /// What happened, in order.
-    pub timeline: Vec<(Time, &'static str, String)>,
+    pub timeline: Vec<(Time, Cow<'static, str>, String)>,
 }
 
 impl Record {
@@ -91,7 +94,7 @@ impl Record {
             policy_version: 0,
             decision: String::new(),
             reports: false,
-            timeline: vec![(now, "evidence", detail)],
+            timeline: vec![(now, "evidence".into(), detail)],
         }
     }
 
@@ -103,9 +106,9 @@ impl Record {
     /// Adds a line to the timeline.
     pub fn note(&mut self, now: Time, event: &'static str, detail: String) {
         match self.timeline.len() {
-            n if n < MAX_TIMELINE => self.timeline.push((now, event, detail)),
+            n if n < MAX_TIMELINE => self.timeline.push((now, event.into(), detail)),
             n if n == MAX_TIMELINE => {
-                self.timeline.push((now, "cut", "the rest is not kept".to_owned()));
+                self.timeline.push((now, "cut".into(), "the rest is not kept".to_owned()));
             }
             _ => {}
         }
@@ -142,14 +145,14 @@ impl Record {
         failover.events = self
             .timeline
             .iter()
-            .map(|(at, event, detail)| (clock.wall(*at), *event, detail.clone()))
+            .map(|(at, event, detail)| (clock.wall(*at), event.clone(), detail.clone()))
             .collect();
         if self.gave_up {
             failover.error = Some(format!("not stable after {} s", GIVE_UP.as_secs()));
         }
         let mut detect = span("detect", self.last_good, self.opened);
         detect.attributes.push(("hearth.evidence", self.why.word().to_owned()));
-        detect.events.push((clock.wall(self.opened), "suspect", self.why.to_string()));
+        detect.events.push((clock.wall(self.opened), "suspect".into(), self.why.to_string()));
         let mut decide = span("decide", self.opened, self.opened);
         decide.attributes.push(("hearth.decision", self.decision.clone()));
         let shift = span("shift", self.opened, shifted);

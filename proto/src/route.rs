@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::advert::{Condition, Protocol, Role};
 use crate::evidence::{Standing, Why};
 use crate::failover::Tally;
@@ -42,7 +44,7 @@ impl Snapshot {
 }
 
 /// The route of one service.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Route {
     /// The service.
     pub service: ServiceName,
@@ -61,7 +63,7 @@ pub struct Route {
 }
 
 /// One endpoint as a route sees it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Candidate {
     /// Which.
     pub id: EndpointId,
@@ -82,7 +84,7 @@ pub struct Candidate {
 }
 
 /// How much of a service's requests a ready endpoint is to get.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Share {
     /// What the balancer gives it.
     #[default]
@@ -96,7 +98,7 @@ pub enum Share {
 pub const TRIAL_ONE_IN: u64 = 16;
 
 /// Who is picked from. The numbers are indices into [`Route::candidates`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Choice {
     /// The ready ones.
     Serve(Vec<usize>),

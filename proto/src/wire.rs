@@ -20,6 +20,8 @@ use crate::member::MemberRecord;
 pub const PROTOCOL: u8 = 1;
 /// Largest message on a stream, in bytes.
 pub const MAX_MESSAGE: usize = 4 * 1024 * 1024;
+/// Largest value that is read from this host's own files, in bytes.
+pub(crate) const MAX_LARGE: usize = 256 * 1024 * 1024;
 /// Largest SWIM packet handed to foca, in bytes. A QUIC datagram on a 1,200-byte path holds 1,162; two
 /// bytes are our envelope. Receivers refuse more than their own limit, so it is the same everywhere.
 pub const MAX_SWIM: usize = 1150;
@@ -59,6 +61,18 @@ pub fn encode_body<T: Serialize>(value: &T) -> Result<Vec<u8>, WireError> {
 /// Decodes a value that must fill `bytes` exactly.
 pub fn decode_body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
     let (value, used) = decode_prefix(bytes)?;
+    match bytes.len() - used {
+        0 => Ok(value),
+        left => Err(WireError::Trailing(left)),
+    }
+}
+
+/// Decodes a value of this host's own making, which may be larger than any message: a checkpoint holds a
+/// whole table. It must fill `bytes` exactly.
+pub(crate) fn decode_large<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
+    let config = bincode::config::standard().with_limit::<MAX_LARGE>();
+    let (value, used) = bincode::serde::decode_from_slice(bytes, config)
+        .map_err(|e| WireError::Decode(e.to_string()))?;
     match bytes.len() - used {
         0 => Ok(value),
         left => Err(WireError::Trailing(left)),

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use serde::{Deserialize, Serialize};
+
 use crate::advert::{Protocol, Role};
 use crate::ids::{EndpointId, Generation, Identity, NodeName, ServiceName};
 use crate::incident::IncidentKey;
@@ -15,6 +17,7 @@ use crate::time::{Clock, Wall};
 use crate::wire::{Hello, Message};
 
 /// What a node is told when it starts.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NodeConfig {
     /// Its name.
     pub name: NodeName,
@@ -39,7 +42,7 @@ pub struct NodeConfig {
 }
 
 /// One endpoint as configured.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointConfig {
     /// Which.
     pub id: EndpointId,
@@ -52,7 +55,7 @@ pub struct EndpointConfig {
 }
 
 /// What a link tells.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LinkInput {
     /// A mesh link is up and the peer has introduced itself.
     Up(Hello),

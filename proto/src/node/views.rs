@@ -253,7 +253,7 @@ impl Node {
                 .iter()
                 .map(|(at, event, detail)| IncidentEntry {
                     at: wall(*at),
-                    event: (*event).to_owned(),
+                    event: event.to_string(),
                     detail: detail.clone(),
                 })
                 .collect(),
