@@ -1,6 +1,6 @@
 //! The one task that owns the core: everything that happens to this agent goes through it, in order.
 //!
-//! Decides nothing: it moves inputs into [`Node`], and the core's outputs to whoever does them. One
+//! Decides nothing: it moves inputs into [`Node`] through its [`Recorder`], and the core's outputs to whoever does them. One
 //! turn is: input → drain outputs → publish the snapshot if its version moved → arm the next deadline.
 //! Within a turn nothing is awaited, so a slow reader, disk or peer cannot make a probe late. It writes
 //! a heartbeat every turn, which an OS thread watches.
@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use hearth_proto::document::SignedDocument;
 use hearth_proto::evidence::Outcome;
+use hearth_proto::flight::Recorder;
 use hearth_proto::ids::{EndpointId, Identity, ServiceName};
 use hearth_proto::node::{EndpointConfig, Event, LinkInput, Node, Transmit};
 use hearth_proto::outlier::Sample;
@@ -21,6 +22,7 @@ use hearth_proto::route::Snapshot;
 use hearth_proto::time::Time;
 use tokio::sync::{mpsc, watch};
 
+use crate::flight::Flight;
 use crate::link::{LinkEvent, Links};
 
 /// Taken of each queue in one turn before the outputs are drained: a flood must not starve the timers, nor
@@ -173,7 +175,8 @@ impl Origin {
 
 /// The driver and its ends of the queues.
 pub struct Driver<E> {
-    node: Node,
+    node: Recorder,
+    flight: Flight,
     origin: Origin,
     links: Links,
     effects: E,
@@ -185,9 +188,9 @@ pub struct Driver<E> {
 }
 
 impl<E: Effects> Driver<E> {
-    /// A driver over `node`, and the handle the rest of the agent uses.
+    /// A driver over a core and where its recorder's tape goes, and the handle the rest of the agent uses.
     pub fn new(
-        node: Node,
+        (node, flight): (Recorder, Flight),
         origin: Origin,
         links: Links,
         effects: E,
@@ -203,8 +206,18 @@ impl<E: Effects> Driver<E> {
             snapshot: snapshot.clone(),
             changed: seen,
         };
-        let driver =
-            Self { node, origin, links, effects, events, commands, reports, snapshot, changed };
+        let driver = Self {
+            node,
+            flight,
+            origin,
+            links,
+            effects,
+            events,
+            commands,
+            reports,
+            snapshot,
+            changed,
+        };
         (driver, handle)
     }
 
@@ -332,6 +345,7 @@ impl<E: Effects> Driver<E> {
                 event => self.effects.handle(event, &self.node),
             }
         }
+        self.flight.take(&mut self.node);
         let snapshot = self.node.snapshot();
         let version = snapshot.version;
         if *self.changed.borrow() != version {

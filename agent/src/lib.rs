@@ -10,6 +10,7 @@
 //! | [`pipe`] | where applications listen, and connections on this host |
 //! | [`identity`], [`enrol`] | who we are, whom we believe; joining and renewing |
 //! | [`config`], [`disk`], [`exit`] | what the operator wrote, what survives a restart, how we end |
+//! | [`flight`] | the flight recorder's ring of files |
 //! | [`local`], [`check`], [`process`], [`hook`] | what we know of our own endpoints, how warm ones are made to serve |
 //! | [`telemetry`], [`notify`] | logs, metrics, traces; what the service manager is told |
 
@@ -21,6 +22,7 @@ pub mod dns;
 pub mod driver;
 pub mod enrol;
 pub mod exit;
+pub mod flight;
 pub mod hook;
 pub mod identity;
 pub mod jitter;

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use hearth_proto::document::SignedDocument;
+use hearth_proto::flight::Recorder;
 use hearth_proto::ids::{Generation, ServiceName};
 use hearth_proto::member::SwimConfig;
 use hearth_proto::node::{Node, NodeConfig};
@@ -32,6 +33,7 @@ use crate::disk::StateDir;
 use crate::driver::{Command, Driver, Handle, Origin};
 use crate::enrol::{self, Candidate, Enrolled, Pace, Renewal, RenewalEvent};
 use crate::exit::Exit;
+use crate::flight::Flight;
 use crate::identity::{Credentials, WallClock};
 use crate::jitter::{self, Backoff};
 use crate::link::{LinkEvent, Links, Runtimes};
@@ -226,7 +228,8 @@ async fn live(
         lonely,
         heartbeat: heartbeat.clone(),
     };
-    let (driver, handle) = Driver::new(node, origin, links.clone(), outside, events);
+    let aboard = recorded(node, &config, &metrics);
+    let (driver, handle) = Driver::new(aboard, origin, links.clone(), outside, events);
     let locals = Locals::new(config.name.clone(), handle.clone(), side.clone());
     // Set once, before the driver runs.
     let _ = locals_cell.set(locals.clone());
@@ -280,6 +283,21 @@ async fn live(
     let ended = shutdown::until_end(path, running, reloads, leave).await;
     admin::remove_socket(&socket);
     ended
+}
+
+/// The core under its flight recorder. A recorder that cannot start is missed, not waited for.
+fn recorded(node: Node, config: &Config, metrics: &Metrics) -> (Recorder, Flight) {
+    let Some(size) = config.flight else { return (Recorder::off(node), Flight::off()) };
+    match Flight::start(&config.state_dir, size) {
+        Ok(flight) => {
+            metrics.flight(flight.dropped());
+            (Recorder::new(node), flight)
+        }
+        Err(error) => {
+            tracing::error!(%error, "no thread for the flight recorder; the agent goes on without");
+            (Recorder::off(node), Flight::off())
+        }
+    }
 }
 
 fn node_config(config: &Config, generation: Generation, now: Wall) -> NodeConfig {

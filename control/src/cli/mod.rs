@@ -25,6 +25,7 @@ use crate::moment;
 mod agent;
 mod control;
 mod http;
+pub mod replay;
 pub mod show;
 pub mod show_control;
 pub mod table;
@@ -128,6 +129,16 @@ enum Command {
         /// An incident's id, such as ledger-4f1d09ab, or its trace id
         id: Option<String>,
     },
+    /// Run a flight recording again, offline: the same core, every decision compared with the recorded one
+    #[command(after_help = "FILE is a file of STATE_DIR/flight, that directory, or a debug bundle.\n\
+        Exit code 65 when the replay decides otherwise than was recorded.")]
+    Replay {
+        /// The recording
+        file: PathBuf,
+        /// How things stood then: +12.5s after its beginning, -30s before its end, or a time in UTC
+        #[arg(long, value_name = "MOMENT", allow_hyphen_values = true, value_parser = replay::Moment::parse)]
+        at: Option<replay::Moment>,
+    },
     /// Take this node's endpoints out of service, requests under way finish
     Drain {
         /// End draining
@@ -216,6 +227,7 @@ async fn dispatch(line: &CommandLine) -> Result<(), Failure> {
             let body = agent.ask(Ask::get(format!("/v1/incidents/{}", checked(id)?))).await?;
             out.agent::<IncidentView>(&body, show::incident)
         }
+        Command::Replay { file, at } => out.replayed(&replay::run(file, *at)?),
         Command::Drain { off } => {
             let ask = Ask::send(Method::POST, "/v1/drain", &DrainRequest { on: !off })?;
             let body = agent.ask(ask).await?;
@@ -342,6 +354,24 @@ impl Out {
         render: impl Fn(&T, Page) -> String,
     ) -> Result<(), Failure> {
         self.print("the control plane", body, render)
+    }
+
+    fn replayed(self, outcome: &replay::Outcome) -> Result<(), Failure> {
+        match self.json {
+            true => {
+                let failed = |e| Failure::new(Exit::Software, format!("cannot write JSON: {e}"), "");
+                print(&format!("{}\n", serde_json::to_string(outcome).map_err(failed)?))?;
+            }
+            false => print(&replay::text(outcome, self.page()))?,
+        }
+        match outcome.identical {
+            true => Ok(()),
+            false => Err(Failure::new(
+                Exit::Data,
+                "the replay decided otherwise than was recorded",
+                "report it with the recording: decisions must follow from what is recorded",
+            )),
+        }
     }
 
     fn drained(self, body: &Bytes, off: bool) -> Result<(), Failure> {

@@ -8,7 +8,6 @@ use std::sync::PoisonError;
 
 use hearth_proto::advert::{Condition, Role};
 use hearth_proto::ids::{EndpointId, NodeName, Version};
-use hearth_proto::node::Node;
 use hearth_proto::policy::Failback;
 use hearth_proto::wire;
 
@@ -200,7 +199,7 @@ impl World {
 
     fn check_sizes(&mut self, host: usize) {
         let n = self.hosts.len();
-        let Some(sizes) = self.hosts[host].node.as_ref().map(Node::sizes) else { return };
+        let Some(sizes) = self.hosts[host].node.as_ref().map(|n| n.sizes()) else { return };
         // Six periodic ones, one suspicion per probe and one removal per death of each member.
         let timers = 32 + 8 * n + 4 * self.checks.faults as usize;
         let bad = sizes.timers > timers

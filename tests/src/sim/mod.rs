@@ -15,6 +15,7 @@
 //! | [`keyring`] | signatures that can be forged no more than real ones |
 //! | [`truth`] | what is really so, against which the checks hold what agents think |
 //! | [`check`] | the invariants |
+//! | [`flight`] | recordings of some hosts, replayed when all is over |
 //! | [`mesh`], [`fault`] | what a world is made of, what befalls it |
 //! | [`scenario`], `random` | what is shown: by name, and by seed |
 //! | [`episode`], `failover`, [`tally`] | how long requests still go where a fault is: one fault, a mix, many seeds |
@@ -25,6 +26,7 @@ mod dial;
 pub mod episode;
 mod failover;
 pub mod fault;
+pub mod flight;
 pub mod host;
 pub mod keyring;
 pub mod link;

@@ -2,7 +2,6 @@
 
 use hearth_proto::advert::{Condition, Role};
 use hearth_proto::ids::{EndpointId, ServiceName};
-use hearth_proto::node::Node;
 
 use super::At;
 use super::host::Life;
@@ -41,7 +40,7 @@ impl World {
 
     /// The owner's own word on an endpoint, while it runs.
     pub fn condition(&self, host: usize, endpoint: &EndpointId) -> Option<Condition> {
-        let snapshot = self.hosts[host].node.as_ref().map(Node::snapshot)?;
+        let snapshot = self.hosts[host].node.as_ref().map(|n| n.snapshot())?;
         snapshot.own.get(endpoint).copied()
     }
 

@@ -9,9 +9,11 @@ use std::sync::{Arc, Mutex};
 use hearth_agent::config::HostPort;
 use hearth_agent::driver::{Driver, Effects, Origin};
 use hearth_agent::enrol::{Candidate, EnrolError, Enrolled, JoinToken, join};
+use hearth_agent::flight::Flight;
 use hearth_agent::identity::{Credentials, WallClock};
 use hearth_agent::link::{LinkEvent, LinkMetrics, Links, Runtimes};
 use hearth_proto::advert::{Advert, SignedAdvert};
+use hearth_proto::flight::Recorder;
 use hearth_proto::ids::{EndpointId, Generation, Identity, NodeName};
 use hearth_proto::member::SwimConfig;
 use hearth_proto::node::{Event, Node, NodeConfig};
@@ -158,7 +160,8 @@ fn member(address: SocketAddr, credentials: &Credentials, seed: SocketAddr) -> (
     let core = Node::new(config, credentials.keyring(), origin.time());
     let (tap, tapped) = mpsc::channel(1024);
     let effects = Seeking { seed, links: links.clone() };
-    let (driver, handle) = Driver::new(core, origin, links.clone(), effects, tapped);
+    let aboard = (Recorder::off(core), Flight::off());
+    let (driver, handle) = Driver::new(aboard, origin, links.clone(), effects, tapped);
     let heard = Heard::default();
     let record = Arc::clone(&heard);
     tokio::spawn(async move {
