@@ -13,14 +13,16 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use hearth_proto::document::SignedDocument;
+use hearth_proto::drill::{DrillId, DrillRefused};
 use hearth_proto::evidence::Outcome;
 use hearth_proto::flight::Recorder;
-use hearth_proto::ids::{EndpointId, Identity, ServiceName};
-use hearth_proto::node::{EndpointConfig, Event, LinkInput, Node, Transmit};
+use hearth_proto::ids::{EndpointId, Identity, NodeName, ServiceName};
+use hearth_proto::node::{DrillAsk, EndpointConfig, Event, LinkInput, Node, Transmit};
 use hearth_proto::outlier::Sample;
 use hearth_proto::route::Snapshot;
 use hearth_proto::time::Time;
-use tokio::sync::{mpsc, watch};
+use hearth_proto::wire::{Answer, Ask, Message};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::flight::Flight;
 use crate::link::{LinkEvent, Links};
@@ -64,6 +66,19 @@ pub type Reading = Box<dyn FnOnce(&Node, Time) + Send>;
 pub enum Command {
     /// Reads the core and answers by itself, through whatever the closure captured.
     Read(Reading),
+    /// Asks members something for an operator.
+    Ask {
+        /// What.
+        ask: Ask,
+        /// Whom.
+        to: Vec<NodeName>,
+    },
+    /// Begins a drill.
+    StartDrill(DrillAsk, oneshot::Sender<Result<DrillId, DrillRefused>>),
+    /// Ends a drill, for this reason; answers whether it ran.
+    StopDrill(DrillId, String, oneshot::Sender<bool>),
+    /// What requests came to of services of which a drill runs: how many, and how many failed.
+    Toll(Vec<(ServiceName, u64, u64)>),
     /// Starts or ends draining.
     Drain(bool),
     /// Leaves the mesh; may be repeated.
@@ -95,6 +110,10 @@ pub enum Command {
 pub trait Effects: Send + 'static {
     /// Does, or has done, what the event says. Must not block.
     fn handle(&mut self, event: Event, node: &Node);
+    /// A peer asks something for its operator. `None`: it is not answered.
+    fn asked(&mut self, ask: &Ask, node: &Node, now: Time) -> Option<Answer>;
+    /// A peer answered what an operator of ours asked.
+    fn answered(&mut self, from: &NodeName, answer: Answer);
     /// An application of ours refused a connection: its health check has to know.
     fn refused(&mut self, endpoint: &EndpointId);
     /// An application of ours broke a request off: it is to be checked.
@@ -128,7 +147,7 @@ impl Handle {
         &self,
         read: impl FnOnce(&Node, Time) -> T + Send + 'static,
     ) -> Result<T, Gone> {
-        let (answer, wait) = tokio::sync::oneshot::channel();
+        let (answer, wait) = oneshot::channel();
         let command = Command::Read(Box::new(move |node, now| {
             // Whoever asked may have gone meanwhile.
             let _ = answer.send(read(node, now));
@@ -277,6 +296,15 @@ impl<E: Effects> Driver<E> {
             }
             LinkEvent::Heard { peer } => self.node.handle_link(now, &peer, LinkInput::Heard),
             LinkEvent::Datagram { from, bytes } => self.node.handle_datagram(now, &from, &bytes),
+            // Between the shells of two agents: the core has no part in it.
+            LinkEvent::Message { from: Identity::Node(peer), message: Message::Ask(ask), .. } => {
+                if let Some(answer) = self.effects.asked(&ask, &self.node, now) {
+                    self.send(&peer, &Message::Answer(answer));
+                }
+            }
+            LinkEvent::Message { from: Identity::Node(peer), message: Message::Answer(a), .. } => {
+                self.effects.answered(&peer, a);
+            }
             LinkEvent::Message { from, message, reply } => {
                 let answer = self.node.handle_message(now, &from, message);
                 match (answer, reply, from) {
@@ -288,6 +316,13 @@ impl<E: Effects> Driver<E> {
                     }
                 }
             }
+        }
+    }
+
+    /// Sends something of the shell's own, where the table says that the peer is.
+    fn send(&self, to: &NodeName, message: &Message) {
+        if let Some(entry) = self.node.table().get(to) {
+            self.links.send_message(to, entry.advert.address, message);
         }
     }
 
@@ -310,6 +345,18 @@ impl<E: Effects> Driver<E> {
         let now = self.origin.time();
         match command {
             Command::Read(read) => read(&self.node, now),
+            Command::Ask { ask, to } => {
+                let message = Message::Ask(ask);
+                to.iter().for_each(|peer| self.send(peer, &message));
+            }
+            // Whoever asked may have gone meanwhile; the drill is begun, or over, all the same.
+            Command::StartDrill(ask, answer) => {
+                drop(answer.send(self.node.start_drill(now, ask)));
+            }
+            Command::StopDrill(id, why, answer) => {
+                drop(answer.send(self.node.stop_drill(now, id, &why)));
+            }
+            Command::Toll(tolls) => self.node.handle_toll(now, &tolls),
             Command::Drain(on) => self.node.drain(now, on),
             Command::Leave => self.node.leave(now),
             Command::Apply(endpoints, interest) => self.node.apply(now, endpoints, interest),

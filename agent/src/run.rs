@@ -35,6 +35,7 @@ use crate::enrol::{self, Candidate, Enrolled, Pace, Renewal, RenewalEvent};
 use crate::exit::Exit;
 use crate::flight::Flight;
 use crate::identity::{Credentials, WallClock};
+use crate::incidents::Incidents;
 use crate::jitter::{self, Backoff};
 use crate::link::{LinkEvent, Links, Runtimes};
 use crate::local::{self, Locals};
@@ -42,6 +43,7 @@ use crate::notify::Notify;
 use crate::outside::{self, Outside};
 use crate::proxy::{Entry, Gate, GateError, MeshHandle, Proxy, UdpEntry};
 use crate::telemetry::{Logs, Metrics, SpanSink};
+use crate::questions::{Questions, Throttle};
 use crate::threads::DataThreads;
 use names::Names;
 
@@ -219,7 +221,12 @@ async fn live(
     let (lonely, lonely_rx) = mpsc::channel(1);
     let heartbeat = Arc::new(AtomicU64::new(0));
     let save = Arc::new(Bell::new());
+    let incidents = Incidents::open(&config.state_dir);
+    let questions = Questions::default();
     let outside = Outside {
+        incidents: incidents.clone(),
+        questions: questions.clone(),
+        throttle: Throttle::default(),
         locals: locals_cell.clone(),
         credentials: credentials.clone(),
         metrics: metrics.clone(),
@@ -270,6 +277,10 @@ async fn live(
         metrics,
         reload,
         leave: leave.clone(),
+        incidents,
+        questions,
+        state_dir: config.state_dir.clone(),
+        config_file: path.to_owned(),
     });
     tokio::spawn(admin::serve(admin, socket, port));
     let _watchdog = notify.watch(heartbeat).map_err(|e| Failure {

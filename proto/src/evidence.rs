@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::advert::Condition;
+use crate::drill::DrillId;
 use crate::outlier::{Symptom, Track};
 use crate::time::Time;
 
@@ -117,6 +118,13 @@ pub enum Why {
     },
     /// The control plane withdrew trust from its node.
     Revoked,
+    /// It is taken for lost on purpose.
+    Drill {
+        /// By which drill.
+        id: DrillId,
+        /// Until when, at the latest.
+        until: Time,
+    },
 }
 
 impl Why {
@@ -132,6 +140,7 @@ impl Why {
             Self::Ejected { .. } => "ejected",
             Self::Outlier { .. } => "outlier",
             Self::Revoked => "revoked",
+            Self::Drill { .. } => "drill",
         }
     }
 }
@@ -158,6 +167,7 @@ impl fmt::Display for Why {
             }
             Self::Outlier { symptom, .. } => write!(f, "{symptom} (outlier, out for a while)"),
             Self::Revoked => f.write_str("the control plane withdrew trust from its node"),
+            Self::Drill { id, .. } => write!(f, "taken for lost on purpose ({id})"),
         }
     }
 }

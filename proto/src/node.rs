@@ -15,6 +15,7 @@
 
 mod checkpoint;
 mod documents;
+mod drills;
 mod gossip;
 mod incidents;
 mod io;
@@ -35,6 +36,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::advert::Keyring;
 use crate::document::{Document, DocumentKind, SignedDocument};
+use crate::drill::{DrillId, Drills};
 use crate::evidence::{EndpointEvidence, NodeEvidence, Outcome};
 use crate::ids::{EndpointId, Generation, Identity, NodeName, ServiceName};
 use crate::incident::IncidentKey;
@@ -51,6 +53,7 @@ use crate::wire::{self, Hello, Message};
 use membership::Membership;
 
 pub use checkpoint::Checkpoint;
+pub use drills::DrillAsk;
 pub use io::{EndpointConfig, Event, LinkInput, NodeConfig, Sizes, Transmit};
 pub use membership::Hearsay;
 
@@ -132,6 +135,10 @@ pub struct Node {
     revoked: BTreeMap<NodeName, Wall>,
     services: BTreeMap<ServiceName, ServiceState>,
     incidents: VecDeque<Record>,
+    drills: Drills,
+    /// Those of which it was told that they began.
+    drills_running: Vec<DrillId>,
+    drills_at: Time,
     snapshot: Arc<Snapshot>,
     watch: Vec<(NodeName, SocketAddr)>,
     started: Time,
@@ -180,6 +187,9 @@ impl Node {
             revoked: BTreeMap::new(),
             services: BTreeMap::new(),
             incidents: VecDeque::new(),
+            drills: Drills::default(),
+            drills_running: Vec::new(),
+            drills_at: now,
             snapshot,
             watch: Vec::new(),
             started: now,
@@ -240,7 +250,14 @@ impl Node {
             (_, Message::Documents(documents)) => {
                 return Some(self.take_documents(now, from, documents));
             }
-            (Identity::Node(_), Message::Hello(_) | Message::DocumentsAck(_)) => {}
+            (
+                Identity::Node(_),
+                Message::Hello(_)
+                | Message::DocumentsAck(_)
+                // The shells' own business.
+                | Message::Ask(_)
+                | Message::Answer(_),
+            ) => {}
             (Identity::Node(node), Message::Adverts(adverts)) => {
                 self.take_adverts(now, node, adverts);
             }
@@ -255,6 +272,7 @@ impl Node {
                 }
             }
             (Identity::Node(node), Message::Wake(wake)) => self.take_wake(now, node, wake),
+            (Identity::Node(node), Message::Drill(words)) => self.take_drills(now, node, words),
             (Identity::Node(_), Message::Hint(hint)) if hint.node == self.config.name => {
                 self.renew_advert(now);
             }
@@ -325,6 +343,7 @@ impl Node {
             self.stale_members = true;
         }
         self.tick_gossip(now);
+        self.tick_drills(now);
         self.tick_own(now);
         self.tick_services(now);
         self.settle(now);
@@ -422,6 +441,7 @@ impl Node {
             .chain((self.member.is_idle() && !self.left).then_some(self.lonely_at))
             .chain(self.wanted.values().map(|w| w.at))
             .chain(self.forced.values().map(|f| f.until))
+            .chain(self.drills_due())
             .chain(own)
             .chain(services)
             .min()
@@ -513,6 +533,7 @@ impl Node {
     /// the numbers of services), services, advert, then packets.
     fn settle(&mut self, now: Time) {
         self.take_members(now);
+        self.note_drills();
         // A refresh can call up an endpoint of ours, whose new advert makes its service stale again;
         // each round moves an endpoint forward in its life, so that a few rounds settle it.
         for _ in 0..8 {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::drill::DrillId;
 use crate::evidence::Why;
 use crate::ids::{EndpointId, NodeName};
 use crate::incident::IncidentKey;
@@ -66,6 +67,12 @@ pub struct Record {
     pub recovered: Option<Time>,
     /// The warm endpoint that serves in its stead.
     pub activated: Option<EndpointId>,
+    /// When that one served.
+    pub served: Option<Time>,
+    /// The drill that made the loss.
+    pub drill: Option<DrillId>,
+    /// What the decision rests on: name and value.
+    pub inputs: Vec<(Cow<'static, str>, String)>,
     /// The policy the decisions rest on.
     pub policy_version: u64,
     /// The decision, in words.
@@ -84,13 +91,19 @@ impl Record {
             key,
             last_good: last_good.min(now),
             opened: now,
-            why,
             shifted: None,
             moved: now,
             stable: None,
             gave_up: false,
             recovered: None,
             activated: None,
+            served: None,
+            drill: match &why {
+                Why::Drill { id, .. } => Some(*id),
+                _ => None,
+            },
+            inputs: Vec::new(),
+            why,
             policy_version: 0,
             decision: String::new(),
             reports: false,
@@ -101,6 +114,11 @@ impl Record {
     /// Whether it is still to become stable.
     pub fn is_open(&self) -> bool {
         self.stable.is_none() && !self.gave_up
+    }
+
+    /// When it was closed; when it last moved while it is open.
+    pub fn closed(&self) -> Time {
+        self.stable.unwrap_or(self.moved)
     }
 
     /// Adds a line to the timeline.
@@ -139,6 +157,9 @@ impl Record {
         failover.attributes.push(("hearth.reason", self.why.word().to_owned()));
         failover.attributes.push(("hearth.policy.version", self.policy_version.to_string()));
         failover.attributes.push(("hearth.decision", self.decision.clone()));
+        if let Some(drill) = self.drill {
+            failover.attributes.push(("hearth.drill", drill.to_string()));
+        }
         if let Some(warm) = &self.activated {
             failover.attributes.push(("hearth.activated", warm.to_string()));
         }

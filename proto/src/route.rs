@@ -3,7 +3,7 @@
 //! A [`Route`] is an immutable snapshot. The traffic path reads it without a lock and picks with
 //! [`Route::pick`], a pure function. Nothing here changes what anybody thinks of an endpoint.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -26,6 +26,8 @@ pub struct Snapshot {
     pub policy_version: u64,
     /// By service.
     pub services: BTreeMap<ServiceName, Arc<Route>>,
+    /// Services of which a drill runs: what their requests come to is to be told.
+    pub drilled: BTreeSet<ServiceName>,
     /// What this node's own endpoints are in, for the inbound side.
     pub own: BTreeMap<EndpointId, Condition>,
 }
@@ -38,6 +40,7 @@ impl Snapshot {
             node,
             policy_version: 0,
             services: BTreeMap::new(),
+            drilled: BTreeSet::new(),
             own: BTreeMap::new(),
         }
     }
@@ -145,7 +148,8 @@ pub fn choose(policy: &ServicePolicy, candidates: &[Candidate], tally: &Tally) -
     let of = |wanted: &dyn Fn(&Candidate) -> bool| -> Vec<usize> {
         (0..candidates.len()).filter(|i| wanted(&candidates[*i])).collect()
     };
-    let is_silent = |s: &Standing| matches!(s, Standing::Doubtful(Why::Silent { .. }));
+    let is_silent =
+        |s: &Standing| matches!(s, Standing::Doubtful(Why::Silent { .. } | Why::Drill { .. }));
     let ready = of(&|c| c.standing == Standing::Ready);
     let silent = of(&|c| is_silent(&c.standing));
     let accused = of(&|c| matches!(c.standing, Standing::Doubtful(_)) && !is_silent(&c.standing));

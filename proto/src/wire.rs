@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::advert::SignedAdvert;
 use crate::document::{DocumentKind, SignedDocument};
+use crate::drill::Said;
 use crate::ids::{EndpointId, Generation, NodeName, Version};
 use crate::incident::IncidentKey;
 use crate::member::MemberRecord;
@@ -107,6 +108,30 @@ pub enum Message {
     Documents(Vec<SignedDocument>),
     /// Which versions are in force here, and who else could be told.
     DocumentsAck(DocumentsAck),
+    /// Something an agent asks for its operator. Of later agents; the core does not know it.
+    Ask(Ask),
+    /// Its answer.
+    Answer(Answer),
+    /// Words on drills.
+    Drill(Vec<Said>),
+}
+
+/// A question of an agent to another, for an operator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ask {
+    /// Names the question to who asks.
+    pub nonce: u64,
+    /// What: `incident/ID`, `drill/ID`.
+    pub what: String,
+}
+
+/// The answer to an [`Ask`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// That of the question.
+    pub nonce: u64,
+    /// JSON, of the type that goes with the question; empty where there is nothing to say.
+    pub body: Vec<u8>,
 }
 
 /// First message on a link.
@@ -193,6 +218,9 @@ impl Message {
             Self::Hint(_) => 8,
             Self::Documents(_) => 9,
             Self::DocumentsAck(_) => 10,
+            Self::Ask(_) => 20,
+            Self::Answer(_) => 21,
+            Self::Drill(_) => 22,
         }
     }
 
@@ -209,6 +237,9 @@ impl Message {
             Self::Hint(_) => "hint",
             Self::Documents(_) => "documents",
             Self::DocumentsAck(_) => "documents_ack",
+            Self::Ask(_) => "ask",
+            Self::Answer(_) => "answer",
+            Self::Drill(_) => "drill",
         }
     }
 
@@ -226,6 +257,9 @@ impl Message {
             Self::Hint(m) => encode_body(m),
             Self::Documents(m) => encode_body(m),
             Self::DocumentsAck(m) => encode_body(m),
+            Self::Ask(m) => encode_body(m),
+            Self::Answer(m) => encode_body(m),
+            Self::Drill(m) => encode_body(m),
         }?;
         bytes.extend_from_slice(&body);
         Ok(bytes)
@@ -250,6 +284,9 @@ impl Message {
             8 => Self::Hint(decode_body(body)?),
             9 => Self::Documents(decode_body(body)?),
             10 => Self::DocumentsAck(decode_body(body)?),
+            20 => Self::Ask(decode_body(body)?),
+            21 => Self::Answer(decode_body(body)?),
+            22 => Self::Drill(decode_body(body)?),
             _ => return Ok(None),
         }))
     }

@@ -83,6 +83,9 @@ fn event(event: &Event) -> Option<String> {
             let word = if *stable { "is stable" } else { "is given up" };
             format!("incident {key} {word} after {after:?}")
         }
+        Event::IncidentChanged { key } => format!("incident {key} is over, {} is ready", key.lost),
+        Event::DrillBegan { id, service, lose } => format!("{id} of {service} begins: {lose}"),
+        Event::DrillOver { id, service, why } => format!("{id} of {service} is over: {why}"),
         Event::Watch(peers) => {
             let names: Vec<String> = peers.iter().map(|(name, _)| name.to_string()).collect();
             format!("sense {}", names.join(", "))

@@ -6,9 +6,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
 use crate::advert::{SignedAdvert, Untrusted};
 use crate::document::SignedDocument;
+use crate::drill::DrillId;
 use crate::evidence::Outcome;
 use crate::ids::{EndpointId, Identity, NodeName, ServiceName};
-use crate::node::{Checkpoint, EndpointConfig, Hearsay, LinkInput, Node};
+use crate::node::{Checkpoint, DrillAsk, EndpointConfig, Hearsay, LinkInput, Node};
 use crate::outlier::Sample;
 use crate::time::Time;
 use crate::wire::Message;
@@ -108,6 +109,17 @@ pub enum Input {
     },
     /// [`Node::resign`]
     Resign,
+    /// [`Node::start_drill`]
+    StartDrill(DrillAsk),
+    /// [`Node::stop_drill`]
+    StopDrill {
+        /// Which.
+        id: DrillId,
+        /// Why.
+        why: String,
+    },
+    /// [`Node::handle_toll`]
+    Toll(Vec<(ServiceName, u64, u64)>),
 }
 
 impl Input {
@@ -121,7 +133,9 @@ impl Input {
                 | Message::Versions(_)
                 | Message::Want(_)
                 | Message::Members(_)
-                | Message::DocumentsAck(_),
+                | Message::DocumentsAck(_)
+                | Message::Ask(_)
+                | Message::Answer(_),
             ) => Self::Heard(node.clone()),
             _ => Self::Message { from: from.clone(), message: Sent(message.clone()) },
         }
@@ -144,6 +158,9 @@ impl Input {
             Self::Restore { records, documents } => node.restore(now, records, documents),
             Self::Apply { endpoints, interest } => node.apply(now, endpoints, interest),
             Self::Resign => node.resign(now),
+            Self::StartDrill(ask) => drop(node.start_drill(now, ask)),
+            Self::StopDrill { id, why } => drop(node.stop_drill(now, id, &why)),
+            Self::Toll(tolls) => node.handle_toll(now, &tolls),
         }
     }
 }

@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::advert::{Keyring, SignedAdvert, Untrusted};
 use crate::document::SignedDocument;
+use crate::drill::{DrillId, DrillRefused};
 use crate::evidence::Outcome;
 use crate::ids::{EndpointId, Identity, NodeName, ServiceName};
-use crate::node::{EndpointConfig, Event, LinkInput, Node, Transmit};
+use crate::node::{DrillAsk, EndpointConfig, Event, LinkInput, Node, Transmit};
 use crate::outlier::Sample;
 use crate::route::Snapshot;
 use crate::time::Time;
@@ -205,6 +206,23 @@ impl Recorder {
     /// [`Node::resign`]
     pub fn resign(&mut self, now: Time) {
         self.step(now, || Input::Resign, |node| node.resign(now));
+    }
+
+    /// [`Node::start_drill`]
+    pub fn start_drill(&mut self, now: Time, ask: DrillAsk) -> Result<DrillId, DrillRefused> {
+        let input = || Input::StartDrill(ask.clone());
+        self.step(now, input, |node| node.start_drill(now, ask.clone()))
+    }
+
+    /// [`Node::stop_drill`]
+    pub fn stop_drill(&mut self, now: Time, id: DrillId, why: &str) -> bool {
+        let input = || Input::StopDrill { id, why: why.to_owned() };
+        self.step(now, input, |node| node.stop_drill(now, id, why))
+    }
+
+    /// [`Node::handle_toll`]
+    pub fn handle_toll(&mut self, now: Time, tolls: &[(ServiceName, u64, u64)]) {
+        self.step(now, || Input::Toll(tolls.to_vec()), |node| node.handle_toll(now, tolls));
     }
 
     /// [`Node::poll_transmit`]

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::advert::{Keyring, SignedAdvert};
 use crate::document::SignedDocument;
+use crate::drill::{DrillId, Drills};
 use crate::evidence::{EndpointEvidence, NodeEvidence};
 use crate::ids::{EndpointId, NodeName, ServiceName, Version};
 use crate::incident::IncidentKey;
@@ -55,6 +56,9 @@ pub struct Checkpoint {
     revoked: BTreeMap<NodeName, Wall>,
     services: BTreeMap<ServiceName, ServiceState>,
     incidents: VecDeque<Record>,
+    drills: Drills,
+    drills_running: Vec<DrillId>,
+    drills_at: Time,
     snapshot: u64,
     watch: Vec<(NodeName, SocketAddr)>,
     started: Time,
@@ -104,6 +108,7 @@ impl Checkpoint {
             record.signature = Arc::from([]);
             record.certificate = Arc::from([]);
         }
+        bare.drills.without_signatures_of(&me);
         wire::encode_body(&bare)
     }
 }
@@ -133,6 +138,9 @@ impl Node {
             revoked,
             services,
             incidents,
+            drills,
+            drills_running,
+            drills_at,
             snapshot,
             watch,
             started,
@@ -170,6 +178,9 @@ impl Node {
             revoked: revoked.clone(),
             services: services.clone(),
             incidents: incidents.clone(),
+            drills: drills.clone(),
+            drills_running: drills_running.clone(),
+            drills_at: *drills_at,
             snapshot: snapshot.version,
             watch: watch.clone(),
             started: *started,
@@ -201,11 +212,14 @@ impl Node {
         }
         let own = c.own.iter().map(|(id, o)| (id.clone(), o.life.condition())).collect();
         let services = c.services.iter().map(|(name, s)| (name.clone(), s.route.clone())).collect();
+        let running = c.drills.iter().filter(|held| held.over.is_none());
+        let drilled = running.map(|held| held.plan.service.clone()).collect();
         let snapshot = Arc::new(Snapshot {
             version: c.snapshot,
             node: c.config.name.clone(),
             policy_version: c.policy_version,
             services,
+            drilled,
             own,
         });
         Ok(Self {
@@ -227,6 +241,9 @@ impl Node {
             revoked: c.revoked,
             services: c.services,
             incidents: c.incidents,
+            drills: c.drills,
+            drills_running: c.drills_running,
+            drills_at: c.drills_at,
             snapshot,
             watch: c.watch,
             started: c.started,

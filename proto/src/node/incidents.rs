@@ -1,9 +1,10 @@
 //! Incidents on a node: opened with a loss, followed while the service moves, closed when it is steady.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use crate::advert::Condition;
-use crate::evidence::{Standing, Why};
+use crate::evidence::{LinkState, Standing, Why};
 use crate::ids::{EndpointId, ServiceName};
 use crate::incident::IncidentKey;
 use crate::record::{GIVE_UP, Record, STEADY};
@@ -35,6 +36,7 @@ impl Node {
             route.tally.needed,
             words(&route.tally.called),
         );
+        record.inputs = self.inputs(&key, route, now);
         record.reports = self.config.interest.contains(&key.lost.service);
         record.note(now, "decide", record.decision.clone());
         self.events.push_back(Event::IncidentOpened {
@@ -86,6 +88,13 @@ impl Node {
                 record.activated = Some(warm.clone());
                 record.note(now, "call-up", format!("{warm} is {}", condition.word()));
             }
+            if let Some((warm, Condition::Serving)) = activated.get(&record.key)
+                && record.activated.as_ref() == Some(warm)
+                && record.served.is_none()
+            {
+                record.served = Some(now);
+                record.note(now, "serves", format!("{warm} serves"));
+            }
             if !record.is_open() {
                 continue;
             }
@@ -109,6 +118,7 @@ impl Node {
             let generation = key.version.generation;
             let hint = Hint { node: key.lost.node.clone(), generation };
             self.send(&key.lost.node, Message::Hint(hint));
+            self.events.push_back(Event::IncidentChanged { key });
         }
         for record in closed {
             self.events.push_back(Event::IncidentClosed {
@@ -121,6 +131,39 @@ impl Node {
                 self.events.push_back(Event::Spans(spans));
             }
         }
+    }
+
+    /// What the decision on a loss rests on, as numbers and words.
+    fn inputs(
+        &self,
+        key: &IncidentKey,
+        route: &Route,
+        now: Time,
+    ) -> Vec<(Cow<'static, str>, String)> {
+        let mut inputs: Vec<(Cow<'static, str>, String)> = Vec::new();
+        let mut put = |name: &'static str, value: String| inputs.push((name.into(), value));
+        let node = self.node_evidence(&key.lost.node, now);
+        put("membership says", format!("{:?}", node.swim).to_lowercase());
+        put("our link", format!("{:?}", node.link).to_lowercase());
+        if node.link == LinkState::Silent {
+            let ms = |d: std::time::Duration| format!("{:.1} ms", d.as_secs_f64() * 1e3);
+            put("silent for", ms(now.since(node.link_since)));
+            put("confirmed after", ms(node.confirmed.since(node.link_since)));
+        }
+        if let Some(heard) = node.heard {
+            put("last heard", format!("{:.1} ms before", now.since(heard).as_secs_f64() * 1e3));
+        }
+        let tally = &route.tally;
+        put("declared hot", tally.declared.to_string());
+        put("needed", tally.needed.to_string());
+        put("hot serving", tally.hot.to_string());
+        put("called", words(&tally.called));
+        put("missing on the bench", tally.short.to_string());
+        let policy = &route.policy;
+        put("mode", format!("{:?}", policy.mode).to_lowercase());
+        put("panic threshold", policy.panic.to_string());
+        put("policy version", self.policy_version.to_string());
+        inputs
     }
 
     /// Which warm endpoint is up for which loss. One whose node is lost is up for nothing.

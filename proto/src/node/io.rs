@@ -9,6 +9,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::advert::{Protocol, Role};
+use crate::drill::DrillId;
 use crate::ids::{EndpointId, Generation, Identity, NodeName, ServiceName};
 use crate::incident::IncidentKey;
 use crate::member::SwimConfig;
@@ -181,6 +182,29 @@ pub enum Event {
         after: Duration,
         /// It did become stable.
         stable: bool,
+    },
+    /// What an incident lost is ready again, or its record says more than when it was closed.
+    IncidentChanged {
+        /// Which.
+        key: IncidentKey,
+    },
+    /// A drill begins here.
+    DrillBegan {
+        /// Which.
+        id: DrillId,
+        /// Of which service.
+        service: ServiceName,
+        /// What is lost.
+        lose: String,
+    },
+    /// A drill is over here.
+    DrillOver {
+        /// Which.
+        id: DrillId,
+        /// Of which service.
+        service: ServiceName,
+        /// Why.
+        why: String,
     },
 }
 

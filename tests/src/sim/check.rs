@@ -39,6 +39,8 @@ const LATE_VIEW: u64 = 3 * S;
 pub struct Checks {
     /// What was violated, and when.
     pub violations: Vec<String>,
+    /// When a drill last began; 0 where none did.
+    pub drilled: At,
     /// When loss of packets last ended.
     pub loss_ended: At,
     /// Whether warm endpoints called up are held against the truth: partitions give each side its own.
@@ -62,6 +64,7 @@ impl Checks {
     pub fn new(n: usize) -> Self {
         Self {
             violations: Vec::new(),
+            drilled: 0,
             loss_ended: 0,
             strict: true,
             failback: 30 * S,

@@ -61,7 +61,7 @@ impl World {
     /// within `window`: only then may a warm one be called up.
     pub fn was_troubled(&self, service: &ServiceName, window: u64) -> bool {
         let recent = |at: At| at > 0 && self.now < at + window;
-        if self.net.is_lossy() || recent(self.checks.loss_ended) {
+        if self.net.is_lossy() || recent(self.checks.loss_ended) || recent(self.checks.drilled) {
             return true;
         }
         let all = self.endpoints(service);

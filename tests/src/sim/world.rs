@@ -540,6 +540,15 @@ impl World {
                 let name = self.hosts[host].name.clone();
                 self.tell(|| format!("{name} opens {key} ({}, {reason}): {decision}", key.lost));
             }
+            Event::IncidentChanged { .. } => {}
+            Event::DrillBegan { id, service, lose } => {
+                let name = self.hosts[host].name.clone();
+                self.tell(|| format!("{name}: {id} of {service} begins, {lose}"));
+            }
+            Event::DrillOver { id, service, why } => {
+                let name = self.hosts[host].name.clone();
+                self.tell(|| format!("{name}: {id} of {service} is over, {why}"));
+            }
             Event::IncidentClosed { key, after, stable } => {
                 self.stats.unstable += u64::from(!stable);
                 let name = self.hosts[host].name.clone();

@@ -17,7 +17,7 @@ use hearth_proto::flight::Recorder;
 use hearth_proto::ids::{EndpointId, Generation, Identity, NodeName};
 use hearth_proto::member::SwimConfig;
 use hearth_proto::node::{Event, Node, NodeConfig};
-use hearth_proto::time::Clock;
+use hearth_proto::time::{Clock, Time};
 use hearth_proto::wire::{self, Hello, Message};
 use hearth_tests::lab::wait::wait_for;
 use hearth_tests::loopback::{LocalAgent, free_ports};
@@ -189,6 +189,10 @@ struct Seeking {
 }
 
 impl Effects for Seeking {
+    fn asked(&mut self, _: &wire::Ask, _: &Node, _: Time) -> Option<wire::Answer> {
+        None
+    }
+    fn answered(&mut self, _: &NodeName, _: wire::Answer) {}
     fn handle(&mut self, event: Event, _: &Node) {
         if matches!(event, Event::Lonely) {
             self.links.dial_seed(self.seed);

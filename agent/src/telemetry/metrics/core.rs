@@ -176,6 +176,8 @@ impl Picture {
         )?;
         let help = "Incidents that are not stable yet";
         out.gauge("hearth_incidents_open", help, c.open_incidents as u64)?;
+        let help = "Drills that run: losses made on purpose";
+        out.gauge("hearth_drills_running", help, c.drills as u64)?;
         let help = "Members suspected by this node: its probes that failed";
         out.counter("hearth_gossip_suspicions", help, c.suspicions)?;
         let help = "Times this node refuted its own death";
