@@ -297,12 +297,16 @@ impl<E: Effects> Driver<E> {
             LinkEvent::Heard { peer } => self.node.handle_link(now, &peer, LinkInput::Heard),
             LinkEvent::Datagram { from, bytes } => self.node.handle_datagram(now, &from, &bytes),
             // Between the shells of two agents: the core has no part in it.
-            LinkEvent::Message { from: Identity::Node(peer), message: Message::Ask(ask), .. } => {
+            LinkEvent::Message {
+                from: Identity::Node(peer), message: Message::Ask(ask), ..
+            } => {
                 if let Some(answer) = self.effects.asked(&ask, &self.node, now) {
                     self.send(&peer, &Message::Answer(answer));
                 }
             }
-            LinkEvent::Message { from: Identity::Node(peer), message: Message::Answer(a), .. } => {
+            LinkEvent::Message {
+                from: Identity::Node(peer), message: Message::Answer(a), ..
+            } => {
                 self.effects.answered(&peer, a);
             }
             LinkEvent::Message { from, message, reply } => {

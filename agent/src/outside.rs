@@ -249,7 +249,11 @@ impl Tolls {
             let last = self.last.insert(service.clone(), (requests, failed));
             let (before, failed_before) = last.unwrap_or((requests, failed));
             if snapshot.drilled.contains(service) && requests > before {
-                told.push((service.clone(), requests - before, failed.saturating_sub(failed_before)));
+                told.push((
+                    service.clone(),
+                    requests - before,
+                    failed.saturating_sub(failed_before),
+                ));
             }
         }
         told

@@ -42,8 +42,8 @@ use crate::local::{self, Locals};
 use crate::notify::Notify;
 use crate::outside::{self, Outside};
 use crate::proxy::{Entry, Gate, GateError, MeshHandle, Proxy, UdpEntry};
-use crate::telemetry::{Logs, Metrics, SpanSink};
 use crate::questions::{Questions, Throttle};
+use crate::telemetry::{Logs, Metrics, SpanSink};
 use crate::threads::DataThreads;
 use names::Names;
 

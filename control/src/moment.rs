@@ -57,7 +57,8 @@ pub fn parse_utc(text: &str) -> Option<Wall> {
     let text = text.strip_suffix('Z')?;
     let (date, time) = text.split_once([' ', 'T'])?;
     let number = |t: &str, digits: usize| {
-        (t.len() == digits && t.bytes().all(|b| b.is_ascii_digit())).then(|| t.parse::<u64>().ok())?
+        (t.len() == digits && t.bytes().all(|b| b.is_ascii_digit()))
+            .then(|| t.parse::<u64>().ok())?
     };
     let mut date = date.splitn(3, '-');
     let (year, month, day) =
@@ -125,7 +126,9 @@ mod tests {
             assert_eq!(parse_utc(&utc(Wall(wall))), Some(Wall(wall / 1_000_000 * 1_000_000)));
         }
         assert_eq!(parse_utc("2026-11-23T09:36:08.25Z"), Some(Wall(1_795_426_568_250_000)));
-        for bad in ["", "Z", "2026-11-23Z", "2026-11-23 09:36:08", "2026-13-01 00:00:00Z", "x", "+1s"] {
+        for bad in
+            ["", "Z", "2026-11-23Z", "2026-11-23 09:36:08", "2026-13-01 00:00:00Z", "x", "+1s"]
+        {
             assert_eq!(parse_utc(bad), None, "{bad}");
         }
     }

@@ -194,7 +194,11 @@ impl DrillRefused {
 
 impl Said {
     /// Signs a word in the name of `author`.
-    pub fn sign(word: &Word, author: NodeName, keyring: &dyn Keyring) -> Result<Self, DrillRefused> {
+    pub fn sign(
+        word: &Word,
+        author: NodeName,
+        keyring: &dyn Keyring,
+    ) -> Result<Self, DrillRefused> {
         let body = wire::encode_body(word)
             .map_err(|e| DrillRefused::Malformed(author.clone(), e.to_string()))?;
         Ok(Self {
@@ -298,15 +302,8 @@ impl Drills {
             return Err(DrillRefused::Full);
         }
         let service = plan.service.clone();
-        let mut held = Held {
-            learnt: now,
-            until: now + left,
-            over: None,
-            requests: 0,
-            failed: 0,
-            said,
-            plan,
-        };
+        let mut held =
+            Held { learnt: now, until: now + left, over: None, requests: 0, failed: 0, said, plan };
         let settled = |other: DrillId| format!("{other} of the same service was begun first");
         let rank = |plan: &Plan| (plan.started, plan.id);
         let rival = self.held.values_mut().find(|h| h.over.is_none() && h.plan.service == service);

@@ -53,6 +53,7 @@ use crate::wire::{self, Hello, Message};
 use membership::Membership;
 
 pub use checkpoint::Checkpoint;
+pub(crate) use checkpoint::Mark;
 pub use drills::DrillAsk;
 pub use io::{EndpointConfig, Event, LinkInput, NodeConfig, Sizes, Transmit};
 pub use membership::Hearsay;
@@ -105,13 +106,6 @@ struct ServiceState {
     /// Endpoints that have not served yet in this generation, with when they were first seen.
     starting: BTreeMap<EndpointId, (Generation, Option<Time>)>,
     recheck: Option<Time>,
-}
-
-/// A place in the outputs. See [`Node::mark`].
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Mark {
-    events: usize,
-    transmits: usize,
 }
 
 /// One agent's core. See the module's text for the calling order.
@@ -461,47 +455,6 @@ impl Node {
     /// The replicated table.
     pub fn table(&self) -> &Table {
         &self.table
-    }
-
-    // ---- recording and replaying (`flight`) -----------------------------------------------------
-
-    /// From now on what membership tells is noted, and signatures are judged by the keyring that `witness`
-    /// makes of ours.
-    pub(crate) fn listen(&mut self, witness: impl FnOnce(Box<dyn Keyring>) -> Box<dyn Keyring>) {
-        let inner = std::mem::replace(&mut self.keyring, Box::new(crate::advert::Keyless));
-        self.keyring = witness(inner);
-        self.member.listen();
-    }
-
-    /// What membership told in the last step.
-    pub(crate) fn take_hearsay(&mut self) -> Hearsay {
-        self.member.take_hearsay()
-    }
-
-    /// What membership tells in the next step, of a node that was resumed.
-    pub(crate) fn hear(&mut self, hearsay: Hearsay) {
-        self.member.play(hearsay);
-    }
-
-    /// Where the outputs end now.
-    pub(crate) fn mark(&self) -> Mark {
-        Mark { events: self.events.len(), transmits: self.outbox.len() }
-    }
-
-    /// Events since `mark`, none of which was polled yet.
-    pub(crate) fn events_since(&self, mark: Mark) -> impl Iterator<Item = &Event> {
-        self.events.iter().skip(mark.events)
-    }
-
-    /// What is to be sent since `mark`, none of which was polled yet.
-    pub(crate) fn transmits_since(&self, mark: Mark) -> impl Iterator<Item = &Transmit> {
-        self.outbox.iter().skip(mark.transmits)
-    }
-
-    /// Forgets what is to be sent and told: in a replay nobody polls.
-    pub(crate) fn discard_outputs(&mut self) {
-        self.events.clear();
-        self.outbox.clear();
     }
 
     /// How much is held in what grows and shrinks: for the simulator's bounds, and for gauges.

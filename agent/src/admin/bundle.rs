@@ -87,7 +87,8 @@ fn core(node: &Node, now: Time) -> Vec<Piece> {
         let Some(document) = document else { continue };
         // Root certificates are public, and of no use here.
         if let Content::Policy(policy) = &document.content {
-            pieces.push((format!("policy-{}.toml", document.version), document.source.into_bytes()));
+            pieces
+                .push((format!("policy-{}.toml", document.version), document.source.into_bytes()));
             pieces.push(json("policy.json", policy));
         }
     }

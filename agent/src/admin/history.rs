@@ -169,9 +169,10 @@ fn not_begun(refused: &DrillRefused) -> axum::response::Response {
         DrillRefused::LastCapacity(..) => {
             (StatusCode::CONFLICT, "--force makes it all the same; requests will fail")
         }
-        DrillRefused::Nothing(..) => {
-            (StatusCode::NOT_FOUND, "`hearth explain SERVICE` lists its endpoints, `hearth members` zones")
-        }
+        DrillRefused::Nothing(..) => (
+            StatusCode::NOT_FOUND,
+            "`hearth explain SERVICE` lists its endpoints, `hearth members` zones",
+        ),
         _ => (StatusCode::BAD_REQUEST, ""),
     };
     problem(status, &refused.to_string(), hint)

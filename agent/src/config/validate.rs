@@ -14,8 +14,8 @@ use super::endpoint::endpoints;
 use super::ingress::ingresses;
 use super::raw::{self, Given, Place, Table};
 use super::value::{
-    address, flight_size, host_port, log_filter, name_hint, optional_address, path, place_name, plain_http,
-    span, target, word,
+    address, flight_size, host_port, log_filter, name_hint, optional_address, path, place_name,
+    plain_http, span, target, word,
 };
 use super::{Admin, Config, HostPort, Join, Mesh, Token, Transport, Upstream};
 use crate::link::LaneChoice;

@@ -15,7 +15,7 @@ use super::validate::Mistakes;
 /// Checks closer together than this would be load, not checks.
 const SHORTEST: Duration = Duration::from_millis(10);
 const LOG: &str = "info";
-/// A day of a quiet mesh, hours of a busy one.
+/// About nine hours of a quiet mesh of 20 (30 KB a minute, measured in the simulator).
 const FLIGHT: u64 = 16 << 20;
 /// Less would hold no incident, more would not be replayed within a minute.
 const FLIGHT_BOUNDS: std::ops::RangeInclusive<u64> = 1 << 20..=16 << 30;
@@ -97,7 +97,11 @@ pub(super) fn flight_size(given: Option<&Given>, m: &mut Mistakes<'_>) -> Option
     let size = digits.parse::<u64>().ok().zip(unit).and_then(|(n, unit)| n.checked_mul(unit));
     if size.is_none_or(|size| !FLIGHT_BOUNDS.contains(&size)) {
         let hint = "for example \"16MiB\"; from 1MiB to 16GiB, or \"off\"".to_owned();
-        m.add(&given.place, format!("{:?} is no size for the flight recorder", given.text), Some(hint));
+        m.add(
+            &given.place,
+            format!("{:?} is no size for the flight recorder", given.text),
+            Some(hint),
+        );
     }
     size
 }

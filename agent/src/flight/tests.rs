@@ -21,14 +21,7 @@ impl Keyring for Nobody {
     fn certificate(&self) -> Arc<[u8]> {
         Arc::from([])
     }
-    fn verify(
-        &self,
-        _: &Identity,
-        _: &[u8],
-        _: &[u8],
-        _: &[u8],
-        _: bool,
-    ) -> Result<(), Untrusted> {
+    fn verify(&self, _: &Identity, _: &[u8], _: &[u8], _: &[u8], _: bool) -> Result<(), Untrusted> {
         Err(Untrusted::Signature)
     }
 }
@@ -50,12 +43,7 @@ fn recorder() -> Recorder {
 }
 
 fn writer(scratch: &Scratch, size: u64) -> Writer {
-    Writer {
-        directory: scratch.0.join(DIRECTORY),
-        size,
-        rotate: Arc::default(),
-        file: None,
-    }
+    Writer { directory: scratch.0.join(DIRECTORY), size, rotate: Arc::default(), file: None }
 }
 
 /// Steps of `node`, with a checkpoint wherever the writer asked for one.

@@ -17,8 +17,7 @@ use super::http::{Ask, read};
 use super::{Out, show_across};
 use crate::failure::{Exit, Failure, print};
 
-pub(super) const AFTER_HELP: &str =
-    "While it lasts every agent takes these endpoints of the service for lost, as after a silence: new\n\
+pub(super) const AFTER_HELP: &str = "While it lasts every agent takes these endpoints of the service for lost, as after a silence: new\n\
      requests go elsewhere, warm endpoints are called up, an incident opens. What is under way there\n\
      finishes there. Other services on that node are not concerned. It ends by itself, whoever dies.\n\n  \
      hearth drill ledger --lose web-1 --for 60s --abort-if 'error-rate>1%'\n  \

@@ -141,8 +141,10 @@ enum Command {
     #[command(subcommand)]
     Debug(Debug),
     /// Run a flight recording again, offline: the same core, every decision compared with the recorded one
-    #[command(after_help = "FILE is a file of STATE_DIR/flight, that directory, or a debug bundle.\n\
-        Exit code 65 when the replay decides otherwise than was recorded.")]
+    #[command(
+        after_help = "FILE is a file of STATE_DIR/flight, that directory, or a debug bundle.\n\
+        Exit code 65 when the replay decides otherwise than was recorded."
+    )]
     Replay {
         /// The recording
         file: PathBuf,
@@ -196,8 +198,10 @@ impl Incidents {
 #[derive(Subcommand)]
 enum Debug {
     /// Pack this agent's flight recordings, incidents, table, routes, policy, metrics and configuration
-    #[command(after_help = "No key, token or private part of a certificate is in it; names and addresses \
-        of nodes\nand services are. hearth replay reads it as it is.")]
+    #[command(
+        after_help = "No key, token or private part of a certificate is in it; names and addresses \
+        of nodes\nand services are. hearth replay reads it as it is."
+    )]
     Bundle {
         /// Where to write it [default: hearth-bundle-TIME.tar.gz here]
         #[arg(short = 'O', long = "out", value_name = "FILE")]
@@ -305,7 +309,11 @@ async fn bundle(agent: &Agent, file: Option<&Path>) -> Result<(), Failure> {
         let what = format!("cannot write {}: {e}", path.display());
         Failure::new(Exit::CannotCreate, what, "name another file: --out FILE")
     })?;
-    print(&format!("{} ({} KiB); replay it with: hearth replay {0}\n", path.display(), bytes.len() / 1024))
+    print(&format!(
+        "{} ({} KiB); replay it with: hearth replay {0}\n",
+        path.display(),
+        bytes.len() / 1024
+    ))
 }
 
 fn control(to: &To) -> Result<Control, Failure> {
@@ -429,7 +437,8 @@ impl Out {
     fn replayed(self, outcome: &replay::Outcome) -> Result<(), Failure> {
         match self.json {
             true => {
-                let failed = |e| Failure::new(Exit::Software, format!("cannot write JSON: {e}"), "");
+                let failed =
+                    |e| Failure::new(Exit::Software, format!("cannot write JSON: {e}"), "");
                 print(&format!("{}\n", serde_json::to_string(outcome).map_err(failed)?))?;
             }
             false => print(&replay::text(outcome, self.page()))?,

@@ -274,7 +274,8 @@ fn join(files: Vec<(PathBuf, Vec<u8>)>) -> Result<Tape, Failure> {
         tape.entries.extend(recording.entries);
         if let Some(Damage { offset, bytes, why }) = recording.damage {
             let name = name.display();
-            tape.damaged.push(format!("{name}: {bytes} bytes from {offset} on are not read: {why}"));
+            tape.damaged
+                .push(format!("{name}: {bytes} bytes from {offset} on are not read: {why}"));
             // Steps are missing before what the next file begins with.
             tape.entries.push(Entry::Gap { dropped: 0 });
         }
@@ -339,7 +340,9 @@ pub fn text(outcome: &Outcome, page: Page) -> String {
     }
     if outcome.dropped > 0 {
         let n = outcome.dropped;
-        text.push_str(&format!("gaps: {n} steps were not recorded; the replay went on behind them\n"));
+        text.push_str(&format!(
+            "gaps: {n} steps were not recorded; the replay went on behind them\n"
+        ));
     }
     if let Some(version) = &outcome.recorded_by {
         let ours = env!("CARGO_PKG_VERSION");

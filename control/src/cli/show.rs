@@ -90,7 +90,9 @@ pub fn status(view: &StatusView, page: Page) -> String {
     );
     for d in &view.drills {
         let DrillView { id, service, lose, left_s, .. } = d;
-        text.push_str(&format!("DRILL      {id} of {service}: {lose} taken for lost, {left_s:.0} s left\n"));
+        text.push_str(&format!(
+            "DRILL      {id} of {service}: {lose} taken for lost, {left_s:.0} s left\n"
+        ));
     }
     if !view.endpoints.is_empty() {
         text.push('\n');

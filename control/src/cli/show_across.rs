@@ -1,7 +1,7 @@
 //! What several agents say of one thing, for people: an incident across hosts, a drill's report. Pure.
 
 use hearth_proto::time::Wall;
-use hearth_proto::view::{Answered, AcrossView, DrillPart, DrillReport, DrillView, Part};
+use hearth_proto::view::{AcrossView, Answered, DrillPart, DrillReport, DrillView, Part};
 
 use super::show::Page;
 use super::table::{Table, pairs};
@@ -43,7 +43,9 @@ fn silent<T>(hosts: &[Part<T>], not_asked: usize) -> String {
 /// `hearth incident ID`
 pub fn incident(view: &AcrossView, page: Page) -> String {
     let stable = match view.stable {
-        Some(at) => format!("after {}, on every host that saw it", measured(between(view.opened, at))),
+        Some(at) => {
+            format!("after {}, on every host that saw it", measured(between(view.opened, at)))
+        }
         None => "not on every host yet".to_owned(),
     };
     let mut facts = vec![
@@ -105,7 +107,8 @@ pub fn drills(list: &[DrillView], page: Page) -> String {
     if list.is_empty() {
         return "no drills\n".to_owned();
     }
-    let mut table = Table::new(&["DRILL", "SERVICE", "LOSES", "BY", "LEFT", "REQUESTS", "FAILED", "OVER"]);
+    let mut table =
+        Table::new(&["DRILL", "SERVICE", "LOSES", "BY", "LEFT", "REQUESTS", "FAILED", "OVER"]);
     for d in list {
         let left = if d.running { format!("{:.0} s", d.left_s) } else { String::new() };
         table.row([
@@ -142,7 +145,15 @@ pub fn report(report: &DrillReport, page: Page) -> String {
     );
     text.push('\n');
     let mut table = Table::new(&[
-        "AGENT", "LEARNT", "LOST", "SHIFTED", "ACTIVATED", "STABLE", "OVER", "REQUESTS", "FAILED",
+        "AGENT",
+        "LEARNT",
+        "LOST",
+        "SHIFTED",
+        "ACTIVATED",
+        "STABLE",
+        "OVER",
+        "REQUESTS",
+        "FAILED",
         "CALLED UP",
     ]);
     let views = report.hosts.iter().filter_map(|h| h.view.as_ref());

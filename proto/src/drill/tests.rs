@@ -193,8 +193,12 @@ struct Hop {
 const AGENTS: usize = 4;
 
 fn hops() -> impl Strategy<Value = Vec<Hop>> {
-    let hop = (0..AGENTS, 0..AGENTS, 0..30 * S, 0..8 * S)
-        .prop_map(|(from, to, at, takes)| Hop { from, to, at, takes });
+    let hop = (0..AGENTS, 0..AGENTS, 0..30 * S, 0..8 * S).prop_map(|(from, to, at, takes)| Hop {
+        from,
+        to,
+        at,
+        takes,
+    });
     proptest::collection::vec(hop, 0..40)
 }
 

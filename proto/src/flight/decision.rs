@@ -54,7 +54,8 @@ fn moved(old: Option<&Route>, new: &Route, lines: &mut Vec<String>) {
 fn summary(route: &Route) -> String {
     let ids = |ids: &mut dyn Iterator<Item = String>| ids.collect::<Vec<_>>().join(", ");
     let mut text = format!("route {}: {}, {}", route.service, route.choice.word(), route.reason);
-    let picks = ids(&mut route.choice.indices().iter().map(|i| route.candidates[*i].id.to_string()));
+    let picks =
+        ids(&mut route.choice.indices().iter().map(|i| route.candidates[*i].id.to_string()));
     if !picks.is_empty() {
         text.push_str(&format!("; picks {picks}"));
     }

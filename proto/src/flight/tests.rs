@@ -125,8 +125,7 @@ impl Flown {
 
 /// Two endpoints appear, one is silent, is lost, and returns; a forged record comes in between.
 fn flown() -> Flown {
-    let mut flown =
-        Flown { node: Recorder::new(caller()), now: Time(0), entries: Vec::new() };
+    let mut flown = Flown { node: Recorder::new(caller()), now: Time(0), entries: Vec::new() };
     flown.drain();
     for (peer, last) in [("h1", 2), ("h2", 3)] {
         let hello = Hello { generation: Generation(1), address: address(last), protocol: (1, 1) };
@@ -166,7 +165,8 @@ fn decided(entries: &[Entry]) -> Vec<&String> {
 fn a_recording_replays_to_the_same_decisions_and_the_same_state() {
     let flown = flown();
     let lines = decided(&flown.entries);
-    for part in ["h1: ready → doubtful", "incident ledger-", "route ledger: serve", "refuse advert"] {
+    for part in ["h1: ready → doubtful", "incident ledger-", "route ledger: serve", "refuse advert"]
+    {
         assert!(lines.iter().any(|line| line.contains(part)), "no {part:?} in {lines:#?}");
     }
     let replay = replay(flown.entries.clone());
@@ -206,7 +206,9 @@ fn an_input_or_a_verdict_that_was_changed_shows_as_the_first_difference() {
                 (Input::Link { input: LinkInput::Silent { unanswered }, .. }, "input") => {
                     *unanswered = Duration::from_secs(1);
                 }
-                (Input::Message { .. }, "verdict") if step.verdicts.contains(&Err(Untrusted::Signature)) => {
+                (Input::Message { .. }, "verdict")
+                    if step.verdicts.contains(&Err(Untrusted::Signature)) =>
+                {
                     step.verdicts = vec![Ok(())];
                 }
                 _ => {}

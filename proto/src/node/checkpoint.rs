@@ -4,6 +4,8 @@
 //! of that, a replay has what it was heard to say ([`Hearsay`](super::Hearsay)). The randomness is: taking
 //! a checkpoint draws a new seed and goes on from it, since a generator's state cannot be written down.
 //!
+//! Beside it stands what else [`crate::flight`] needs of a node.
+//!
 //! [`Node::checkpoint`] takes a node apart field by field, so that whoever adds a field is asked here.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -14,7 +16,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 
-use crate::advert::{Keyring, SignedAdvert};
+use crate::advert::{Keyless, Keyring, SignedAdvert};
 use crate::document::SignedDocument;
 use crate::drill::{DrillId, Drills};
 use crate::evidence::{EndpointEvidence, NodeEvidence};
@@ -28,8 +30,8 @@ use crate::table::Table;
 use crate::time::{Clock, Time, Wall};
 use crate::wire::{self, WireError};
 
-use super::membership::Membership;
-use super::{Forced, Node, NodeConfig, Own, ServiceState, Wanted};
+use super::membership::{Hearsay, Membership};
+use super::{Event, Forced, Node, NodeConfig, Own, ServiceState, Transmit, Wanted};
 
 /// A node's state between two steps. Opaque: it is made by [`Node::checkpoint`] and ends in a replay.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -70,6 +72,13 @@ pub struct Checkpoint {
     sync_at: Time,
     lonely_at: Time,
     wanted: BTreeMap<NodeName, Wanted>,
+}
+
+/// A place in the outputs. See [`Node::mark`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mark {
+    events: usize,
+    transmits: usize,
 }
 
 impl Checkpoint {
@@ -259,5 +268,46 @@ impl Node {
             events: VecDeque::new(),
             config: c.config,
         })
+    }
+
+    // ---- recording and replaying (`flight`) -----------------------------------------------------
+
+    /// From now on what membership tells is noted, and signatures are judged by the keyring that `witness`
+    /// makes of ours.
+    pub(crate) fn listen(&mut self, witness: impl FnOnce(Box<dyn Keyring>) -> Box<dyn Keyring>) {
+        let inner = std::mem::replace(&mut self.keyring, Box::new(Keyless));
+        self.keyring = witness(inner);
+        self.member.listen();
+    }
+
+    /// What membership told in the last step.
+    pub(crate) fn take_hearsay(&mut self) -> Hearsay {
+        self.member.take_hearsay()
+    }
+
+    /// What membership tells in the next step, of a node that was resumed.
+    pub(crate) fn hear(&mut self, hearsay: Hearsay) {
+        self.member.play(hearsay);
+    }
+
+    /// Where the outputs end now.
+    pub(crate) fn mark(&self) -> Mark {
+        Mark { events: self.events.len(), transmits: self.outbox.len() }
+    }
+
+    /// Events since `mark`, none of which was polled yet.
+    pub(crate) fn events_since(&self, mark: Mark) -> impl Iterator<Item = &Event> {
+        self.events.iter().skip(mark.events)
+    }
+
+    /// What is to be sent since `mark`, none of which was polled yet.
+    pub(crate) fn transmits_since(&self, mark: Mark) -> impl Iterator<Item = &Transmit> {
+        self.outbox.iter().skip(mark.transmits)
+    }
+
+    /// Forgets what is to be sent and told: in a replay nobody polls.
+    pub(crate) fn discard_outputs(&mut self) {
+        self.events.clear();
+        self.outbox.clear();
     }
 }

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use crate::advert::Condition;
+use crate::drill::DrillId;
 use crate::evidence::{LinkState, Standing, Why};
 use crate::ids::{EndpointId, ServiceName};
 use crate::incident::IncidentKey;
@@ -73,6 +74,8 @@ impl Node {
         let mut closed = Vec::new();
         let mut found = Vec::new();
         let activated = self.activations(service, now);
+        let drilling: Vec<DrillId> =
+            self.drills.iter().filter(|h| h.over.is_none()).map(|h| h.plan.id).collect();
         for record in self.incidents.iter_mut().filter(|r| r.key.lost.service == *service) {
             let lost = route.candidates.iter().find(|c| c.id == record.key.lost);
             let ready = lost.is_some_and(|c| c.standing == Standing::Ready);
@@ -80,6 +83,13 @@ impl Node {
                 record.recovered = Some(now);
                 record.note(now, "recovered", format!("{} is ready again", record.key.lost));
                 found.push(record.key.clone());
+            }
+            let drill_over = record.drill.is_some_and(|id| !drilling.contains(&id));
+            let told = || record.timeline.iter().any(|(_, event, _)| event == "still-lost");
+            if drill_over && !ready && record.recovered.is_none() && !told() {
+                let why = lost.and_then(|c| c.standing.why()).map(ToString::to_string);
+                let detail = why.unwrap_or_else(|| "it is not offered any more".to_owned());
+                record.note(now, "still-lost", format!("the drill is over, but {detail}"));
             }
             if let Some((warm, condition)) = activated.get(&record.key)
                 && record.activated.as_ref() != Some(warm)

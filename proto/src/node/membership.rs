@@ -129,9 +129,7 @@ impl Membership {
                 }
                 Some(view)
             }
-            Self::Played(played) => {
-                std::mem::take(&mut played.looked).then(|| played.view.clone())
-            }
+            Self::Played(played) => std::mem::take(&mut played.looked).then(|| played.view.clone()),
         }
     }
 

@@ -115,7 +115,8 @@ impl Node {
             incident.span_id("failover", &self.config.name)
         });
         let clock = self.config.clock;
-        let mut events = vec![(clock.wall(began), "called".into(), format!("{id} for {}", incident.lost))];
+        let mut events =
+            vec![(clock.wall(began), "called".into(), format!("{id} for {}", incident.lost))];
         if error.is_none() {
             events.push((clock.wall(now), "promote".into(), format!("{id} serves")));
         }

@@ -10,7 +10,9 @@ use std::time::Duration;
 use rand::RngExt;
 
 use crate::advert::{Condition, Role};
-use crate::evidence::{self, CONFIRM_SILENCE, EndpointEvidence, NodeEvidence, Outcome, Standing, Swim, Why};
+use crate::evidence::{
+    self, CONFIRM_SILENCE, EndpointEvidence, NodeEvidence, Outcome, Standing, Swim, Why,
+};
 use crate::failover::{self, Subject, Tally};
 use crate::ids::{EndpointId, NodeName, ServiceName, Version};
 use crate::incident::IncidentKey;

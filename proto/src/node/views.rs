@@ -234,9 +234,8 @@ impl Node {
 
     /// The record of one incident, under its short or its trace id.
     pub fn incident_by(&self, id: &str) -> Option<IncidentView> {
-        let is = |r: &&Record| {
-            r.key.to_string() == id || format!("{:032x}", r.key.trace_id()) == id
-        };
+        let is =
+            |r: &&Record| r.key.to_string() == id || format!("{:032x}", r.key.trace_id()) == id;
         self.incidents.iter().rev().find(is).map(|r| self.incident_view(r))
     }
 

@@ -226,14 +226,9 @@ pub struct DrillStop {
 }
 
 /// The parts of those that were asked, answered or not.
-pub fn parts<T>(
-    asked: &[NodeName],
-    mut answers: BTreeMap<NodeName, Option<T>>,
-) -> Vec<Part<T>> {
+pub fn parts<T>(asked: &[NodeName], mut answers: BTreeMap<NodeName, Option<T>>) -> Vec<Part<T>> {
     let part = |node: &NodeName| match answers.remove(node) {
-        Some(Some(view)) => {
-            Part { node: node.clone(), answered: Answered::Saw, view: Some(view) }
-        }
+        Some(Some(view)) => Part { node: node.clone(), answered: Answered::Saw, view: Some(view) },
         Some(None) => Part { node: node.clone(), answered: Answered::KnowsNothing, view: None },
         None => Part { node: node.clone(), answered: Answered::NoAnswer, view: None },
     };
@@ -302,9 +297,14 @@ mod tests {
 
     #[test]
     fn an_incident_is_not_stable_while_one_host_has_it_open() {
-        let answers =
-            BTreeMap::from([(name("a"), Some(seen(1, Some(5), &[]))), (name("b"), Some(seen(2, None, &[])))]);
+        let answers = BTreeMap::from([
+            (name("a"), Some(seen(1, Some(5), &[]))),
+            (name("b"), Some(seen(2, None, &[]))),
+        ]);
         assert_eq!(AcrossView::of(parts(&["a", "b"].map(name), answers), 0).unwrap().stable, None);
-        assert_eq!(AcrossView::of(parts(&["a".into()].map(|n: String| name(&n)), BTreeMap::new()), 0), None);
+        assert_eq!(
+            AcrossView::of(parts(&["a".into()].map(|n: String| name(&n)), BTreeMap::new()), 0),
+            None
+        );
     }
 }

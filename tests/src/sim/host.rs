@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use hearth_proto::advert::SignedAdvert;
 use hearth_proto::document::SignedDocument;
+use hearth_proto::flight::Recorder;
 use hearth_proto::ids::{EndpointId, Generation, Identity, NodeName, ServiceName};
 use hearth_proto::member::SwimConfig;
-use hearth_proto::flight::Recorder;
 use hearth_proto::node::{EndpointConfig, Node, NodeConfig};
 use hearth_proto::outlier::Sample;
 use hearth_proto::time::{Clock, Time, Wall};

@@ -80,7 +80,9 @@ pub(super) fn drill(w: &mut World) {
     w.inflict(&Fault::Boot(CALLER, false));
     w.rest(30.0);
     let (calls, failed) = (w.calls(), w.stats.failed - failed);
-    w.expect((1..=2).contains(&calls), || format!("a call-up for the drill, one for the crash: {calls}"));
+    w.expect((1..=2).contains(&calls), || {
+        format!("a call-up for the drill, one for the crash: {calls}")
+    });
     let bench = w.warm_in(&[Condition::Standby]);
     w.expect(bench == 2, || "the bench to be back".to_owned());
     w.expect(failed == 0, || format!("no failed request, {failed} failed"));
@@ -133,10 +135,9 @@ pub(super) fn drill_last(w: &mut World) {
         w.step(CALLER, |node, now| node.start_drill(now, ask))
     };
     let nothing = every(w, true);
-    w.expect(
-        matches!(&nothing, Some(Err(e)) if e.reason() == "nothing"),
-        || format!("a drill of nothing to be refused: {nothing:?}"),
-    );
+    w.expect(matches!(&nothing, Some(Err(e)) if e.reason() == "nothing"), || {
+        format!("a drill of nothing to be refused: {nothing:?}")
+    });
     let began = w.now;
     w.drill(CALLER, LEDGER_HOT[0], false);
     let second = every(w, true);

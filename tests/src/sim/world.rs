@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::SocketAddr;
 use std::sync::PoisonError;
 
+use hearth_proto::flight::Recorder;
 use hearth_proto::ids::{EndpointId, Identity, NodeName, ServiceName};
 use hearth_proto::incident::IncidentKey;
-use hearth_proto::flight::Recorder;
 use hearth_proto::node::{Event, Transmit};
 use hearth_proto::time::Time;
 use hearth_proto::wire::{self, Message};
@@ -384,7 +384,11 @@ impl World {
     }
 
     /// Gives a core an input and does what follows. Nothing happens on a host that does not run.
-    pub fn step<R>(&mut self, host: usize, input: impl FnOnce(&mut Recorder, Time) -> R) -> Option<R> {
+    pub fn step<R>(
+        &mut self,
+        host: usize,
+        input: impl FnOnce(&mut Recorder, Time) -> R,
+    ) -> Option<R> {
         if self.hosts[host].life != Life::Running {
             return None;
         }

@@ -25,14 +25,7 @@ impl Keyring for Nobody {
     fn certificate(&self) -> Arc<[u8]> {
         Arc::from([])
     }
-    fn verify(
-        &self,
-        _: &Identity,
-        _: &[u8],
-        _: &[u8],
-        _: &[u8],
-        _: bool,
-    ) -> Result<(), Untrusted> {
+    fn verify(&self, _: &Identity, _: &[u8], _: &[u8], _: &[u8], _: bool) -> Result<(), Untrusted> {
         Err(Untrusted::Signature)
     }
 }
@@ -81,7 +74,8 @@ struct Scratch(PathBuf);
 
 impl Scratch {
     fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("hearth-replay-{}-{name}", std::process::id()));
+        let path =
+            std::env::temp_dir().join(format!("hearth-replay-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&path).unwrap();
         Self(path)
     }
@@ -174,9 +168,6 @@ fn what_is_no_recording_is_refused_with_what_to_do() {
 fn a_moment_is_read_in_each_of_its_forms() {
     assert_eq!(Moment::parse("+1.5s"), Ok(Moment::AfterBegin(Duration::from_millis(1500))));
     assert_eq!(Moment::parse("-30s"), Ok(Moment::BeforeEnd(Duration::from_secs(30))));
-    assert_eq!(
-        Moment::parse("2026-11-23 09:36:08Z"),
-        Ok(Moment::At(Wall(1_795_426_568_000_000)))
-    );
+    assert_eq!(Moment::parse("2026-11-23 09:36:08Z"), Ok(Moment::At(Wall(1_795_426_568_000_000))));
     assert!(Moment::parse("yesterday").is_err());
 }
