@@ -31,6 +31,9 @@ const BATCH: usize = 64;
 const LINGER: Duration = Duration::from_millis(250);
 /// Batches that may wait for the disk: some minutes of a quiet agent.
 const QUEUE: usize = 64;
+/// After the queue was full so long nothing is handed over: each recording begins with a checkpoint, and a
+/// disk that is behind is not helped by many.
+const RESUME: Duration = Duration::from_secs(1);
 /// A ring has so many files when it is full, so that little is lost with the oldest.
 const FILES: u64 = 8;
 /// More files than this are never kept, however small they are.
@@ -41,6 +44,9 @@ pub struct Flight {
     to: Option<SyncSender<Vec<Entry>>>,
     batch: Vec<Entry>,
     since: Option<Instant>,
+    /// The queue was full: until when nothing is handed over, and how much was not kept by then.
+    behind: Option<(Instant, u64)>,
+    resume: Duration,
     rotate: Arc<AtomicBool>,
     dropped: Arc<AtomicU64>,
 }
@@ -52,6 +58,8 @@ impl Flight {
             to: None,
             batch: Vec::new(),
             since: None,
+            behind: None,
+            resume: RESUME,
             rotate: Arc::default(),
             dropped: Arc::default(),
         }
@@ -72,7 +80,9 @@ impl Flight {
             let _ = rustix::process::setpriority_process(None, 0);
             writer.run(&from);
         })?;
-        Ok(Self { to: Some(to), batch: Vec::new(), since: None, rotate, dropped: Arc::default() })
+        let mut flight = Self::off();
+        (flight.to, flight.rotate) = (Some(to), rotate);
+        Ok(flight)
     }
 
     /// Entries that were not kept so far.
@@ -82,7 +92,9 @@ impl Flight {
 
     /// Takes what the core's recorder has. Within a turn of the driver: nothing here waits.
     pub fn take(&mut self, node: &mut Recorder) {
-        let Some(to) = &self.to else { return };
+        if self.to.is_none() || self.is_behind(node) {
+            return;
+        }
         let mut decided = false;
         while let Some(entry) = node.poll_entry() {
             decided |= match &entry {
@@ -97,16 +109,36 @@ impl Flight {
         let since = *self.since.get_or_insert_with(Instant::now);
         if decided || self.batch.len() >= BATCH || since.elapsed() >= LINGER {
             self.since = None;
-            let batch = std::mem::take(&mut self.batch);
-            let entries = batch.len() as u64;
-            if to.try_send(batch).is_err() {
-                self.dropped.fetch_add(entries, Ordering::Relaxed);
-                node.lost(entries);
-            }
+            self.hand_over();
         }
         if self.rotate.swap(false, Ordering::Relaxed) {
             node.ask_checkpoint();
         }
+    }
+
+    fn hand_over(&mut self) {
+        let batch = std::mem::take(&mut self.batch);
+        let entries = batch.len() as u64;
+        let kept = self.to.as_ref().is_some_and(|to| to.try_send(batch).is_ok());
+        if !kept {
+            self.dropped.fetch_add(entries, Ordering::Relaxed);
+            self.behind = Some((Instant::now() + self.resume, entries));
+        }
+    }
+
+    /// Whether the disk is still given time. When that is over, the recording is told what it lacks.
+    fn is_behind(&mut self, node: &mut Recorder) -> bool {
+        let Some((until, lost)) = &mut self.behind else { return false };
+        while node.poll_entry().is_some() {
+            *lost += 1;
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        let over = Instant::now() >= *until;
+        if over {
+            node.lost(*lost);
+            self.behind = None;
+        }
+        true
     }
 }
 

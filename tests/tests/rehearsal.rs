@@ -169,8 +169,7 @@ fn no_secrets(bundle: &[u8], host: &Path) {
     for file in identity_files(host) {
         let text = std::fs::read_to_string(&file).unwrap();
         for pem in text.split("-----BEGIN PRIVATE KEY-----").skip(1) {
-            let body: String =
-                pem.split("-----END").next().unwrap().split_whitespace().collect();
+            let body: String = pem.split("-----END").next().unwrap().split_whitespace().collect();
             let der = STANDARD.decode(&body).unwrap();
             keys += 1;
             // The private scalar or seed is within the DER: any 16 bytes of it give it away.

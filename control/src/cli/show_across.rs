@@ -80,8 +80,8 @@ pub fn incident(view: &AcrossView, page: Page) -> String {
         lines.row([at, e.node.to_string(), e.event.clone(), e.detail.clone()]);
     }
     text.push_str(&lines.render(page.style));
-    let inputs = view.hosts.iter().filter_map(|h| Some((&h.node, h.view.as_ref()?)));
-    if let Some((node, v)) = inputs.into_iter().find(|(_, v)| !v.inputs.is_empty()) {
+    let mut inputs = view.hosts.iter().filter_map(|h| Some((&h.node, h.view.as_ref()?)));
+    if let Some((node, v)) = inputs.find(|(_, v)| !v.inputs.is_empty()) {
         text.push_str(&format!("\nwhat {node} decided on:\n"));
         let rows: Vec<(&str, String)> =
             v.inputs.iter().map(|i| (i.name.as_str(), i.value.clone())).collect();
