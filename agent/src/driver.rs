@@ -358,7 +358,7 @@ impl<E: Effects> Driver<E> {
                 drop(answer.send(self.node.start_drill(now, ask)));
             }
             Command::StopDrill(id, why, answer) => {
-                drop(answer.send(self.node.stop_drill(now, id, &why)));
+                let _ = answer.send(self.node.stop_drill(now, id, &why));
             }
             Command::Toll(tolls) => self.node.handle_toll(now, &tolls),
             Command::Drain(on) => self.node.drain(now, on),
