@@ -356,6 +356,14 @@ impl Drills {
         over
     }
 
+    /// Ends a drill that the policy does not allow any more.
+    pub fn forbid(&mut self, now: Time, service: &ServiceName) {
+        let runs = |h: &&mut Held| h.over.is_none() && h.plan.service == *service;
+        if let Some(held) = self.held.values_mut().find(runs) {
+            held.over = Some((now, "the policy forbids it now".to_owned()));
+        }
+    }
+
     /// When [`Self::expire`] has something to do for a drill that runs.
     pub fn due(&self) -> Option<Time> {
         self.held.values().filter(|h| h.over.is_none()).map(|h| h.until).min()

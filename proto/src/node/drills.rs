@@ -201,6 +201,12 @@ impl Node {
     pub(super) fn tick_drills(&mut self, now: Time) {
         let over = self.drills.expire(now);
         self.stale_services.extend(over);
+        let running = self.drills.iter().filter(|h| h.over.is_none()).map(|h| &h.plan.service);
+        let forbidden = |s: &&ServiceName| self.policy.service(s).drills == policy::Drills::Off;
+        for service in running.filter(forbidden).cloned().collect::<Vec<_>>() {
+            self.drills.forbid(now, &service);
+            self.stale_services.insert(service);
+        }
         if now < self.drills_at {
             return;
         }

@@ -164,7 +164,10 @@ impl Node {
             survey = self.survey(service, now);
         }
         let tally = failover::tally(&policy, &survey.subjects);
-        let (choice, reason) = route::choose(&policy, &survey.candidates, &tally);
+        let (choice, mut reason) = route::choose(&policy, &survey.candidates, &tally);
+        if let Some(held) = self.drills.running(service) {
+            reason = format!("{reason}; {}: {} taken for lost", held.plan.id, held.plan.lose);
+        }
         let Survey { candidates, subjects, versions, recheck } = survey;
         let gone: BTreeSet<EndpointId> =
             subjects.into_iter().filter(|s| s.lost).map(|s| s.id).collect();

@@ -143,6 +143,18 @@ fn a_policy_that_forbids_drills_is_kept_by_every_node_whoever_begins_one() {
 }
 
 #[test]
+fn a_policy_that_forbids_drills_ends_the_one_that_runs() {
+    let mut lab = Lab::new(&["c1", "h1", "h2", "w1"]);
+    lab.drill("c1", ask("h1", 60)).unwrap();
+    lab.run(Duration::from_secs(1));
+    let reason = lab.nodes[&name("c1")].routes_view()[0].reason.clone();
+    assert!(reason.contains("node h1 taken for lost"), "{reason}");
+    lab.give_policy(1, ServicePolicy { drills: Drills::Off, ..ServicePolicy::default() });
+    lab.run(Duration::from_secs(4));
+    assert!(lab.drilling().is_empty(), "{:?}", lab.drilling());
+}
+
+#[test]
 fn a_word_that_its_author_did_not_sign_changes_nothing() {
     let mut lab = Lab::new(&["c1", "h1", "h2", "w1"]);
     let mut forged = said(&Word::Begin(plan("h1", "h2", 10)), "h2", 10);
