@@ -5,6 +5,9 @@
 //! core through the driver's queue and works with the control plane dead. `/live` never depends on
 //! peers: it says that the driver answers.
 
+mod bundle;
+mod history;
+
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -19,14 +22,16 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use hearth_proto::ids::ServiceName;
 use hearth_proto::node::Node;
-use hearth_proto::view::{DrainRequest, ErrorView, IncidentView};
+use hearth_proto::view::{DrainRequest, ErrorView};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::driver::{Command, Gone, Handle};
 use crate::exit::Exit;
 use crate::identity::Credentials;
+use crate::incidents::Incidents;
 use crate::link::Links;
+use crate::questions::Questions;
 use crate::run::ReloadRequest;
 use crate::telemetry::{self, Metrics};
 
@@ -49,6 +54,14 @@ pub struct Admin {
     pub reload: mpsc::Sender<ReloadRequest>,
     /// Rung to leave and stop.
     pub leave: Arc<Notify>,
+    /// Incidents, those of earlier starts too.
+    pub incidents: Incidents,
+    /// What peers are asked.
+    pub questions: Questions,
+    /// Where the flight recordings are.
+    pub state_dir: PathBuf,
+    /// The configuration's file.
+    pub config_file: PathBuf,
 }
 
 /// Why the admin API cannot be served.
@@ -144,8 +157,13 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/members", get(members))
         .route("/v1/routes", get(routes))
         .route("/v1/explain/{service}", get(explain))
-        .route("/v1/incidents", get(incidents))
-        .route("/v1/incidents/{id}", get(incident))
+        .route("/v1/incidents", get(history::incidents))
+        .route("/v1/incidents/{id}", get(history::incident))
+        .route("/v1/incidents/{id}/mesh", get(history::across))
+        .route("/v1/drills", get(history::drills).post(history::start))
+        .route("/v1/drills/{id}/mesh", get(history::report))
+        .route("/v1/drills/{id}/stop", post(history::stop))
+        .route("/v1/debug/bundle", post(bundle::bundle))
         .route("/v1/drain", post(drain))
         .route("/v1/reload", post(reload))
         .route("/v1/leave", post(leave))
@@ -233,23 +251,6 @@ async fn explain(State(admin): State<Arc<Admin>>, UrlPath(service): UrlPath<Stri
     })
 }
 
-async fn incidents(State(admin): State<Arc<Admin>>) -> Answer {
-    Ok(Json(admin.handle.read(|node, _| node.incidents_view()).await?).into_response())
-}
-
-async fn incident(State(admin): State<Arc<Admin>>, UrlPath(id): UrlPath<String>) -> Answer {
-    let all = admin.handle.read(|node, _| node.incidents_view()).await?;
-    let found: Option<IncidentView> = all.into_iter().find(|i| i.id == id || i.trace_id == id);
-    Ok(match found {
-        Some(view) => Json(view).into_response(),
-        None => problem(
-            StatusCode::NOT_FOUND,
-            &format!("no incident {id:?} is remembered here"),
-            "`hearth incidents` lists those that are",
-        ),
-    })
-}
-
 async fn drain(State(admin): State<Arc<Admin>>, body: String) -> Answer {
     let request: DrainRequest = match serde_json::from_str(&body) {
         Ok(request) => request,
@@ -322,7 +323,7 @@ async fn unknown(uri: Uri) -> Response {
     problem(
         StatusCode::NOT_FOUND,
         &format!("there is no {}", uri.path()),
-        "there are /v1/status, /v1/members, /v1/routes, /v1/explain/SERVICE, /v1/incidents, /metrics, \
-         /live and /ready",
+        "there are /v1/status, /v1/members, /v1/routes, /v1/explain/SERVICE, /v1/incidents, /v1/drills, \
+         /metrics, /live and /ready",
     )
 }

@@ -67,6 +67,8 @@ pub struct Config {
     pub endpoints: Vec<Endpoint>,
     /// Where traces go: an OTLP/gRPC endpoint.
     pub otlp: Option<String>,
+    /// Bytes of disk for the flight recorder; `None` when switched off.
+    pub flight: Option<u64>,
 }
 
 /// The mesh port and whom to call first.

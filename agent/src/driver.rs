@@ -1,6 +1,6 @@
 //! The one task that owns the core: everything that happens to this agent goes through it, in order.
 //!
-//! Decides nothing: it moves inputs into [`Node`], and the core's outputs to whoever does them. One
+//! Decides nothing: it moves inputs into [`Node`] through its [`Recorder`], and the core's outputs to whoever does them. One
 //! turn is: input → drain outputs → publish the snapshot if its version moved → arm the next deadline.
 //! Within a turn nothing is awaited, so a slow reader, disk or peer cannot make a probe late. It writes
 //! a heartbeat every turn, which an OS thread watches.
@@ -13,14 +13,18 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use hearth_proto::document::SignedDocument;
+use hearth_proto::drill::{DrillId, DrillRefused};
 use hearth_proto::evidence::Outcome;
-use hearth_proto::ids::{EndpointId, Identity, ServiceName};
-use hearth_proto::node::{EndpointConfig, Event, LinkInput, Node, Transmit};
+use hearth_proto::flight::Recorder;
+use hearth_proto::ids::{EndpointId, Identity, NodeName, ServiceName};
+use hearth_proto::node::{DrillAsk, EndpointConfig, Event, LinkInput, Node, Transmit};
 use hearth_proto::outlier::Sample;
 use hearth_proto::route::Snapshot;
 use hearth_proto::time::Time;
-use tokio::sync::{mpsc, watch};
+use hearth_proto::wire::{Answer, Ask, Message};
+use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::flight::Flight;
 use crate::link::{LinkEvent, Links};
 
 /// Taken of each queue in one turn before the outputs are drained: a flood must not starve the timers, nor
@@ -62,6 +66,19 @@ pub type Reading = Box<dyn FnOnce(&Node, Time) + Send>;
 pub enum Command {
     /// Reads the core and answers by itself, through whatever the closure captured.
     Read(Reading),
+    /// Asks members something for an operator.
+    Ask {
+        /// What.
+        ask: Ask,
+        /// Whom.
+        to: Vec<NodeName>,
+    },
+    /// Begins a drill.
+    StartDrill(DrillAsk, oneshot::Sender<Result<DrillId, DrillRefused>>),
+    /// Ends a drill, for this reason; answers whether it ran.
+    StopDrill(DrillId, String, oneshot::Sender<bool>),
+    /// What requests came to of services of which a drill runs: how many, and how many failed.
+    Toll(Vec<(ServiceName, u64, u64)>),
     /// Starts or ends draining.
     Drain(bool),
     /// Leaves the mesh; may be repeated.
@@ -93,6 +110,10 @@ pub enum Command {
 pub trait Effects: Send + 'static {
     /// Does, or has done, what the event says. Must not block.
     fn handle(&mut self, event: Event, node: &Node);
+    /// A peer asks something for its operator. `None`: it is not answered.
+    fn asked(&mut self, ask: &Ask, node: &Node, now: Time) -> Option<Answer>;
+    /// A peer answered what an operator of ours asked.
+    fn answered(&mut self, from: &NodeName, answer: Answer);
     /// An application of ours refused a connection: its health check has to know.
     fn refused(&mut self, endpoint: &EndpointId);
     /// An application of ours broke a request off: it is to be checked.
@@ -126,7 +147,7 @@ impl Handle {
         &self,
         read: impl FnOnce(&Node, Time) -> T + Send + 'static,
     ) -> Result<T, Gone> {
-        let (answer, wait) = tokio::sync::oneshot::channel();
+        let (answer, wait) = oneshot::channel();
         let command = Command::Read(Box::new(move |node, now| {
             // Whoever asked may have gone meanwhile.
             let _ = answer.send(read(node, now));
@@ -173,7 +194,8 @@ impl Origin {
 
 /// The driver and its ends of the queues.
 pub struct Driver<E> {
-    node: Node,
+    node: Recorder,
+    flight: Flight,
     origin: Origin,
     links: Links,
     effects: E,
@@ -185,9 +207,9 @@ pub struct Driver<E> {
 }
 
 impl<E: Effects> Driver<E> {
-    /// A driver over `node`, and the handle the rest of the agent uses.
+    /// A driver over a core and where its recorder's tape goes, and the handle the rest of the agent uses.
     pub fn new(
-        node: Node,
+        (node, flight): (Recorder, Flight),
         origin: Origin,
         links: Links,
         effects: E,
@@ -203,8 +225,18 @@ impl<E: Effects> Driver<E> {
             snapshot: snapshot.clone(),
             changed: seen,
         };
-        let driver =
-            Self { node, origin, links, effects, events, commands, reports, snapshot, changed };
+        let driver = Self {
+            node,
+            flight,
+            origin,
+            links,
+            effects,
+            events,
+            commands,
+            reports,
+            snapshot,
+            changed,
+        };
         (driver, handle)
     }
 
@@ -264,6 +296,19 @@ impl<E: Effects> Driver<E> {
             }
             LinkEvent::Heard { peer } => self.node.handle_link(now, &peer, LinkInput::Heard),
             LinkEvent::Datagram { from, bytes } => self.node.handle_datagram(now, &from, &bytes),
+            // Between the shells of two agents: the core has no part in it.
+            LinkEvent::Message {
+                from: Identity::Node(peer), message: Message::Ask(ask), ..
+            } => {
+                if let Some(answer) = self.effects.asked(&ask, &self.node, now) {
+                    self.send(&peer, &Message::Answer(answer));
+                }
+            }
+            LinkEvent::Message {
+                from: Identity::Node(peer), message: Message::Answer(a), ..
+            } => {
+                self.effects.answered(&peer, a);
+            }
             LinkEvent::Message { from, message, reply } => {
                 let answer = self.node.handle_message(now, &from, message);
                 match (answer, reply, from) {
@@ -275,6 +320,13 @@ impl<E: Effects> Driver<E> {
                     }
                 }
             }
+        }
+    }
+
+    /// Sends something of the shell's own, where the table says that the peer is.
+    fn send(&self, to: &NodeName, message: &Message) {
+        if let Some(entry) = self.node.table().get(to) {
+            self.links.send_message(to, entry.advert.address, message);
         }
     }
 
@@ -297,6 +349,18 @@ impl<E: Effects> Driver<E> {
         let now = self.origin.time();
         match command {
             Command::Read(read) => read(&self.node, now),
+            Command::Ask { ask, to } => {
+                let message = Message::Ask(ask);
+                to.iter().for_each(|peer| self.send(peer, &message));
+            }
+            // Whoever asked may have gone meanwhile; the drill is begun, or over, all the same.
+            Command::StartDrill(ask, answer) => {
+                drop(answer.send(self.node.start_drill(now, ask)));
+            }
+            Command::StopDrill(id, why, answer) => {
+                let _ = answer.send(self.node.stop_drill(now, id, &why));
+            }
+            Command::Toll(tolls) => self.node.handle_toll(now, &tolls),
             Command::Drain(on) => self.node.drain(now, on),
             Command::Leave => self.node.leave(now),
             Command::Apply(endpoints, interest) => self.node.apply(now, endpoints, interest),
@@ -332,6 +396,7 @@ impl<E: Effects> Driver<E> {
                 event => self.effects.handle(event, &self.node),
             }
         }
+        self.flight.take(&mut self.node);
         let snapshot = self.node.snapshot();
         let version = snapshot.version;
         if *self.changed.borrow() != version {

@@ -10,6 +10,8 @@
 //! | [`pipe`] | where applications listen, and connections on this host |
 //! | [`identity`], [`enrol`] | who we are, whom we believe; joining and renewing |
 //! | [`config`], [`disk`], [`exit`] | what the operator wrote, what survives a restart, how we end |
+//! | [`flight`], [`incidents`] | the flight recorder's ring of files; incidents of earlier starts |
+//! | [`questions`] | what peers are asked for an operator |
 //! | [`local`], [`check`], [`process`], [`hook`] | what we know of our own endpoints, how warm ones are made to serve |
 //! | [`telemetry`], [`notify`] | logs, metrics, traces; what the service manager is told |
 
@@ -21,8 +23,10 @@ pub mod dns;
 pub mod driver;
 pub mod enrol;
 pub mod exit;
+pub mod flight;
 pub mod hook;
 pub mod identity;
+pub mod incidents;
 pub mod jitter;
 pub mod link;
 pub mod local;
@@ -32,6 +36,7 @@ pub mod outside;
 pub mod pipe;
 pub mod process;
 pub mod proxy;
+pub mod questions;
 pub mod run;
 pub mod telemetry;
 pub mod threads;

@@ -3,13 +3,17 @@
 //! [`Outside`] is called by the driver within a turn, so it only hands over: to a task, a bounded queue or
 //! a counter. What it hands over may fail; then it is logged, and the agent goes on with what it has.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use hearth_proto::ids::EndpointId;
+use hearth_proto::ids::{EndpointId, NodeName, ServiceName};
 use hearth_proto::node::{Event, Node};
 use hearth_proto::outlier::SAMPLE_EVERY;
+use hearth_proto::route::Snapshot;
+use hearth_proto::time::Time;
+use hearth_proto::wire::{Answer, Ask};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::MissedTickBehavior;
 
@@ -18,9 +22,11 @@ use crate::disk::StateDir;
 use crate::driver::{Command, Effects, Handle};
 use crate::hook::Purpose;
 use crate::identity::Credentials;
+use crate::incidents::Incidents;
 use crate::link::Links;
 use crate::local::Locals;
 use crate::proxy::Proxy;
+use crate::questions::{self, Questions, Throttle};
 use crate::telemetry::{Metrics, SpanSink};
 
 /// Changes of table and documents are gathered for so long before they are written.
@@ -43,6 +49,12 @@ pub struct Outside {
     pub metrics: Metrics,
     /// Where spans go.
     pub spans: SpanSink,
+    /// Records of incidents, kept over restarts.
+    pub incidents: Incidents,
+    /// What operators of ours asked.
+    pub questions: Questions,
+    /// How often others are answered.
+    pub throttle: Throttle,
     /// Rung when something is to be saved.
     pub save: Arc<Notify>,
     /// Rung when nobody is known to be alive.
@@ -52,8 +64,15 @@ pub struct Outside {
 }
 
 impl Effects for Outside {
-    fn handle(&mut self, event: Event, _node: &Node) {
+    fn handle(&mut self, event: Event, node: &Node) {
         self.metrics.observe_event(&event);
+        if let Event::IncidentOpened { key, .. }
+        | Event::IncidentClosed { key, .. }
+        | Event::IncidentChanged { key } = &event
+            && let Some(record) = node.incident_by(&key.to_string())
+        {
+            self.incidents.keep(record);
+        }
         match event {
             Event::Activate { endpoint, incident } => {
                 if let Some(locals) = self.locals.get() {
@@ -83,6 +102,31 @@ impl Effects for Outside {
             Event::Watch(_) => {}
             told => tell(told),
         }
+    }
+
+    fn asked(&mut self, ask: &Ask, node: &Node, now: Time) -> Option<Answer> {
+        if !self.throttle.allows() {
+            return None;
+        }
+        let body = match ask.what.split_once('/') {
+            Some(("incident", id)) => {
+                let view = node.incident_by(id).or_else(|| self.incidents.find(id));
+                view.map(|view| serde_json::to_vec(&view))
+            }
+            Some(("drill", id)) => {
+                let view = node.drill_views(now).into_iter().find(|d| d.id == id);
+                view.map(|view| serde_json::to_vec(&view))
+            }
+            _ => None,
+        };
+        // Nothing to say is an answer too.
+        let body = body.and_then(Result::ok).unwrap_or_default();
+        let body = if body.len() <= questions::MAX_ANSWER { body } else { Vec::new() };
+        Some(Answer { nonce: ask.nonce, body })
+    }
+
+    fn answered(&mut self, from: &NodeName, answer: Answer) {
+        self.questions.answered(from, answer);
     }
 
     fn refused(&mut self, endpoint: &EndpointId) {
@@ -121,6 +165,12 @@ fn tell(event: Event) {
             let trace_id = format!("{:032x}", key.trace_id());
             let after_ms = after.as_secs_f64() * 1e3;
             tracing::info!(incident = %key, after_ms, stable, trace_id, "incident closed");
+        }
+        Event::DrillBegan { id, service, lose } => {
+            tracing::warn!(drill = %id, %service, lose, "drill begins: taken for lost on purpose");
+        }
+        Event::DrillOver { id, service, why } => {
+            tracing::warn!(drill = %id, %service, why, "drill over");
         }
         _ => {}
     }
@@ -168,12 +218,45 @@ pub async fn sweep(proxy: Proxy, links: Links) {
 pub async fn sample(proxy: Proxy, handle: Handle) {
     let mut every = tokio::time::interval(SAMPLE_EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut tolls = Tolls { proxy: proxy.clone(), last: BTreeMap::new() };
     loop {
         every.tick().await;
         let samples = proxy.samples();
         if !samples.is_empty() && handle.command(Command::Samples(samples)).await.is_err() {
             return;
         }
+        let told = tolls.take(&handle.snapshot().load());
+        if !told.is_empty() && handle.command(Command::Toll(told)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// What requests of each service came to when this was last looked at. Looked at all the time, so that a
+/// drill's count begins where the drill does, to a quarter second.
+struct Tolls {
+    proxy: Proxy,
+    last: BTreeMap<ServiceName, (u64, u64)>,
+}
+
+impl Tolls {
+    /// What came since, of services of which a drill runs.
+    fn take(&mut self, snapshot: &Snapshot) -> Vec<(ServiceName, u64, u64)> {
+        let mut told = Vec::new();
+        self.last.retain(|service, _| snapshot.services.contains_key(service));
+        for service in snapshot.services.keys() {
+            let (requests, failed) = self.proxy.toll(service);
+            let last = self.last.insert(service.clone(), (requests, failed));
+            let (before, failed_before) = last.unwrap_or((requests, failed));
+            if snapshot.drilled.contains(service) && requests > before {
+                told.push((
+                    service.clone(),
+                    requests - before,
+                    failed.saturating_sub(failed_before),
+                ));
+            }
+        }
+        told
     }
 }
 

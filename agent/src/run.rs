@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use hearth_proto::document::SignedDocument;
+use hearth_proto::flight::Recorder;
 use hearth_proto::ids::{Generation, ServiceName};
 use hearth_proto::member::SwimConfig;
 use hearth_proto::node::{Node, NodeConfig};
@@ -32,13 +33,16 @@ use crate::disk::StateDir;
 use crate::driver::{Command, Driver, Handle, Origin};
 use crate::enrol::{self, Candidate, Enrolled, Pace, Renewal, RenewalEvent};
 use crate::exit::Exit;
+use crate::flight::Flight;
 use crate::identity::{Credentials, WallClock};
+use crate::incidents::Incidents;
 use crate::jitter::{self, Backoff};
 use crate::link::{LinkEvent, Links, Runtimes};
 use crate::local::{self, Locals};
 use crate::notify::Notify;
 use crate::outside::{self, Outside};
 use crate::proxy::{Entry, Gate, GateError, MeshHandle, Proxy, UdpEntry};
+use crate::questions::{Questions, Throttle};
 use crate::telemetry::{Logs, Metrics, SpanSink};
 use crate::threads::DataThreads;
 use names::Names;
@@ -239,7 +243,12 @@ async fn live(
     let (lonely, lonely_rx) = mpsc::channel(1);
     let heartbeat = Arc::new(AtomicU64::new(0));
     let save = Arc::new(Bell::new());
+    let incidents = Incidents::open(&config.state_dir);
+    let questions = Questions::default();
     let outside = Outside {
+        incidents: incidents.clone(),
+        questions: questions.clone(),
+        throttle: Throttle::default(),
         locals: locals_cell.clone(),
         credentials: credentials.clone(),
         metrics: metrics.clone(),
@@ -248,7 +257,8 @@ async fn live(
         lonely,
         heartbeat: heartbeat.clone(),
     };
-    let (driver, handle) = Driver::new(node, origin, links.clone(), outside, events);
+    let aboard = recorded(node, &config, &metrics);
+    let (driver, handle) = Driver::new(aboard, origin, links.clone(), outside, events);
     let locals = Locals::new(config.name.clone(), handle.clone(), side.clone());
     // Set once, before the driver runs.
     let _ = locals_cell.set(locals.clone());
@@ -289,6 +299,10 @@ async fn live(
         metrics,
         reload,
         leave: leave.clone(),
+        incidents,
+        questions,
+        state_dir: config.state_dir.clone(),
+        config_file: path.to_owned(),
     });
     tokio::spawn(admin::serve(admin, socket, port));
     let _watchdog = notify.watch(heartbeat).map_err(|e| Failure {
@@ -302,6 +316,21 @@ async fn live(
     let ended = shutdown::until_end(path, running, reloads, leave).await;
     admin::remove_socket(&socket);
     ended
+}
+
+/// The core under its flight recorder. A recorder that cannot start is missed, not waited for.
+fn recorded(node: Node, config: &Config, metrics: &Metrics) -> (Recorder, Flight) {
+    let Some(size) = config.flight else { return (Recorder::off(node), Flight::off()) };
+    match Flight::start(&config.state_dir, size) {
+        Ok(flight) => {
+            metrics.flight(flight.dropped());
+            (Recorder::new(node), flight)
+        }
+        Err(error) => {
+            tracing::error!(%error, "no thread for the flight recorder; the agent goes on without");
+            (Recorder::off(node), Flight::off())
+        }
+    }
 }
 
 fn node_config(config: &Config, generation: Generation, now: Wall) -> NodeConfig {

@@ -45,6 +45,42 @@ pub fn utc(wall: Wall) -> String {
     format!("{year:04}-{month:02}-{day:02} {h:02}:{m:02}:{s:02}Z")
 }
 
+/// A moment as UTC, to the microsecond: `2026-11-23 09:36:08.000250Z`.
+pub fn utc_exact(wall: Wall) -> String {
+    let whole = utc(wall);
+    format!("{}.{:06}Z", whole.trim_end_matches('Z'), wall.0 % 1_000_000)
+}
+
+/// Reads a moment as [`utc`] and [`utc_exact`] print it; a `T` may stand for the space, and the fraction may
+/// have any number of digits up to six.
+pub fn parse_utc(text: &str) -> Option<Wall> {
+    let text = text.strip_suffix('Z')?;
+    let (date, time) = text.split_once([' ', 'T'])?;
+    let number = |t: &str, digits: usize| {
+        (t.len() == digits && t.bytes().all(|b| b.is_ascii_digit()))
+            .then(|| t.parse::<u64>().ok())?
+    };
+    let mut date = date.splitn(3, '-');
+    let (year, month, day) =
+        (number(date.next()?, 4)?, number(date.next()?, 2)?, number(date.next()?, 2)?);
+    let (time, fraction) = time.split_once('.').unwrap_or((time, "0"));
+    let mut time = time.splitn(3, ':');
+    let (h, m, s) = (number(time.next()?, 2)?, number(time.next()?, 2)?, number(time.next()?, 2)?);
+    let micros = number(&format!("{fraction:0<6}"), 6)?;
+    if !(1970..=9999).contains(&year) || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
+        return None;
+    }
+    if h > 23 || m > 59 || s > 59 {
+        return None;
+    }
+    // The inverse of `utc`, from the same paper.
+    let y = year - u64::from(month <= 2);
+    let (era, yoe) = (y / 400, y % 400);
+    let doy = (153 * (month + if month > 2 { 0 } else { 12 } - 3) + 2) / 5 + day - 1;
+    let days = era * 146_097 + yoe * 365 + yoe / 4 - yoe / 100 + doy - 719_468;
+    Some(Wall((((days * 24 + h) * 60 + m) * 60 + s) * 1_000_000 + micros))
+}
+
 /// A length of time as it is measured: as [`length`], with tenths below ten seconds (`1.2 s`).
 pub fn measured(d: Duration) -> String {
     match d.as_millis() {
@@ -82,6 +118,20 @@ pub fn ago(then: Wall, now: Wall) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_moment_survives_being_printed_and_what_is_none_is_not_read() {
+        for wall in [0, 951_782_400_000_001, 1_795_426_568_123_456, 1_709_210_096_000_000] {
+            assert_eq!(parse_utc(&utc_exact(Wall(wall))), Some(Wall(wall)));
+            assert_eq!(parse_utc(&utc(Wall(wall))), Some(Wall(wall / 1_000_000 * 1_000_000)));
+        }
+        assert_eq!(parse_utc("2026-11-23T09:36:08.25Z"), Some(Wall(1_795_426_568_250_000)));
+        for bad in
+            ["", "Z", "2026-11-23Z", "2026-11-23 09:36:08", "2026-13-01 00:00:00Z", "x", "+1s"]
+        {
+            assert_eq!(parse_utc(bad), None, "{bad}");
+        }
+    }
 
     #[test]
     fn moments_read_as_utc_and_as_distance() {

@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use hearth_proto::ids::{NodeName, ServiceName};
-use hearth_proto::policy::{Caller, Hedge, Mode, Need, Patience, Percent, Policy, ServicePolicy};
+use hearth_proto::policy::{
+    Caller, Drills, Hedge, Mode, Need, Patience, Percent, Policy, ServicePolicy,
+};
 use hearth_proto::settings::{self, SettingsError};
 
 /// Largest policy text taken.
@@ -26,7 +28,7 @@ pub fn compile(file: &str, text: &str) -> Result<Policy, SettingsError> {
 }
 
 /// The keys of a service's policy with their values as written, in the order of the documentation.
-fn values(p: &ServicePolicy) -> [(&'static str, String); 13] {
+fn values(p: &ServicePolicy) -> [(&'static str, String); 14] {
     let mode = match p.mode {
         Mode::HotHot => "hot-hot",
         Mode::HotWarm => "hot-warm",
@@ -47,6 +49,7 @@ fn values(p: &ServicePolicy) -> [(&'static str, String); 13] {
         ("retry_on", if retry_on.is_empty() { "nothing".into() } else { retry_on.join(", ") }),
         ("max_requests", p.max_requests.to_string()),
         ("rate_limit", p.rate_limit.to_string()),
+        ("drills", if p.drills == Drills::On { "on".into() } else { "off".into() }),
     ]
 }
 
@@ -188,7 +191,7 @@ mod tests {
             e.to_string(),
             "mesh.toml:2:1: unknown field `min_hto`, expected one of `mode`, `min_hot`, \
              `failback`, `timeout`, `hedge`, `retries`, `panic`, `allow`, `per_try_timeout`, \
-             `idle_timeout`, `retry_on`, `max_requests`, `rate_limit`\n  hint: did you mean \
+             `idle_timeout`, `retry_on`, `max_requests`, `rate_limit`, `drills`\n  hint: did you mean \
              `min_hot`?"
         );
         let e = compile("mesh.toml", "[services.ledger]\ntimeout = \"5\"\n").unwrap_err();

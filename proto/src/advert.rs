@@ -157,7 +157,7 @@ pub struct SignedAdvert {
 }
 
 /// Why a signature is not believed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum Untrusted {
     /// The certificate does not chain to the trust bundle, or is unreadable.
     #[error("certificate not trusted: {0}")]
@@ -200,6 +200,28 @@ pub trait Keyring: Send {
         signature: &[u8],
         lasting: bool,
     ) -> Result<(), Untrusted>;
+}
+
+/// Signs nothing and believes nobody: what stands in a keyring's place for a moment.
+pub(crate) struct Keyless;
+
+impl Keyring for Keyless {
+    fn sign(&self, _message: &[u8]) -> Vec<u8> {
+        Vec::new()
+    }
+    fn certificate(&self) -> Arc<[u8]> {
+        Arc::from([])
+    }
+    fn verify(
+        &self,
+        _signer: &Identity,
+        _certificate: &[u8],
+        _message: &[u8],
+        _signature: &[u8],
+        _lasting: bool,
+    ) -> Result<(), Untrusted> {
+        Err(Untrusted::Signature)
+    }
 }
 
 /// Why an advert was refused. Nothing changed.

@@ -8,7 +8,10 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::advert::Condition;
+use crate::drill::DrillId;
 use crate::outlier::{Symptom, Track};
 use crate::time::Time;
 
@@ -46,7 +49,7 @@ pub fn confirmed_after(unanswered: Duration) -> Duration {
 }
 
 /// What this agent thinks of an endpoint now.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Standing {
     /// Takes requests.
     Ready,
@@ -76,7 +79,7 @@ impl Standing {
 }
 
 /// Why an endpoint is not ready.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Why {
     /// Our link to its node is silent: what we send is not acknowledged.
     Silent {
@@ -115,6 +118,13 @@ pub enum Why {
     },
     /// The control plane withdrew trust from its node.
     Revoked,
+    /// It is taken for lost on purpose.
+    Drill {
+        /// By which drill.
+        id: DrillId,
+        /// Until when, at the latest.
+        until: Time,
+    },
 }
 
 impl Why {
@@ -130,6 +140,7 @@ impl Why {
             Self::Ejected { .. } => "ejected",
             Self::Outlier { .. } => "outlier",
             Self::Revoked => "revoked",
+            Self::Drill { .. } => "drill",
         }
     }
 }
@@ -156,12 +167,13 @@ impl fmt::Display for Why {
             }
             Self::Outlier { symptom, .. } => write!(f, "{symptom} (outlier, out for a while)"),
             Self::Revoked => f.write_str("the control plane withdrew trust from its node"),
+            Self::Drill { id, .. } => write!(f, "taken for lost on purpose ({id})"),
         }
     }
 }
 
 /// What SWIM says of a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Swim {
     /// Not heard of by membership since we started.
     Unheard,
@@ -174,7 +186,7 @@ pub enum Swim {
 }
 
 /// What our own link to a node says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LinkState {
     /// There is none, and nothing follows from that.
     None,
@@ -185,7 +197,7 @@ pub enum LinkState {
 }
 
 /// What is known of a node.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NodeEvidence {
     /// By membership.
     pub swim: Swim,
@@ -272,7 +284,7 @@ impl NodeEvidence {
 }
 
 /// How a request to an endpoint ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
     /// Answered.
     Answered {
@@ -303,7 +315,7 @@ impl Outcome {
 }
 
 /// What requests taught us about one endpoint.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct EndpointEvidence {
     failures: u32,
     /// When the present row of failures began.

@@ -7,6 +7,8 @@
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use serde::{Deserialize, Serialize};
+
 use crate::advert::{Condition, Role};
 use crate::ids::EndpointId;
 use crate::incident::IncidentKey;
@@ -32,7 +34,7 @@ pub struct Subject {
 }
 
 /// The numbers of one service.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
     /// Declared hot endpoints.
     pub declared: usize,

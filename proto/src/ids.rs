@@ -221,7 +221,7 @@ impl fmt::Debug for EndpointId {
 }
 
 /// Who a certificate says it is: a SPIFFE id of this mesh.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Identity {
     /// `spiffe://<domain>/node/<name>`: an agent.
     Node(NodeName),

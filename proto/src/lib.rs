@@ -14,15 +14,19 @@
 //! | [`evidence`], [`outlier`], [`failover`], [`route`] | what this agent thinks of endpoints, who must serve, who is picked |
 //! | [`lifecycle`] | an own endpoint's life |
 //! | [`incident`], [`record`] | a loss: its name, and what was seen and decided until it was stable |
+//! | [`drill`] | losses made on purpose: which run, and that they end |
 //! | [`node`] | all of it composed: one agent's core |
+//! | [`flight`] | nothing: records a core's steps, runs a recording again |
 //! | [`plan`] | how available a service will be: a Markov model, offline |
 //! | [`view`], [`api`] | what the admin and control APIs say |
 
 pub mod advert;
 pub mod api;
 pub mod document;
+pub mod drill;
 pub mod evidence;
 pub mod failover;
+pub mod flight;
 pub mod ids;
 pub mod incident;
 pub mod lifecycle;

@@ -7,6 +7,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::advert::{Condition, Role};
 use crate::incident::IncidentKey;
 use crate::policy::Failback;
@@ -52,7 +54,7 @@ pub enum Action {
     Check,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum State {
     Unready,
     /// A warm endpoint that failed: not called before `until`.
@@ -76,7 +78,7 @@ enum State {
 }
 
 /// One endpoint of this node.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Lifecycle {
     role: Role,
     state: State,

@@ -98,7 +98,7 @@ impl MemberRecord {
 }
 
 /// How fast membership works. All agents of a mesh should agree.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct SwimConfig {
     /// One random member is probed in every period (SWIM's T').
     pub probe_period: Duration,
@@ -253,7 +253,7 @@ impl SwimRefused {
 }
 
 /// What SWIM says of one node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberState {
     /// Its identity.
     pub id: MemberId,

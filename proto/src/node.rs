@@ -13,10 +13,13 @@
 //! version moved, then arm the timeout. A timeout may be late; it must not be lost. No method waits,
 //! and nothing is kept outside the struct.
 
+mod checkpoint;
 mod documents;
+mod drills;
 mod gossip;
 mod incidents;
 mod io;
+mod membership;
 mod outliers;
 mod own;
 mod peers;
@@ -29,9 +32,11 @@ use std::sync::Arc;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use serde::{Deserialize, Serialize};
 
 use crate::advert::Keyring;
 use crate::document::{Document, DocumentKind, SignedDocument};
+use crate::drill::{DrillId, Drills};
 use crate::evidence::{EndpointEvidence, NodeEvidence, Outcome};
 use crate::ids::{EndpointId, Generation, Identity, NodeName, ServiceName};
 use crate::incident::IncidentKey;
@@ -45,12 +50,19 @@ use crate::table::Table;
 use crate::time::{Time, Wall};
 use crate::wire::{self, Hello, Message};
 
+use membership::Membership;
+
+pub use checkpoint::Checkpoint;
+pub(crate) use checkpoint::Mark;
+pub use drills::DrillAsk;
 pub use io::{EndpointConfig, Event, LinkInput, NodeConfig, Sizes, Transmit};
+pub use membership::Hearsay;
 
 /// Incidents remembered by an agent; the oldest closed one goes first.
 pub const MAX_INCIDENTS: usize = 256;
 
 /// An endpoint of our own.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Own {
     config: EndpointConfig,
     life: Lifecycle,
@@ -58,6 +70,7 @@ struct Own {
 }
 
 /// An activation under way: when it began, for which loss, under whose span.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Activation {
     began: Time,
     incident: Option<IncidentKey>,
@@ -65,6 +78,7 @@ struct Activation {
 }
 
 /// A caller's urgent word that one of our warm endpoints shall serve.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Forced {
     incident: IncidentKey,
     since: Time,
@@ -75,12 +89,14 @@ struct Forced {
 }
 
 /// A record that is to be asked for: when, and how often it was asked for already.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Wanted {
     at: Time,
     tries: u8,
 }
 
 /// What is kept per service.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct ServiceState {
     route: Arc<crate::route::Route>,
     since: BTreeMap<EndpointId, (crate::evidence::Standing, Time)>,
@@ -97,7 +113,7 @@ pub struct Node {
     config: NodeConfig,
     keyring: Box<dyn Keyring>,
     rng: StdRng,
-    member: Member,
+    member: Membership,
     table: Table,
     nodes: BTreeMap<NodeName, NodeEvidence>,
     outcomes: BTreeMap<EndpointId, EndpointEvidence>,
@@ -113,6 +129,10 @@ pub struct Node {
     revoked: BTreeMap<NodeName, Wall>,
     services: BTreeMap<ServiceName, ServiceState>,
     incidents: VecDeque<Record>,
+    drills: Drills,
+    /// Those of which it was told that they began.
+    drills_running: Vec<DrillId>,
+    drills_at: Time,
     snapshot: Arc<Snapshot>,
     watch: Vec<(NodeName, SocketAddr)>,
     started: Time,
@@ -140,7 +160,7 @@ impl Node {
             extension: 0,
         };
         let mut rng = StdRng::seed_from_u64(config.seed);
-        let member = Member::new(id, config.swim, rng.random());
+        let member = Membership::live(Member::new(id, config.swim, rng.random()));
         let snapshot = Arc::new(Snapshot::empty(config.name.clone()));
         let mut node = Self {
             member,
@@ -161,6 +181,9 @@ impl Node {
             revoked: BTreeMap::new(),
             services: BTreeMap::new(),
             incidents: VecDeque::new(),
+            drills: Drills::default(),
+            drills_running: Vec::new(),
+            drills_at: now,
             snapshot,
             watch: Vec::new(),
             started: now,
@@ -209,12 +232,26 @@ impl Node {
         answer
     }
 
+    /// Takes in that something of a peer's arrived, as a recording holds it: what it was decided nothing but
+    /// through what membership told ([`Node::hear`]).
+    pub(crate) fn handle_heard(&mut self, now: Time, from: &NodeName) {
+        self.heard(now, from);
+        self.settle(now);
+    }
+
     fn dispatch(&mut self, now: Time, from: &Identity, message: Message) -> Option<Message> {
         match (from, message) {
             (_, Message::Documents(documents)) => {
                 return Some(self.take_documents(now, from, documents));
             }
-            (Identity::Node(_), Message::Hello(_) | Message::DocumentsAck(_)) => {}
+            (
+                Identity::Node(_),
+                Message::Hello(_)
+                | Message::DocumentsAck(_)
+                // The shells' own business.
+                | Message::Ask(_)
+                | Message::Answer(_),
+            ) => {}
             (Identity::Node(node), Message::Adverts(adverts)) => {
                 self.take_adverts(now, node, adverts);
             }
@@ -229,6 +266,7 @@ impl Node {
                 }
             }
             (Identity::Node(node), Message::Wake(wake)) => self.take_wake(now, node, wake),
+            (Identity::Node(node), Message::Drill(words)) => self.take_drills(now, node, words),
             (Identity::Node(_), Message::Hint(hint)) if hint.node == self.config.name => {
                 self.renew_advert(now);
             }
@@ -299,6 +337,7 @@ impl Node {
             self.stale_members = true;
         }
         self.tick_gossip(now);
+        self.tick_drills(now);
         self.tick_own(now);
         self.tick_services(now);
         self.settle(now);
@@ -396,6 +435,7 @@ impl Node {
             .chain((self.member.is_idle() && !self.left).then_some(self.lonely_at))
             .chain(self.wanted.values().map(|w| w.at))
             .chain(self.forced.values().map(|f| f.until))
+            .chain(self.drills_due())
             .chain(own)
             .chain(services)
             .min()
@@ -446,6 +486,7 @@ impl Node {
     /// the numbers of services), services, advert, then packets.
     fn settle(&mut self, now: Time) {
         self.take_members(now);
+        self.note_drills();
         // A refresh can call up an endpoint of ours, whose new advert makes its service stale again;
         // each round moves an endpoint forward in its life, so that a few rounds settle it.
         for _ in 0..8 {

@@ -21,6 +21,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::time::Time;
 
 pub mod sample;
@@ -81,7 +83,7 @@ pub fn cap(n: usize) -> usize {
 }
 
 /// What was wrong with an endpoint's answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Symptom {
     /// Bad answers in a hundred.
     pub percent: u8,
@@ -92,7 +94,7 @@ pub struct Symptom {
 }
 
 /// Of which kind most bad answers are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ailment {
     /// Errors.
     Failing,
@@ -142,7 +144,7 @@ struct Finding {
 }
 
 /// Where an endpoint stands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum State {
     /// Nothing is held against it.
     #[default]
@@ -164,7 +166,7 @@ pub enum State {
 }
 
 /// A period that is over.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Closed {
     from: Time,
     to: Time,
@@ -172,7 +174,7 @@ struct Closed {
 }
 
 /// What is kept of one endpoint.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Track {
     state: State,
     open: Sample,

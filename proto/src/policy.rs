@@ -65,6 +65,8 @@ pub struct ServicePolicy {
     pub max_requests: Ceiling,
     /// How often each calling node may call each endpoint. More is refused (429).
     pub rate_limit: Rate,
+    /// Whether losses may be made on purpose (`hearth drill`).
+    pub drills: Drills,
 }
 
 impl Default for ServicePolicy {
@@ -83,6 +85,7 @@ impl Default for ServicePolicy {
             retry_on: Vec::new(),
             max_requests: Ceiling::None,
             rate_limit: Rate::None,
+            drills: Drills::On,
         }
     }
 }
@@ -105,6 +108,16 @@ pub enum Mode {
     HotHot,
     /// N serve, M stand by and are activated one for one.
     HotWarm,
+}
+
+/// Whether a service may be drilled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Drills {
+    /// It may.
+    On,
+    /// Every agent refuses.
+    Off,
 }
 
 /// A share in percent, 0 to 100.

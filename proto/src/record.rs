@@ -3,8 +3,12 @@
 //!
 //! One source for `hearth incidents`, `explain`, logs and traces. A record decides nothing.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
+use crate::drill::DrillId;
 use crate::evidence::Why;
 use crate::ids::{EndpointId, NodeName};
 use crate::incident::IncidentKey;
@@ -28,7 +32,7 @@ pub struct Span {
     /// Attributes, in the `hearth.` namespace.
     pub attributes: Vec<(&'static str, String)>,
     /// Events within it: when, name, detail.
-    pub events: Vec<(Wall, &'static str, String)>,
+    pub events: Vec<(Wall, Cow<'static, str>, String)>,
     /// What went wrong, if something did.
     pub error: Option<String>,
 }
@@ -41,7 +45,7 @@ pub const STEADY: Duration = Duration::from_secs(1);
 pub const GIVE_UP: Duration = Duration::from_secs(60);
 
 /// One incident as this agent lived it: what was seen and decided, when and why.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Record {
     /// Its name.
     pub key: IncidentKey,
@@ -63,6 +67,12 @@ pub struct Record {
     pub recovered: Option<Time>,
     /// The warm endpoint that serves in its stead.
     pub activated: Option<EndpointId>,
+    /// When that one served.
+    pub served: Option<Time>,
+    /// The drill that made the loss.
+    pub drill: Option<DrillId>,
+    /// What the decision rests on: name and value.
+    pub inputs: Vec<(Cow<'static, str>, String)>,
     /// The policy the decisions rest on.
     pub policy_version: u64,
     /// The decision, in words.
@@ -70,7 +80,7 @@ pub struct Record {
     /// This agent's traffic is concerned: it reports the trace.
     pub reports: bool,
     /// What happened, in order.
-    pub timeline: Vec<(Time, &'static str, String)>,
+    pub timeline: Vec<(Time, Cow<'static, str>, String)>,
 }
 
 impl Record {
@@ -81,17 +91,23 @@ impl Record {
             key,
             last_good: last_good.min(now),
             opened: now,
-            why,
             shifted: None,
             moved: now,
             stable: None,
             gave_up: false,
             recovered: None,
             activated: None,
+            served: None,
+            drill: match &why {
+                Why::Drill { id, .. } => Some(*id),
+                _ => None,
+            },
+            inputs: Vec::new(),
+            why,
             policy_version: 0,
             decision: String::new(),
             reports: false,
-            timeline: vec![(now, "evidence", detail)],
+            timeline: vec![(now, "evidence".into(), detail)],
         }
     }
 
@@ -100,12 +116,17 @@ impl Record {
         self.stable.is_none() && !self.gave_up
     }
 
+    /// When it was closed; when it last moved while it is open.
+    pub fn closed(&self) -> Time {
+        self.stable.unwrap_or(self.moved)
+    }
+
     /// Adds a line to the timeline.
     pub fn note(&mut self, now: Time, event: &'static str, detail: String) {
         match self.timeline.len() {
-            n if n < MAX_TIMELINE => self.timeline.push((now, event, detail)),
+            n if n < MAX_TIMELINE => self.timeline.push((now, event.into(), detail)),
             n if n == MAX_TIMELINE => {
-                self.timeline.push((now, "cut", "the rest is not kept".to_owned()));
+                self.timeline.push((now, "cut".into(), "the rest is not kept".to_owned()));
             }
             _ => {}
         }
@@ -136,20 +157,23 @@ impl Record {
         failover.attributes.push(("hearth.reason", self.why.word().to_owned()));
         failover.attributes.push(("hearth.policy.version", self.policy_version.to_string()));
         failover.attributes.push(("hearth.decision", self.decision.clone()));
+        if let Some(drill) = self.drill {
+            failover.attributes.push(("hearth.drill", drill.to_string()));
+        }
         if let Some(warm) = &self.activated {
             failover.attributes.push(("hearth.activated", warm.to_string()));
         }
         failover.events = self
             .timeline
             .iter()
-            .map(|(at, event, detail)| (clock.wall(*at), *event, detail.clone()))
+            .map(|(at, event, detail)| (clock.wall(*at), event.clone(), detail.clone()))
             .collect();
         if self.gave_up {
             failover.error = Some(format!("not stable after {} s", GIVE_UP.as_secs()));
         }
         let mut detect = span("detect", self.last_good, self.opened);
         detect.attributes.push(("hearth.evidence", self.why.word().to_owned()));
-        detect.events.push((clock.wall(self.opened), "suspect", self.why.to_string()));
+        detect.events.push((clock.wall(self.opened), "suspect".into(), self.why.to_string()));
         let mut decide = span("decide", self.opened, self.opened);
         decide.attributes.push(("hearth.decision", self.decision.clone()));
         let shift = span("shift", self.opened, shifted);

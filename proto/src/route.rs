@@ -3,9 +3,11 @@
 //! A [`Route`] is an immutable snapshot. The traffic path reads it without a lock and picks with
 //! [`Route::pick`], a pure function. Nothing here changes what anybody thinks of an endpoint.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use crate::advert::{Condition, Protocol, Role};
 use crate::evidence::{Standing, Why};
@@ -24,6 +26,8 @@ pub struct Snapshot {
     pub policy_version: u64,
     /// By service.
     pub services: BTreeMap<ServiceName, Arc<Route>>,
+    /// Services of which a drill runs: what their requests come to is to be told.
+    pub drilled: BTreeSet<ServiceName>,
     /// What this node's own endpoints are in, for the inbound side.
     pub own: BTreeMap<EndpointId, Condition>,
 }
@@ -36,13 +40,14 @@ impl Snapshot {
             node,
             policy_version: 0,
             services: BTreeMap::new(),
+            drilled: BTreeSet::new(),
             own: BTreeMap::new(),
         }
     }
 }
 
 /// The route of one service.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Route {
     /// The service.
     pub service: ServiceName,
@@ -61,7 +66,7 @@ pub struct Route {
 }
 
 /// One endpoint as a route sees it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Candidate {
     /// Which.
     pub id: EndpointId,
@@ -82,7 +87,7 @@ pub struct Candidate {
 }
 
 /// How much of a service's requests a ready endpoint is to get.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Share {
     /// What the balancer gives it.
     #[default]
@@ -96,7 +101,7 @@ pub enum Share {
 pub const TRIAL_ONE_IN: u64 = 16;
 
 /// Who is picked from. The numbers are indices into [`Route::candidates`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Choice {
     /// The ready ones.
     Serve(Vec<usize>),
@@ -143,7 +148,8 @@ pub fn choose(policy: &ServicePolicy, candidates: &[Candidate], tally: &Tally) -
     let of = |wanted: &dyn Fn(&Candidate) -> bool| -> Vec<usize> {
         (0..candidates.len()).filter(|i| wanted(&candidates[*i])).collect()
     };
-    let is_silent = |s: &Standing| matches!(s, Standing::Doubtful(Why::Silent { .. }));
+    let is_silent =
+        |s: &Standing| matches!(s, Standing::Doubtful(Why::Silent { .. } | Why::Drill { .. }));
     let ready = of(&|c| c.standing == Standing::Ready);
     let silent = of(&|c| is_silent(&c.standing));
     let accused = of(&|c| matches!(c.standing, Standing::Doubtful(_)) && !is_silent(&c.standing));

@@ -184,6 +184,16 @@ impl Table {
         self.floors.retain(|_, (_, since)| now.since(*since) < REMEMBER);
     }
 
+    /// Versions below which records of forgotten nodes are refused, and since when.
+    pub(crate) fn floors(&self) -> impl Iterator<Item = (&NodeName, Version, Time)> {
+        self.floors.iter().map(|(node, (version, since))| (node, *version, *since))
+    }
+
+    /// Puts the floors of an earlier table in force.
+    pub(crate) fn set_floors(&mut self, floors: Vec<(NodeName, Version, Time)>) {
+        self.floors = floors.into_iter().map(|(n, v, t)| (n, (v, t))).collect();
+    }
+
     /// One hash per bucket: equal hashes, equal buckets.
     pub fn digest(&self) -> Vec<u64> {
         self.hashes.to_vec()

@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{NodeName, ServiceName};
 use crate::time::Wall;
 
+mod across;
+
+pub use across::*;
+
 /// `GET /v1/status`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StatusView {
@@ -41,6 +45,9 @@ pub struct StatusView {
     pub links: Vec<LinkView>,
     /// Incidents that are not stable yet.
     pub open_incidents: usize,
+    /// Drills that run.
+    #[serde(default)]
+    pub drills: Vec<DrillView>,
     /// Endpoints of this node.
     pub endpoints: Vec<EndpointView>,
 }
@@ -171,8 +178,37 @@ pub struct IncidentView {
     pub activated: Option<String>,
     /// Policy version the decisions rest on.
     pub policy_version: u64,
+    /// The drill that made the loss.
+    #[serde(default)]
+    pub drill: Option<String>,
+    /// What the decision rests on here: evidence, thresholds, numbers.
+    #[serde(default)]
+    pub inputs: Vec<IncidentInput>,
+    /// How long what took, as in the trace.
+    #[serde(default)]
+    pub spans: Vec<SpanView>,
     /// What was seen and decided here, in order.
     pub timeline: Vec<IncidentEntry>,
+}
+
+/// One of the things a decision rests on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct IncidentInput {
+    /// What.
+    pub name: String,
+    /// How much, in words.
+    pub value: String,
+}
+
+/// A span of an incident.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SpanView {
+    /// `failover`, `detect`, `decide`, `shift` or `stabilise`.
+    pub name: String,
+    /// From.
+    pub starts: Wall,
+    /// To.
+    pub ends: Wall,
 }
 
 /// One line of an incident's record.
@@ -207,6 +243,8 @@ pub struct Census {
     pub trust_version: u64,
     /// Incidents that are not stable yet.
     pub open_incidents: usize,
+    /// Drills that run.
+    pub drills: usize,
     /// Suspicions that this node raised: its probes that failed.
     pub suspicions: u64,
     /// Times this node refuted its own death.

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::advert::SignedAdvert;
 use crate::document::{DocumentKind, SignedDocument};
+use crate::drill::Said;
 use crate::ids::{EndpointId, Generation, NodeName, Version};
 use crate::incident::IncidentKey;
 use crate::member::MemberRecord;
@@ -20,6 +21,8 @@ use crate::member::MemberRecord;
 pub const PROTOCOL: u8 = 1;
 /// Largest message on a stream, in bytes.
 pub const MAX_MESSAGE: usize = 4 * 1024 * 1024;
+/// Largest value that is read from this host's own files, in bytes.
+pub(crate) const MAX_LARGE: usize = 256 * 1024 * 1024;
 /// Largest SWIM packet handed to foca, in bytes. A QUIC datagram on a 1,200-byte path holds 1,162; two
 /// bytes are our envelope. Receivers refuse more than their own limit, so it is the same everywhere.
 pub const MAX_SWIM: usize = 1150;
@@ -65,6 +68,18 @@ pub fn decode_body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
     }
 }
 
+/// Decodes a value of this host's own making, which may be larger than any message: a checkpoint holds a
+/// whole table. It must fill `bytes` exactly.
+pub(crate) fn decode_large<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
+    let config = bincode::config::standard().with_limit::<MAX_LARGE>();
+    let (value, used) = bincode::serde::decode_from_slice(bytes, config)
+        .map_err(|e| WireError::Decode(e.to_string()))?;
+    match bytes.len() - used {
+        0 => Ok(value),
+        left => Err(WireError::Trailing(left)),
+    }
+}
+
 /// Decodes a value from the front of `bytes` and says how many bytes it took.
 pub fn decode_prefix<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), WireError> {
     bincode::serde::decode_from_slice(bytes, config()).map_err(|e| WireError::Decode(e.to_string()))
@@ -93,6 +108,30 @@ pub enum Message {
     Documents(Vec<SignedDocument>),
     /// Which versions are in force here, and who else could be told.
     DocumentsAck(DocumentsAck),
+    /// Something an agent asks for its operator. Of later agents; the core does not know it.
+    Ask(Ask),
+    /// Its answer.
+    Answer(Answer),
+    /// Words on drills.
+    Drill(Vec<Said>),
+}
+
+/// A question of an agent to another, for an operator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ask {
+    /// Names the question to who asks.
+    pub nonce: u64,
+    /// What: `incident/ID`, `drill/ID`.
+    pub what: String,
+}
+
+/// The answer to an [`Ask`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// That of the question.
+    pub nonce: u64,
+    /// JSON, of the type that goes with the question; empty where there is nothing to say.
+    pub body: Vec<u8>,
 }
 
 /// First message on a link.
@@ -179,6 +218,9 @@ impl Message {
             Self::Hint(_) => 8,
             Self::Documents(_) => 9,
             Self::DocumentsAck(_) => 10,
+            Self::Ask(_) => 20,
+            Self::Answer(_) => 21,
+            Self::Drill(_) => 22,
         }
     }
 
@@ -195,6 +237,9 @@ impl Message {
             Self::Hint(_) => "hint",
             Self::Documents(_) => "documents",
             Self::DocumentsAck(_) => "documents_ack",
+            Self::Ask(_) => "ask",
+            Self::Answer(_) => "answer",
+            Self::Drill(_) => "drill",
         }
     }
 
@@ -212,6 +257,9 @@ impl Message {
             Self::Hint(m) => encode_body(m),
             Self::Documents(m) => encode_body(m),
             Self::DocumentsAck(m) => encode_body(m),
+            Self::Ask(m) => encode_body(m),
+            Self::Answer(m) => encode_body(m),
+            Self::Drill(m) => encode_body(m),
         }?;
         bytes.extend_from_slice(&body);
         Ok(bytes)
@@ -236,6 +284,9 @@ impl Message {
             8 => Self::Hint(decode_body(body)?),
             9 => Self::Documents(decode_body(body)?),
             10 => Self::DocumentsAck(decode_body(body)?),
+            20 => Self::Ask(decode_body(body)?),
+            21 => Self::Answer(decode_body(body)?),
+            22 => Self::Drill(decode_body(body)?),
             _ => return Ok(None),
         }))
     }

@@ -108,6 +108,30 @@ fn after_every_kind_of_fault_no_healthy_endpoint_is_out_and_requests_left_soon()
     }
 }
 
+#[test]
+fn a_drill_is_a_loss_for_routing_and_over_in_time_though_its_author_dies() {
+    holds("drill");
+}
+
+#[test]
+fn a_drill_is_over_on_both_sides_of_a_cut_and_nobody_revives_it() {
+    holds("drill-cut");
+}
+
+#[test]
+fn a_drill_of_nothing_and_a_second_one_are_refused() {
+    holds("drill-last");
+}
+
+#[test]
+fn recordings_of_a_random_run_replay_to_the_decisions_that_were_made() {
+    let random = scenario::named("random").expect("it is the default");
+    let report = run::one(5, NODES, random);
+    assert!(report.violations.is_empty(), "{report}");
+    let stats = &report.stats;
+    assert!(stats.replayed_steps > 1_000 && stats.replayed_decisions > 100, "{report}");
+}
+
 /// Seeds that once showed a fault in the core; what it was stands beside each.
 #[test]
 fn seeds_that_failed_once_hold() {

@@ -91,6 +91,7 @@ fn slot<'a>(config: &'a mut Config, key: &str, variable: &str) -> Option<Slot<'a
         "DNS_LISTEN" => Slot::One(&mut config.dns.listen),
         "DNS_ADDRESS" => Slot::One(&mut config.dns.address),
         "DNS_UPSTREAM" => Slot::Commas(&mut config.dns.upstream),
+        "FLIGHT_SIZE" => Slot::One(&mut config.flight.size),
         "TELEMETRY_OTLP" => Slot::One(&mut config.telemetry.otlp),
         _ => {
             if let Some(rest) = key.strip_prefix("UPSTREAM_") {

@@ -101,6 +101,7 @@ tables! {
         ingress: Vec<Table<Ingress>>,
         endpoint: Vec<Table<Endpoint>>,
         telemetry: Telemetry,
+        flight: Flight,
     }
     Mesh { listen: Key, advertise: Key, seeds: List, lane: Key, sensing: Key }
     Join { control: Key, token: Key, token_file: Key }
@@ -108,6 +109,7 @@ tables! {
     Outbound { http: Key, socks5: Key }
     Dns { listen: Key, address: Key, upstream: List }
     Telemetry { otlp: Key }
+    Flight { size: Key }
     Upstream { service: Key, listen: Key, protocol: Key, idle: Key }
     Ingress {
         listen: Key, trust: List,

@@ -80,6 +80,10 @@ impl Config {
                 ("mesh.advertise", c.mesh.advertise.to_string()),
                 ("admin.socket", c.admin.socket.display().to_string()),
                 ("admin.http", off(c.admin.http)),
+                (
+                    "flight.size",
+                    c.flight.map_or_else(|| "off".to_owned(), |n| format!("{n} bytes")),
+                ),
                 ("outbound.http", off(c.outbound)),
             ]
         };

@@ -14,8 +14,8 @@ use super::endpoint::endpoints;
 use super::ingress::ingresses;
 use super::raw::{self, Given, Place, Table};
 use super::value::{
-    address, host_port, log_filter, name_hint, optional_address, path, place_name, plain_http,
-    span, target, word,
+    address, flight_size, host_port, log_filter, name_hint, optional_address, path, place_name,
+    plain_http, span, target, word,
 };
 use super::{Admin, Config, HostPort, Join, Mesh, Token, Transport, Upstream};
 use crate::link::LaneChoice;
@@ -122,6 +122,7 @@ pub(super) fn config(
         ingresses,
         endpoints,
         otlp: raw.telemetry.otlp.as_ref().and_then(|given| otlp(given, m)),
+        flight: flight_size(raw.flight.size.as_ref(), m),
     };
     if mistakes.found.is_empty() {
         return Ok(config);

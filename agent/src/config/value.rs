@@ -15,6 +15,10 @@ use super::validate::Mistakes;
 /// Checks closer together than this would be load, not checks.
 const SHORTEST: Duration = Duration::from_millis(10);
 const LOG: &str = "info";
+/// About nine hours of a quiet mesh of 20 (30 KB a minute, measured in the simulator).
+const FLIGHT: u64 = 16 << 20;
+/// Less would hold no incident, more would not be replayed within a minute.
+const FLIGHT_BOUNDS: std::ops::RangeInclusive<u64> = 1 << 20..=16 << 30;
 
 pub(super) fn name_hint(error: &NameError) -> Option<String> {
     let (NameError::Character { text, .. } | NameError::TooLong { text, .. }) = error else {
@@ -75,6 +79,31 @@ pub(super) fn log_filter(given: Option<&Given>, m: &mut Mistakes<'_>) -> String 
         m.add(&given.place, problem, Some(hint));
     }
     text.to_owned()
+}
+
+/// Disk for the flight recorder: `16MiB`, `1GiB`, or `off`.
+pub(super) fn flight_size(given: Option<&Given>, m: &mut Mistakes<'_>) -> Option<u64> {
+    let Some(given) = given else { return Some(FLIGHT) };
+    if given.text == "off" {
+        return None;
+    }
+    let digits = given.text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &given.text[digits.len()..] {
+        "KiB" => Some(1 << 10),
+        "MiB" => Some(1 << 20),
+        "GiB" => Some(1 << 30),
+        _ => None,
+    };
+    let size = digits.parse::<u64>().ok().zip(unit).and_then(|(n, unit)| n.checked_mul(unit));
+    if size.is_none_or(|size| !FLIGHT_BOUNDS.contains(&size)) {
+        let hint = "for example \"16MiB\"; from 1MiB to 16GiB, or \"off\"".to_owned();
+        m.add(
+            &given.place,
+            format!("{:?} is no size for the flight recorder", given.text),
+            Some(hint),
+        );
+    }
+    size
 }
 
 pub(super) fn address(given: &Given, m: &mut Mistakes<'_>) -> Option<SocketAddr> {

@@ -103,6 +103,14 @@ impl ProxyMetrics {
         self.requests.get_or_create(&labels).clone()
     }
 
+    /// How many requests of a service's clients were answered so far, and how many of them with an error of
+    /// the mesh's or of the application's.
+    pub(crate) fn toll(&self, service: &ServiceName) -> (u64, u64) {
+        let of = |outcome| self.requests_of(service, outcome).get();
+        let failed = of("server_error") + of("failed");
+        (of("ok") + of("client_error") + failed, failed)
+    }
+
     /// The histogram of a service's durations.
     pub(crate) fn duration_of(&self, service: &ServiceName) -> Histogram {
         self.duration.get_or_create(&[("service", service.to_string())]).clone()

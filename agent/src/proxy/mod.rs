@@ -470,6 +470,11 @@ impl Proxy {
         self.inner.loads.samples()
     }
 
+    /// How many requests of a service were answered so far, and how many with an error.
+    pub fn toll(&self, service: &ServiceName) -> (u64, u64) {
+        self.inner.metrics.toll(service)
+    }
+
     /// Forgets what was learnt of endpoints and services that no route knows any more. To be called now and then.
     pub fn sweep(&self) {
         let snapshot = self.inner.mesh.snapshot.load();

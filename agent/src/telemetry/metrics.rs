@@ -14,6 +14,7 @@ mod lag;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use hearth_proto::node::{Event, Node};
@@ -194,6 +195,11 @@ impl Metrics {
     /// Takes the core's picture; once per scrape, through the driver. One pass over table and routes.
     pub fn observe_core(&self, node: &Node, now: Time) {
         self.0.state.observe(Picture::of(&node.census(now), &node.snapshot()));
+    }
+
+    /// Notes where the flight recorder counts what it did not keep.
+    pub fn flight(&self, dropped: Arc<AtomicU64>) {
+        self.0.state.flight(dropped);
     }
 
     /// Counts what the core tells.

@@ -15,7 +15,7 @@ use hearth_proto::api::{
 use hearth_proto::ids::{NodeName, ServiceName};
 use hearth_proto::time::Span;
 use hearth_proto::view::{
-    DrainRequest, ExplainView, IncidentView, MemberView, RouteView, StatusView,
+    AcrossView, DrainRequest, ExplainView, IncidentView, MemberView, RouteView, StatusView,
 };
 use hyper::body::Bytes;
 
@@ -24,8 +24,11 @@ use crate::moment;
 
 mod agent;
 mod control;
+mod drill;
 mod http;
+pub mod replay;
 pub mod show;
+pub mod show_across;
 pub mod show_control;
 pub mod table;
 
@@ -41,7 +44,7 @@ use table::Style;
     name = "hearth",
     version,
     after_help = "The agent on this host answers for the whole mesh, control plane alive or not:\n  \
-        hearth status | members | routes | explain ledger | incidents\n\
+        hearth status | members | routes | explain ledger | incidents | drill ledger --lose web-1\n\
         The control plane is asked for changes:\n  \
         export HEARTH_CONTROL=https://192.0.2.2:7945 HEARTH_CA=root.pem HEARTH_TOKEN=…\n  \
         hearth policy apply mesh.toml --dry-run; hearth token create web-1\n\
@@ -60,7 +63,8 @@ pub struct CommandLine {
     command: Command,
 }
 
-/// Options of the commands that ask the agent (status, members, routes, explain, incidents, drain).
+/// Options of the commands that ask the agent (status, members, routes, explain, incidents, drill, drain,
+/// debug).
 const AGENT: &str = "Asking the agent";
 /// Options of the commands that ask the control plane (policy, token).
 const CONTROL: &str = "Asking the control plane";
@@ -123,10 +127,30 @@ enum Command {
         /// The service
         service: ServiceName,
     },
-    /// Failovers: all, or the timeline of one
-    Incidents {
-        /// An incident's id, such as ledger-4f1d09ab, or its trace id
-        id: Option<String>,
+    /// Failovers: all that this agent remembers, or the timeline of one across hosts
+    Incidents(Incidents),
+    /// The timeline of one failover across hosts (as incidents ID)
+    Incident {
+        /// Its id, such as ledger-4f1d09ab, or its trace id
+        id: String,
+    },
+    /// Lose some of a service on purpose, for a while, and see what happens
+    #[command(after_help = drill::AFTER_HELP)]
+    Drill(drill::Drill),
+    /// What somebody else needs to understand what happened
+    #[command(subcommand)]
+    Debug(Debug),
+    /// Run a flight recording again, offline: the same core, every decision compared with the recorded one
+    #[command(
+        after_help = "FILE is a file of STATE_DIR/flight, that directory, or a debug bundle.\n\
+        Exit code 65 when the replay decides otherwise than was recorded."
+    )]
+    Replay {
+        /// The recording
+        file: PathBuf,
+        /// How things stood then: +12.5s after its beginning, -30s before its end, or a time in UTC
+        #[arg(long, value_name = "MOMENT", allow_hyphen_values = true, value_parser = replay::Moment::parse)]
+        at: Option<replay::Moment>,
     },
     /// Take this node's endpoints out of service, requests under way finish
     Drain {
@@ -140,6 +164,49 @@ enum Command {
     /// Join tokens (control plane)
     #[command(subcommand)]
     Token(Token),
+}
+
+#[derive(Args)]
+struct Incidents {
+    /// An incident's id, such as ledger-4f1d09ab, or its trace id: its timeline, as all hosts saw it
+    id: Option<String>,
+    /// Only those of this service
+    #[arg(long, value_name = "SERVICE", conflicts_with = "id")]
+    service: Option<ServiceName>,
+    /// Only those that opened within this time, such as 1h
+    #[arg(long, value_name = "DURATION", conflicts_with = "id", value_parser = Span::parse)]
+    since: Option<Span>,
+    /// At most so many, the newest first
+    #[arg(long, value_name = "N", conflicts_with = "id")]
+    limit: Option<usize>,
+}
+
+impl Incidents {
+    fn path(&self) -> String {
+        let mut query = Vec::new();
+        query.extend(self.service.as_ref().map(|s| format!("service={s}")));
+        let since = self.since.map(|span| moment::before(moment::now(), span.0).0);
+        query.extend(since.map(|since| format!("since={since}")));
+        query.extend(self.limit.map(|n| format!("limit={n}")));
+        match query.is_empty() {
+            true => "/v1/incidents".to_owned(),
+            false => format!("/v1/incidents?{}", query.join("&")),
+        }
+    }
+}
+
+#[derive(Subcommand)]
+enum Debug {
+    /// Pack this agent's flight recordings, incidents, table, routes, policy, metrics and configuration
+    #[command(
+        after_help = "No key, token or private part of a certificate is in it; names and addresses \
+        of nodes\nand services are. hearth replay reads it as it is."
+    )]
+    Bundle {
+        /// Where to write it [default: hearth-bundle-TIME.tar.gz here]
+        #[arg(short = 'O', long = "out", value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
 }
 
 #[derive(Subcommand)]
@@ -208,14 +275,17 @@ async fn dispatch(line: &CommandLine) -> Result<(), Failure> {
             let body = agent.ask(Ask::get(format!("/v1/explain/{service}"))).await?;
             out.agent::<ExplainView>(&body, show::explain)
         }
-        Command::Incidents { id: None } => {
-            let body = agent.ask(Ask::get("/v1/incidents")).await?;
+        Command::Incidents(Incidents { id: Some(id), .. }) | Command::Incident { id } => {
+            let body = agent.ask(Ask::get(format!("/v1/incidents/{}/mesh", checked(id)?))).await?;
+            out.agent::<AcrossView>(&body, show_across::incident)
+        }
+        Command::Incidents(incidents) => {
+            let body = agent.ask(Ask::get(incidents.path())).await?;
             out.agent::<Vec<IncidentView>>(&body, |view, page| show::incidents(view, page))
         }
-        Command::Incidents { id: Some(id) } => {
-            let body = agent.ask(Ask::get(format!("/v1/incidents/{}", checked(id)?))).await?;
-            out.agent::<IncidentView>(&body, show::incident)
-        }
+        Command::Drill(drill) => drill::run(drill, &agent, out).await,
+        Command::Debug(Debug::Bundle { out: file }) => bundle(&agent, file.as_deref()).await,
+        Command::Replay { file, at } => out.replayed(&replay::run(file, *at)?),
         Command::Drain { off } => {
             let ask = Ask::send(Method::POST, "/v1/drain", &DrainRequest { on: !off })?;
             let body = agent.ask(ask).await?;
@@ -224,6 +294,26 @@ async fn dispatch(line: &CommandLine) -> Result<(), Failure> {
         Command::Policy(command) => policy(command, &control(&line.to)?, out).await,
         Command::Token(command) => token(command, &control(&line.to)?, out).await,
     }
+}
+
+/// Fetches a debug bundle and writes it. It is for its owner's eyes: names and addresses are in it.
+async fn bundle(agent: &Agent, file: Option<&Path>) -> Result<(), Failure> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let bytes = agent.ask(Ask::send(Method::POST, "/v1/debug/bundle", &())?).await?;
+    let now = moment::utc(moment::now()).replace([' ', ':'], "-");
+    let path = file.map_or_else(|| format!("hearth-bundle-{now}.tar.gz").into(), Path::to_owned);
+    let mut options = std::fs::OpenOptions::new();
+    let opened = options.write(true).create(true).truncate(true).mode(0o600).open(&path);
+    opened.and_then(|mut file| file.write_all(&bytes)).map_err(|e| {
+        let what = format!("cannot write {}: {e}", path.display());
+        Failure::new(Exit::CannotCreate, what, "name another file: --out FILE")
+    })?;
+    print(&format!(
+        "{} ({} KiB); replay it with: hearth replay {0}\n",
+        path.display(),
+        bytes.len() / 1024
+    ))
 }
 
 fn control(to: &To) -> Result<Control, Failure> {
@@ -342,6 +432,25 @@ impl Out {
         render: impl Fn(&T, Page) -> String,
     ) -> Result<(), Failure> {
         self.print("the control plane", body, render)
+    }
+
+    fn replayed(self, outcome: &replay::Outcome) -> Result<(), Failure> {
+        match self.json {
+            true => {
+                let failed =
+                    |e| Failure::new(Exit::Software, format!("cannot write JSON: {e}"), "");
+                print(&format!("{}\n", serde_json::to_string(outcome).map_err(failed)?))?;
+            }
+            false => print(&replay::text(outcome, self.page()))?,
+        }
+        match outcome.identical {
+            true => Ok(()),
+            false => Err(Failure::new(
+                Exit::Data,
+                "the replay decided otherwise than was recorded",
+                "report it with the recording: decisions must follow from what is recorded",
+            )),
+        }
     }
 
     fn drained(self, body: &Bytes, off: bool) -> Result<(), Failure> {

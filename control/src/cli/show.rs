@@ -2,7 +2,7 @@
 
 use hearth_proto::time::Wall;
 use hearth_proto::view::{
-    EndpointView, ExplainView, IncidentView, LinkView, MemberView, RouteView, StatusView,
+    DrillView, EndpointView, ExplainView, IncidentView, LinkView, MemberView, RouteView, StatusView,
 };
 
 use super::table::{Style, Table, pairs, wrap};
@@ -88,6 +88,12 @@ pub fn status(view: &StatusView, page: Page) -> String {
             ("incidents", incidents),
         ],
     );
+    for d in &view.drills {
+        let DrillView { id, service, lose, left_s, .. } = d;
+        text.push_str(&format!(
+            "DRILL      {id} of {service}: {lose} taken for lost, {left_s:.0} s left\n"
+        ));
+    }
     if !view.endpoints.is_empty() {
         text.push('\n');
         text.push_str(&endpoints(&view.endpoints, page));

@@ -1,9 +1,11 @@
 //! Incidents on a node: opened with a loss, followed while the service moves, closed when it is steady.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use crate::advert::Condition;
-use crate::evidence::{Standing, Why};
+use crate::drill::DrillId;
+use crate::evidence::{LinkState, Standing, Why};
 use crate::ids::{EndpointId, ServiceName};
 use crate::incident::IncidentKey;
 use crate::record::{GIVE_UP, Record, STEADY};
@@ -35,6 +37,7 @@ impl Node {
             route.tally.needed,
             words(&route.tally.called),
         );
+        record.inputs = self.inputs(&key, route, now);
         record.reports = self.config.interest.contains(&key.lost.service);
         record.note(now, "decide", record.decision.clone());
         self.events.push_back(Event::IncidentOpened {
@@ -71,6 +74,8 @@ impl Node {
         let mut closed = Vec::new();
         let mut found = Vec::new();
         let activated = self.activations(service, now);
+        let drilling: Vec<DrillId> =
+            self.drills.iter().filter(|h| h.over.is_none()).map(|h| h.plan.id).collect();
         for record in self.incidents.iter_mut().filter(|r| r.key.lost.service == *service) {
             let lost = route.candidates.iter().find(|c| c.id == record.key.lost);
             let ready = lost.is_some_and(|c| c.standing == Standing::Ready);
@@ -79,12 +84,26 @@ impl Node {
                 record.note(now, "recovered", format!("{} is ready again", record.key.lost));
                 found.push(record.key.clone());
             }
+            let drill_over = record.drill.is_some_and(|id| !drilling.contains(&id));
+            let told = || record.timeline.iter().any(|(_, event, _)| event == "still-lost");
+            if drill_over && !ready && record.recovered.is_none() && !told() {
+                let why = lost.and_then(|c| c.standing.why()).map(ToString::to_string);
+                let detail = why.unwrap_or_else(|| "it is not offered any more".to_owned());
+                record.note(now, "still-lost", format!("the drill is over, but {detail}"));
+            }
             if let Some((warm, condition)) = activated.get(&record.key)
                 && record.activated.as_ref() != Some(warm)
                 && record.recovered.is_none()
             {
                 record.activated = Some(warm.clone());
                 record.note(now, "call-up", format!("{warm} is {}", condition.word()));
+            }
+            if let Some((warm, Condition::Serving)) = activated.get(&record.key)
+                && record.activated.as_ref() == Some(warm)
+                && record.served.is_none()
+            {
+                record.served = Some(now);
+                record.note(now, "serves", format!("{warm} serves"));
             }
             if !record.is_open() {
                 continue;
@@ -109,6 +128,7 @@ impl Node {
             let generation = key.version.generation;
             let hint = Hint { node: key.lost.node.clone(), generation };
             self.send(&key.lost.node, Message::Hint(hint));
+            self.events.push_back(Event::IncidentChanged { key });
         }
         for record in closed {
             self.events.push_back(Event::IncidentClosed {
@@ -121,6 +141,39 @@ impl Node {
                 self.events.push_back(Event::Spans(spans));
             }
         }
+    }
+
+    /// What the decision on a loss rests on, as numbers and words.
+    fn inputs(
+        &self,
+        key: &IncidentKey,
+        route: &Route,
+        now: Time,
+    ) -> Vec<(Cow<'static, str>, String)> {
+        let mut inputs: Vec<(Cow<'static, str>, String)> = Vec::new();
+        let mut put = |name: &'static str, value: String| inputs.push((name.into(), value));
+        let node = self.node_evidence(&key.lost.node, now);
+        put("membership says", format!("{:?}", node.swim).to_lowercase());
+        put("our link", format!("{:?}", node.link).to_lowercase());
+        if node.link == LinkState::Silent {
+            let ms = |d: std::time::Duration| format!("{:.1} ms", d.as_secs_f64() * 1e3);
+            put("silent for", ms(now.since(node.link_since)));
+            put("confirmed after", ms(node.confirmed.since(node.link_since)));
+        }
+        if let Some(heard) = node.heard {
+            put("last heard", format!("{:.1} ms before", now.since(heard).as_secs_f64() * 1e3));
+        }
+        let tally = &route.tally;
+        put("declared hot", tally.declared.to_string());
+        put("needed", tally.needed.to_string());
+        put("hot serving", tally.hot.to_string());
+        put("called", words(&tally.called));
+        put("missing on the bench", tally.short.to_string());
+        let policy = &route.policy;
+        put("mode", format!("{:?}", policy.mode).to_lowercase());
+        put("panic threshold", policy.panic.to_string());
+        put("policy version", self.policy_version.to_string());
+        inputs
     }
 
     /// Which warm endpoint is up for which loss. One whose node is lost is up for nothing.

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use serde::{Deserialize, Serialize};
+
 use crate::advert::{Protocol, Role};
+use crate::drill::DrillId;
 use crate::ids::{EndpointId, Generation, Identity, NodeName, ServiceName};
 use crate::incident::IncidentKey;
 use crate::member::SwimConfig;
@@ -15,6 +18,7 @@ use crate::time::{Clock, Wall};
 use crate::wire::{Hello, Message};
 
 /// What a node is told when it starts.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NodeConfig {
     /// Its name.
     pub name: NodeName,
@@ -39,7 +43,7 @@ pub struct NodeConfig {
 }
 
 /// One endpoint as configured.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointConfig {
     /// Which.
     pub id: EndpointId,
@@ -52,7 +56,7 @@ pub struct EndpointConfig {
 }
 
 /// What a link tells.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LinkInput {
     /// A mesh link is up and the peer has introduced itself.
     Up(Hello),
@@ -178,6 +182,29 @@ pub enum Event {
         after: Duration,
         /// It did become stable.
         stable: bool,
+    },
+    /// What an incident lost is ready again, or its record says more than when it was closed.
+    IncidentChanged {
+        /// Which.
+        key: IncidentKey,
+    },
+    /// A drill begins here.
+    DrillBegan {
+        /// Which.
+        id: DrillId,
+        /// Of which service.
+        service: ServiceName,
+        /// What is lost.
+        lose: String,
+    },
+    /// A drill is over here.
+    DrillOver {
+        /// Which.
+        id: DrillId,
+        /// Of which service.
+        service: ServiceName,
+        /// Why.
+        why: String,
     },
 }
 

@@ -115,9 +115,10 @@ impl Node {
             incident.span_id("failover", &self.config.name)
         });
         let clock = self.config.clock;
-        let mut events = vec![(clock.wall(began), "called", format!("{id} for {}", incident.lost))];
+        let mut events =
+            vec![(clock.wall(began), "called".into(), format!("{id} for {}", incident.lost))];
         if error.is_none() {
-            events.push((clock.wall(now), "promote", format!("{id} serves")));
+            events.push((clock.wall(now), "promote".into(), format!("{id} serves")));
         }
         let span = Span {
             trace_id: incident.trace_id(),

@@ -89,10 +89,8 @@ impl Node {
 
     /// Takes membership's view into the evidence.
     pub(super) fn take_members(&mut self, now: Time) {
-        if !std::mem::take(&mut self.stale_members) && !self.member.take_changed() {
-            return;
-        }
-        let view = self.member.view();
+        let stale = std::mem::take(&mut self.stale_members);
+        let Some(view) = self.member.look(stale) else { return };
         for (name, state) in view {
             if name == self.config.name {
                 continue;

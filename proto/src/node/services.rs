@@ -10,7 +10,9 @@ use std::time::Duration;
 use rand::RngExt;
 
 use crate::advert::{Condition, Role};
-use crate::evidence::{self, EndpointEvidence, NodeEvidence, Outcome, Standing, Swim, Why};
+use crate::evidence::{
+    self, CONFIRM_SILENCE, EndpointEvidence, NodeEvidence, Outcome, Standing, Swim, Why,
+};
 use crate::failover::{self, Subject, Tally};
 use crate::ids::{EndpointId, NodeName, ServiceName, Version};
 use crate::incident::IncidentKey;
@@ -48,11 +50,14 @@ impl Node {
         let services =
             self.services.iter().map(|(name, s)| (name.clone(), s.route.clone())).collect();
         let own = self.own.iter().map(|(id, o)| (id.clone(), o.life.condition())).collect();
+        let running = self.drills.iter().filter(|held| held.over.is_none());
+        let drilled = running.map(|held| held.plan.service.clone()).collect();
         self.snapshot = Arc::new(Snapshot {
             version: self.snapshot.version + 1,
             node: self.config.name.clone(),
             policy_version: self.policy_version,
             services,
+            drilled,
             own,
         });
     }
@@ -81,7 +86,16 @@ impl Node {
                 let id = advert.endpoint_id(e);
                 let node = self.node_evidence(name, now);
                 let outcome = self.outcomes.get(&id);
-                let standing = evidence::standing(&node, advert.left, e.condition, outcome, now);
+                let mut standing =
+                    evidence::standing(&node, advert.left, e.condition, outcome, now);
+                let mut drilled = false;
+                if let Some(held) = self.drilled(service, name) {
+                    let lost = held.learnt + CONFIRM_SILENCE;
+                    drilled = now >= lost;
+                    let next = if drilled { held.until } else { lost };
+                    survey.recheck = Some(survey.recheck.map_or(next, |r| r.min(next)));
+                    standing = self.drill_standing(held, standing, now);
+                }
                 let node_lost = node.lost(now).unwrap_or_else(|at| {
                     survey.recheck = Some(survey.recheck.map_or(at, |r| r.min(at)));
                     false
@@ -100,7 +114,7 @@ impl Node {
                     id: id.clone(),
                     role: e.role,
                     condition: e.condition,
-                    lost: node_lost,
+                    lost: node_lost || drilled,
                     starting: starting.is_some(),
                     left: advert.left,
                     activated_for: e.activated_for.clone(),
@@ -150,7 +164,10 @@ impl Node {
             survey = self.survey(service, now);
         }
         let tally = failover::tally(&policy, &survey.subjects);
-        let (choice, reason) = route::choose(&policy, &survey.candidates, &tally);
+        let (choice, mut reason) = route::choose(&policy, &survey.candidates, &tally);
+        if let Some(held) = self.drills.running(service) {
+            reason = format!("{reason}; {}: {} taken for lost", held.plan.id, held.plan.lose);
+        }
         let Survey { candidates, subjects, versions, recheck } = survey;
         let gone: BTreeSet<EndpointId> =
             subjects.into_iter().filter(|s| s.lost).map(|s| s.id).collect();
@@ -375,7 +392,7 @@ fn lost_since(
             )
         };
         match c.standing.why() {
-            Some(Why::Silent { .. }) if !gone.contains(&c.id) => {}
+            Some(Why::Silent { .. } | Why::Drill { .. }) if !gone.contains(&c.id) => {}
             Some(why) if !planned(why) => {
                 let key = IncidentKey { lost: c.id.clone(), version: *version };
                 lost.push((key, why.clone()));
@@ -394,7 +411,8 @@ fn remember_ready(
 ) {
     for c in &route.candidates {
         match (&c.standing, versions.get(&c.id)) {
-            (Standing::Doubtful(Why::Silent { .. }), _) if !gone.contains(&c.id) => {}
+            (Standing::Doubtful(Why::Silent { .. } | Why::Drill { .. }), _)
+                if !gone.contains(&c.id) => {}
             (Standing::Ready, Some(version)) => {
                 state.was_ready.insert(c.id.clone(), *version);
             }

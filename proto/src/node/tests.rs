@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use xxhash_rust::xxh3::xxh3_64;
 
+mod drills;
 mod outliers;
 
 struct Hash(Identity);

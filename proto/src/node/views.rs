@@ -9,8 +9,8 @@ use crate::route::{Candidate, Route, Share, TRIAL_ONE_IN};
 use crate::table::Entry;
 use crate::time::Time;
 use crate::view::{
-    Census, EndpointView, ExplainView, IncidentEntry, IncidentView, MemberView, RouteView,
-    StatusView,
+    Census, EndpointView, ExplainView, IncidentEntry, IncidentInput, IncidentView, MemberView,
+    RouteView, SpanView, StatusView,
 };
 
 use super::Node;
@@ -58,6 +58,7 @@ impl Node {
             certificate_expires: None,
             links: Vec::new(),
             open_incidents: self.incidents.iter().filter(|r| r.is_open()).count(),
+            drills: self.drill_views(now).into_iter().filter(|d| d.running).collect(),
             endpoints: self
                 .table
                 .get(&self.config.name)
@@ -87,6 +88,7 @@ impl Node {
             policy_version: self.policy_version,
             trust_version: trust.map_or(0, |(signed, _)| signed.version),
             open_incidents: self.incidents.iter().filter(|r| r.is_open()).count(),
+            drills: self.drills.iter().filter(|held| held.over.is_none()).count(),
             suspicions: self.member.probes_failed(),
             refutations: self.member.rejoins(),
             ..Census::default()
@@ -230,6 +232,18 @@ impl Node {
         })
     }
 
+    /// The record of one incident, under its short or its trace id.
+    pub fn incident_by(&self, id: &str) -> Option<IncidentView> {
+        let is =
+            |r: &&Record| r.key.to_string() == id || format!("{:032x}", r.key.trace_id()) == id;
+        self.incidents.iter().rev().find(is).map(|r| self.incident_view(r))
+    }
+
+    /// Members taken for alive, without this node.
+    pub fn alive_members(&self) -> Vec<NodeName> {
+        self.alive()
+    }
+
     /// `GET /v1/incidents`, newest first.
     pub fn incidents_view(&self) -> Vec<IncidentView> {
         self.incidents.iter().rev().map(|r| self.incident_view(r)).collect()
@@ -248,12 +262,23 @@ impl Node {
             recovered: r.recovered.map(wall),
             activated: r.activated.as_ref().map(ToString::to_string),
             policy_version: r.policy_version,
+            drill: r.drill.map(|id| id.to_string()),
+            inputs: r
+                .inputs
+                .iter()
+                .map(|(name, value)| IncidentInput { name: name.to_string(), value: value.clone() })
+                .collect(),
+            spans: r
+                .spans(&self.config.name, self.config.clock, r.closed())
+                .into_iter()
+                .map(|s| SpanView { name: s.name.to_owned(), starts: s.start, ends: s.end })
+                .collect(),
             timeline: r
                 .timeline
                 .iter()
                 .map(|(at, event, detail)| IncidentEntry {
                     at: wall(*at),
-                    event: (*event).to_owned(),
+                    event: event.to_string(),
                     detail: detail.clone(),
                 })
                 .collect(),

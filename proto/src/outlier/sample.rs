@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 /// Two per octave from 250 µs to 46 s; the first holds all below, the last all above.
 pub const BUCKETS: usize = 36;
 /// Upper bound of the first bucket.
@@ -24,6 +26,25 @@ pub struct Sample {
 impl Default for Sample {
     fn default() -> Self {
         Self { failed: 0, latencies: [0; BUCKETS] }
+    }
+}
+
+// Most buckets behind the slowest answer are empty: they are not written.
+impl Serialize for Sample {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        let used = self.latencies.iter().rposition(|n| *n > 0).map_or(0, |last| last + 1);
+        (self.failed, &self.latencies[..used]).serialize(s)
+    }
+}
+
+impl<'de> Deserialize<'de> for Sample {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let (failed, used) = <(u32, Vec<u32>)>::deserialize(d)?;
+        let mut sample = Self { failed, ..Self::default() };
+        for (slot, n) in sample.latencies.iter_mut().zip(used) {
+            *slot = n;
+        }
+        Ok(sample)
     }
 }
 

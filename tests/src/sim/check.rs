@@ -8,7 +8,6 @@ use std::sync::PoisonError;
 
 use hearth_proto::advert::{Condition, Role};
 use hearth_proto::ids::{EndpointId, NodeName, Version};
-use hearth_proto::node::Node;
 use hearth_proto::policy::Failback;
 use hearth_proto::wire;
 
@@ -40,6 +39,8 @@ const LATE_VIEW: u64 = 3 * S;
 pub struct Checks {
     /// What was violated, and when.
     pub violations: Vec<String>,
+    /// When a drill last began; 0 where none did.
+    pub drilled: At,
     /// When loss of packets last ended.
     pub loss_ended: At,
     /// Whether warm endpoints called up are held against the truth: partitions give each side its own.
@@ -63,6 +64,7 @@ impl Checks {
     pub fn new(n: usize) -> Self {
         Self {
             violations: Vec::new(),
+            drilled: 0,
             loss_ended: 0,
             strict: true,
             failback: 30 * S,
@@ -200,7 +202,7 @@ impl World {
 
     fn check_sizes(&mut self, host: usize) {
         let n = self.hosts.len();
-        let Some(sizes) = self.hosts[host].node.as_ref().map(Node::sizes) else { return };
+        let Some(sizes) = self.hosts[host].node.as_ref().map(|n| n.sizes()) else { return };
         // Six periodic ones, one suspicion per probe and one removal per death of each member.
         let timers = 32 + 8 * n + 4 * self.checks.faults as usize;
         let bad = sizes.timers > timers

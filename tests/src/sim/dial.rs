@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::PoisonError;
 
 use hearth_proto::ids::NodeName;
-use hearth_proto::node::{LinkInput, Node};
+use hearth_proto::node::LinkInput;
 use hearth_proto::wire::Hello;
 use rand::RngExt;
 
@@ -26,7 +26,7 @@ impl World {
             return;
         }
         side.dialling = Some(dial);
-        let Some(hello) = self.hosts[host].node.as_ref().map(Node::hello) else {
+        let Some(hello) = self.hosts[host].node.as_ref().map(|n| n.hello()) else {
             return;
         };
         for again in DIAL_AGAIN {
@@ -57,7 +57,7 @@ impl World {
         if refused || self.net.blocked(from, to).is_some() || self.hosts[to].address != address {
             return;
         }
-        let Some(ours) = self.hosts[to].node.as_ref().map(Node::hello) else {
+        let Some(ours) = self.hosts[to].node.as_ref().map(|n| n.hello()) else {
             return;
         };
         let side = self.side(to, from);

@@ -10,7 +10,6 @@ use std::collections::BTreeMap;
 use hearth_proto::advert::Condition;
 use hearth_proto::evidence::Standing;
 use hearth_proto::ids::EndpointId;
-use hearth_proto::node::Node;
 use hearth_proto::route::{Route, Share};
 
 use super::At;
@@ -187,14 +186,14 @@ impl World {
             !route.choice.indices().iter().any(is)
         };
         let nodes = self.hosts.iter().filter(|h| h.spec.interest.contains(&endpoint.service));
-        let snapshots = nodes.filter_map(|h| h.node.as_ref()).map(Node::snapshot);
+        let snapshots = nodes.filter_map(|h| h.node.as_ref()).map(|n| n.snapshot());
         snapshots.filter(|s| s.services.get(&endpoint.service).is_some_and(|r| out(r))).count()
     }
 
     fn unwell(&self) -> Vec<String> {
         let mut found = Vec::new();
         for (caller, host) in self.hosts.iter().enumerate() {
-            let Some(snapshot) = host.node.as_ref().map(Node::snapshot) else { continue };
+            let Some(snapshot) = host.node.as_ref().map(|n| n.snapshot()) else { continue };
             let routes = host.spec.interest.iter().filter_map(|s| snapshot.services.get(s));
             for route in routes {
                 for (owner, id, _) in self.endpoints(&route.service) {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use hearth_proto::advert::SignedAdvert;
 use hearth_proto::document::SignedDocument;
+use hearth_proto::flight::Recorder;
 use hearth_proto::ids::{EndpointId, Generation, Identity, NodeName, ServiceName};
 use hearth_proto::member::SwimConfig;
 use hearth_proto::node::{EndpointConfig, Node, NodeConfig};
@@ -73,7 +74,7 @@ pub struct Host {
     /// Counts starts: what was armed by an earlier one is void.
     pub epoch: u32,
     /// The core, while the process lives.
-    pub node: Option<Node>,
+    pub node: Option<Recorder>,
     /// When this start began: the core's time zero.
     pub booted: At,
     /// What survives.
@@ -136,7 +137,8 @@ impl World {
         };
         let who = Identity::Node(h.name.clone());
         let keys = Keys::new(seed, who, origin, Arc::clone(&h.revoked), Arc::clone(&h.signed));
-        h.node = Some(Node::new(config, Box::new(keys), Time(0)));
+        let node = Node::new(config, Box::new(keys), Time(0));
+        h.node = Some(self.tapes.aboard(host, node));
         let (records, documents) = (h.disk.records.clone(), h.disk.documents.clone());
         let (name, generation) = (h.name.clone(), h.disk.generation);
         self.tell(|| format!("{name} starts (generation {generation}, wiped: {wipe})"));
@@ -187,7 +189,7 @@ impl World {
         self.hosts[host].since = self.now;
         self.hosts[host].wake = None;
         self.excuse_links(host);
-        self.step(host, Node::handle_timeout);
+        self.step(host, Recorder::handle_timeout);
         for what in std::mem::take(&mut self.hosts[host].inbox) {
             self.arrive(what);
         }
@@ -197,7 +199,7 @@ impl World {
     pub fn leave(&mut self, host: usize) {
         self.step(host, |node, now| node.drain(now, true));
         for _ in 0..3 {
-            self.step(host, Node::leave);
+            self.step(host, Recorder::leave);
         }
         self.close_links(host);
         self.crash(host);

@@ -15,8 +15,9 @@
 //! | [`keyring`] | signatures that can be forged no more than real ones |
 //! | [`truth`] | what is really so, against which the checks hold what agents think |
 //! | [`check`] | the invariants |
+//! | [`flight`] | recordings of some hosts, replayed when all is over |
 //! | [`mesh`], [`fault`] | what a world is made of, what befalls it |
-//! | [`scenario`], `random` | what is shown: by name, and by seed |
+//! | [`scenario`], `random`, `rehearsal` | what is shown: by name, by seed, drills |
 //! | [`episode`], `failover`, [`tally`] | how long requests still go where a fault is: one fault, a mix, many seeds |
 //! | [`run`] | one seed, many seeds, what is printed |
 
@@ -25,12 +26,14 @@ mod dial;
 pub mod episode;
 mod failover;
 pub mod fault;
+pub mod flight;
 pub mod host;
 pub mod keyring;
 pub mod link;
 pub mod mesh;
 pub mod net;
 mod random;
+mod rehearsal;
 pub mod run;
 pub mod scenario;
 pub mod tally;

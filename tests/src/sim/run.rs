@@ -45,6 +45,7 @@ pub fn one(seed: u64, nodes: usize, scenario: &'static Scenario) -> Report {
         _ => mesh::standard(seed, nodes),
     };
     (scenario.run)(&mut world);
+    world.check_flights();
     Report {
         seed,
         scenario: scenario.name,
@@ -101,6 +102,11 @@ impl fmt::Display for Report {
             f,
             "  largest datagram {} B, largest message {} B, most timers {}",
             s.datagram, s.message, s.timers
+        )?;
+        writeln!(
+            f,
+            "  {} steps of recordings replayed ({} B), {} decisions",
+            s.replayed_steps, s.recorded_bytes, s.replayed_decisions
         )?;
         for (why, n) in &s.failures {
             writeln!(f, "  failed after settling: {n}, {why}")?;
@@ -162,7 +168,8 @@ pub fn many(seeds: std::ops::Range<u64>, nodes: usize, scenario: &'static Scenar
     let sums = sums.into_inner().unwrap_or_else(PoisonError::into_inner);
     println!(
         "{total} seeds of {} with {nodes} nodes in {:.1} s: {} failed; {} events, {} requests \
-         ({} failed, {} of them avoidable), {} call-ups ({} needless), {} incidents",
+         ({} failed, {} of them avoidable), {} call-ups ({} needless), {} incidents; {} steps of \
+         recordings replayed, {} decisions",
         scenario.name,
         began.elapsed().as_secs_f64(),
         failed.len(),
@@ -172,7 +179,9 @@ pub fn many(seeds: std::ops::Range<u64>, nodes: usize, scenario: &'static Scenar
         sums.avoidable,
         sums.activations,
         sums.needless,
-        sums.incidents
+        sums.incidents,
+        sums.replayed_steps,
+        sums.replayed_decisions
     );
     for (why, n) in &sums.failures {
         println!("  requests failed after settling: {n}, {why}");
@@ -188,6 +197,8 @@ fn add(sum: &mut Stats, one: &Stats) {
     sum.activations += one.activations;
     sum.needless += one.needless;
     sum.incidents += one.incidents;
+    sum.replayed_steps += one.replayed_steps;
+    sum.replayed_decisions += one.replayed_decisions;
     for (why, n) in &one.failures {
         *sum.failures.entry(why).or_default() += n;
     }

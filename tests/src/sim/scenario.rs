@@ -16,6 +16,7 @@ use super::fault::Fault;
 use super::host::{EPOCH, Life};
 use super::mesh::{CALLER, LEDGER_HOT, LEDGER_WARM, node_name, service};
 use super::random::random;
+use super::rehearsal::{drill, drill_cut, drill_last};
 use super::traffic::{Gray, WELL};
 use super::world::{What, World};
 use super::{MS, S};
@@ -111,6 +112,21 @@ pub const SCENARIOS: &[Scenario] = &[
         about: "a revoked node is out everywhere, and back with a newer certificate",
         run: revoked,
     },
+    Scenario {
+        name: "drill",
+        about: "a hot host is taken for lost on purpose: as a loss, over in time though its author dies",
+        run: drill,
+    },
+    Scenario {
+        name: "drill-cut",
+        about: "the mesh is cut while a drill runs: over in time on both sides, not revived",
+        run: drill_cut,
+    },
+    Scenario {
+        name: "drill-last",
+        about: "a drill of nothing and a second one are refused",
+        run: drill_last,
+    },
 ];
 
 /// The scenario of a name.
@@ -141,7 +157,7 @@ impl World {
         self.stats.failures.clear();
     }
 
-    fn expect(&mut self, holds: bool, what: impl FnOnce() -> String) {
+    pub(super) fn expect(&mut self, holds: bool, what: impl FnOnce() -> String) {
         if !holds {
             let what = what();
             self.tell(|| format!("EXPECTED {what}"));
@@ -150,7 +166,7 @@ impl World {
     }
 
     /// Warm endpoints of `ledger` in one of these conditions, by their owners' word.
-    fn warm_in(&self, conditions: &[Condition]) -> usize {
+    pub(super) fn warm_in(&self, conditions: &[Condition]) -> usize {
         let all = self.endpoints(&service("ledger"));
         all.iter()
             .filter(|(_, _, role)| *role != Role::Hot)
@@ -158,21 +174,21 @@ impl World {
             .count()
     }
 
-    fn up(&self) -> usize {
+    pub(super) fn up(&self) -> usize {
         self.warm_in(&[Condition::Serving, Condition::Activating])
     }
 
-    fn calls(&self) -> u32 {
+    pub(super) fn calls(&self) -> u32 {
         self.checks.activations.values().sum()
     }
 
     /// Lets `seconds` pass.
-    fn pass(&mut self, seconds: f64) {
+    pub(super) fn pass(&mut self, seconds: f64) {
         self.run_until(self.now + (seconds * S as f64) as u64);
     }
 
     /// Runs until `done` or for `seconds`; says how long it took.
-    fn until(&mut self, seconds: f64, done: impl Fn(&Self) -> bool) -> Option<u64> {
+    pub(super) fn until(&mut self, seconds: f64, done: impl Fn(&Self) -> bool) -> Option<u64> {
         let began = self.now;
         let end = began + (seconds * S as f64) as u64;
         while self.now < end {
@@ -184,7 +200,7 @@ impl World {
         None
     }
 
-    fn rest(&mut self, seconds: f64) {
+    pub(super) fn rest(&mut self, seconds: f64) {
         self.pass(seconds);
         self.check_rest();
     }

@@ -2,7 +2,6 @@
 
 use hearth_proto::advert::{Condition, Role};
 use hearth_proto::ids::{EndpointId, ServiceName};
-use hearth_proto::node::Node;
 
 use super::At;
 use super::host::Life;
@@ -41,7 +40,7 @@ impl World {
 
     /// The owner's own word on an endpoint, while it runs.
     pub fn condition(&self, host: usize, endpoint: &EndpointId) -> Option<Condition> {
-        let snapshot = self.hosts[host].node.as_ref().map(Node::snapshot)?;
+        let snapshot = self.hosts[host].node.as_ref().map(|n| n.snapshot())?;
         snapshot.own.get(endpoint).copied()
     }
 
@@ -62,7 +61,7 @@ impl World {
     /// within `window`: only then may a warm one be called up.
     pub fn was_troubled(&self, service: &ServiceName, window: u64) -> bool {
         let recent = |at: At| at > 0 && self.now < at + window;
-        if self.net.is_lossy() || recent(self.checks.loss_ended) {
+        if self.net.is_lossy() || recent(self.checks.loss_ended) || recent(self.checks.drilled) {
             return true;
         }
         let all = self.endpoints(service);

@@ -6,9 +6,10 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::SocketAddr;
 use std::sync::PoisonError;
 
+use hearth_proto::flight::Recorder;
 use hearth_proto::ids::{EndpointId, Identity, NodeName, ServiceName};
 use hearth_proto::incident::IncidentKey;
-use hearth_proto::node::{Event, Node, Transmit};
+use hearth_proto::node::{Event, Transmit};
 use hearth_proto::time::Time;
 use hearth_proto::wire::{self, Message};
 use rand::SeedableRng;
@@ -18,6 +19,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::check::Checks;
 use super::episode::Episode;
 use super::fault::Fault;
+use super::flight::Tapes;
 use super::host::{Host, HostSpec, Life};
 use super::link::Frame;
 use super::net::Net;
@@ -134,6 +136,12 @@ pub struct Stats {
     pub message: usize,
     /// Most timers a core held.
     pub timers: usize,
+    /// Steps of recordings that were replayed.
+    pub replayed_steps: u64,
+    /// Decisions made in them.
+    pub replayed_decisions: u64,
+    /// Size of those recordings.
+    pub recorded_bytes: u64,
 }
 
 /// A mesh in one seed's world.
@@ -166,6 +174,8 @@ pub struct World {
     pub hedge: Option<u64>,
     /// Pairs of a caller and a healthy endpoint it holds for less than ready when all is over.
     pub healthy_out: usize,
+    /// What recorders wrote down.
+    pub(super) tapes: Tapes,
     /// Faults whose misdirected requests are counted.
     pub episodes: Vec<Episode>,
     pub(super) requests: BTreeMap<u64, Request>,
@@ -197,6 +207,7 @@ impl World {
             now: 0,
             seed,
             checks: Checks::new(hosts.len()),
+            tapes: Tapes::new(seed, hosts.len()),
             hosts,
             net,
             rng: StdRng::seed_from_u64(seed),
@@ -373,7 +384,11 @@ impl World {
     }
 
     /// Gives a core an input and does what follows. Nothing happens on a host that does not run.
-    pub fn step<R>(&mut self, host: usize, input: impl FnOnce(&mut Node, Time) -> R) -> Option<R> {
+    pub fn step<R>(
+        &mut self,
+        host: usize,
+        input: impl FnOnce(&mut Recorder, Time) -> R,
+    ) -> Option<R> {
         if self.hosts[host].life != Life::Running {
             return None;
         }
@@ -397,7 +412,7 @@ impl World {
             self.checks.violate(self.now, &format!("host {host} turns without end: a busy loop"));
             return;
         }
-        self.step(host, Node::handle_timeout);
+        self.step(host, Recorder::handle_timeout);
     }
 
     fn drain(&mut self, host: usize) {
@@ -410,6 +425,7 @@ impl World {
         while let Some(event) = node.poll_event() {
             events.push(event);
         }
+        self.tapes.take(self.now, host, &mut node);
         let due = self.hosts[host].booted + node.poll_timeout().0;
         let sizes = node.sizes();
         self.hosts[host].node = Some(node);
@@ -527,6 +543,15 @@ impl World {
                 self.names.entry(key.lost.clone()).or_default().insert(key.clone());
                 let name = self.hosts[host].name.clone();
                 self.tell(|| format!("{name} opens {key} ({}, {reason}): {decision}", key.lost));
+            }
+            Event::IncidentChanged { .. } => {}
+            Event::DrillBegan { id, service, lose } => {
+                let name = self.hosts[host].name.clone();
+                self.tell(|| format!("{name}: {id} of {service} begins, {lose}"));
+            }
+            Event::DrillOver { id, service, why } => {
+                let name = self.hosts[host].name.clone();
+                self.tell(|| format!("{name}: {id} of {service} is over, {why}"));
             }
             Event::IncidentClosed { key, after, stable } => {
                 self.stats.unstable += u64::from(!stable);

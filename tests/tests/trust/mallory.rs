@@ -9,13 +9,15 @@ use std::sync::{Arc, Mutex};
 use hearth_agent::config::HostPort;
 use hearth_agent::driver::{Driver, Effects, Origin};
 use hearth_agent::enrol::{Candidate, EnrolError, Enrolled, JoinToken, join};
+use hearth_agent::flight::Flight;
 use hearth_agent::identity::{Credentials, WallClock};
 use hearth_agent::link::{LinkEvent, LinkMetrics, Links, Runtimes};
 use hearth_proto::advert::{Advert, SignedAdvert};
+use hearth_proto::flight::Recorder;
 use hearth_proto::ids::{EndpointId, Generation, Identity, NodeName};
 use hearth_proto::member::SwimConfig;
 use hearth_proto::node::{Event, Node, NodeConfig};
-use hearth_proto::time::Clock;
+use hearth_proto::time::{Clock, Time};
 use hearth_proto::wire::{self, Hello, Message};
 use hearth_tests::lab::wait::wait_for;
 use hearth_tests::loopback::{LocalAgent, free_ports};
@@ -158,7 +160,8 @@ fn member(address: SocketAddr, credentials: &Credentials, seed: SocketAddr) -> (
     let core = Node::new(config, credentials.keyring(), origin.time());
     let (tap, tapped) = mpsc::channel(1024);
     let effects = Seeking { seed, links: links.clone() };
-    let (driver, handle) = Driver::new(core, origin, links.clone(), effects, tapped);
+    let aboard = (Recorder::off(core), Flight::off());
+    let (driver, handle) = Driver::new(aboard, origin, links.clone(), effects, tapped);
     let heard = Heard::default();
     let record = Arc::clone(&heard);
     tokio::spawn(async move {
@@ -186,6 +189,10 @@ struct Seeking {
 }
 
 impl Effects for Seeking {
+    fn asked(&mut self, _: &wire::Ask, _: &Node, _: Time) -> Option<wire::Answer> {
+        None
+    }
+    fn answered(&mut self, _: &NodeName, _: wire::Answer) {}
     fn handle(&mut self, event: Event, _: &Node) {
         if matches!(event, Event::Lonely) {
             self.links.dial_seed(self.seed);

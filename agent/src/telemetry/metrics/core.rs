@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
@@ -82,6 +82,8 @@ struct Values {
     cert_expiry: AtomicU64,
     /// 0: unknown, 1: no, 2: yes.
     control_reachable: AtomicU8,
+    /// What the flight recorder did not keep; none where it is off.
+    flight_dropped: OnceLock<Arc<AtomicU64>>,
 }
 
 impl State {
@@ -95,6 +97,11 @@ impl State {
 
     pub(super) fn cert_expiry(&self, at: Wall) {
         self.0.cert_expiry.store(at.0, Ordering::Relaxed);
+    }
+
+    pub(super) fn flight(&self, dropped: Arc<AtomicU64>) {
+        // Set once, when the agent starts.
+        let _ = self.0.flight_dropped.set(dropped);
     }
 
     pub(super) fn control_reachable(&self, reachable: bool) {
@@ -128,6 +135,10 @@ impl Collector for State {
                 "Whether the last attempt to reach the control plane did",
                 u64::from(reachable - 1),
             )?;
+        }
+        if let Some(dropped) = self.0.flight_dropped.get() {
+            let help = "Steps that the flight recorder did not keep: its disk was behind";
+            out.counter("hearth_flight_dropped", help, dropped.load(Ordering::Relaxed))?;
         }
         match self.0.picture.load_full() {
             Some(picture) => picture.encode(&mut out),
@@ -165,6 +176,8 @@ impl Picture {
         )?;
         let help = "Incidents that are not stable yet";
         out.gauge("hearth_incidents_open", help, c.open_incidents as u64)?;
+        let help = "Drills that run: losses made on purpose";
+        out.gauge("hearth_drills_running", help, c.drills as u64)?;
         let help = "Members suspected by this node: its probes that failed";
         out.counter("hearth_gossip_suspicions", help, c.suspicions)?;
         let help = "Times this node refuted its own death";

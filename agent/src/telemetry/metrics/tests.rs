@@ -21,7 +21,7 @@ use super::*;
 
 /// The agent's metrics that dashboards and alerts name, and those documented beside them. `true`: only
 /// there once something happened or was told.
-const NAMES: [(&str, bool); 30] = [
+const NAMES: [(&str, bool); 31] = [
     ("hearth_build_info", false),
     ("hearth_members", false),
     ("hearth_endpoints", false),
@@ -31,6 +31,7 @@ const NAMES: [(&str, bool); 30] = [
     ("hearth_retries_total", true),
     ("hearth_failovers_total", true),
     ("hearth_incidents_open", false),
+    ("hearth_drills_running", false),
     ("hearth_activation_duration_seconds_bucket", true),
     ("hearth_link_silences_total", false),
     ("hearth_link_silences_confirmed_total", false),

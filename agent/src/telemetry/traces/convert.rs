@@ -1,5 +1,6 @@
 //! From the core's spans to OpenTelemetry's: nothing is added, changed or left out.
 
+use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
 use hearth_proto::ids::NodeName;
@@ -61,9 +62,9 @@ pub(super) fn span_data(span: &Span) -> SpanData {
     }
 }
 
-fn event((at, name, detail): &(Wall, &'static str, String)) -> Event {
+fn event((at, name, detail): &(Wall, Cow<'static, str>, String)) -> Event {
     let detail = KeyValue::new(EVENT_DETAIL, detail.clone());
-    Event::new(*name, system_time(*at), vec![detail], 0)
+    Event::new(name.clone(), system_time(*at), vec![detail], 0)
 }
 
 fn system_time(wall: Wall) -> SystemTime {

@@ -62,6 +62,9 @@ fn an_incident() -> IncidentView {
         recovered: None,
         activated: Some("ledger@spare-1".into()),
         policy_version: 7,
+        drill: None,
+        inputs: Vec::new(),
+        spans: Vec::new(),
         timeline: vec![
             entry(0, "evidence", "link to web-3 silent for 21 ms, bound 20 ms"),
             entry(1, "shift", "a request was answered by ledger@web-1"),
@@ -102,6 +105,7 @@ fn status_fits_a_screen() {
             },
         ],
         open_incidents: 1,
+        drills: Vec::new(),
         endpoints: vec![endpoint("web-1", "hot", "serving", "ready", "")],
     };
     assert_eq!(

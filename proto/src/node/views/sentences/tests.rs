@@ -79,6 +79,9 @@ fn incident() -> IncidentView {
         recovered: None,
         activated: Some("ledger@warm-1".into()),
         policy_version: 2,
+        drill: None,
+        inputs: Vec::new(),
+        spans: Vec::new(),
         timeline: Vec::new(),
     }
 }

@@ -1,0 +1,270 @@
+//! Where a node's membership comes from: SWIM as it runs, or what it was heard to say when a recording is
+//! replayed.
+//!
+//! foca's state cannot be written down, so a recording does not hold SWIM's inputs but its outputs: after
+//! each step what this node looked at, the [`Hearsay`]. Played back, the rest of the core cannot tell the
+//! difference. Live, nothing is added but, while somebody listens, a comparison of two views.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::NodeName;
+use crate::member::{Member, MemberId, MemberRecord, MemberState, Rumour, SwimRefused};
+use crate::time::Time;
+
+/// What membership told the rest of the core in one step.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hearsay {
+    /// The view was looked at.
+    looked: bool,
+    /// How it differed from the one before: new states, `None` for who was forgotten.
+    changes: Vec<(NodeName, Option<MemberState>)>,
+    /// Rumours that came out.
+    rumours: Vec<Rumour>,
+    /// Nobody is known to be alive.
+    idle: bool,
+}
+
+/// Membership, live or played.
+pub(super) enum Membership {
+    /// SWIM runs.
+    Live(Box<Live>),
+    /// A recording is replayed.
+    Played(Played),
+}
+
+/// SWIM, and what it said in this step if somebody listens.
+pub(super) struct Live {
+    member: Member,
+    listener: Option<Listener>,
+}
+
+#[derive(Default)]
+struct Listener {
+    known: BTreeMap<NodeName, MemberState>,
+    step: Hearsay,
+}
+
+/// What membership said, played back.
+#[derive(Default)]
+pub(super) struct Played {
+    view: BTreeMap<NodeName, MemberState>,
+    looked: bool,
+    idle: bool,
+    rumours: Vec<Rumour>,
+}
+
+impl Membership {
+    pub(super) fn live(member: Member) -> Self {
+        Self::Live(Box::new(Live { member, listener: None }))
+    }
+
+    pub(super) fn played(view: BTreeMap<NodeName, MemberState>, idle: bool) -> Self {
+        Self::Played(Played { view, idle, ..Played::default() })
+    }
+
+    // ---- recording and replaying -----------------------------------------------------------------
+
+    /// From now on [`Self::take_hearsay`] says what was told in each step.
+    pub(super) fn listen(&mut self) {
+        if let Self::Live(live) = self {
+            let known = live.member.view();
+            live.listener = Some(Listener { known, step: Hearsay::default() });
+        }
+    }
+
+    /// What the rest of the core was told since the last call.
+    pub(super) fn take_hearsay(&mut self) -> Hearsay {
+        match self {
+            Self::Live(live) => {
+                let idle = live.member.is_idle();
+                let step = live.listener.as_mut().map(|l| std::mem::take(&mut l.step));
+                Hearsay { idle, ..step.unwrap_or_default() }
+            }
+            Self::Played(_) => Hearsay::default(),
+        }
+    }
+
+    /// What is told in the next step of a replay.
+    pub(super) fn play(&mut self, hearsay: Hearsay) {
+        let Self::Played(played) = self else { return };
+        let Hearsay { looked, changes, rumours, idle } = hearsay;
+        for (name, state) in changes {
+            match state {
+                Some(state) => drop(played.view.insert(name, state)),
+                None => drop(played.view.remove(&name)),
+            }
+        }
+        played.looked = looked;
+        played.rumours = rumours;
+        played.idle = idle;
+    }
+
+    /// The view that the rest of the core has looked at last.
+    pub(super) fn known(&self) -> BTreeMap<NodeName, MemberState> {
+        match self {
+            Self::Live(live) => match &live.listener {
+                Some(listener) => listener.known.clone(),
+                None => live.member.view(),
+            },
+            Self::Played(played) => played.view.clone(),
+        }
+    }
+
+    // ---- what the rest of the core asks ----------------------------------------------------------
+
+    /// The view, if there is reason to look: `stale`, or it changed.
+    pub(super) fn look(&mut self, stale: bool) -> Option<BTreeMap<NodeName, MemberState>> {
+        match self {
+            Self::Live(live) => {
+                if !stale && !live.member.take_changed() {
+                    return None;
+                }
+                let view = live.member.view();
+                if let Some(listener) = &mut live.listener {
+                    listener.look(&view);
+                }
+                Some(view)
+            }
+            Self::Played(played) => std::mem::take(&mut played.looked).then(|| played.view.clone()),
+        }
+    }
+
+    pub(super) fn take_rumours(&mut self) -> Vec<Rumour> {
+        match self {
+            Self::Live(live) => {
+                let rumours = live.member.take_rumours();
+                if let Some(listener) = &mut live.listener {
+                    listener.step.rumours.extend(rumours.iter().cloned());
+                }
+                rumours
+            }
+            Self::Played(played) => std::mem::take(&mut played.rumours),
+        }
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        match self {
+            Self::Live(live) => live.member.is_idle(),
+            Self::Played(played) => played.idle,
+        }
+    }
+
+    /// Where membership heard a node is reached.
+    pub(super) fn address(&self, name: &NodeName) -> Option<SocketAddr> {
+        match self {
+            Self::Live(live) => live.member.address(name),
+            Self::Played(played) => played.view.get(name).map(|m| m.id.address),
+        }
+    }
+
+    // ---- SWIM's own business: nothing to do in a replay -------------------------------------------
+
+    pub(super) fn handle_packet(
+        &mut self,
+        now: Time,
+        from: &NodeName,
+        packet: &[u8],
+    ) -> Result<(), SwimRefused> {
+        match self {
+            Self::Live(live) => live.member.handle_packet(now, from, packet),
+            Self::Played(_) => Ok(()),
+        }
+    }
+
+    pub(super) fn handle_timeout(&mut self, now: Time) {
+        if let Self::Live(live) = self {
+            live.member.handle_timeout(now);
+        }
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Time> {
+        match self {
+            Self::Live(live) => live.member.poll_timeout(),
+            Self::Played(_) => None,
+        }
+    }
+
+    pub(super) fn announce(&mut self, now: Time, name: NodeName, address: SocketAddr) {
+        if let Self::Live(live) = self {
+            live.member.announce(now, name, address);
+        }
+    }
+
+    pub(super) fn merge(&mut self, now: Time, members: Vec<MemberRecord>) {
+        if let Self::Live(live) = self {
+            live.member.merge(now, members);
+        }
+    }
+
+    pub(super) fn spread(&mut self, rumour: &Rumour) {
+        if let Self::Live(live) = self {
+            live.member.spread(rumour);
+        }
+    }
+
+    pub(super) fn leave(&mut self, now: Time) {
+        if let Self::Live(live) = self {
+            live.member.leave(now);
+        }
+    }
+
+    pub(super) fn poll_transmit(&mut self) -> Option<(MemberId, Bytes)> {
+        match self {
+            Self::Live(live) => live.member.poll_transmit(),
+            Self::Played(_) => None,
+        }
+    }
+
+    pub(super) fn records(&self) -> Vec<MemberRecord> {
+        match self {
+            Self::Live(live) => live.member.records(),
+            Self::Played(_) => Vec::new(),
+        }
+    }
+
+    pub(super) fn timers(&self) -> usize {
+        match self {
+            Self::Live(live) => live.member.timers(),
+            Self::Played(_) => 0,
+        }
+    }
+
+    pub(super) fn probes_failed(&self) -> u64 {
+        match self {
+            Self::Live(live) => live.member.probes_failed(),
+            Self::Played(_) => 0,
+        }
+    }
+
+    pub(super) fn rejoins(&self) -> u64 {
+        match self {
+            Self::Live(live) => live.member.rejoins(),
+            Self::Played(_) => 0,
+        }
+    }
+}
+
+impl Listener {
+    /// Notes how `view` differs from the one looked at before.
+    fn look(&mut self, view: &BTreeMap<NodeName, MemberState>) {
+        self.step.looked = true;
+        for (name, state) in view {
+            if self.known.get(name) != Some(state) {
+                self.known.insert(name.clone(), state.clone());
+                self.step.changes.push((name.clone(), Some(state.clone())));
+            }
+        }
+        if self.known.len() != view.len() {
+            let gone: Vec<NodeName> =
+                self.known.keys().filter(|name| !view.contains_key(*name)).cloned().collect();
+            for name in gone {
+                self.known.remove(&name);
+                self.step.changes.push((name, None));
+            }
+        }
+    }
+}
