@@ -93,6 +93,8 @@ pub enum Message {
     Documents(Vec<SignedDocument>),
     /// Which versions are in force here, and who else could be told.
     DocumentsAck(DocumentsAck),
+    /// An operator's word: stand down, if you are not needed.
+    Failback(Failback),
 }
 
 /// First message on a link.
@@ -146,6 +148,13 @@ pub struct Wake {
     pub urgent: bool,
 }
 
+/// An operator's word to the owner of an activated endpoint, carried by any agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failback {
+    /// Which endpoint shall stand down.
+    pub endpoint: EndpointId,
+}
+
 /// One link of the sender is silent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hint {
@@ -179,6 +188,7 @@ impl Message {
             Self::Hint(_) => 8,
             Self::Documents(_) => 9,
             Self::DocumentsAck(_) => 10,
+            Self::Failback(_) => 16,
         }
     }
 
@@ -195,6 +205,7 @@ impl Message {
             Self::Hint(_) => "hint",
             Self::Documents(_) => "documents",
             Self::DocumentsAck(_) => "documents_ack",
+            Self::Failback(_) => "failback",
         }
     }
 
@@ -212,6 +223,7 @@ impl Message {
             Self::Hint(m) => encode_body(m),
             Self::Documents(m) => encode_body(m),
             Self::DocumentsAck(m) => encode_body(m),
+            Self::Failback(m) => encode_body(m),
         }?;
         bytes.extend_from_slice(&body);
         Ok(bytes)
@@ -236,6 +248,7 @@ impl Message {
             8 => Self::Hint(decode_body(body)?),
             9 => Self::Documents(decode_body(body)?),
             10 => Self::DocumentsAck(decode_body(body)?),
+            16 => Self::Failback(decode_body(body)?),
             _ => return Ok(None),
         }))
     }

@@ -124,7 +124,7 @@ impl World {
         self.expect_failback(failback);
         let one = ServicePolicy { failback, ..ServicePolicy::default() };
         let services = self.services().into_iter().map(|s| (s, one.clone())).collect();
-        self.give(host, version, Content::Policy(Policy { services }));
+        self.give(host, version, Content::Policy(Policy { services, ..Policy::default() }));
     }
 
     /// Starts all hosts within two seconds, gives out the policy and lets the mesh settle until 20 s.

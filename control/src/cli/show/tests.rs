@@ -30,6 +30,8 @@ fn endpoint(name: &str, role: &str, condition: &str, standing: &str, reason: &st
         reason: reason.into(),
         standing_since: before(12),
         activated_for: None,
+        weight: 1_000,
+        activations: None,
     }
 }
 

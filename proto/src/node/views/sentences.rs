@@ -148,6 +148,10 @@ impl About<'_> {
             (false, Failback::Never) => {
                 why.push_str("; not needed any more, stays up (failback never)");
             }
+            (false, Failback::Manual) => why.push_str(&format!(
+                "; not needed any more, stays up until `hearth failback {}` (failback manual)",
+                e.service
+            )),
         }
         why
     }

@@ -29,6 +29,7 @@ fn route(picks: &[&str], serving: usize, called: &[&str]) -> Route {
         condition: Condition::Serving,
         standing: Standing::Ready,
         share: Share::Full,
+        weight: 1_000,
     };
     Route {
         service: service(),
@@ -46,7 +47,7 @@ fn route(picks: &[&str], serving: usize, called: &[&str]) -> Route {
             hot: serving,
             serving,
             called: called.iter().map(|node| id(node)).collect(),
-            short: 0,
+            ..Tally::default()
         },
         watched: false,
     }
@@ -64,6 +65,8 @@ fn endpoint(node: &str, role: &str, condition: &str, standing: &str, why: &str) 
         reason: why.into(),
         standing_since: Wall(NOW.0 - 12_000_000),
         activated_for: None,
+        weight: 1_000,
+        activations: None,
     }
 }
 
