@@ -15,11 +15,12 @@ use arc_swap::ArcSwap;
 use hearth_proto::document::SignedDocument;
 use hearth_proto::evidence::Outcome;
 use hearth_proto::ids::{EndpointId, Identity, ServiceName};
-use hearth_proto::node::{EndpointConfig, Event, LinkInput, Node, Transmit};
+use hearth_proto::node::{EndpointConfig, Event, HookFailed, LinkInput, Node, Transmit};
 use hearth_proto::outlier::Sample;
 use hearth_proto::route::Snapshot;
 use hearth_proto::time::Time;
-use tokio::sync::{mpsc, watch};
+use hearth_proto::view::FailbackView;
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::link::{LinkEvent, Links};
 
@@ -80,13 +81,20 @@ pub enum Command {
     /// How the endpoints that were called answered in the last
     /// [`SAMPLE_EVERY`](hearth_proto::outlier::SAMPLE_EVERY).
     Samples(Vec<(EndpointId, Sample)>),
-    /// Result of an activation hook.
+    /// Result of an attempt of an activation hook.
     Hook {
         /// Which endpoint of ours.
         endpoint: EndpointId,
         /// How it ended.
-        result: Result<(), String>,
+        result: Result<(), HookFailed>,
     },
+    /// The requests that warm an endpoint up were made.
+    Warmed {
+        /// Which endpoint of ours.
+        endpoint: EndpointId,
+    },
+    /// An operator wants activated endpoints of a service to stand down.
+    Failback(ServiceName, oneshot::Sender<FailbackView>),
 }
 
 /// What the core wants done that is not a matter of links.
@@ -309,6 +317,11 @@ impl<E: Effects> Driver<E> {
             }
             Command::Samples(samples) => self.node.handle_samples(now, &samples),
             Command::Hook { endpoint, result } => self.node.handle_hook(now, &endpoint, result),
+            Command::Warmed { endpoint } => self.node.handle_warmed(now, &endpoint),
+            Command::Failback(service, answer) => {
+                // Whoever asked may have hung up; the word is given all the same.
+                let _ = answer.send(self.node.failback(now, &service));
+            }
         }
     }
 

@@ -35,3 +35,4 @@ pub mod proxy;
 pub mod run;
 pub mod telemetry;
 pub mod threads;
+mod warm;

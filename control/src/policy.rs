@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use hearth_proto::ids::{NodeName, ServiceName};
-use hearth_proto::policy::{Caller, Hedge, Mode, Need, Patience, Percent, Policy, ServicePolicy};
+use hearth_proto::policy::{Caller, Failback, Hedge, Mode, Need, Patience, Percent, Policy, ServicePolicy};
 use hearth_proto::settings::{self, SettingsError};
 
 /// Largest policy text taken.
@@ -26,7 +26,7 @@ pub fn compile(file: &str, text: &str) -> Result<Policy, SettingsError> {
 }
 
 /// The keys of a service's policy with their values as written, in the order of the documentation.
-fn values(p: &ServicePolicy) -> [(&'static str, String); 13] {
+fn values(p: &ServicePolicy) -> [(&'static str, String); 15] {
     let mode = match p.mode {
         Mode::HotHot => "hot-hot",
         Mode::HotWarm => "hot-warm",
@@ -47,6 +47,8 @@ fn values(p: &ServicePolicy) -> [(&'static str, String); 13] {
         ("retry_on", if retry_on.is_empty() { "nothing".into() } else { retry_on.join(", ") }),
         ("max_requests", p.max_requests.to_string()),
         ("rate_limit", p.rate_limit.to_string()),
+        ("ramp", p.ramp.to_string()),
+        ("damping", p.damping.to_string()),
     ]
 }
 
@@ -55,6 +57,9 @@ fn values(p: &ServicePolicy) -> [(&'static str, String); 13] {
 pub fn changes(old: &Policy, new: &Policy) -> Vec<String> {
     let names: BTreeSet<&ServiceName> = old.services.keys().chain(new.services.keys()).collect();
     let mut lines = Vec::new();
+    if old.moves != new.moves {
+        lines.push(format!("moves: {} -> {}", old.moves, new.moves));
+    }
     for name in names {
         match (old.services.contains_key(name), new.services.contains_key(name)) {
             (false, _) => lines.push(format!("services.{name}: defaults -> named")),
@@ -118,6 +123,12 @@ pub fn warnings(policy: &Policy) -> Vec<String> {
                 "per_try_timeout {span} is not before timeout {}: it never happens",
                 p.timeout
             ));
+        }
+        if let (Failback::After(hold), Patience::For(ramp)) = (p.failback, p.ramp)
+            && p.ramp != ServicePolicy::default().ramp
+            && ramp > hold
+        {
+            warn(format!("ramp {ramp} is longer than failback {hold}: it ends after {hold}"));
         }
         if p.retries == 0 && !p.retry_on.is_empty() {
             warn("retry_on has no effect: retries is 0".into());

@@ -81,7 +81,8 @@ pub struct ServicePolicy {
     pub rate_limit: Rate,
 
     // ---- hot and warm: how endpoints come and go -------------------------------------------------
-    /// An endpoint that begins to serve takes its full share of requests after so long.
+    /// An endpoint that begins to serve takes its full share of requests after so long, or after the hold of
+    /// failback where that is shorter.
     pub ramp: Patience,
     /// The half-life of the penalty for endpoints that are lost and return again and again.
     pub damping: Patience,
@@ -120,6 +121,16 @@ impl Patience {
 }
 
 impl ServicePolicy {
+    /// How long a newly serving endpoint takes to its full share: no longer than the hold of failback, so that
+    /// what returned has its full share before its replacement goes.
+    pub fn ramp(&self) -> Duration {
+        let ramp = self.ramp.span().unwrap_or_default();
+        match self.failback {
+            Failback::After(hold) => ramp.min(hold.0),
+            Failback::Never | Failback::Manual => ramp,
+        }
+    }
+
     /// Whether the node `caller` may call the service.
     pub fn allows(&self, caller: &NodeName) -> bool {
         self.allow.iter().any(|c| match c {
@@ -517,6 +528,8 @@ mod tests {
         assert_eq!(p.moves.to_string(), "10/m");
         let a = p.service(&ServiceName::parse("a").unwrap());
         assert_eq!((a.ramp.span(), a.failback), (None, Failback::Manual));
+        let b = serde_json::from_str::<ServicePolicy>(r#"{"failback": "3s"}"#).unwrap();
+        assert_eq!(b.ramp(), Duration::from_secs(3), "never longer than the hold");
         assert_eq!(a.damping.span(), Some(Duration::from_secs(60)));
         assert_eq!(read("{}"), Policy::default());
         assert_eq!(Policy::default().moves.to_string(), "120/m");

@@ -108,6 +108,18 @@ fn after_every_kind_of_fault_no_healthy_endpoint_is_out_and_requests_left_soon()
     }
 }
 
+#[test]
+fn benches_follow_losses_flaps_partitions_and_bad_hooks() {
+    let hotwarm = scenario::named("hotwarm").expect("it is listed");
+    // Each kind of run: two clean mixes, a torn one, a flapper.
+    for seed in 0..4 {
+        let report = run::one(seed, 12, hotwarm);
+        let story = report.story.join("\n");
+        let again = report.command();
+        assert!(report.violations.is_empty(), "{story}\n{report}again: {again}");
+    }
+}
+
 /// Seeds that once showed a fault in the core; what it was stands beside each.
 #[test]
 fn seeds_that_failed_once_hold() {

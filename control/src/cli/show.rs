@@ -2,7 +2,7 @@
 
 use hearth_proto::time::Wall;
 use hearth_proto::view::{
-    EndpointView, ExplainView, IncidentView, LinkView, MemberView, RouteView, StatusView,
+    EndpointView, ExplainView, FailbackView, IncidentView, LinkView, MemberView, RouteView, StatusView,
 };
 
 use super::table::{Style, Table, pairs, wrap};
@@ -123,6 +123,21 @@ fn endpoints(list: &[EndpointView], page: Page) -> String {
         ]);
     }
     table.render(page.style)
+}
+
+/// `hearth failback`
+pub fn failback(view: &FailbackView) -> String {
+    let mut text = String::new();
+    for endpoint in &view.told {
+        text.push_str(&format!("{endpoint} told to stand down: it does unless it sees a need\n"));
+    }
+    for endpoint in &view.needed {
+        text.push_str(&format!("{endpoint} is needed and stays: see hearth explain {}\n", view.service));
+    }
+    if text.is_empty() {
+        text = format!("no warm endpoint of {} is up as seen from here\n", view.service);
+    }
+    text
 }
 
 /// `hearth members`

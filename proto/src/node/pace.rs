@@ -40,7 +40,7 @@ impl Node {
         let policy = self.policy.service(service);
         Terms {
             failback: policy.failback,
-            ramp: policy.ramp.span().unwrap_or_default(),
+            ramp: policy.ramp(),
             room: self.pace.budget.room(self.policy.moves),
         }
     }
@@ -100,7 +100,7 @@ impl Node {
         survey: &mut Survey,
         choice: &Choice,
     ) -> Option<Time> {
-        let ramp = policy.ramp.span().unwrap_or_default();
+        let ramp = policy.ramp();
         let served = |c: &Candidate| {
             let since = self.pace.serving.get(&c.id).and_then(|s| s.since);
             since.map_or(ramp, |since| now.since(since))

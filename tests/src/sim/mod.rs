@@ -18,6 +18,7 @@
 //! | [`mesh`], [`fault`] | what a world is made of, what befalls it |
 //! | [`scenario`], `random` | what is shown: by name, and by seed |
 //! | [`episode`], `failover`, [`tally`] | how long requests still go where a fault is: one fault, a mix, many seeds |
+//! | `hotwarm` | losses, flaps, partitions and bad hooks over warm benches, watched as they happen |
 //! | [`run`] | one seed, many seeds, what is printed |
 
 pub mod check;
@@ -26,6 +27,7 @@ pub mod episode;
 mod failover;
 pub mod fault;
 pub mod host;
+mod hotwarm;
 pub mod keyring;
 pub mod link;
 pub mod mesh;

@@ -40,7 +40,7 @@ pub struct Report {
 /// Runs one scenario from one seed.
 pub fn one(seed: u64, nodes: usize, scenario: &'static Scenario) -> Report {
     let mut world = match scenario.name {
-        "random" => mesh::random_mesh(seed, nodes.max(8)),
+        "random" | "hotwarm" => mesh::random_mesh(seed, nodes.max(8)),
         "failover" => mesh::busy(seed, nodes),
         _ => mesh::standard(seed, nodes),
     };
@@ -174,6 +174,10 @@ pub fn many(seeds: std::ops::Range<u64>, nodes: usize, scenario: &'static Scenar
         sums.needless,
         sums.incidents
     );
+    println!(
+        "  {} failbacks, {} attempts of hooks failed, {} surplus call-ups (views differed), {} flaps",
+        sums.failbacks, sums.hooks_failed, sums.surplus, sums.flaps
+    );
     for (why, n) in &sums.failures {
         println!("  requests failed after settling: {n}, {why}");
     }
@@ -188,6 +192,10 @@ fn add(sum: &mut Stats, one: &Stats) {
     sum.activations += one.activations;
     sum.needless += one.needless;
     sum.incidents += one.incidents;
+    sum.hooks_failed += one.hooks_failed;
+    sum.failbacks += one.failbacks;
+    sum.surplus += one.surplus;
+    sum.flaps += one.flaps;
     for (why, n) in &one.failures {
         *sum.failures.entry(why).or_default() += n;
     }

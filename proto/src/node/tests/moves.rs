@@ -172,7 +172,8 @@ fn a_bench_that_is_too_small_is_said_in_the_routes_reason() {
 #[test]
 fn a_new_endpoint_grows_into_its_share_and_its_replacement_stays_until_it_has() {
     let mut lab = Lab::new(&["c1", "h1", "h2", "w1"]);
-    lab.give_policy(1, ServicePolicy { ramp: span(s(10)), ..quick() });
+    let failback = Failback::After(Span(s(10)));
+    lab.give_policy(1, ServicePolicy { failback, ramp: span(s(60)), ..quick() });
     lab.run(s(20));
     let now = lab.now;
     lab.node("h1").handle_health(now, &at("h1"), false);
@@ -185,9 +186,9 @@ fn a_new_endpoint_grows_into_its_share_and_its_replacement_stays_until_it_has() 
     assert_eq!(lab.weight("c1", "h1"), 100);
     lab.run(s(5));
     assert_eq!(lab.weight("c1", "h1"), 600);
-    assert_eq!(lab.condition("w1"), Condition::Serving, "the hold of 4 s is over, the ramp is not");
-    lab.run(s(5));
-    assert_eq!(lab.weight("c1", "h1"), WHOLE);
+    assert_eq!(lab.condition("w1"), Condition::Serving);
+    lab.run(ms(4_850));
+    assert_eq!((lab.weight("c1", "h1"), lab.condition("w1")), (WHOLE, Condition::Serving));
     lab.run(s(2));
     assert_eq!(lab.condition("w1"), Condition::Standby);
 }
