@@ -269,11 +269,7 @@ async fn failback(State(admin): State<Arc<Admin>>, body: String) -> Answer {
         Ok(request) => request,
         Err(e) => {
             let error = format!("the body is not a failback request: {e}");
-            return Ok(problem(
-                StatusCode::BAD_REQUEST,
-                &error,
-                "send {\"service\": \"NAME\"}",
-            ));
+            return Ok(problem(StatusCode::BAD_REQUEST, &error, "send {\"service\": \"NAME\"}"));
         }
     };
     tracing::info!(service = %request.service, "failback asked for");

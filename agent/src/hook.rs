@@ -222,12 +222,7 @@ pub async fn run(hook: &Hook, call: HookCall) -> HookEvent {
     ended(call, result, started, tries)
 }
 
-fn ended(
-    call: HookCall,
-    result: Result<(), HookError>,
-    started: Instant,
-    tries: u32,
-) -> HookEvent {
+fn ended(call: HookCall, result: Result<(), HookError>, started: Instant, tries: u32) -> HookEvent {
     let took = started.elapsed();
     let took_ms = took.as_secs_f64() * 1_000.0;
     let purpose = call.purpose;

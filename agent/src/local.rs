@@ -136,8 +136,7 @@ impl Locals {
         within: Duration,
     ) {
         let incident = incident.map(ToString::to_string).unwrap_or_default();
-        let call =
-            HookCall { purpose: Purpose::Activate, endpoint: endpoint.clone(), incident };
+        let call = HookCall { purpose: Purpose::Activate, endpoint: endpoint.clone(), incident };
         self.task(endpoint, Task::Activate(call, Instant::now() + within));
     }
 

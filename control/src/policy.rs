@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use hearth_proto::ids::{NodeName, ServiceName};
-use hearth_proto::policy::{Caller, Failback, Hedge, Mode, Need, Patience, Percent, Policy, ServicePolicy};
+use hearth_proto::policy::{
+    Caller, Failback, Hedge, Mode, Need, Patience, Percent, Policy, ServicePolicy,
+};
 use hearth_proto::settings::{self, SettingsError};
 
 /// Largest policy text taken.

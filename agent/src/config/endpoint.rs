@@ -248,11 +248,7 @@ fn check_kind(keys: &raw::Check, default: &CheckKind, m: &mut Mistakes<'_>) -> C
     }
 }
 
-fn warm_up(
-    table: &Table<raw::WarmUp>,
-    protocol: Protocol,
-    m: &mut Mistakes<'_>,
-) -> Option<WarmUp> {
+fn warm_up(table: &Table<raw::WarmUp>, protocol: Protocol, m: &mut Mistakes<'_>) -> Option<WarmUp> {
     if protocol != Protocol::Http {
         let what = "[endpoint.warm_up] is for endpoints that speak http".to_owned();
         m.add(&table.place, what, Some("delete it; its activation hook can do as much".into()));

@@ -15,7 +15,8 @@ use hearth_proto::api::{
 use hearth_proto::ids::{NodeName, ServiceName};
 use hearth_proto::time::Span;
 use hearth_proto::view::{
-    DrainRequest, ExplainView, FailbackRequest, FailbackView, IncidentView, MemberView, RouteView, StatusView,
+    DrainRequest, ExplainView, FailbackRequest, FailbackView, IncidentView, MemberView, RouteView,
+    StatusView,
 };
 use hyper::body::Bytes;
 
@@ -135,8 +136,10 @@ enum Command {
         off: bool,
     },
     /// Have activated endpoints of a service stand down now, if they are not needed
-    #[command(after_help = "For services whose policy says failback = \"manual\"; with a hold it is not waited \
-        for. Any agent\ncarries the word to the owners, who stay up if they see a need.")]
+    #[command(
+        after_help = "For services whose policy says failback = \"manual\"; with a hold it is not waited \
+        for. Any agent\ncarries the word to the owners, who stay up if they see a need."
+    )]
     Failback {
         /// The service
         service: ServiceName,

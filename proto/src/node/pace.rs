@@ -48,9 +48,13 @@ impl Node {
     /// Notes what each endpoint does now, and marks those that flap.
     pub(super) fn damp(&mut self, now: Time, policy: &ServicePolicy, survey: &mut Survey) {
         let half_life = policy.damping.span();
+        let isolated = self.is_isolated();
         for subject in &mut survey.subjects {
             let damping = self.pace.flaps.entry(subject.id.clone()).or_default();
             damping.see(seen(subject), half_life, now);
+            if isolated {
+                damping.cut_off();
+            }
             subject.damped = damping.is_suppressed(now);
             if let Some(until) = damping.until(now) {
                 survey.recheck = Some(survey.recheck.map_or(until, |r| r.min(until)));

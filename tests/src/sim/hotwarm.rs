@@ -92,12 +92,8 @@ fn mix(w: &mut World, rng: &mut StdRng, torn: bool) {
 
 /// Arms one fault of a host that has a part in a service, and its end.
 fn plan(w: &mut World, rng: &mut StdRng, at: At, lasts: u64, torn: bool) {
-    let all: Vec<(usize, EndpointId)> = w
-        .services()
-        .iter()
-        .flat_map(|s| w.endpoints(s))
-        .map(|(host, id, _)| (host, id))
-        .collect();
+    let all: Vec<(usize, EndpointId)> =
+        w.services().iter().flat_map(|s| w.endpoints(s)).map(|(host, id, _)| (host, id)).collect();
     let (host, id) = all[rng.random_range(0..all.len())].clone();
     let n = w.hosts.len();
     let mut between = |from: Fault, to: Fault| {
@@ -291,7 +287,8 @@ impl Line {
     /// Whether the survivors would allow more to serve, and have for too long.
     fn too_few(&mut self, w: &World) -> Option<String> {
         let all = w.endpoints(&self.service);
-        let hot = all.iter().filter(|(host, _, role)| *role == Role::Hot && !w.checks.has_left(*host));
+        let hot =
+            all.iter().filter(|(host, _, role)| *role == Role::Hot && !w.checks.has_left(*host));
         let needed = hot.clone().count();
         let serving = all.iter().filter(|(host, id, _)| Self::serves(w, *host, id)).count();
         if serving >= needed {
@@ -362,9 +359,11 @@ impl Line {
                 *role == Role::Hot && (changed || !Self::serves(w, *h, id))
             })
             .count();
-        let damped = w.hosts[host].node.as_ref().map(Node::snapshot).map_or(0, |s| {
-            s.services.get(&self.service).map_or(0, |route| route.tally.damped)
-        });
+        let damped = w.hosts[host]
+            .node
+            .as_ref()
+            .map(Node::snapshot)
+            .map_or(0, |s| s.services.get(&self.service).map_or(0, |route| route.tally.damped));
         let up = all
             .iter()
             .filter(|(h, other, role)| {
@@ -379,9 +378,11 @@ impl Line {
     /// Whether fewer serve than must once this one stands down, though nothing was lost a moment ago.
     fn dips(&self, w: &World, id: &EndpointId) -> Option<String> {
         let all = w.endpoints(&self.service);
-        let hot = all.iter().filter(|(host, _, role)| *role == Role::Hot && !w.checks.has_left(*host));
+        let hot =
+            all.iter().filter(|(host, _, role)| *role == Role::Hot && !w.checks.has_left(*host));
         let needed = hot.count();
-        let left = all.iter().filter(|(h, other, _)| other != id && Self::serves(w, *h, other)).count();
+        let left =
+            all.iter().filter(|(h, other, _)| other != id && Self::serves(w, *h, other)).count();
         let news = self.setbacks.iter().filter(|at| **at + NEWS > w.now).count();
         (left + news < needed)
             .then(|| format!("{id} stood down and left {left} of {needed} that must serve"))

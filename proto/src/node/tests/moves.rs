@@ -100,6 +100,7 @@ fn an_endpoint_serves_real_requests_only_after_those_that_warm_it_up() {
     assert_eq!(lab.count(|e| matches!(e, Event::WarmUp { .. })), 1);
     let now = lab.now;
     lab.node("w1").handle_warmed(now, &at("w1"));
+    lab.pump();
     assert_eq!(lab.condition("w1"), Condition::Serving);
     let record = &lab.nodes[&name("w1")].activation_records()[&at("w1")];
     assert_eq!((record.count, record.failures), (1, 0));
