@@ -215,14 +215,6 @@ impl Lifecycle {
         self.activated_for.as_ref()
     }
 
-    /// Since when it serves without being needed.
-    pub fn unneeded(&self) -> Option<Time> {
-        match self.state {
-            State::Serving { unneeded } => unneeded,
-            _ => None,
-        }
-    }
-
     /// When a [`Event::Tick`] is due.
     pub fn deadline(&self, terms: &Terms) -> Option<Time> {
         match &self.state {

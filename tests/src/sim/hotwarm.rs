@@ -165,15 +165,15 @@ fn flap(w: &mut World, rng: &mut StdRng) {
             2 => w.inflict(&Fault::App(id.clone(), true)),
             _ => cut(w, false),
         }
-        // It is known to flap once it has returned a second time.
+        // It is known to flap once it has returned a third time.
         watch.until(w, began + PERIOD.min(away + 3 * S));
-        if n == 1 {
+        if n == 2 {
             known = watch.moves(&service);
         }
         watch.until(w, began + PERIOD);
     }
     let flaps = watch.moves(&service) - known;
-    let allowed = if short { 3 } else { 1 };
+    let allowed = if short { 5 } else { 1 };
     let services_share_hosts = services.len() > 1;
     w.stats.flaps += flaps;
     w.stats.failbacks += watch.failbacks;
