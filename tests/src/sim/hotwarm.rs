@@ -143,7 +143,8 @@ fn flap(w: &mut World, rng: &mut StdRng) {
     watch.until(w, w.now + 3 * S);
     let mut known = 0;
     for n in 0..FLAPS {
-        let away = rng.random_range(2 * S..PERIOD / 2);
+        // Long enough for two failed checks: what nobody noticed is no flap.
+        let away = rng.random_range(4 * S..PERIOD / 2);
         let began = w.now;
         let cut = |w: &mut World, on: bool| {
             let (a, b) = (vec![host], others.clone());
@@ -273,6 +274,9 @@ impl Line {
                 self.able.entry(id).or_insert(w.now);
             } else if self.able.remove(&id).is_some() {
                 self.setbacks.push_back(w.now);
+            } else if cooling && self.conditions.get(&id) == Some(&Condition::Activating) {
+                // Its application was gone before it was called: that took its whole deadline.
+                self.setbacks.push_back(w.now);
             }
         }
         while self.setbacks.front().is_some_and(|at| at + BOUND < w.now) {
@@ -301,8 +305,13 @@ impl Line {
                 w.hosts[*host].since + GRACE + BOUND > w.now && !Self::serves(w, *host, id)
             })
             .count();
+        // Called, and its application is gone: only the deadline will tell.
+        let in_vain = all.iter().filter(|(host, id, _)| {
+            w.condition(*host, id) == Some(Condition::Activating) && !w.hosts[*host].apps[id].up
+        });
+        let excused = self.setbacks.len() + starting + in_vain.count();
         let able = self.able.values().filter(|at| **at + BOUND <= w.now).count();
-        let allowed = needed.min(able).saturating_sub(self.setbacks.len() + starting);
+        let allowed = needed.min(able).saturating_sub(excused);
         (since + BOUND < w.now && serving < allowed).then(|| {
             format!(
                 "{}: only {serving} serve, {allowed} could, for {} ms",
