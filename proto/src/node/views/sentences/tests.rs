@@ -128,7 +128,19 @@ fn a_warm_endpoint_that_is_not_needed_any_more_says_when_it_stands_down() {
     let mut never = route(&["hot-1"], 3, &[]);
     never.policy.failback = Failback::Never;
     assert!(told(&never).ends_with("not needed any more, stays up (failback never)."));
+    never.policy.failback = Failback::Manual;
+    assert!(told(&never).ends_with("stays up until `hearth failback ledger` (failback manual)."));
     assert!(told(&route(&["hot-1"], 2, &["warm-1"])).ends_with("too few hot ones served."));
+}
+
+#[test]
+fn endpoints_that_flap_are_said_not_to_count() {
+    let mut flapping = route(&["hot-1", "warm-1"], 2, &["warm-1"]);
+    flapping.tally.damped = 1;
+    assert_eq!(
+        of(&flapping, &[], &[], 2, NOW)[2],
+        "One hot endpoint serves and does not count: it was lost too often of late."
+    );
 }
 
 #[test]
