@@ -24,7 +24,7 @@ const PUBLISH_GAP: Duration = Duration::from_millis(20);
 const RENEW_GAP: Duration = Duration::from_millis(250);
 /// How long an urgent wake holds without being renewed. The caller renews it every half second while it
 /// has nobody else.
-const FORCE: Duration = Duration::from_secs(3);
+pub(super) const FORCE: Duration = Duration::from_secs(3);
 /// An urgent wake that our own view contradicts is believed once it is repeated so much later: a caller
 /// that was cut off itself still has its old wakes delivered when it returns, and a moment later it
 /// needs nobody. Callers repeat every half second.

@@ -21,7 +21,7 @@ use crate::time::Time;
 use crate::wire::{Message, Wake};
 
 use super::pace::Since;
-use super::{Event, Node, ServiceState};
+use super::{Event, Forced, Node, ServiceState};
 
 /// How long a hot endpoint that has not served yet counts as only starting: nobody is called up for it.
 const START_GRACE: Duration = Duration::from_secs(10);
@@ -234,11 +234,13 @@ impl Node {
         let mut wanted = route.tally.called.clone();
         wanted.extend(self.reserve_due(now, route));
         for id in &wanted {
-            let standing_by = route.candidates.iter().any(|c| {
-                c.id == *id
-                    && c.condition == Condition::Standby
-                    && *id.node.as_str() != *self.config.name.as_str()
-            });
+            if id.node == self.config.name {
+                // Called by the numbers it needs no waking; called by our own callers alone it does.
+                self.wake_own(now, id, route);
+                continue;
+            }
+            let standing_by =
+                route.candidates.iter().any(|c| c.id == *id && c.condition == Condition::Standby);
             let incident = self.assignment(service, id, now).or_else(|| self.missed_loss(route));
             let Some(incident) = incident.filter(|_| standing_by) else { continue };
             let Some(state) = self.services.get_mut(service) else { return };
@@ -267,6 +269,17 @@ impl Node {
             state.recheck = Some(state.recheck.map_or(due, |r| r.min(due)));
         }
         (now >= due).then(|| first.clone())
+    }
+
+    /// Our own callers have nobody, and the reserve is an endpoint of this node.
+    fn wake_own(&mut self, now: Time, id: &EndpointId, route: &Route) {
+        if route.tally.reserve.contains(id)
+            && let Some(incident) = self.missed_loss(route)
+        {
+            let (since, until, by) = (now, now + super::own::FORCE, self.config.name.clone());
+            let forced = Forced { incident, since, until, by, believed: true };
+            self.forced.insert(id.clone(), forced);
+        }
     }
 
     /// Requests of this node wait for a service that nobody serves.

@@ -134,6 +134,25 @@ fn a_caller_that_has_nobody_gets_a_warm_one_even_while_hot_ones_are_only_startin
 }
 
 #[test]
+fn a_caller_beside_the_only_warm_endpoint_has_it_called_while_hot_ones_are_starting() {
+    let mut lab = Lab::new(&["c1", "h1", "w1"]);
+    let restarted =
+        NodeConfig { generation: Generation(2), ..config("h1", Some(Role::Hot), false) };
+    let keys = Hash(Identity::Node(name("h1")));
+    lab.nodes.insert(name("h1"), Node::new(restarted, Box::new(keys), lab.now));
+    lab.linked.retain(|(a, b)| *a != name("h1") && *b != name("h1"));
+    for other in ["c1", "w1"] {
+        lab.link(&name("h1"), &name(other));
+        lab.link(&name(other), &name("h1"));
+    }
+    lab.run(ms(500));
+    let now = lab.now;
+    lab.node("w1").handle_need(now, &ledger());
+    lab.run(ms(1_100));
+    assert_eq!(lab.condition("w1"), Condition::Activating);
+}
+
+#[test]
 fn a_caller_that_started_during_an_outage_wakes_the_called_endpoint_too() {
     let mut lab = Lab::new(&["c1", "h1", "w1"]);
     lab.lose("h1");
