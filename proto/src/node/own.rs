@@ -338,7 +338,7 @@ impl Node {
         self.push(&me, &signed);
         // Callers that hold requests for us hear it first hand.
         let waiting: std::collections::BTreeSet<NodeName> =
-            self.forced.values().map(|f| f.by.clone()).collect();
+            self.forced.values().map(|f| f.by.clone()).filter(|by| *by != me).collect();
         for caller in waiting {
             self.send(&caller, Message::Adverts(vec![signed.clone()]));
         }
