@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint purity deny advisories unit sim soak sim-soak sim-failover lab bench-speed bench-failover bench-sensing soak-healthy soak-posts allocations docs release clean conformance protocols oracle fuzz
+.PHONY: help setup build demo test lint purity deny advisories unit sim soak sim-soak sim-failover lab bench-speed bench-failover bench-sensing soak-healthy soak-posts allocations docs release clean conformance protocols oracle fuzz sim-hotwarm
 
 PROFILE ?= lab
 CARGO   := cargo
@@ -46,6 +46,10 @@ unit: ## unit tests and property laws
 sim: ## seeded simulator slice; `make sim SEED=n` replays one run, SEEDS=a..b NODES=n another slice
 	$(CARGO) run --profile $(PROFILE) -q -p hearth-tests --bin sim -- $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) --nodes $(NODES)
 	$(if $(SEED),,$(CARGO) run --profile $(PROFILE) -q -p hearth-tests --bin sim -- --scenario failover --seeds 0..8 --nodes 24)
+	$(if $(SEED),,$(CARGO) run --profile $(PROFILE) -q -p hearth-tests --bin sim -- --scenario hotwarm --seeds 0..60 --nodes 12)
+
+sim-hotwarm: ## losses, flaps, partitions, bad hooks over warm benches (SEEDS=0..5000)
+	$(CARGO) run --profile $(PROFILE) -q -p hearth-tests --bin sim -- --scenario hotwarm --seeds $(if $(filter 0..200,$(SEEDS)),0..5000,$(SEEDS)) --nodes 12
 
 soak: ## the long tests of links and traffic path that `make test` leaves out
 	$(CARGO) test --profile $(PROFILE) -p hearth-agent --lib -- --ignored --nocapture

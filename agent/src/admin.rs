@@ -22,7 +22,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use hearth_proto::ids::ServiceName;
 use hearth_proto::node::Node;
-use hearth_proto::view::{DrainRequest, ErrorView};
+use hearth_proto::view::{DrainRequest, ErrorView, FailbackRequest, IncidentView};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -165,6 +165,7 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/drills/{id}/stop", post(history::stop))
         .route("/v1/debug/bundle", post(bundle::bundle))
         .route("/v1/drain", post(drain))
+        .route("/v1/failback", post(failback))
         .route("/v1/reload", post(reload))
         .route("/v1/leave", post(leave))
         .route("/metrics", get(metrics))
@@ -262,6 +263,20 @@ async fn drain(State(admin): State<Arc<Admin>>, body: String) -> Answer {
     tracing::info!(on = request.on, "drain asked for");
     admin.handle.command(Command::Drain(request.on)).await?;
     status(State(admin)).await
+}
+
+async fn failback(State(admin): State<Arc<Admin>>, body: String) -> Answer {
+    let request: FailbackRequest = match serde_json::from_str(&body) {
+        Ok(request) => request,
+        Err(e) => {
+            let error = format!("the body is not a failback request: {e}");
+            return Ok(problem(StatusCode::BAD_REQUEST, &error, "send {\"service\": \"NAME\"}"));
+        }
+    };
+    tracing::info!(service = %request.service, "failback asked for");
+    let (answer, view) = oneshot::channel();
+    admin.handle.command(Command::Failback(request.service, answer)).await?;
+    Ok(Json(view.await.map_err(|_| Gone)?).into_response())
 }
 
 async fn reload(State(admin): State<Arc<Admin>>) -> Answer {

@@ -169,6 +169,23 @@ pub struct Endpoint {
     pub activate: Option<Hook>,
     /// What makes it stand by again; only of a warm one.
     pub deactivate: Option<Hook>,
+    /// Attempts of `activate`, as far as the deadline has room for them.
+    pub attempts: u32,
+    /// Bounds its activation as a whole: hook, readiness and warm-up.
+    pub activation_deadline: Duration,
+    /// Requests made before it serves; only of a warm one that speaks HTTP.
+    pub warm_up: Option<WarmUp>,
+    /// Its capacity, 100 for a usual endpoint.
+    pub weight: u16,
+}
+
+/// Requests that warm an application up before the first real one. Always `GET`: they must change nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WarmUp {
+    /// Begins with `/`.
+    pub path: String,
+    /// How many, one after the other.
+    pub requests: u32,
 }
 
 /// A version of HTTP that an application is spoken to in. It is written down, not negotiated: without TLS
@@ -246,7 +263,7 @@ impl Default for Check {
 pub struct Hook {
     /// What is done.
     pub action: Action,
-    /// The time it has, retries included.
+    /// The time that one attempt to activate has; of a deactivation all attempts together.
     pub deadline: Duration,
 }
 

@@ -7,6 +7,7 @@
 //! | `identity/` | key, certificate, trust bundle (owned by [`crate::identity`]) |
 //! | `table.bin` | all signed adverts last known |
 //! | `documents.bin` | the signed documents in force |
+//! | `activations.bin` | how long activations of own endpoints took |
 //!
 //! Every write is atomic and durable: a temporary file in the same directory, fsync, rename, fsync of the
 //! directory. A file that cannot be read is set aside as `NAME.damaged-N` and counts as missing: what it
@@ -18,14 +19,16 @@ mod records;
 #[cfg(test)]
 pub(crate) mod tests;
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use hearth_proto::activation::Activations;
 use hearth_proto::advert::SignedAdvert;
 use hearth_proto::document::SignedDocument;
-use hearth_proto::ids::Generation;
+use hearth_proto::ids::{EndpointId, Generation};
 
 use crate::identity::WallClock;
 
@@ -35,6 +38,7 @@ pub(crate) use atomic::{make_private_directory, write_atomic};
 const GENERATION: &str = "generation";
 const TABLE: &str = "table.bin";
 const DOCUMENTS: &str = "documents.bin";
+const ACTIVATIONS: &str = "activations.bin";
 /// Damaged files kept per name. One is for a person to look at; a fault that repeats must not fill the
 /// disk.
 const DAMAGED_KEPT: u32 = 9;
@@ -183,6 +187,19 @@ impl StateDir {
     /// Replaces the documents on disk.
     pub fn save_documents(&self, documents: &[SignedDocument]) -> Result<(), DiskError> {
         self.save(DOCUMENTS, documents)
+    }
+
+    /// How long activations of own endpoints took before this start.
+    pub fn load_activations(&self) -> BTreeMap<EndpointId, Activations> {
+        self.load(ACTIVATIONS).into_iter().collect()
+    }
+
+    /// Replaces what is on disk of that.
+    pub fn save_activations(
+        &self,
+        known: BTreeMap<EndpointId, Activations>,
+    ) -> Result<(), DiskError> {
+        self.save(ACTIVATIONS, &known.into_iter().collect::<Vec<_>>())
     }
 
     fn load<T: serde::de::DeserializeOwned>(&self, name: &str) -> Vec<T> {

@@ -17,11 +17,12 @@ use hearth_proto::drill::{DrillId, DrillRefused};
 use hearth_proto::evidence::Outcome;
 use hearth_proto::flight::Recorder;
 use hearth_proto::ids::{EndpointId, Identity, NodeName, ServiceName};
-use hearth_proto::node::{DrillAsk, EndpointConfig, Event, LinkInput, Node, Transmit};
+use hearth_proto::node::{DrillAsk, EndpointConfig, Event, HookFailed, LinkInput, Node, Transmit};
 use hearth_proto::outlier::Sample;
 use hearth_proto::route::Snapshot;
 use hearth_proto::time::Time;
 use hearth_proto::wire::{Answer, Ask, Message};
+use hearth_proto::view::FailbackView;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::flight::Flight;
@@ -97,13 +98,20 @@ pub enum Command {
     /// How the endpoints that were called answered in the last
     /// [`SAMPLE_EVERY`](hearth_proto::outlier::SAMPLE_EVERY).
     Samples(Vec<(EndpointId, Sample)>),
-    /// Result of an activation hook.
+    /// Result of an attempt of an activation hook.
     Hook {
         /// Which endpoint of ours.
         endpoint: EndpointId,
         /// How it ended.
-        result: Result<(), String>,
+        result: Result<(), HookFailed>,
     },
+    /// The requests that warm an endpoint up were made.
+    Warmed {
+        /// Which endpoint of ours.
+        endpoint: EndpointId,
+    },
+    /// An operator wants activated endpoints of a service to stand down.
+    Failback(ServiceName, oneshot::Sender<FailbackView>),
 }
 
 /// What the core wants done that is not a matter of links.
@@ -373,6 +381,11 @@ impl<E: Effects> Driver<E> {
             }
             Command::Samples(samples) => self.node.handle_samples(now, &samples),
             Command::Hook { endpoint, result } => self.node.handle_hook(now, &endpoint, result),
+            Command::Warmed { endpoint } => self.node.handle_warmed(now, &endpoint),
+            Command::Failback(service, answer) => {
+                // Whoever asked may have hung up; the word is given all the same.
+                let _ = answer.send(self.node.failback(now, &service));
+            }
         }
     }
 

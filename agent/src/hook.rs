@@ -1,7 +1,8 @@
 //! What makes a warm endpoint serve, and stand by again: an HTTP request or a program.
 //!
-//! A hook is tried until it succeeds or its deadline passes, so it must bear being run twice. A program
-//! gets no shell and a process group of its own, which is killed at the deadline; a program that succeeded
+//! An activation is one attempt at a time ([`run_once`]): how often, and after which pauses, the endpoint's
+//! lifecycle decides. A deactivation ([`run`]) is tried until it succeeds or its deadline passes. Either must
+//! bear being run twice. A program gets no shell and a process group of its own, which is killed at the deadline; a program that succeeded
 //! may leave processes behind (that may have been its task). Dropping the future ends the hook at once.
 //! Whether the endpoint then serves is told by its health check, never by the hook.
 
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hearth_proto::ids::EndpointId;
+use hearth_proto::node::HookFailed;
 use hearth_proto::time::Span;
 use http::{Request, Uri};
 use http_body_util::Full;
@@ -80,6 +82,9 @@ pub enum HookError {
         /// Why.
         source: io::Error,
     },
+    /// The one attempt failed.
+    #[error("{0}")]
+    Attempt(Failure),
     /// No try succeeded in time.
     #[error("not done within {} ({}): {last}", Span(*.deadline), times(*.tries))]
     Deadline {
@@ -142,6 +147,16 @@ impl fmt::Display for Failure {
     }
 }
 
+impl HookError {
+    /// What the core is told: whether another attempt can do better.
+    pub fn told(&self) -> HookFailed {
+        match self {
+            Self::Start { .. } => HookFailed::Hopeless(self.to_string()),
+            Self::Attempt(_) | Self::Deadline { .. } => HookFailed::Once(self.to_string()),
+        }
+    }
+}
+
 /// A hook under way. Dropping it ends the hook.
 #[derive(Debug)]
 pub struct RunningHook(JoinHandle<()>);
@@ -161,6 +176,23 @@ impl Drop for RunningHook {
     fn drop(&mut self) {
         self.0.abort();
     }
+}
+
+/// Runs `hook` once, for at most `within` and its own deadline.
+pub async fn run_once(hook: &Hook, call: HookCall, within: Duration) -> HookEvent {
+    let started = Instant::now();
+    let deadline = within.min(hook.deadline);
+    let outcome = tokio::time::timeout(deadline, attempt(&hook.action, &call)).await;
+    let result = match outcome {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(Attempt::Hopeless(error))) => Err(error),
+        Ok(Err(Attempt::Failed(failure))) => Err(HookError::Attempt(failure)),
+        Err(_) => {
+            let last = Failure::Unfinished(name_of(&hook.action));
+            Err(HookError::Deadline { deadline, tries: 1, last })
+        }
+    };
+    ended(call, result, started, 1)
 }
 
 /// Runs `hook` until it succeeds or its deadline passes.
@@ -187,6 +219,10 @@ pub async fn run(hook: &Hook, call: HookCall) -> HookEvent {
         }
         tokio::time::sleep(wait).await;
     };
+    ended(call, result, started, tries)
+}
+
+fn ended(call: HookCall, result: Result<(), HookError>, started: Instant, tries: u32) -> HookEvent {
     let took = started.elapsed();
     let took_ms = took.as_secs_f64() * 1_000.0;
     let purpose = call.purpose;

@@ -40,3 +40,4 @@ pub mod questions;
 pub mod run;
 pub mod telemetry;
 pub mod threads;
+mod warm;

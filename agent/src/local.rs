@@ -1,14 +1,16 @@
 //! The endpoints of this host as the shell sees them: which application, which check, which hooks.
 //!
-//! Owns one checker and one hook queue per endpoint. Hooks of an endpoint run one after the other, so
+//! Owns one checker and one queue of hooks and warm-ups per endpoint. They run one after the other, so
 //! that a deactivation still under way never meets the next activation. Results go to the driver. Dropping
 //! an endpoint ends its check and whatever hook runs.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use hearth_proto::ids::{EndpointId, NodeName};
 use hearth_proto::incident::IncidentKey;
+use hearth_proto::lifecycle::Activation;
 use hearth_proto::node::EndpointConfig;
 use tokio::runtime::Handle as Runtime;
 use tokio::sync::mpsc;
@@ -19,11 +21,10 @@ use crate::config::{Config, Endpoint};
 use crate::driver::{Command, Handle};
 use crate::hook::{self, HookCall, Purpose};
 use crate::proxy::LocalEndpoint;
+use crate::warm;
 
 /// Hook calls that may wait per endpoint: an activation and a deactivation behind one that runs.
 const HOOKS_WAITING: usize = 4;
-/// Readiness after the hook is part of the activation: it gets this much beyond the hook's own deadline.
-const READINESS: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// Shared by the driver's effects and reloads.
 #[derive(Clone)]
@@ -40,7 +41,7 @@ pub struct Locals {
 struct Local {
     config: Endpoint,
     checker: Checker,
-    hooks: mpsc::Sender<HookCall>,
+    hooks: mpsc::Sender<Task>,
     runner: JoinHandle<()>,
 }
 
@@ -61,12 +62,16 @@ pub fn id(node: &NodeName, endpoint: &Endpoint) -> EndpointId {
 
 /// What the core is told of one of our endpoints.
 pub fn core_config(node: &NodeName, endpoint: &Endpoint) -> EndpointConfig {
-    let hook = endpoint.activate.as_ref().map_or(std::time::Duration::ZERO, |h| h.deadline);
     EndpointConfig {
         id: id(node, endpoint),
         role: endpoint.role,
         protocol: endpoint.protocol,
-        activation_deadline: hook + READINESS,
+        activation: Activation {
+            deadline: endpoint.activation_deadline,
+            attempts: endpoint.attempts,
+            warm_up: endpoint.warm_up.is_some(),
+        },
+        weight: endpoint.weight,
     }
 }
 
@@ -118,20 +123,43 @@ impl Locals {
 
     fn start(&self, config: &Endpoint) -> Local {
         let (hooks, queue) = mpsc::channel(HOOKS_WAITING);
-        let runner = self.hooks.spawn(run_hooks(config.clone(), self.handle.clone(), queue));
+        let runner = self.hooks.spawn(run_tasks(config.clone(), self.handle.clone(), queue));
         let checker = Checker::start(config, self.checks.clone());
         Local { config: config.clone(), checker, hooks, runner }
     }
 
-    /// Has a hook run. The result of an activation goes to the driver.
-    pub fn hook(&self, purpose: Purpose, endpoint: &EndpointId, incident: Option<&IncidentKey>) {
+    /// Has an activation attempted once, for at most `within`. The result goes to the driver.
+    pub fn activate(
+        &self,
+        endpoint: &EndpointId,
+        incident: Option<&IncidentKey>,
+        within: Duration,
+    ) {
         let incident = incident.map(ToString::to_string).unwrap_or_default();
-        let call = HookCall { purpose, endpoint: endpoint.clone(), incident };
+        let call = HookCall { purpose: Purpose::Activate, endpoint: endpoint.clone(), incident };
+        self.task(endpoint, Task::Activate(call, Instant::now() + within));
+    }
+
+    /// Has an endpoint deactivated. Nobody waits for it.
+    pub fn deactivate(&self, endpoint: &EndpointId) {
+        let (purpose, incident) = (Purpose::Deactivate, String::new());
+        self.task(
+            endpoint,
+            Task::Deactivate(HookCall { purpose, endpoint: endpoint.clone(), incident }),
+        );
+    }
+
+    /// Has the requests made that warm an endpoint up, for at most `within`; the driver is told.
+    pub fn warm_up(&self, endpoint: &EndpointId, within: Duration) {
+        self.task(endpoint, Task::WarmUp(endpoint.clone(), Instant::now() + within));
+    }
+
+    fn task(&self, endpoint: &EndpointId, task: Task) {
         if let Some(local) = self.lock().get(endpoint)
-            && local.hooks.try_send(call).is_err()
+            && local.hooks.try_send(task).is_err()
         {
             // The lifecycle gives up at its deadline and tries again later.
-            tracing::error!(%endpoint, ?purpose, "too many hooks wait; this one is not run");
+            tracing::error!(%endpoint, "too many hooks wait; this one is not run");
         }
     }
 
@@ -157,21 +185,44 @@ impl Locals {
     }
 }
 
-async fn run_hooks(config: Endpoint, driver: Handle, mut queue: mpsc::Receiver<HookCall>) {
-    while let Some(call) = queue.recv().await {
-        let purpose = call.purpose;
-        let endpoint = call.endpoint.clone();
-        let hook = match purpose {
-            Purpose::Activate => &config.activate,
-            Purpose::Deactivate => &config.deactivate,
+/// What is done to an application, one after the other.
+enum Task {
+    /// One attempt, until then.
+    Activate(HookCall, Instant),
+    Deactivate(HookCall),
+    /// Requests, until then.
+    WarmUp(EndpointId, Instant),
+}
+
+async fn run_tasks(config: Endpoint, driver: Handle, mut queue: mpsc::Receiver<Task>) {
+    while let Some(task) = queue.recv().await {
+        let done = match task {
+            Task::Deactivate(call) => {
+                if let Some(hook) = &config.deactivate {
+                    hook::run(hook, call).await;
+                }
+                continue;
+            }
+            Task::Activate(call, end) => {
+                let endpoint = call.endpoint.clone();
+                // What it waited for behind another counts.
+                let within = end.saturating_duration_since(Instant::now());
+                let result = match &config.activate {
+                    Some(hook) => hook::run_once(hook, call, within).await.result,
+                    None => Ok(()),
+                };
+                Command::Hook { endpoint, result: result.map_err(|e| e.told()) }
+            }
+            Task::WarmUp(endpoint, end) => {
+                if let Some(warm_up) = &config.warm_up {
+                    let made = warm::up(&config.address, config.http, warm_up);
+                    // What it has had by then has to do.
+                    let _ = tokio::time::timeout_at(end.into(), made).await;
+                }
+                Command::Warmed { endpoint }
+            }
         };
-        let result = match hook {
-            Some(hook) => hook::run(hook, call).await.result.map_err(|e| e.to_string()),
-            None => Ok(()),
-        };
-        if purpose == Purpose::Activate
-            && driver.command(Command::Hook { endpoint, result }).await.is_err()
-        {
+        if driver.command(done).await.is_err() {
             return;
         }
     }

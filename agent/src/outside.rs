@@ -20,7 +20,6 @@ use tokio::time::MissedTickBehavior;
 use crate::config::HostPort;
 use crate::disk::StateDir;
 use crate::driver::{Command, Effects, Handle};
-use crate::hook::Purpose;
 use crate::identity::Credentials;
 use crate::incidents::Incidents;
 use crate::link::Links;
@@ -74,14 +73,19 @@ impl Effects for Outside {
             self.incidents.keep(record);
         }
         match event {
-            Event::Activate { endpoint, incident } => {
+            Event::Activate { endpoint, incident, within, .. } => {
                 if let Some(locals) = self.locals.get() {
-                    locals.hook(Purpose::Activate, &endpoint, incident.as_ref());
+                    locals.activate(&endpoint, incident.as_ref(), within);
+                }
+            }
+            Event::WarmUp { endpoint, within } => {
+                if let Some(locals) = self.locals.get() {
+                    locals.warm_up(&endpoint, within);
                 }
             }
             Event::Deactivate { endpoint } => {
                 if let Some(locals) = self.locals.get() {
-                    locals.hook(Purpose::Deactivate, &endpoint, None);
+                    locals.deactivate(&endpoint);
                 }
             }
             Event::Check { endpoint } => {
@@ -91,7 +95,9 @@ impl Effects for Outside {
             }
             // A full queue means that the seeds are being dialled already.
             Event::Lonely => drop(self.lonely.try_send(())),
-            Event::SaveTable | Event::SaveDocuments => self.save.notify_one(),
+            Event::SaveTable | Event::SaveDocuments | Event::SaveActivations => {
+                self.save.notify_one();
+            }
             Event::Trust(roots) => {
                 if let Err(error) = self.credentials.set_trust(roots) {
                     tracing::error!(%error, "trust bundle not taken");
@@ -176,17 +182,20 @@ fn tell(event: Event) {
     }
 }
 
-/// Writes table and documents to disk when they changed. A disk that is full is an error that keeps
+/// Writes table, documents and what activations took to disk when they changed. A disk that is full is an error that keeps
 /// serving: it is tried again until it succeeds.
 pub async fn save(state: Arc<StateDir>, handle: Handle, changed: Arc<Notify>) {
     loop {
         changed.notified().await;
         tokio::time::sleep(SAVE_AFTER).await;
-        let read = |node: &Node, _| (node.table_records(), node.document_records());
-        let Ok((table, documents)) = handle.read(read).await else { return };
+        let read = |node: &Node, _| {
+            (node.table_records(), node.document_records(), node.activation_records().clone())
+        };
+        let Ok((table, documents, activations)) = handle.read(read).await else { return };
         let state = state.clone();
         let saved = tokio::task::spawn_blocking(move || {
             state.save_table(&table)?;
+            state.save_activations(activations)?;
             state.save_documents(&documents)
         });
         match saved.await {

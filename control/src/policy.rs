@@ -8,6 +8,7 @@ use std::time::Duration;
 use hearth_proto::ids::{NodeName, ServiceName};
 use hearth_proto::policy::{
     Caller, Drills, Hedge, Mode, Need, Patience, Percent, Policy, ServicePolicy,
+    Caller, Failback, Hedge, Mode, Need, Patience, Percent, Policy, ServicePolicy,
 };
 use hearth_proto::settings::{self, SettingsError};
 
@@ -28,7 +29,7 @@ pub fn compile(file: &str, text: &str) -> Result<Policy, SettingsError> {
 }
 
 /// The keys of a service's policy with their values as written, in the order of the documentation.
-fn values(p: &ServicePolicy) -> [(&'static str, String); 14] {
+fn values(p: &ServicePolicy) -> [(&'static str, String); 16] {
     let mode = match p.mode {
         Mode::HotHot => "hot-hot",
         Mode::HotWarm => "hot-warm",
@@ -50,6 +51,8 @@ fn values(p: &ServicePolicy) -> [(&'static str, String); 14] {
         ("max_requests", p.max_requests.to_string()),
         ("rate_limit", p.rate_limit.to_string()),
         ("drills", if p.drills == Drills::On { "on".into() } else { "off".into() }),
+        ("ramp", p.ramp.to_string()),
+        ("damping", p.damping.to_string()),
     ]
 }
 
@@ -58,6 +61,9 @@ fn values(p: &ServicePolicy) -> [(&'static str, String); 14] {
 pub fn changes(old: &Policy, new: &Policy) -> Vec<String> {
     let names: BTreeSet<&ServiceName> = old.services.keys().chain(new.services.keys()).collect();
     let mut lines = Vec::new();
+    if old.moves != new.moves {
+        lines.push(format!("moves: {} -> {}", old.moves, new.moves));
+    }
     for name in names {
         match (old.services.contains_key(name), new.services.contains_key(name)) {
             (false, _) => lines.push(format!("services.{name}: defaults -> named")),
@@ -121,6 +127,12 @@ pub fn warnings(policy: &Policy) -> Vec<String> {
                 "per_try_timeout {span} is not before timeout {}: it never happens",
                 p.timeout
             ));
+        }
+        if let (Failback::After(hold), Patience::For(ramp)) = (p.failback, p.ramp)
+            && p.ramp != ServicePolicy::default().ramp
+            && ramp > hold
+        {
+            warn(format!("ramp {ramp} is longer than failback {hold}: it ends after {hold}"));
         }
         if p.retries == 0 && !p.retry_on.is_empty() {
             warn("retry_on has no effect: retries is 0".into());

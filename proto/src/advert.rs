@@ -4,6 +4,8 @@
 //! anybody may carry and nobody may change. This module owns the shape and its bounds; who signs and
 //! who checks is the [`Keyring`]'s business, which the shell provides.
 
+pub mod extension;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -43,7 +45,7 @@ pub struct Advert {
     pub policy_version: u64,
     /// The node leaves: its endpoints are gone for good in this generation.
     pub left: bool,
-    /// Room for fields of later versions; ignored by those who do not know it.
+    /// Room for fields of later versions, as [`extension`] lays them out; ignored by those who do not know it.
     pub extension: Vec<u8>,
 }
 

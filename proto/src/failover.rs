@@ -31,6 +31,12 @@ pub struct Subject {
     pub left: bool,
     /// The loss it was activated for.
     pub activated_for: Option<IncidentKey>,
+    /// Its capacity; see [`crate::advert::extension::WEIGHT`].
+    pub weight: u16,
+    /// Something speaks against its node, though it is not lost.
+    pub doubtful: bool,
+    /// It was lost too often of late ([`crate::damping`]).
+    pub damped: bool,
 }
 
 /// The numbers of one service.
@@ -40,39 +46,93 @@ pub struct Tally {
     pub declared: usize,
     /// How many must serve.
     pub needed: usize,
-    /// Hot endpoints that serve.
+    /// Hot endpoints that serve, without those that are damped.
     pub hot: usize,
     /// Hot and called endpoints that serve.
     pub serving: usize,
     /// Warm endpoints called up, in the agreed order.
     pub called: Vec<EndpointId>,
+    /// Warm endpoints that would be called up if those hot ones that are starting took longer, in the agreed
+    /// order: for a caller that has nobody meanwhile.
+    pub reserve: Vec<EndpointId>,
     /// How many more would have to be called than there are.
     pub short: usize,
+    /// Warm endpoints that are up and not called: they stand down when they have not been needed for the
+    /// hold, or two views differ.
+    pub surplus: usize,
+    /// Hot endpoints that serve and do not count, since they were lost too often of late.
+    pub damped: usize,
+    /// The capacity that must serve, by the weights of the declared hot endpoints.
+    pub load: u64,
 }
 
 /// Computes the numbers:
 ///
-/// 1. `declared` = hot endpoints that have not left; `needed` = the policy's share of them;
-/// 2. `hot` = those of them that serve and are not lost;
-/// 3. `deficit` = `needed − hot`; in mode hot-hot nobody is called;
+/// 1. `declared` = hot endpoints that have not left; `needed` = the policy's share of them: a count of
+///    endpoints, or a percentage of their capacity;
+/// 2. `hot` = those of them that serve, are not lost and not damped;
+/// 3. `deficit` = `needed − hot`, in endpoints or in capacity; in mode hot-hot nobody is called;
 /// 4. available warm ones (not lost, standing by, activating or serving) in the agreed order: those
-///    already up first (so that a second loss moves nobody), then declared priority, then
-///    rendezvous hash; the first `deficit` are called. One lost, one called: never the whole bench;
+///    already up first (so that a second loss moves nobody), then those of whose nodes nothing is doubted
+///    and that do not flap, then declared priority, then rendezvous hash; as many are called as cover the
+///    deficit and no more. One lost, one called: never the whole bench;
 /// 5. a hot endpoint that is only just starting keeps whoever is up for it, but calls nobody new: a
-///    mesh that starts does not begin by activating its bench, nor does a host that restarts.
+///    mesh that starts does not begin by activating its bench, nor does a host that restarts. Who would be
+///    called for it is the reserve.
 pub fn tally(policy: &ServicePolicy, subjects: &[Subject]) -> Tally {
-    let hot = |s: &&Subject| s.role == Role::Hot && !s.left;
-    let declared = subjects.iter().filter(hot).count();
-    let needed = match policy.min_hot {
-        Need::Count(n) => usize::try_from(n).unwrap_or(usize::MAX),
-        Need::Percent(p) => p.of(declared),
+    let capacity = |s: &Subject| match policy.min_hot {
+        Need::Count(_) => 1,
+        Need::Percent(_) => u64::from(s.weight),
+    };
+    let hot: Vec<&Subject> = subjects.iter().filter(|s| s.role == Role::Hot && !s.left).collect();
+    let sum = |of: &dyn Fn(&Subject) -> bool| -> u64 {
+        hot.iter().filter(|s| of(s)).map(|s| capacity(s)).sum()
     };
     let serves = |s: &Subject| s.condition == Condition::Serving && !s.lost && !s.left;
-    let hot = subjects.iter().filter(hot).filter(|s| serves(s)).count();
+    let (needed, wanted) = match policy.min_hot {
+        Need::Count(n) => (usize::try_from(n).unwrap_or(usize::MAX), u64::from(n)),
+        Need::Percent(p) => (p.of(hot.len()), (sum(&|_| true) * u64::from(p.0)).div_ceil(100)),
+    };
     let deficit = match policy.mode {
         Mode::HotHot => 0,
-        Mode::HotWarm => needed.saturating_sub(hot),
+        Mode::HotWarm => wanted.saturating_sub(sum(&|s| serves(s) && !s.damped)),
     };
+    let starting = sum(&|s| s.starting && !serves(s) && !s.lost && !s.damped);
+    let bench = bench(subjects);
+    let (mut called, mut reserve, mut covered) = (Vec::new(), Vec::new(), 0);
+    for s in &bench {
+        if covered < deficit.saturating_sub(starting)
+            || covered < deficit && s.condition != Condition::Standby
+        {
+            called.push(*s);
+        } else if covered < deficit {
+            reserve.push(s.id.clone());
+        }
+        covered += capacity(s);
+    }
+    let up = bench.iter().filter(|s| s.condition != Condition::Standby).count();
+    let called_up = called.iter().filter(|s| s.condition != Condition::Standby).count();
+    let count = hot.iter().filter(|s| serves(s) && !s.damped).count();
+    let all: u64 = hot.iter().map(|s| u64::from(s.weight)).sum();
+    Tally {
+        declared: hot.len(),
+        needed,
+        hot: count,
+        serving: count + called.iter().filter(|s| serves(s)).count(),
+        short: missing(deficit.saturating_sub(covered), sum(&|_| true), hot.len()),
+        surplus: up - called_up,
+        damped: hot.iter().filter(|s| serves(s) && s.damped).count(),
+        load: match policy.min_hot {
+            Need::Count(n) => u64::from(n) * all.div_ceil(hot.len().max(1) as u64),
+            Need::Percent(_) => wanted,
+        },
+        called: called.into_iter().map(|s| s.id.clone()).collect(),
+        reserve,
+    }
+}
+
+/// Warm endpoints that can be called, in the agreed order.
+fn bench(subjects: &[Subject]) -> Vec<&Subject> {
     let mut bench: Vec<(&Subject, u16)> = subjects
         .iter()
         .filter(|s| !s.lost && !s.left)
@@ -85,29 +145,17 @@ pub fn tally(policy: &ServicePolicy, subjects: &[Subject]) -> Tally {
         })
         .collect();
     bench.sort_by_key(|(s, priority)| {
-        (s.condition == Condition::Standby, *priority, !rendezvous(&s.id), s.id.clone())
+        let waits = s.condition == Condition::Standby;
+        // Doubt moves nobody who is up: it often passes, and a replacement costs an activation.
+        (waits, waits && (s.doubtful || s.damped), *priority, !rendezvous(&s.id), s.id.clone())
     });
-    let starting = subjects
-        .iter()
-        .filter(|s| s.role == Role::Hot && s.starting && !serves(s) && !s.lost && !s.left)
-        .count();
-    let called: Vec<&Subject> = bench
-        .iter()
-        .take(deficit)
-        .enumerate()
-        .filter(|(i, (s, _))| {
-            *i < deficit.saturating_sub(starting) || s.condition != Condition::Standby
-        })
-        .map(|(_, (s, _))| *s)
-        .collect();
-    Tally {
-        declared,
-        needed,
-        hot,
-        serving: hot + called.iter().filter(|s| serves(s)).count(),
-        short: deficit.saturating_sub(bench.len()),
-        called: called.into_iter().map(|s| s.id.clone()).collect(),
-    }
+    bench.into_iter().map(|(s, _)| s).collect()
+}
+
+/// Missing capacity as a number of endpoints, of the mean size of the declared ones.
+fn missing(capacity: u64, declared: u64, endpoints: usize) -> usize {
+    let mean = (declared / (endpoints.max(1) as u64)).max(1);
+    usize::try_from(capacity.div_ceil(mean)).unwrap_or(usize::MAX)
 }
 
 /// Highest random weight of an endpoint for its service (Thaler and Ravishankar 1998): everyone orders

@@ -12,7 +12,8 @@
 //! | [`advert`], [`document`], [`wire`] | what is said, under whose signature, in which bytes |
 //! | [`table`], [`member`] | what is known of the mesh: replicated records, SWIM membership |
 //! | [`evidence`], [`outlier`], [`failover`], [`route`] | what this agent thinks of endpoints, who must serve, who is picked |
-//! | [`lifecycle`] | an own endpoint's life |
+//! | [`lifecycle`], [`activation`] | an own endpoint's life; how long its activations took |
+//! | [`damping`], [`ramp`], [`budget`] | who flaps, who starts slowly, how much moves at once |
 //! | [`incident`], [`record`] | a loss: its name, and what was seen and decided until it was stable |
 //! | [`drill`] | losses made on purpose: which run, and that they end |
 //! | [`node`] | all of it composed: one agent's core |
@@ -20,8 +21,11 @@
 //! | [`plan`] | how available a service will be: a Markov model, offline |
 //! | [`view`], [`api`] | what the admin and control APIs say |
 
+pub mod activation;
 pub mod advert;
 pub mod api;
+pub mod budget;
+pub mod damping;
 pub mod document;
 pub mod drill;
 pub mod evidence;
@@ -35,6 +39,7 @@ pub mod node;
 pub mod outlier;
 pub mod plan;
 pub mod policy;
+pub mod ramp;
 pub mod record;
 pub mod route;
 pub mod settings;

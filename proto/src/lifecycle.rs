@@ -1,9 +1,12 @@
 //! The life of one endpoint, as its owner drives it. Nobody else may.
 //!
 //! A state machine of values: [`Lifecycle::handle`] takes an event and returns what the shell must do.
-//! Hot endpoints follow their health check. Warm ones stand by until they are called, are activated
-//! by a hook within a deadline, serve, and stand down once they have not been needed for the policy's
-//! hold time. The transition table is the test.
+//! Hot endpoints follow their health check. Warm ones stand by until they are called; are activated (a hook,
+//! tried again with growing pauses within one deadline; a passed check; requests that warm it up); serve;
+//! and stand down once they have not been needed for the policy's hold, or by an operator's word. One that
+//! could not be activated, or failed while serving, is not called for a time that grows with each failure,
+//! so that the next in order is. The transition table is the test. Randomness comes in with the event that
+//! needs it.
 
 use std::time::Duration;
 
@@ -14,11 +17,23 @@ use crate::incident::IncidentKey;
 use crate::policy::Failback;
 use crate::time::Time;
 
-/// How long a warm endpoint that could not be activated, or failed while serving, is not called again:
-/// long enough for the next in order to take over, short enough to return when it is the last.
+/// How long a warm endpoint that could not be activated, or failed while serving, is not called again the
+/// first time: long enough for the next in order to take over, short enough to return when it is the last.
 pub const COOL_DOWN: Duration = Duration::from_secs(5);
+/// It doubles with each failure in a row up to this. Not longer: it may be the last there is.
+pub const COOL_DOWN_MAX: Duration = Duration::from_secs(60);
+/// Failures are forgotten once the endpoint has served for so long, or stood down in good order.
+pub const FORGIVEN: Duration = Duration::from_secs(60);
 /// How long an endpoint that stands down finishes what it has.
 pub const DRAIN: Duration = Duration::from_secs(1);
+/// The pause after the first failed attempt of a hook; it doubles with each, and up to half of it is taken
+/// off at random, so that endpoints which wait for the same thing do not ask for it in step. An application
+/// that starts is ready in tens of milliseconds or in seconds.
+pub const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// The longest pause between two attempts.
+pub const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// Warming up may take so long: it shall make the first requests fast, not keep them waiting.
+pub const WARM_UP: Duration = Duration::from_secs(3);
 
 /// What happens to an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,10 +46,22 @@ pub enum Event {
     Called(Option<IncidentKey>),
     /// The numbers do not call it.
     NotCalled,
-    /// The hook ended well.
+    /// Its agent is cut off and cannot tell whether it is needed.
+    Unsure,
+    /// An operator wants it to stand down now, if it is not needed.
+    Release,
+    /// An attempt of the hook ended well.
     HookDone,
-    /// The hook failed or ran out of time.
-    HookFailed,
+    /// An attempt of the hook failed. `spread`, in thousandths, is how much of the pause's random half is
+    /// waited.
+    HookFailed {
+        /// 0 to 1,000.
+        spread: u16,
+    },
+    /// No attempt of the hook can succeed.
+    HookHopeless,
+    /// The requests that warm it up were made.
+    WarmedUp,
     /// Its node drains, or an operator wants it out.
     Drain,
     /// Its node no longer drains.
@@ -46,12 +73,55 @@ pub enum Event {
 /// What the shell must do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Run the activation hook, then report `HookDone` or `HookFailed`.
-    Activate,
+    /// Run the activation hook once, for at most so long, then report how it ended.
+    Activate {
+        /// Counts from 1.
+        attempt: u32,
+        /// What is left of the deadline.
+        within: Duration,
+    },
     /// Run the deactivation hook; nobody waits for it.
     Deactivate,
     /// Run the health check now.
     Check,
+    /// Make the requests that warm it up, for at most so long, then report `WarmedUp`.
+    WarmUp {
+        /// The bound.
+        within: Duration,
+    },
+}
+
+/// How an endpoint is activated, by its configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Activation {
+    /// Bounds hook, readiness and warm-up together.
+    pub deadline: Duration,
+    /// Attempts of the hook; as many as the deadline has room for where that is fewer.
+    pub attempts: u32,
+    /// Requests are made before it serves.
+    pub warm_up: bool,
+}
+
+/// What policy and mesh ask at this moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// When an activated endpoint stands down.
+    pub failback: Failback,
+    /// How long an endpoint that begins to serve takes to its full share. The hold is never shorter: what
+    /// returned has its full share before its replacement goes.
+    pub ramp: Duration,
+    /// The budget of moves has room from then on.
+    pub room: Time,
+}
+
+impl Terms {
+    /// When an endpoint that is not needed since then stands down by itself.
+    fn due(&self, unneeded: Time) -> Option<Time> {
+        match self.failback {
+            Failback::Never | Failback::Manual => None,
+            Failback::After(hold) => Some((unneeded + hold.0.max(self.ramp)).max(self.room)),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,7 +133,7 @@ enum State {
     },
     Standby,
     Activating {
-        hook_done: bool,
+        step: Step,
         deadline: Time,
     },
     Serving {
@@ -77,6 +147,19 @@ enum State {
     Draining,
 }
 
+/// How far an activation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Step {
+    /// The hook runs, for the n-th time.
+    Hook { attempt: u32 },
+    /// The n-th attempt failed; the next begins at `until`.
+    Pause { attempt: u32, until: Time },
+    /// The hook is done; the check has to pass.
+    Check,
+    /// The check passed; requests are made, until `until` at most.
+    WarmUp { until: Time },
+}
+
 /// One endpoint of this node.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Lifecycle {
@@ -85,21 +168,35 @@ pub struct Lifecycle {
     since: Time,
     healthy: bool,
     activated_for: Option<IncidentKey>,
-    activation_deadline: Duration,
+    activation: Activation,
+    /// In a row: activations given up, and failures while serving.
+    failures: u32,
 }
 
 impl Lifecycle {
-    /// A fresh endpoint: hot ones wait for their check, warm ones stand by. `activation_deadline` bounds
-    /// hook and readiness together.
-    pub fn new(role: Role, activation_deadline: Duration, now: Time) -> Self {
+    /// A fresh endpoint: hot ones wait for their check, warm ones stand by.
+    pub fn new(role: Role, activation: Activation, now: Time) -> Self {
         let state = match role {
             Role::Hot => State::Unready,
             Role::Warm { .. } => State::Standby,
         };
-        Self { role, state, since: now, healthy: false, activated_for: None, activation_deadline }
+        Self {
+            role,
+            state,
+            since: now,
+            healthy: false,
+            activated_for: None,
+            activation,
+            failures: 0,
+        }
     }
 
-    /// What the advert says.
+    /// Changes how it is activated the next time, as after a reload.
+    pub fn set_activation(&mut self, activation: Activation) {
+        self.activation = activation;
+    }
+
+    /// What the advert says. Warming up is the last part of `activating`: callers treat both alike.
     pub fn condition(&self) -> Condition {
         match self.state {
             State::Unready | State::Cooling { .. } => Condition::Unready,
@@ -121,14 +218,14 @@ impl Lifecycle {
     }
 
     /// When a [`Event::Tick`] is due.
-    pub fn deadline(&self, failback: Failback) -> Option<Time> {
-        match self.state {
-            State::Cooling { until } | State::StandingDown { until } => Some(until),
-            State::Activating { deadline, .. } => Some(deadline),
-            State::Serving { unneeded: Some(since) } => match failback {
-                Failback::Never => None,
-                Failback::After(hold) => Some(since + hold.0),
-            },
+    pub fn deadline(&self, terms: &Terms) -> Option<Time> {
+        match &self.state {
+            State::Cooling { until } | State::StandingDown { until } => Some(*until),
+            State::Activating { step, deadline } => Some(match step {
+                Step::Hook { .. } | Step::Check => *deadline,
+                Step::Pause { until, .. } | Step::WarmUp { until } => (*until).min(*deadline),
+            }),
+            State::Serving { unneeded: Some(since) } => terms.due(*since),
             _ => None,
         }
     }
@@ -148,19 +245,21 @@ impl Lifecycle {
     }
 
     /// Takes in an event and returns what to do.
-    pub fn handle(&mut self, event: &Event, failback: Failback, now: Time) -> Option<Action> {
+    pub fn handle(&mut self, event: &Event, terms: &Terms, now: Time) -> Option<Action> {
         match event {
             Event::Healthy => self.healthy = true,
             Event::Unhealthy => self.healthy = false,
             _ => {}
         }
-        match self.role {
-            Role::Hot => self.handle_hot(event, now),
-            Role::Warm { .. } => self.handle_warm(event, failback, now),
-        }
+        let (next, action) = match self.role {
+            Role::Hot => self.next_hot(event)?,
+            Role::Warm { .. } => self.next_warm(event, terms, now)?,
+        };
+        self.enter(next, now);
+        action
     }
 
-    fn handle_hot(&mut self, event: &Event, now: Time) -> Option<Action> {
+    fn next_hot(&self, event: &Event) -> Option<(State, Option<Action>)> {
         let next = match (&self.state, event) {
             (State::Unready, Event::Healthy) => State::Serving { unneeded: None },
             (State::Serving { .. }, Event::Unhealthy) => State::Unready,
@@ -169,62 +268,117 @@ impl Lifecycle {
             (State::Draining, Event::Undrain) => State::Unready,
             _ => return None,
         };
-        self.enter(next, now);
-        None
+        Some((next, None))
     }
 
-    fn handle_warm(&mut self, event: &Event, failback: Failback, now: Time) -> Option<Action> {
-        let cooling = State::Cooling { until: now + COOL_DOWN };
-        let (next, action) = match (&self.state, event) {
+    fn next_warm(
+        &mut self,
+        event: &Event,
+        terms: &Terms,
+        now: Time,
+    ) -> Option<(State, Option<Action>)> {
+        let serving = State::Serving { unneeded: None };
+        let down = State::StandingDown { until: now + DRAIN };
+        Some(match (&self.state, event) {
             (State::Draining, Event::Undrain) => (State::Standby, None),
             (State::Draining, _) => return None,
-            (State::Serving { .. } | State::StandingDown { .. }, Event::Drain) => {
-                (State::Draining, Some(Action::Deactivate))
-            }
+            (
+                State::Activating { .. } | State::Serving { .. } | State::StandingDown { .. },
+                Event::Drain,
+            ) => (State::Draining, Some(Action::Deactivate)),
             (_, Event::Drain) => (State::Draining, None),
 
             (State::Standby, Event::Called(incident)) => {
                 self.activated_for.clone_from(incident);
-                let deadline = now + self.activation_deadline;
-                (State::Activating { hook_done: false, deadline }, Some(Action::Activate))
+                self.attempt(1, now + self.activation.deadline, now)
             }
-            (State::Activating { deadline, .. }, Event::HookDone) => {
-                (State::Activating { hook_done: true, deadline: *deadline }, Some(Action::Check))
-            }
-            (State::Activating { hook_done: true, .. }, Event::Healthy) => {
-                (State::Serving { unneeded: None }, None)
-            }
-            (State::Activating { .. }, Event::HookFailed) => (cooling, None),
-            (State::Activating { deadline, .. }, Event::Tick) if now >= *deadline => {
-                (cooling, Some(Action::Deactivate))
+            (State::Activating { step, deadline }, event) => {
+                let (step, deadline) = (*step, *deadline);
+                return self.next_activating(step, deadline, event, now);
             }
 
-            (State::Serving { .. }, Event::Unhealthy) => (cooling, Some(Action::Deactivate)),
-            (State::Serving { .. }, Event::Called(_)) => (State::Serving { unneeded: None }, None),
+            (State::Serving { .. }, Event::Unhealthy) => self.failed(now),
+            (State::Serving { .. }, Event::Called(_) | Event::Unsure) => (serving, None),
             (State::Serving { unneeded: None }, Event::NotCalled) => {
                 (State::Serving { unneeded: Some(now) }, None)
             }
             (State::Serving { unneeded: Some(since) }, Event::Tick | Event::NotCalled) => {
-                match failback {
-                    Failback::After(hold) if now >= *since + hold.0 => {
-                        (State::StandingDown { until: now + DRAIN }, None)
-                    }
-                    _ => return None,
-                }
+                terms.due(*since).filter(|due| now >= *due)?;
+                (down, None)
             }
+            (State::Serving { unneeded: Some(_) }, Event::Release) => (down, None),
 
-            (State::StandingDown { .. }, Event::Called(_)) => {
-                (State::Serving { unneeded: None }, None)
-            }
+            (State::StandingDown { .. }, Event::Called(_)) => (serving, None),
             (State::StandingDown { until }, Event::Tick) if now >= *until => {
+                self.failures = 0;
                 (State::Standby, Some(Action::Deactivate))
             }
             (State::Cooling { until }, Event::Tick) if now >= *until => (State::Standby, None),
             _ => return None,
-        };
-        self.enter(next, now);
-        action
+        })
     }
+
+    /// Within an activation: hook, pause, hook …, check, warm-up, serving; or given up.
+    fn next_activating(
+        &mut self,
+        step: Step,
+        deadline: Time,
+        event: &Event,
+        now: Time,
+    ) -> Option<(State, Option<Action>)> {
+        let serving = State::Serving { unneeded: None };
+        let activating = |step| State::Activating { step, deadline };
+        Some(match (step, event) {
+            (Step::Hook { .. } | Step::Pause { .. }, Event::HookDone) => {
+                (activating(Step::Check), Some(Action::Check))
+            }
+            (Step::Hook { .. } | Step::Pause { .. }, Event::HookHopeless) => self.failed(now),
+            (Step::Hook { attempt }, Event::HookFailed { spread }) => {
+                let until = now + pause(attempt, *spread);
+                if attempt >= self.activation.attempts || until >= deadline {
+                    self.failed(now)
+                } else {
+                    (activating(Step::Pause { attempt, until }), None)
+                }
+            }
+            (Step::Check, Event::Healthy) if self.activation.warm_up => {
+                let until = (now + WARM_UP).min(deadline);
+                let within = until.since(now);
+                (activating(Step::WarmUp { until }), Some(Action::WarmUp { within }))
+            }
+            (Step::Check, Event::Healthy) => (serving, None),
+            (Step::WarmUp { .. }, Event::Unhealthy) => (activating(Step::Check), None),
+            (Step::WarmUp { .. }, Event::WarmedUp) => (serving, None),
+            (Step::WarmUp { until }, Event::Tick) if now >= until => (serving, None),
+            (Step::WarmUp { .. }, _) => return None,
+            (_, Event::Tick) if now >= deadline => self.failed(now),
+            (Step::Pause { attempt, until }, Event::Tick) if now >= until => {
+                self.attempt(attempt + 1, deadline, now)
+            }
+            _ => return None,
+        })
+    }
+
+    fn attempt(&self, attempt: u32, deadline: Time, now: Time) -> (State, Option<Action>) {
+        let within = deadline.since(now);
+        let state = State::Activating { step: Step::Hook { attempt }, deadline };
+        (state, Some(Action::Activate { attempt, within }))
+    }
+
+    /// It could not be activated, or failed while it served: others come first for a while.
+    fn failed(&mut self, now: Time) -> (State, Option<Action>) {
+        let served = self.condition() == Condition::Serving && now.since(self.since) >= FORGIVEN;
+        self.failures = if served { 1 } else { self.failures.saturating_add(1) };
+        let doubled = COOL_DOWN.saturating_mul(1 << (self.failures - 1).min(16));
+        let until = now + doubled.min(COOL_DOWN_MAX);
+        (State::Cooling { until }, Some(Action::Deactivate))
+    }
+}
+
+/// The pause after the n-th failed attempt.
+fn pause(attempt: u32, spread: u16) -> Duration {
+    let whole = FIRST_PAUSE.saturating_mul(1 << (attempt - 1).min(16)).min(LONGEST_PAUSE);
+    whole / 2 + whole / 2 * u32::from(spread.min(1_000)) / 1_000
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@
 //!
 //! * inputs: [`Node::handle_datagram`], [`Node::handle_message`], [`Node::handle_link`],
 //!   [`Node::handle_outcome`], [`Node::handle_samples`], [`Node::handle_health`], [`Node::handle_hook`],
-//!   [`Node::handle_timeout`];
-//! * commands: [`Node::drain`], [`Node::leave`], [`Node::apply`], [`Node::set_interest`];
+//!   [`Node::handle_warmed`], [`Node::handle_timeout`];
+//! * commands: [`Node::drain`], [`Node::failback`], [`Node::leave`], [`Node::apply`], [`Node::set_interest`];
 //! * outputs: [`Node::poll_transmit`], [`Node::poll_event`], [`Node::poll_timeout`];
 //! * getters: [`Node::snapshot`] and the views.
 //!
@@ -22,6 +22,7 @@ mod io;
 mod membership;
 mod outliers;
 mod own;
+mod pace;
 mod peers;
 mod services;
 mod views;
@@ -34,6 +35,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 
+use crate::activation::Activations;
 use crate::advert::Keyring;
 use crate::document::{Document, DocumentKind, SignedDocument};
 use crate::drill::{DrillId, Drills};
@@ -48,15 +50,16 @@ use crate::record::Record;
 use crate::route::Snapshot;
 use crate::table::Table;
 use crate::time::{Time, Wall};
+use crate::view::FailbackView;
 use crate::wire::{self, Hello, Message};
 
 use membership::Membership;
-
 pub use checkpoint::Checkpoint;
 pub(crate) use checkpoint::Mark;
 pub use drills::DrillAsk;
-pub use io::{EndpointConfig, Event, LinkInput, NodeConfig, Sizes, Transmit};
+pub use io::{EndpointConfig, Event, HookFailed, LinkInput, NodeConfig, Sizes, Transmit};
 pub use membership::Hearsay;
+use pace::Pace;
 
 /// Incidents remembered by an agent; the oldest closed one goes first.
 pub const MAX_INCIDENTS: usize = 256;
@@ -66,15 +69,16 @@ pub const MAX_INCIDENTS: usize = 256;
 struct Own {
     config: EndpointConfig,
     life: Lifecycle,
-    activation: Option<Activation>,
+    under_way: Option<UnderWay>,
 }
 
-/// An activation under way: when it began, for which loss, under whose span.
+/// An activation under way: when it began, for which loss, under whose span, what went wrong last.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Activation {
+struct UnderWay {
     began: Time,
     incident: Option<IncidentKey>,
     parent: Option<u64>,
+    error: Option<String>,
 }
 
 /// A caller's urgent word that one of our warm endpoints shall serve.
@@ -105,6 +109,8 @@ struct ServiceState {
     woken: BTreeMap<EndpointId, Time>,
     /// Endpoints that have not served yet in this generation, with when they were first seen.
     starting: BTreeMap<EndpointId, (Generation, Option<Time>)>,
+    /// Since when requests of this node wait for somebody to serve.
+    waiting: Option<Time>,
     recheck: Option<Time>,
 }
 
@@ -119,6 +125,8 @@ pub struct Node {
     outcomes: BTreeMap<EndpointId, EndpointEvidence>,
     own: BTreeMap<EndpointId, Own>,
     forced: BTreeMap<EndpointId, Forced>,
+    activations: BTreeMap<EndpointId, Activations>,
+    pace: Pace,
     parents: BTreeMap<IncidentKey, u64>,
     revision: u64,
     left: bool,
@@ -171,6 +179,8 @@ impl Node {
             outcomes: BTreeMap::new(),
             own: BTreeMap::new(),
             forced: BTreeMap::new(),
+            activations: BTreeMap::new(),
+            pace: Pace::default(),
             parents: BTreeMap::new(),
             revision: 0,
             left: false,
@@ -267,6 +277,7 @@ impl Node {
             }
             (Identity::Node(node), Message::Wake(wake)) => self.take_wake(now, node, wake),
             (Identity::Node(node), Message::Drill(words)) => self.take_drills(now, node, words),
+            (Identity::Node(node), Message::Failback(f)) => self.take_failback(now, node, &f),
             (Identity::Node(_), Message::Hint(hint)) if hint.node == self.config.name => {
                 self.renew_advert(now);
             }
@@ -308,6 +319,8 @@ impl Node {
         self.set_interest(service);
         self.stale_services.insert(service.clone());
         self.settle(now);
+        self.note_waiting(now, service);
+        self.settle(now);
     }
 
     /// Takes in the result of a health check of our own endpoint.
@@ -317,16 +330,29 @@ impl Node {
         self.settle(now);
     }
 
-    /// Takes in the result of an activation hook.
-    pub fn handle_hook(&mut self, now: Time, endpoint: &EndpointId, result: Result<(), String>) {
-        let event = match &result {
-            Ok(()) => lifecycle::Event::HookDone,
-            Err(_) => lifecycle::Event::HookFailed,
+    /// Takes in how an attempt of an activation hook ended.
+    pub fn handle_hook(
+        &mut self,
+        now: Time,
+        endpoint: &EndpointId,
+        result: Result<(), HookFailed>,
+    ) {
+        let spread = self.rng.random_range(0..=1_000);
+        let (event, error) = match result {
+            Ok(()) => (lifecycle::Event::HookDone, None),
+            Err(HookFailed::Once(why)) => (lifecycle::Event::HookFailed { spread }, Some(why)),
+            Err(HookFailed::Hopeless(why)) => (lifecycle::Event::HookHopeless, Some(why)),
         };
-        self.drive(now, endpoint, &event);
-        if let (lifecycle::Event::HookFailed, Err(why)) = (&event, result) {
-            self.report_activation(now, endpoint, Some(why));
+        if let Some(under_way) = self.own.get_mut(endpoint).and_then(|o| o.under_way.as_mut()) {
+            under_way.error = error;
         }
+        self.drive(now, endpoint, &event);
+        self.settle(now);
+    }
+
+    /// The requests that warm an endpoint of ours up were made, with whatever success.
+    pub fn handle_warmed(&mut self, now: Time, endpoint: &EndpointId) {
+        self.drive(now, endpoint, &lifecycle::Event::WarmedUp);
         self.settle(now);
     }
 
@@ -351,6 +377,14 @@ impl Node {
             self.drive(now, &id, &event);
         }
         self.settle(now);
+    }
+
+    /// An operator wants activated endpoints of a service to stand down now, if they are not needed. Tells
+    /// their owners, who decide by their own view, and says who was told.
+    pub fn failback(&mut self, now: Time, service: &ServiceName) -> FailbackView {
+        let view = self.order_failback(now, service);
+        self.settle(now);
+        view
     }
 
     /// Leaves the mesh in good order. May be called again: each call says so once more, since packets
@@ -381,6 +415,18 @@ impl Node {
             self.merge_advert(now, &self.config.name.clone(), &record, true);
         }
         self.settle(now);
+    }
+
+    /// Takes in how long activations took before this start.
+    pub fn restore_activations(&mut self, known: BTreeMap<EndpointId, Activations>) {
+        self.activations = known;
+        let own = &self.own;
+        self.activations.retain(|id, _| own.contains_key(id));
+    }
+
+    /// How long activations took, to be kept on disk.
+    pub fn activation_records(&self) -> &BTreeMap<EndpointId, Activations> {
+        &self.activations
     }
 
     /// Changes what this node offers and calls, as after a reload.
@@ -423,10 +469,8 @@ impl Node {
 
     /// When [`handle_timeout`](Self::handle_timeout) must be called, at the latest.
     pub fn poll_timeout(&self) -> Time {
-        let own = self
-            .own
-            .values()
-            .filter_map(|o| o.life.deadline(self.policy.service(&o.config.id.service).failback));
+        let own =
+            self.own.values().filter_map(|o| o.life.deadline(&self.terms(&o.config.id.service)));
         let services = self.services.values().filter_map(|s| s.recheck);
         let publish = self.publish_due();
         [Some(self.digest_at), Some(self.sync_at), self.member.poll_timeout(), publish]

@@ -15,15 +15,29 @@ use crate::ids::{NodeName, ServiceName};
 use crate::time::Span;
 
 /// The policy of a whole mesh.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
     /// By service; a service that is not named gets the defaults.
     #[serde(default)]
     pub services: BTreeMap<ServiceName, ServicePolicy>,
+    /// Call-ups and failbacks that an agent sees in the whole mesh in a time before its own wait.
+    #[serde(default = "Policy::default_moves")]
+    pub moves: Rate,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { services: BTreeMap::new(), moves: Self::default_moves() }
+    }
 }
 
 impl Policy {
+    /// Enough for a zone of a hundred services to move at once.
+    const fn default_moves() -> Rate {
+        Rate::Of { times: 120, per: Span(Duration::from_secs(60)) }
+    }
+
     /// The policy of one service, the default one where none is written.
     pub fn service(&self, name: &ServiceName) -> ServicePolicy {
         self.services.get(name).cloned().unwrap_or_default()
@@ -67,6 +81,13 @@ pub struct ServicePolicy {
     pub rate_limit: Rate,
     /// Whether losses may be made on purpose (`hearth drill`).
     pub drills: Drills,
+
+    // ---- hot and warm: how endpoints come and go -------------------------------------------------
+    /// An endpoint that begins to serve takes its full share of requests after so long, or after the hold of
+    /// failback where that is shorter.
+    pub ramp: Patience,
+    /// The half-life of the penalty for endpoints that are lost and return again and again.
+    pub damping: Patience,
 }
 
 impl Default for ServicePolicy {
@@ -86,11 +107,33 @@ impl Default for ServicePolicy {
             max_requests: Ceiling::None,
             rate_limit: Rate::None,
             drills: Drills::On,
+            ramp: Patience::For(Span(Duration::from_secs(10))),
+            damping: Patience::For(Span(Duration::from_secs(60))),
+        }
+    }
+}
+
+impl Patience {
+    /// How long; `None` without end.
+    pub fn span(self) -> Option<Duration> {
+        match self {
+            Self::Endless => None,
+            Self::For(span) => Some(span.0),
         }
     }
 }
 
 impl ServicePolicy {
+    /// How long a newly serving endpoint takes to its full share: no longer than the hold of failback, so that
+    /// what returned has its full share before its replacement goes.
+    pub fn ramp(&self) -> Duration {
+        let ramp = self.ramp.span().unwrap_or_default();
+        match self.failback {
+            Failback::After(hold) => ramp.min(hold.0),
+            Failback::Never | Failback::Manual => ramp,
+        }
+    }
+
     /// Whether the node `caller` may call the service.
     pub fn allows(&self, caller: &NodeName) -> bool {
         self.allow.iter().any(|c| match c {
@@ -143,8 +186,10 @@ pub enum Need {
 /// When an activated warm endpoint stands down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failback {
-    /// Only when an operator says so.
+    /// Not by itself: it stays until its node drains, or it fails.
     Never,
+    /// When an operator says so (`hearth failback SERVICE`).
+    Manual,
     /// Once it has not been needed for so long.
     After(Span),
 }
@@ -260,16 +305,20 @@ impl Word for Need {
 }
 
 impl Word for Failback {
-    const EXPECTED: &'static str = "\"never\" or a duration such as \"30s\"";
+    const EXPECTED: &'static str = "\"never\", \"manual\" or a duration such as \"30s\"";
     fn parse(text: &str) -> Result<Self, String> {
         match text {
             "never" => Ok(Self::Never),
-            _ => Span::parse(text).map(Self::After).map_err(|e| format!("{e}, or \"never\"")),
+            "manual" => Ok(Self::Manual),
+            _ => Span::parse(text)
+                .map(Self::After)
+                .map_err(|e| format!("{e}, or \"never\" or \"manual\"")),
         }
     }
     fn print(&self) -> String {
         match self {
             Self::Never => "never".into(),
+            Self::Manual => "manual".into(),
             Self::After(span) => span.to_string(),
         }
     }
@@ -482,6 +531,21 @@ mod tests {
         ] {
             assert!(read(bad).is_err(), "{bad} was taken");
         }
+    }
+
+    #[test]
+    fn ramp_damping_and_moves_have_defaults_and_can_be_off() {
+        let read = |t: &str| serde_json::from_str::<Policy>(t).unwrap();
+        let p =
+            read(r#"{"moves": "10/m", "services": {"a": {"ramp": "off", "failback": "manual"}}}"#);
+        assert_eq!(p.moves.to_string(), "10/m");
+        let a = p.service(&ServiceName::parse("a").unwrap());
+        assert_eq!((a.ramp.span(), a.failback), (None, Failback::Manual));
+        let b = serde_json::from_str::<ServicePolicy>(r#"{"failback": "3s"}"#).unwrap();
+        assert_eq!(b.ramp(), Duration::from_secs(3), "never longer than the hold");
+        assert_eq!(a.damping.span(), Some(Duration::from_secs(60)));
+        assert_eq!(read("{}"), Policy::default());
+        assert_eq!(Policy::default().moves.to_string(), "120/m");
     }
 
     #[test]

@@ -84,6 +84,9 @@ pub struct Candidate {
     pub standing: Standing,
     /// How much of the requests it is to get, while it is ready.
     pub share: Share,
+    /// Its part of the requests beside the others': 1,000 for a whole endpoint of weight 100, less while it
+    /// starts slowly ([`crate::ramp`]). Never nought.
+    pub weight: u16,
 }
 
 /// How much of a service's requests a ready endpoint is to get.
@@ -94,6 +97,8 @@ pub enum Share {
     Full,
     /// One request in [`TRIAL_ONE_IN`], whatever the balancer thinks: its answers are to tell how it is.
     Trial,
+    /// None while enough others serve: it was lost too often of late ([`crate::damping`]).
+    Spare,
 }
 
 /// Of so many first picks one goes to the endpoints on trial. Of 500 requests per second that is thirty: a
@@ -136,9 +141,9 @@ impl Choice {
 /// Decides who is picked from, by the first rule that fits:
 ///
 /// 1. enough are ready (the panic threshold's share of the ready and those accused by hearsay): the
-///    ready;
+///    ready; those that are damped only where fewer than must serve are left without them;
 /// 2. somebody is ready or accused by hearsay only: panic, both, the ready ones first;
-/// 3. somebody is called up or on its way: wake;
+/// 3. somebody is called up or on its way, or would be if it were not for hot ones that are starting: wake;
 /// 4. somebody is silent on our own link: panic, those, since when everyone is silent the fault is
 ///    likely ours and ends without notice;
 /// 5. nobody.
@@ -153,17 +158,17 @@ pub fn choose(policy: &ServicePolicy, candidates: &[Candidate], tally: &Tally) -
     let ready = of(&|c| c.standing == Standing::Ready);
     let silent = of(&|c| is_silent(&c.standing));
     let accused = of(&|c| matches!(c.standing, Standing::Doubtful(_)) && !is_silent(&c.standing));
-    let waking = of(&|c| {
-        tally.called.contains(&c.id)
-            && matches!(
-                c.standing,
-                Standing::Out(Why::Condition(Condition::Standby | Condition::Activating))
-            )
-    });
+    let waits = |c: &Candidate| {
+        matches!(
+            c.standing,
+            Standing::Out(Why::Condition(Condition::Standby | Condition::Activating))
+        )
+    };
+    let waking = of(&|c| tally.called.contains(&c.id) && waits(c));
+    let reserve = of(&|c| tally.reserve.contains(&c.id) && waits(c));
     let should = ready.len() + accused.len();
     if !ready.is_empty() && ready.len() >= policy.panic.of(should) {
-        let reason = format!("{} ready of {} known", ready.len(), candidates.len());
-        return (Choice::Serve(ready), reason);
+        return serve(candidates, ready, tally);
     }
     if should > 0 {
         let reason = format!(
@@ -176,7 +181,12 @@ pub fn choose(policy: &ServicePolicy, candidates: &[Candidate], tally: &Tally) -
     }
     if !waking.is_empty() {
         let reason = "nobody serves; warm endpoints are being called up".to_owned();
-        return (Choice::Wake(waking), reason);
+        return (Choice::Wake(waking), reason + &bench(tally));
+    }
+    if !reserve.is_empty() {
+        let reason =
+            "nobody serves; hot endpoints are starting, and a warm one is called if they take long";
+        return (Choice::Wake(reserve), reason.to_owned());
     }
     if !silent.is_empty() {
         let reason = format!(
@@ -190,6 +200,31 @@ pub fn choose(policy: &ServicePolicy, candidates: &[Candidate], tally: &Tally) -
         n => format!("none of {n} endpoints can serve, and no warm one is left to call"),
     };
     (Choice::Nobody, reason)
+}
+
+/// The ready, without those that are damped where enough are left.
+fn serve(candidates: &[Candidate], ready: Vec<usize>, tally: &Tally) -> (Choice, String) {
+    let known = candidates.len();
+    let steady: Vec<usize> =
+        ready.iter().copied().filter(|i| candidates[*i].share != Share::Spare).collect();
+    let spare = ready.len() - steady.len();
+    let enough = !steady.is_empty() && steady.len() >= tally.needed;
+    let reason = match spare {
+        0 => format!("{} ready of {known} known", ready.len()),
+        _ if enough => {
+            format!("{} ready of {known} known, and {spare} in reserve that flapped", steady.len())
+        }
+        _ => format!("{} ready of {known} known, {spare} of them though they flapped", ready.len()),
+    };
+    (Choice::Serve(if enough { steady } else { ready }), reason + &bench(tally))
+}
+
+/// What is to be said of a bench that is too small.
+fn bench(tally: &Tally) -> String {
+    match tally.short {
+        0 => String::new(),
+        n => format!("; the bench is too small: {n} more would be called up"),
+    }
 }
 
 /// A pick and its reason.

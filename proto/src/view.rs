@@ -115,6 +115,47 @@ pub struct EndpointView {
     pub standing_since: Wall,
     /// The incident it was activated for.
     pub activated_for: Option<String>,
+    /// Its part of the requests, in thousandths of a whole endpoint's: less while it starts slowly.
+    #[serde(default)]
+    pub weight: u16,
+    /// How long its activations took, where the answering agent is its owner.
+    #[serde(default)]
+    pub activations: Option<ActivationView>,
+}
+
+/// How long activations of an endpoint took, of the last 64.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ActivationView {
+    /// Those that ended in serving.
+    pub count: u64,
+    /// Those that were given up.
+    pub failures: u64,
+    /// Median, in seconds.
+    pub p50_s: Option<f64>,
+    /// 95th percentile, in seconds.
+    pub p95_s: Option<f64>,
+    /// The longest, in seconds.
+    pub max_s: Option<f64>,
+}
+
+/// `POST /v1/failback`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FailbackView {
+    /// The service.
+    pub service: ServiceName,
+    /// Activated endpoints whose owners were told to stand down; they do if they are not needed by their own
+    /// view.
+    pub told: Vec<String>,
+    /// Activated endpoints that are needed and stay.
+    pub needed: Vec<String>,
+}
+
+/// Body of `POST /v1/failback`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FailbackRequest {
+    /// The service.
+    pub service: ServiceName,
 }
 
 /// One of `GET /v1/routes`
@@ -134,6 +175,15 @@ pub struct RouteView {
     pub serving: usize,
     /// Warm endpoints called up now.
     pub called: Vec<String>,
+    /// How many more would be called up if there were more.
+    #[serde(default)]
+    pub short: usize,
+    /// Warm endpoints that are up and not called any more, or not in this agent's view.
+    #[serde(default)]
+    pub surplus: usize,
+    /// Hot endpoints that serve and do not count, since they were lost too often of late.
+    #[serde(default)]
+    pub damped: usize,
 }
 
 /// `GET /v1/explain/{service}`

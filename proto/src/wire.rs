@@ -108,6 +108,8 @@ pub enum Message {
     Documents(Vec<SignedDocument>),
     /// Which versions are in force here, and who else could be told.
     DocumentsAck(DocumentsAck),
+    /// An operator's word: stand down, if you are not needed.
+    Failback(Failback),
     /// Something an agent asks for its operator. Of later agents; the core does not know it.
     Ask(Ask),
     /// Its answer.
@@ -185,6 +187,13 @@ pub struct Wake {
     pub urgent: bool,
 }
 
+/// An operator's word to the owner of an activated endpoint, carried by any agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failback {
+    /// Which endpoint shall stand down.
+    pub endpoint: EndpointId,
+}
+
 /// One link of the sender is silent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hint {
@@ -221,6 +230,7 @@ impl Message {
             Self::Ask(_) => 20,
             Self::Answer(_) => 21,
             Self::Drill(_) => 22,
+            Self::Failback(_) => 16,
         }
     }
 
@@ -240,6 +250,7 @@ impl Message {
             Self::Ask(_) => "ask",
             Self::Answer(_) => "answer",
             Self::Drill(_) => "drill",
+            Self::Failback(_) => "failback",
         }
     }
 
@@ -260,6 +271,7 @@ impl Message {
             Self::Ask(m) => encode_body(m),
             Self::Answer(m) => encode_body(m),
             Self::Drill(m) => encode_body(m),
+            Self::Failback(m) => encode_body(m),
         }?;
         bytes.extend_from_slice(&body);
         Ok(bytes)
@@ -287,6 +299,7 @@ impl Message {
             20 => Self::Ask(decode_body(body)?),
             21 => Self::Answer(decode_body(body)?),
             22 => Self::Drill(decode_body(body)?),
+            16 => Self::Failback(decode_body(body)?),
             _ => return Ok(None),
         }))
     }

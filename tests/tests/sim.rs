@@ -132,6 +132,18 @@ fn recordings_of_a_random_run_replay_to_the_decisions_that_were_made() {
     assert!(stats.replayed_steps > 1_000 && stats.replayed_decisions > 100, "{report}");
 }
 
+#[test]
+fn benches_follow_losses_flaps_partitions_and_bad_hooks() {
+    let hotwarm = scenario::named("hotwarm").expect("it is listed");
+    // Each kind of run: two clean mixes, a torn one, a flapper.
+    for seed in 0..4 {
+        let report = run::one(seed, 12, hotwarm);
+        let story = report.story.join("\n");
+        let again = report.command();
+        assert!(report.violations.is_empty(), "{story}\n{report}again: {again}");
+    }
+}
+
 /// Seeds that once showed a fault in the core; what it was stands beside each.
 #[test]
 fn seeds_that_failed_once_hold() {

@@ -86,6 +86,10 @@ fn endpoint(address: SocketAddr, kind: CheckKind, fall: u32) -> Endpoint {
         check: Check { kind, interval, timeout: Duration::from_millis(50), fall, rise: 1 },
         activate: None,
         deactivate: None,
+        attempts: 1,
+        activation_deadline: Duration::from_secs(10),
+        warm_up: None,
+        weight: 100,
     }
 }
 

@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use hearth_proto::advert::extension::{MAX_WEIGHT, WEIGHT};
 use hearth_proto::advert::{MAX_ENDPOINTS, Protocol, Role};
 
 use super::raw::{self, Given, Place, Table};
 use super::validate::{Mistakes, service_name};
 use super::value::{number, plain_http, span, target, word};
-use super::{Action, Check, CheckKind, Endpoint, Hook, HttpVersion};
+use super::{Action, Check, CheckKind, Endpoint, Hook, HttpVersion, WarmUp};
 use crate::pipe::{AppAddress, MAX_SOCKET_PATH, UNIX};
 
 /// Longest time between two checks, and longest time one may take.
@@ -16,6 +17,13 @@ const LONGEST: Duration = Duration::from_secs(3_600);
 /// What an activation may take by default, and at most: a caller waits seconds, an operator minutes.
 const DEADLINE: Duration = Duration::from_secs(10);
 const LONGEST_DEADLINE: Duration = Duration::from_secs(600);
+/// Readiness and warm-up after the hook are part of the activation: they get this much beyond one attempt.
+const READINESS: Duration = Duration::from_secs(10);
+/// Attempts of a hook that fails at once take some two seconds: longer than that the next in order would
+/// be there sooner.
+const ATTEMPTS: u32 = 5;
+/// Requests that warm an application up: some tens fill pools and caches, and are done in the time there is.
+const WARM_UP_REQUESTS: u32 = 20;
 
 pub(super) fn endpoints(tables: &[Table<raw::Endpoint>], m: &mut Mistakes<'_>) -> Vec<Endpoint> {
     let mut found: Vec<(Endpoint, &Place)> = Vec::new();
@@ -69,6 +77,13 @@ fn endpoint(table: &Table<raw::Endpoint>, m: &mut Mistakes<'_>) -> Option<Endpoi
     let http = http_version(keys.http.as_ref(), protocol, m);
     let pid_file = keys.pid_file.as_ref().and_then(|given| pid_file(given, m));
     let check = check(keys.check.as_ref(), protocol, m);
+    let warm_up = keys.warm_up.as_ref().and_then(|t| warm_up(t, protocol, m));
+    let attempts = keys.activate.as_ref().and_then(|t| t.keys.attempts.as_ref());
+    if let Some(given) = keys.deactivate.as_ref().and_then(|t| t.keys.attempts.as_ref()) {
+        let hint = "delete it; a deactivation is tried until its deadline";
+        m.add(&given.place, "attempts is a key of [endpoint.activate]".into(), Some(hint.into()));
+    }
+    let usual = activate.as_ref().map_or(Duration::ZERO, |hook| hook.deadline) + READINESS;
     if let (Protocol::Udp, Some(AppAddress::Socket(_)), Some(given)) =
         (protocol, &address, &keys.address)
     {
@@ -84,6 +99,20 @@ fn endpoint(table: &Table<raw::Endpoint>, m: &mut Mistakes<'_>) -> Option<Endpoi
         http,
         pid_file,
         check,
+        activation_deadline: span(
+            keys.activation_deadline.as_ref(),
+            usual,
+            LONGEST_DEADLINE + READINESS,
+            m,
+        ),
+        attempts: attempts.and_then(|given| number(given, 1, 100, m)).unwrap_or(ATTEMPTS),
+        weight: keys
+            .weight
+            .as_ref()
+            .and_then(|given| number(given, 1, MAX_WEIGHT.into(), m))
+            .and_then(|n| u16::try_from(n).ok())
+            .unwrap_or(WEIGHT),
+        warm_up,
         activate,
         deactivate,
     })
@@ -101,6 +130,8 @@ fn role(keys: &raw::Endpoint, m: &mut Mistakes<'_>) -> Role {
         ("priority", keys.priority.as_ref().map(|g| &g.place)),
         ("[endpoint.activate]", keys.activate.as_ref().map(|t| &t.place)),
         ("[endpoint.deactivate]", keys.deactivate.as_ref().map(|t| &t.place)),
+        ("[endpoint.warm_up]", keys.warm_up.as_ref().map(|t| &t.place)),
+        ("activation_deadline", keys.activation_deadline.as_ref().map(|g| &g.place)),
     ];
     for (name, place) in warm_only {
         if let (true, Some(place)) = (is_hot, place) {
@@ -201,12 +232,7 @@ fn check_kind(keys: &raw::Check, default: &CheckKind, m: &mut Mistakes<'_>) -> C
     match (word, &keys.path) {
         // `path` alone says which kind is meant.
         (Some(Some("http")) | None, Some(given)) => {
-            let path = given.text.clone();
-            if !path.starts_with('/') || path.parse::<http::uri::PathAndQuery>().is_err() {
-                let what = format!("{path:?} is not a path; it must begin with '/'");
-                m.add(&given.place, what, Some("for example \"/healthz\"".into()));
-            }
-            CheckKind::Http { path }
+            CheckKind::Http { path: request_path(given, m).unwrap_or_else(|| "/".into()) }
         }
         (Some(Some(kind)), Some(given)) => {
             let hint = "write kind = \"http\", or delete it";
@@ -220,6 +246,32 @@ fn check_kind(keys: &raw::Check, default: &CheckKind, m: &mut Mistakes<'_>) -> C
         (Some(Some(_)), None) => CheckKind::Tcp,
         (Some(None), _) | (None, None) => default.clone(),
     }
+}
+
+fn warm_up(table: &Table<raw::WarmUp>, protocol: Protocol, m: &mut Mistakes<'_>) -> Option<WarmUp> {
+    if protocol != Protocol::Http {
+        let what = "[endpoint.warm_up] is for endpoints that speak http".to_owned();
+        m.add(&table.place, what, Some("delete it; its activation hook can do as much".into()));
+        return None;
+    }
+    let Some(given) = &table.keys.path else {
+        let hint = "write path = \"/PATH\"; it is asked for by GET, which must change nothing";
+        m.add(&table.place, "[endpoint.warm_up] lacks the key `path`".into(), Some(hint.into()));
+        return None;
+    };
+    let requests = table.keys.requests.as_ref().and_then(|given| number(given, 1, 10_000, m));
+    let requests = requests.unwrap_or(WARM_UP_REQUESTS);
+    Some(WarmUp { path: request_path(given, m)?, requests })
+}
+
+fn request_path(given: &Given, m: &mut Mistakes<'_>) -> Option<String> {
+    let path = given.text.clone();
+    if !path.starts_with('/') || path.parse::<http::uri::PathAndQuery>().is_err() {
+        let what = format!("{path:?} is not a path; it must begin with '/'");
+        m.add(&given.place, what, Some("for example \"/healthz\"".into()));
+        return None;
+    }
+    Some(path)
 }
 
 fn hook(name: &str, table: &Table<raw::Hook>, m: &mut Mistakes<'_>) -> Option<Hook> {

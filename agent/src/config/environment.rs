@@ -171,6 +171,10 @@ fn endpoint<'a>(config: &'a mut Config, rest: &str, variable: &str) -> Option<Sl
         let new = || Table { place: place(), keys: Default::default() };
         &mut hook.get_or_insert_with(new).keys
     };
+    let warm_up = |warm_up: &'a mut Option<Table<raw::WarmUp>>| {
+        let new = || Table { place: place(), keys: Default::default() };
+        &mut warm_up.get_or_insert_with(new).keys
+    };
     Some(match key {
         "SERVICE" => Slot::One(&mut e.service),
         "ADDRESS" => Slot::One(&mut e.address),
@@ -179,6 +183,10 @@ fn endpoint<'a>(config: &'a mut Config, rest: &str, variable: &str) -> Option<Sl
         "PROTOCOL" => Slot::One(&mut e.protocol),
         "HTTP" => Slot::One(&mut e.http),
         "PID_FILE" => Slot::One(&mut e.pid_file),
+        "WEIGHT" => Slot::One(&mut e.weight),
+        "ACTIVATION_DEADLINE" => Slot::One(&mut e.activation_deadline),
+        "WARM_UP_PATH" => Slot::One(&mut warm_up(&mut e.warm_up).path),
+        "WARM_UP_REQUESTS" => Slot::One(&mut warm_up(&mut e.warm_up).requests),
         "CHECK_KIND" => Slot::One(&mut check(e).kind),
         "CHECK_PATH" => Slot::One(&mut check(e).path),
         "CHECK_INTERVAL" => Slot::One(&mut check(e).interval),
@@ -189,6 +197,7 @@ fn endpoint<'a>(config: &'a mut Config, rest: &str, variable: &str) -> Option<Sl
         "ACTIVATE_URL" => Slot::One(&mut hook(&mut e.activate).url),
         "ACTIVATE_COMMAND" => Slot::Words(&mut hook(&mut e.activate).command),
         "ACTIVATE_DEADLINE" => Slot::One(&mut hook(&mut e.activate).deadline),
+        "ACTIVATE_ATTEMPTS" => Slot::One(&mut hook(&mut e.activate).attempts),
         "DEACTIVATE_KIND" => Slot::One(&mut hook(&mut e.deactivate).kind),
         "DEACTIVATE_URL" => Slot::One(&mut hook(&mut e.deactivate).url),
         "DEACTIVATE_COMMAND" => Slot::Words(&mut hook(&mut e.deactivate).command),
@@ -237,13 +246,18 @@ const UPSTREAM_KEYS: [&str; 4] = ["SERVICE", "LISTEN", "PROTOCOL", "IDLE"];
 const INGRESS_KEYS: [&str; 4] = ["LISTEN", "TRUST", "TLS_CERTIFICATE", "TLS_KEY"];
 const ROUTE_KEYS: [&str; 3] = ["HOSTS", "PATH", "SERVICE"];
 
-const ENDPOINT_KEYS: [&str; 20] = [
+const ENDPOINT_KEYS: [&str; 25] = [
     "SERVICE",
     "ADDRESS",
     "ROLE",
     "PRIORITY",
     "PROTOCOL",
     "HTTP",
+    "WEIGHT",
+    "ACTIVATION_DEADLINE",
+    "WARM_UP_PATH",
+    "WARM_UP_REQUESTS",
+    "ACTIVATE_ATTEMPTS",
     "CHECK_KIND",
     "CHECK_PATH",
     "CHECK_INTERVAL",

@@ -120,11 +120,13 @@ tables! {
     IngressRoute { hosts: List, path: Key, service: Key }
     Endpoint {
         service: Key, address: Key, role: Key, priority: Key, protocol: Key,
-        http: Key, pid_file: Key,
+        http: Key, pid_file: Key, weight: Key, activation_deadline: Key,
+        warm_up: Option<Table<WarmUp>>,
         check: Option<Table<Check>>,
         activate: Option<Table<Hook>>,
         deactivate: Option<Table<Hook>>,
     }
     Check { kind: Key, path: Key, interval: Key, timeout: Key, fall: Key, rise: Key }
-    Hook { kind: Key, url: Key, command: List, deadline: Key }
+    Hook { kind: Key, url: Key, command: List, deadline: Key, attempts: Key }
+    WarmUp { path: Key, requests: Key }
 }

@@ -119,6 +119,39 @@ fn what_is_not_written_has_the_documented_default() {
 }
 
 #[test]
+fn how_a_warm_endpoint_is_activated_is_configured_with_it() {
+    let endpoint = |more: &str| {
+        let base = "[[endpoint]]\nservice = \"ledger\"\naddress = \"127.0.0.1:9000\"\n";
+        read(&format!("{SMALL}{base}{more}")).map(|c| c.endpoints[0].clone())
+    };
+    let hook = "[endpoint.activate]\nkind = \"exec\"\ncommand = [\"/bin/up\"]\n";
+    let e = endpoint(&format!("role = \"warm\"\n{hook}")).unwrap();
+    assert_eq!((e.attempts, e.weight, e.warm_up), (5, 100, None));
+    assert_eq!(e.activation_deadline, Duration::from_secs(20), "an attempt, and 10 s");
+    let warm = "[endpoint.warm_up]\npath = \"/hot\"\nrequests = 7\n";
+    let e = endpoint(&format!(
+        "role = \"warm\"\nweight = 250\nactivation_deadline = \"1m\"\n{hook}attempts = 2\n{warm}"
+    ))
+    .unwrap();
+    assert_eq!((e.attempts, e.weight, e.activation_deadline.as_secs()), (2, 250, 60));
+    assert_eq!(e.warm_up, Some(WarmUp { path: "/hot".into(), requests: 7 }));
+    for (bad, expected) in [
+        (warm.to_owned(), "[endpoint.warm_up] is for warm endpoints, this one is hot"),
+        (format!("role = \"warm\"\nprotocol = \"tcp\"\n{warm}"), "is for endpoints that speak http"),
+        ("role = \"warm\"\n[endpoint.warm_up]\n".into(), "lacks the key `path`"),
+        ("weight = 0\n".into(), "from 1 to 5000"),
+        (
+            "role = \"warm\"\n[endpoint.deactivate]\nkind = \"exec\"\ncommand = [\"x\"]\nattempts = 2\n"
+                .into(),
+            "attempts is a key of [endpoint.activate]",
+        ),
+    ] {
+        let told = endpoint(&bad).expect_err(&bad).to_string();
+        assert!(told.contains(expected), "{told}");
+    }
+}
+
+#[test]
 fn mistakes_say_what_where_and_what_to_do() {
     let base = "name = \"web-1\"\n[mesh]\nlisten = \"10.0.0.1:7940\"\n";
     let with = |more: &str| mistake(&format!("{base}{more}"));

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use hearth_proto::ids::{NodeName, Version};
+use hearth_proto::ids::{EndpointId, NodeName, ServiceName, Version};
 use hearth_proto::time::Wall;
 
 use super::*;
@@ -79,6 +79,24 @@ fn a_table_larger_than_one_wire_message_survives_the_disk() {
     assert!(state.load_table() == table);
     state.save_table(&[]).unwrap();
     assert!(state.load_table().is_empty());
+}
+
+#[test]
+fn what_activations_took_survives_the_disk() {
+    let scratch = Scratch::new();
+    let state = open(&scratch);
+    assert!(state.load_activations().is_empty());
+    let endpoint = EndpointId {
+        service: ServiceName::parse("ledger").unwrap(),
+        node: NodeName::parse("web-1").unwrap(),
+        instance: 0,
+    };
+    let mut activations = Activations::default();
+    activations.succeeded(std::time::Duration::from_millis(250));
+    activations.gave_up();
+    let known = BTreeMap::from([(endpoint, activations)]);
+    state.save_activations(known.clone()).unwrap();
+    assert_eq!(state.load_activations(), known);
 }
 
 #[test]

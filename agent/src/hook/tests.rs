@@ -65,6 +65,28 @@ async fn an_http_hook_is_posted_and_tried_again_until_it_succeeds() {
 }
 
 #[tokio::test]
+async fn one_attempt_is_made_once_and_says_whether_another_may_do_better() {
+    let (hook, seen) = application(&[503]).await;
+    let event = run_once(&hook, call(), Duration::from_secs(5)).await;
+    let told = event.result.unwrap_err().told();
+    assert_eq!(told, HookFailed::Once("answered 503, saying \"wait\"".into()));
+    assert_eq!((event.tries, seen.lock().unwrap().len()), (1, 1));
+    let nowhere = Action::Exec(vec!["/nowhere/warm-up".into()]);
+    let hook = Hook { action: nowhere, deadline: Duration::from_secs(5) };
+    let event = run_once(&hook, call(), Duration::from_secs(5)).await;
+    assert!(matches!(event.result.unwrap_err().told(), HookFailed::Hopeless(_)));
+}
+
+#[tokio::test]
+async fn an_attempt_ends_with_what_is_left_of_the_activation() {
+    let event = run_once(&sh("sleep 600", 600_000), call(), Duration::from_millis(50)).await;
+    assert_eq!(
+        event.result.unwrap_err().told(),
+        HookFailed::Once("not done within 50ms (1 try): /bin/sh was still under way".into())
+    );
+}
+
+#[tokio::test]
 async fn a_hook_that_never_succeeds_tells_its_last_failure() {
     let (mut hook, _) = application(&[503]).await;
     hook.deadline = Duration::from_millis(300);

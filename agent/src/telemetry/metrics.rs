@@ -52,6 +52,7 @@ struct Inner {
     registry: Registry,
     failovers: Family<ServiceReasonLabels, Counter>,
     activation_duration: Histograms,
+    activation_failures: Family<ServiceLabel, Counter>,
     adverts_refused: Family<ReasonLabel, Counter>,
     documents_refused: Family<ReasonLabel, Counter>,
     messages_refused: Family<RefusalLabels, Counter>,
@@ -86,6 +87,11 @@ impl Inner {
             "hearth_activation_duration_seconds",
             "Time from calling up a warm endpoint of this node until it served",
             self.activation_duration.clone(),
+        );
+        r.register(
+            "hearth_activation_failures",
+            "Activations of warm endpoints of this node that were given up",
+            self.activation_failures.clone(),
         );
         r.register(
             "hearth_adverts_refused",
@@ -138,6 +144,7 @@ impl Metrics {
             registry: Registry::default(),
             failovers: Family::default(),
             activation_duration: Family::new_with_constructor(activation_buckets),
+            activation_failures: Family::default(),
             adverts_refused: Family::default(),
             documents_refused: Family::default(),
             messages_refused: Family::default(),
@@ -221,6 +228,10 @@ impl Metrics {
             Event::Condition { endpoint, activation: Some(took), .. } => {
                 let service = ServiceLabel(endpoint.service.clone());
                 self.0.activation_duration.get_or_create(&service).observe(took.as_secs_f64());
+            }
+            Event::Condition { endpoint, from: "activating", to: "unready", .. } => {
+                let service = ServiceLabel(endpoint.service.clone());
+                self.0.activation_failures.get_or_create(&service).inc();
             }
             _ => {}
         }

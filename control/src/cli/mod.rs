@@ -16,6 +16,8 @@ use hearth_proto::ids::{NodeName, ServiceName};
 use hearth_proto::time::Span;
 use hearth_proto::view::{
     AcrossView, DrainRequest, ExplainView, IncidentView, MemberView, RouteView, StatusView,
+    DrainRequest, ExplainView, FailbackRequest, FailbackView, IncidentView, MemberView, RouteView,
+    StatusView,
 };
 use hyper::body::Bytes;
 
@@ -64,7 +66,7 @@ pub struct CommandLine {
 }
 
 /// Options of the commands that ask the agent (status, members, routes, explain, incidents, drill, drain,
-/// debug).
+/// failback, debug).
 const AGENT: &str = "Asking the agent";
 /// Options of the commands that ask the control plane (policy, token).
 const CONTROL: &str = "Asking the control plane";
@@ -157,6 +159,15 @@ enum Command {
         /// End draining
         #[arg(long)]
         off: bool,
+    },
+    /// Have activated endpoints of a service stand down now, if they are not needed
+    #[command(
+        after_help = "For services whose policy says failback = \"manual\"; with a hold it is not waited \
+        for. Any agent\ncarries the word to the owners, who stay up if they see a need."
+    )]
+    Failback {
+        /// The service
+        service: ServiceName,
     },
     /// The mesh's policy (control plane)
     #[command(subcommand)]
@@ -290,6 +301,12 @@ async fn dispatch(line: &CommandLine) -> Result<(), Failure> {
             let ask = Ask::send(Method::POST, "/v1/drain", &DrainRequest { on: !off })?;
             let body = agent.ask(ask).await?;
             out.drained(&body, *off)
+        }
+        Command::Failback { service } => {
+            let request = FailbackRequest { service: service.clone() };
+            let ask = Ask::send(Method::POST, "/v1/failback", &request)?;
+            let body = agent.ask(ask).await?;
+            out.agent::<FailbackView>(&body, |view, _| show::failback(view))
         }
         Command::Policy(command) => policy(command, &control(&line.to)?, out).await,
         Command::Token(command) => token(command, &control(&line.to)?, out).await,

@@ -3,6 +3,8 @@
 use hearth_proto::time::Wall;
 use hearth_proto::view::{
     DrillView, EndpointView, ExplainView, IncidentView, LinkView, MemberView, RouteView, StatusView,
+    ActivationView, EndpointView, ExplainView, FailbackView, IncidentView, LinkView, MemberView,
+    RouteView, StatusView,
 };
 
 use super::table::{Style, Table, pairs, wrap};
@@ -119,6 +121,8 @@ fn endpoints(list: &[EndpointView], page: Page) -> String {
             (Some(incident), reason) => format!("{reason}; activated for {incident}"),
             (None, reason) => reason.to_owned(),
         };
+        let parts = [why, e.activations.as_ref().map(activations).unwrap_or_default()];
+        let why = parts.into_iter().filter(|p| !p.is_empty()).collect::<Vec<_>>().join("; ");
         table.row([
             e.endpoint.clone(),
             e.role.clone(),
@@ -129,6 +133,42 @@ fn endpoints(list: &[EndpointView], page: Page) -> String {
         ]);
     }
     table.render(page.style)
+}
+
+/// How long activations took, where their owner is asked.
+fn activations(a: &ActivationView) -> String {
+    let s = |seconds: Option<f64>| format!("{:.2} s", seconds.unwrap_or_default());
+    let mut text = match a.count {
+        0 => "never activated".to_owned(),
+        n => format!(
+            "{n} activations (median {}, 95 % in {}, longest {})",
+            s(a.p50_s),
+            s(a.p95_s),
+            s(a.max_s)
+        ),
+    };
+    if a.failures > 0 {
+        text.push_str(&format!(", {} given up", a.failures));
+    }
+    text
+}
+
+/// `hearth failback`
+pub fn failback(view: &FailbackView) -> String {
+    let mut text = String::new();
+    for endpoint in &view.told {
+        text.push_str(&format!("{endpoint} told to stand down: it does unless it sees a need\n"));
+    }
+    for endpoint in &view.needed {
+        text.push_str(&format!(
+            "{endpoint} is needed and stays: see hearth explain {}\n",
+            view.service
+        ));
+    }
+    if text.is_empty() {
+        text = format!("no warm endpoint of {} is up as seen from here\n", view.service);
+    }
+    text
 }
 
 /// `hearth members`

@@ -22,6 +22,9 @@ fn hot(node: &str) -> Subject {
         starting: false,
         left: false,
         activated_for: None,
+        weight: 100,
+        doubtful: false,
+        damped: false,
     }
 }
 
@@ -171,6 +174,90 @@ fn nothing_is_needed_where_nothing_is_declared() {
     assert_eq!(tally(&policy(), &[]), Tally::default());
 }
 
+#[test]
+fn simultaneous_losses_call_as_many_at_once() {
+    let s =
+        [lost(hot("h1")), lost(hot("h2")), hot("h3"), warm("w1", 0), warm("w2", 1), warm("w3", 2)];
+    assert_eq!(called(&s), ["w1", "w2"]);
+}
+
+#[test]
+fn one_lost_while_it_is_being_activated_is_replaced_by_the_next() {
+    let activating = having(Condition::Activating, warm("w1", 0));
+    assert_eq!(called(&[lost(hot("h1")), lost(activating), warm("w2", 1)]), ["w2"]);
+}
+
+#[test]
+fn a_warm_endpoint_whose_node_is_doubted_goes_last_but_goes_when_it_is_the_only_one() {
+    let doubted = Subject { doubtful: true, ..warm("w1", 0) };
+    assert_eq!(called(&[lost(hot("h1")), doubted.clone(), warm("w2", 9)]), ["w2"]);
+    assert_eq!(called(&[lost(hot("h1")), doubted]), ["w1"]);
+}
+
+#[test]
+fn doubt_about_a_warm_endpoint_that_is_up_moves_nobody() {
+    for condition in [Condition::Activating, Condition::Serving] {
+        let up = Subject { doubtful: true, damped: true, ..having(condition, warm("w1", 9)) };
+        let t = tally(&policy(), &[lost(hot("h1")), up, warm("w2", 0)]);
+        assert_eq!((t.called, t.surplus), (vec![id("w1")], 0));
+    }
+}
+
+#[test]
+fn agents_that_doubt_different_hosts_call_at_most_one_more_for_each_doubted_one() {
+    let doubted = |n: &str, by: &[&str]| Subject { doubtful: by.contains(&n), ..warm(n, 0) };
+    let view = |by: &[&str]| {
+        let benched = ["w1", "w2", "w3"].map(|n| doubted(n, by));
+        let mut all = vec![lost(hot("h1")), hot("h2")];
+        all.extend(benched);
+        called(&all)
+    };
+    let first = view(&[])[0].clone();
+    let second = view(&[&first])[0].clone();
+    assert_ne!(first, second);
+    // Once both are up, everybody calls the same one, and the other is told to stand down.
+    let up = |n: &str| having(Condition::Serving, warm(n, 0));
+    for doubt in [false, true] {
+        let a = Subject { doubtful: doubt, ..up(&first) };
+        let t = tally(&policy(), &[lost(hot("h1")), hot("h2"), a, up(&second)]);
+        assert_eq!((t.called, t.surplus), (vec![id(&first)], 1));
+    }
+}
+
+#[test]
+fn a_flapping_hot_endpoint_does_not_count_so_that_its_replacement_stays_up() {
+    let flapping = Subject { damped: true, ..hot("h1") };
+    let up = having(Condition::Serving, warm("w1", 0));
+    let t = tally(&policy(), &[flapping.clone(), hot("h2"), up]);
+    assert_eq!((t.hot, t.damped, t.serving, t.called), (1, 1, 2, vec![id("w1")]));
+    // Nor does it count as one that is only starting.
+    let back = Subject { starting: true, ..having(Condition::Unready, flapping) };
+    assert_eq!(called(&[back, hot("h2"), warm("w2", 0)]), ["w2"]);
+}
+
+#[test]
+fn a_share_is_of_capacity_so_a_large_one_lost_calls_as_many_small_ones_as_replace_it() {
+    let sized = |weight, s: Subject| Subject { weight, ..s };
+    let small = |n| sized(50, warm(n, 0));
+    let s = [lost(sized(200, hot("h1"))), hot("h2"), small("w1"), small("w2"), small("w3")];
+    let t = tally(&policy(), &s);
+    // Of 300, 200 are missing and 150 are there; the mean hot one is 150.
+    assert_eq!((t.load, t.called.len(), t.short), (300, 3, 1));
+    let two_thirds = ServicePolicy { min_hot: Need::Percent(Percent(50)), ..policy() };
+    assert_eq!(tally(&two_thirds, &s).called.len(), 1);
+    // A count is of endpoints, whatever their size.
+    let two = ServicePolicy { min_hot: Need::Count(2), ..policy() };
+    assert_eq!(tally(&two, &s).called.len(), 1);
+}
+
+#[test]
+fn who_would_be_called_for_hot_endpoints_that_are_starting_is_the_reserve() {
+    let starting = |n| Subject { starting: true, ..having(Condition::Unready, hot(n)) };
+    let s = [starting("h1"), lost(hot("h2")), warm("w1", 0), warm("w2", 1), warm("w3", 2)];
+    let t = tally(&policy(), &s);
+    assert_eq!((t.called, t.reserve), (vec![id("w1")], vec![id("w2")]));
+}
+
 fn any_condition() -> impl Strategy<Value = Condition> {
     prop_oneof![
         Just(Condition::Unready),
@@ -182,11 +269,12 @@ fn any_condition() -> impl Strategy<Value = Condition> {
 }
 
 fn any_subjects() -> impl Strategy<Value = Vec<Subject>> {
-    let one = (any::<Option<u16>>(), any_condition(), any::<bool>(), any::<bool>(), 0u8..10);
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    let one = (any::<Option<u16>>(), any_condition(), flags, 0u8..10);
     prop::collection::vec(one, 0..24).prop_map(|all| {
         all.into_iter()
             .enumerate()
-            .map(|(i, (priority, condition, lost, starting, left))| {
+            .map(|(i, (priority, condition, (lost, starting, doubtful, damped), left))| {
                 let node = format!("n{i}");
                 let role = priority.map_or(Role::Hot, |priority| Role::Warm { priority });
                 let activated_for = matches!(condition, Condition::Activating).then(|| {
@@ -195,7 +283,7 @@ fn any_subjects() -> impl Strategy<Value = Vec<Subject>> {
                 });
                 let left = left == 0;
                 let base = Subject { role, condition, lost, starting, left, ..hot(&node) };
-                Subject { activated_for, ..base }
+                Subject { activated_for, doubtful, damped, ..base }
             })
             .collect()
     })
@@ -279,6 +367,50 @@ proptest! {
         first.sort();
         again.sort();
         prop_assert_eq!(first, again);
+    }
+
+    /// Whatever the weights: who is called covers what is missing, and without the last of them it does not.
+    #[test]
+    fn as_much_is_called_as_covers_the_missing_capacity_and_no_more(
+        mut subjects in any_subjects(), weights in prop::collection::vec(1u16..500, 24), percent in 0u8..=100,
+    ) {
+        for (s, w) in subjects.iter_mut().zip(weights) {
+            (s.weight, s.starting) = (w, false);
+        }
+        let policy = ServicePolicy { min_hot: Need::Percent(Percent(percent)), ..policy() };
+        let t = tally(&policy, &subjects);
+        let weight = |id: &EndpointId| -> u64 {
+            subjects.iter().find(|s| s.id == *id).map_or(0, |s| s.weight.into())
+        };
+        let hot: u64 = subjects
+            .iter()
+            .filter(|s| s.role == Role::Hot && s.condition == Condition::Serving)
+            .filter(|s| !s.lost && !s.left && !s.damped)
+            .map(|s| u64::from(s.weight))
+            .sum();
+        let missing = t.load.saturating_sub(hot);
+        let covered: u64 = t.called.iter().map(weight).sum();
+        prop_assert_eq!(covered >= missing, t.short == 0);
+        if let Some(last) = t.called.last() {
+            prop_assert!(covered - weight(last) < missing);
+        }
+        prop_assert!(t.reserve.is_empty());
+    }
+
+    /// The called and the reserve together are what the deficit calls when nobody is starting.
+    #[test]
+    fn the_reserve_is_what_starting_hot_ones_hold_back(
+        subjects in any_subjects(), min_hot in any_need(),
+    ) {
+        let policy = ServicePolicy { min_hot, ..policy() };
+        let t = tally(&policy, &subjects);
+        let late: Vec<Subject> =
+            subjects.into_iter().map(|s| Subject { starting: false, ..s }).collect();
+        let mut held = [t.called, t.reserve].concat();
+        let mut called = tally(&policy, &late).called;
+        held.sort();
+        called.sort();
+        prop_assert_eq!(held, called);
     }
 
     #[test]

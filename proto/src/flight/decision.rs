@@ -70,10 +70,11 @@ fn summary(route: &Route) -> String {
 
 fn event(event: &Event) -> Option<String> {
     Some(match event {
-        Event::Activate { endpoint, incident } => match incident {
-            Some(key) => format!("activate {endpoint} for {key}"),
-            None => format!("activate {endpoint}"),
+        Event::Activate { endpoint, incident, attempt, .. } => match incident {
+            Some(key) => format!("activate {endpoint} for {key}, attempt {attempt}"),
+            None => format!("activate {endpoint}, attempt {attempt}"),
         },
+        Event::WarmUp { endpoint, .. } => format!("warm up {endpoint}"),
         Event::Deactivate { endpoint } => format!("deactivate {endpoint}"),
         Event::Check { endpoint } => format!("check {endpoint}"),
         Event::Condition { endpoint, from, to, .. } => format!("{endpoint}: {from} → {to}"),
@@ -101,7 +102,11 @@ fn event(event: &Event) -> Option<String> {
             };
             format!("refuse {what} of {from}: {reason}")
         }
-        Event::Lonely | Event::SaveTable | Event::SaveDocuments | Event::Spans(_) => return None,
+        Event::Lonely
+        | Event::SaveTable
+        | Event::SaveDocuments
+        | Event::SaveActivations
+        | Event::Spans(_) => return None,
     })
 }
 

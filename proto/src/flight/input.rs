@@ -1,15 +1,16 @@
 //! What a recording consists of: inputs, and what else a step needs to be run again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
+use crate::activation::Activations;
 use crate::advert::{SignedAdvert, Untrusted};
 use crate::document::SignedDocument;
 use crate::drill::DrillId;
 use crate::evidence::Outcome;
 use crate::ids::{EndpointId, Identity, NodeName, ServiceName};
-use crate::node::{Checkpoint, DrillAsk, EndpointConfig, Hearsay, LinkInput, Node};
+use crate::node::{Checkpoint, DrillAsk, EndpointConfig, Hearsay, HookFailed, LinkInput, Node};
 use crate::outlier::Sample;
 use crate::time::Time;
 use crate::wire::Message;
@@ -85,8 +86,14 @@ pub enum Input {
         /// Of which endpoint.
         endpoint: EndpointId,
         /// How it ended.
-        result: Result<(), String>,
+        result: Result<(), HookFailed>,
     },
+    /// [`Node::handle_warmed`]
+    Warmed(EndpointId),
+    /// [`Node::failback`]
+    Failback(ServiceName),
+    /// [`Node::restore_activations`]
+    Activations(BTreeMap<EndpointId, Activations>),
     /// [`Node::handle_timeout`]
     Timeout,
     /// [`Node::drain`]
@@ -152,6 +159,9 @@ impl Input {
             Self::Need(service) => node.handle_need(now, &service),
             Self::Health { endpoint, healthy } => node.handle_health(now, &endpoint, healthy),
             Self::Hook { endpoint, result } => node.handle_hook(now, &endpoint, result),
+            Self::Warmed(endpoint) => node.handle_warmed(now, &endpoint),
+            Self::Failback(service) => drop(node.failback(now, &service)),
+            Self::Activations(known) => node.restore_activations(known),
             Self::Timeout => node.handle_timeout(now),
             Self::Drain(on) => node.drain(now, on),
             Self::Leave => node.leave(now),

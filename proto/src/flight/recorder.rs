@@ -1,18 +1,20 @@
 //! A core whose every step is written down.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::activation::Activations;
 use crate::advert::{Keyring, SignedAdvert, Untrusted};
 use crate::document::SignedDocument;
 use crate::drill::{DrillId, DrillRefused};
 use crate::evidence::Outcome;
 use crate::ids::{EndpointId, Identity, NodeName, ServiceName};
-use crate::node::{DrillAsk, EndpointConfig, Event, LinkInput, Node, Transmit};
+use crate::node::{DrillAsk, EndpointConfig, Event, HookFailed, LinkInput, Node, Transmit};
 use crate::outlier::Sample;
 use crate::route::Snapshot;
 use crate::time::Time;
+use crate::view::FailbackView;
 use crate::wire::{self, Message};
 
 use super::decision;
@@ -161,9 +163,32 @@ impl Recorder {
     }
 
     /// [`Node::handle_hook`]
-    pub fn handle_hook(&mut self, now: Time, endpoint: &EndpointId, result: Result<(), String>) {
+    pub fn handle_hook(
+        &mut self,
+        now: Time,
+        endpoint: &EndpointId,
+        result: Result<(), HookFailed>,
+    ) {
         let input = || Input::Hook { endpoint: endpoint.clone(), result: result.clone() };
         self.step(now, input, |node| node.handle_hook(now, endpoint, result.clone()));
+    }
+
+    /// [`Node::handle_warmed`]
+    pub fn handle_warmed(&mut self, now: Time, endpoint: &EndpointId) {
+        let input = || Input::Warmed(endpoint.clone());
+        self.step(now, input, |node| node.handle_warmed(now, endpoint));
+    }
+
+    /// [`Node::failback`]
+    pub fn failback(&mut self, now: Time, service: &ServiceName) -> FailbackView {
+        let input = || Input::Failback(service.clone());
+        self.step(now, input, |node| node.failback(now, service))
+    }
+
+    /// [`Node::restore_activations`]
+    pub fn restore_activations(&mut self, now: Time, known: BTreeMap<EndpointId, Activations>) {
+        let input = || Input::Activations(known.clone());
+        self.step(now, input, |node| node.restore_activations(known.clone()));
     }
 
     /// [`Node::handle_timeout`]

@@ -16,6 +16,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 
+use crate::activation::Activations;
 use crate::advert::{Keyless, Keyring, SignedAdvert};
 use crate::document::SignedDocument;
 use crate::drill::{DrillId, Drills};
@@ -31,6 +32,7 @@ use crate::time::{Clock, Time, Wall};
 use crate::wire::{self, WireError};
 
 use super::membership::{Hearsay, Membership};
+use super::pace::Pace;
 use super::{Event, Forced, Node, NodeConfig, Own, ServiceState, Transmit, Wanted};
 
 /// A node's state between two steps. Opaque: it is made by [`Node::checkpoint`] and ends in a replay.
@@ -72,6 +74,8 @@ pub struct Checkpoint {
     sync_at: Time,
     lonely_at: Time,
     wanted: BTreeMap<NodeName, Wanted>,
+    activations: BTreeMap<EndpointId, Activations>,
+    pace: Pace,
 }
 
 /// A place in the outputs. See [`Node::mark`].
@@ -161,6 +165,8 @@ impl Node {
             sync_at,
             lonely_at,
             wanted,
+            activations,
+            pace,
             outbox: _,
             events: _,
         } = &*self;
@@ -201,6 +207,8 @@ impl Node {
             sync_at: *sync_at,
             lonely_at: *lonely_at,
             wanted: wanted.clone(),
+            activations: activations.clone(),
+            pace: pace.clone(),
         }
     }
 
@@ -264,6 +272,8 @@ impl Node {
             sync_at: c.sync_at,
             lonely_at: c.lonely_at,
             wanted: c.wanted,
+            activations: c.activations,
+            pace: c.pace,
             outbox: VecDeque::new(),
             events: VecDeque::new(),
             config: c.config,

@@ -12,6 +12,7 @@ use crate::advert::{Protocol, Role};
 use crate::drill::DrillId;
 use crate::ids::{EndpointId, Generation, Identity, NodeName, ServiceName};
 use crate::incident::IncidentKey;
+use crate::lifecycle::Activation;
 use crate::member::SwimConfig;
 use crate::record::Span;
 use crate::time::{Clock, Wall};
@@ -51,8 +52,19 @@ pub struct EndpointConfig {
     pub role: Role,
     /// What it speaks.
     pub protocol: Protocol,
-    /// Bound for hook and readiness together.
-    pub activation_deadline: Duration,
+    /// How it is activated, if it is warm.
+    pub activation: Activation,
+    /// Its capacity, of [`WEIGHT`](crate::advert::extension::WEIGHT) as the usual one.
+    pub weight: u16,
+}
+
+/// Why an attempt of an activation hook failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HookFailed {
+    /// Another attempt may succeed.
+    Once(String),
+    /// None can.
+    Hopeless(String),
 }
 
 /// What a link tells.
@@ -112,12 +124,25 @@ pub enum Transmit {
 /// Something the shell must do or may want to know.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// Run the endpoint's activation hook, then call [`Node::handle_hook`](super::Node::handle_hook).
+    /// Run the endpoint's activation hook once, then call
+    /// [`Node::handle_hook`](super::Node::handle_hook).
     Activate {
         /// Which endpoint.
         endpoint: EndpointId,
         /// For which loss.
         incident: Option<IncidentKey>,
+        /// Which attempt, from 1.
+        attempt: u32,
+        /// For at most so long.
+        within: Duration,
+    },
+    /// Make the requests that warm the endpoint up, then call
+    /// [`Node::handle_warmed`](super::Node::handle_warmed).
+    WarmUp {
+        /// Which endpoint.
+        endpoint: EndpointId,
+        /// For at most so long.
+        within: Duration,
     },
     /// Run the endpoint's deactivation hook.
     Deactivate {
@@ -137,6 +162,8 @@ pub enum Event {
     SaveTable,
     /// The documents changed: keep them.
     SaveDocuments,
+    /// An activation ended: keep what was measured.
+    SaveActivations,
     /// The trust bundle in force changed.
     Trust(Vec<Vec<u8>>),
     /// The revocations in force changed.

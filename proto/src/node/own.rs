@@ -3,16 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::advert::{Advert, Condition, EndpointAdvert, Role, SignedAdvert};
-use crate::evidence::Standing;
+use crate::advert::{Advert, Condition, EndpointAdvert, Role, SignedAdvert, extension};
+use crate::evidence::{Standing, Why};
 use crate::ids::{EndpointId, Identity, NodeName, ServiceName, Version};
 use crate::lifecycle::{Action, Event as Life, Lifecycle};
 use crate::member::Rumour;
 use crate::record::Span;
+use crate::route::Choice;
 use crate::time::Time;
-use crate::wire::{Message, Wake};
+use crate::view::FailbackView;
+use crate::wire::{Failback, Message, Wake};
 
-use super::{Activation, EndpointConfig, Event, Forced, Node, Own};
+use super::pace::is_move;
+use super::{EndpointConfig, Event, Forced, Node, Own, UnderWay};
 
 /// Least time between two adverts of ours: a flapping check must not flood the mesh. The first
 /// change after a quiet while goes out at once.
@@ -21,7 +24,7 @@ const PUBLISH_GAP: Duration = Duration::from_millis(20);
 const RENEW_GAP: Duration = Duration::from_millis(250);
 /// How long an urgent wake holds without being renewed. The caller renews it every half second while it
 /// has nobody else.
-const FORCE: Duration = Duration::from_secs(3);
+pub(super) const FORCE: Duration = Duration::from_secs(3);
 /// An urgent wake that our own view contradicts is believed once it is repeated so much later: a caller
 /// that was cut off itself still has its old wakes delivered when it returns, and a moment later it
 /// needs nobody. Callers repeat every half second.
@@ -44,13 +47,17 @@ impl Node {
         for config in &endpoints {
             self.stale_services.insert(config.id.service.clone());
             match self.own.get_mut(&config.id) {
-                Some(own) => own.config = config.clone(),
+                Some(own) => {
+                    own.config = config.clone();
+                    own.life.set_activation(config.activation);
+                }
                 None => {
-                    let mut life = Lifecycle::new(config.role, config.activation_deadline, now);
+                    let terms = self.terms(&config.id.service);
+                    let mut life = Lifecycle::new(config.role, config.activation, now);
                     if self.draining {
-                        life.handle(&Life::Drain, crate::policy::Failback::Never, now);
+                        life.handle(&Life::Drain, &terms, now);
                     }
-                    let own = Own { config: config.clone(), life, activation: None };
+                    let own = Own { config: config.clone(), life, under_way: None };
                     self.own.insert(config.id.clone(), own);
                 }
             }
@@ -61,51 +68,77 @@ impl Node {
 
     /// Gives one of our endpoints an event and does what follows.
     pub(super) fn drive(&mut self, now: Time, id: &EndpointId, event: &Life) {
-        let failback = self.policy.service(&id.service).failback;
+        let terms = self.terms(&id.service);
         let Some(own) = self.own.get_mut(id) else { return };
         let before = own.life.condition();
-        let action = own.life.handle(event, failback, now);
+        let action = own.life.handle(event, &terms, now);
         let after = own.life.condition();
         let incident = own.life.activated_for().cloned();
+        let warm = own.config.role != Role::Hot;
         if before != Condition::Activating && after == Condition::Activating {
             let parent = incident.as_ref().and_then(|key| self.parents.get(key)).copied();
-            own.activation = Some(Activation { began: now, incident: incident.clone(), parent });
+            let incident = incident.clone();
+            own.under_way = Some(UnderWay { began: now, incident, parent, error: None });
         }
-        match action {
-            Some(Action::Activate) => {
-                self.events.push_back(Event::Activate { endpoint: id.clone(), incident });
+        let endpoint = id.clone();
+        self.events.extend(action.map(|action| match action {
+            Action::Activate { attempt, within } => {
+                Event::Activate { endpoint, incident, attempt, within }
             }
-            Some(Action::Deactivate) => {
-                self.events.push_back(Event::Deactivate { endpoint: id.clone() });
-            }
-            Some(Action::Check) => self.events.push_back(Event::Check { endpoint: id.clone() }),
-            None => {}
-        }
+            Action::WarmUp { within } => Event::WarmUp { endpoint, within },
+            Action::Deactivate => Event::Deactivate { endpoint },
+            Action::Check => Event::Check { endpoint },
+        }));
         if before == after {
             return;
         }
+        if warm && is_move(before, after) {
+            self.pace.budget.take(self.policy.moves, now);
+        }
         self.stale_advert = true;
         self.stale_services.insert(id.service.clone());
-        let activated = before == Condition::Activating && after == Condition::Serving;
-        let began = self.own.get(id).and_then(|own| own.activation.as_ref()).map(|a| a.began);
-        let activation = began.filter(|_| activated).map(|began| now.since(began));
+        let activation = if before == Condition::Activating {
+            self.end_activation(now, id, after)
+        } else {
+            None
+        };
         self.events.push_back(Event::Condition {
             endpoint: id.clone(),
             from: before.word(),
             to: after.word(),
             activation,
         });
-        if activated {
-            self.report_activation(now, id, None);
-        } else if before == Condition::Activating && matches!(event, Life::Tick) {
-            self.report_activation(now, id, Some("not ready before the deadline".to_owned()));
+    }
+
+    /// An activation came to its end: it is measured and reported. Returns how long it took, if it serves.
+    fn end_activation(&mut self, now: Time, id: &EndpointId, after: Condition) -> Option<Duration> {
+        let under_way = self.own.get(id).and_then(|own| own.under_way.as_ref())?;
+        let (took, error) = (now.since(under_way.began), under_way.error.clone());
+        let activations = self.activations.entry(id.clone()).or_default();
+        match after {
+            Condition::Serving => {
+                activations.succeeded(took);
+                self.report_activation(now, id, None);
+            }
+            // Drained meanwhile: that says nothing of how well it can be activated.
+            Condition::Draining => {
+                self.report_activation(now, id, Some("drained before it served".to_owned()));
+                return None;
+            }
+            _ => {
+                activations.gave_up();
+                let why = error.unwrap_or_else(|| "not ready before the deadline".to_owned());
+                self.report_activation(now, id, Some(why));
+            }
         }
+        self.events.push_back(Event::SaveActivations);
+        (after == Condition::Serving).then_some(took)
     }
 
     /// The `activate` span, under the trace of the loss it was for.
     pub(super) fn report_activation(&mut self, now: Time, id: &EndpointId, error: Option<String>) {
         let Some(own) = self.own.get_mut(id) else { return };
-        let Some(Activation { began, incident, parent }) = own.activation.take() else { return };
+        let Some(UnderWay { began, incident, parent, .. }) = own.under_way.take() else { return };
         let Some(incident) = incident else { return };
         let parent = parent.unwrap_or_else(|| {
             // Nobody woke us: our own view of the loss is the trace's root here.
@@ -199,6 +232,7 @@ impl Node {
         let Some(state) = self.services.get(service) else { return };
         let called = state.route.tally.called.clone();
         let isolated = self.is_isolated();
+        let somebody = matches!(state.route.choice, Choice::Serve(_));
         let ours: Vec<EndpointId> = self
             .own
             .iter()
@@ -210,14 +244,60 @@ impl Node {
             let forced = believed.map(|f| f.incident.clone());
             if forced.is_none() && isolated {
                 // Cut off ourselves, we can neither judge the others nor serve anybody.
+                self.drive(now, &id, &Life::Unsure);
                 continue;
             }
             if !called.contains(&id) && forced.is_none() {
                 self.drive(now, &id, &Life::NotCalled);
                 continue;
             }
+            let room = self.pace.budget.room(self.policy.moves);
+            if forced.is_none() && somebody && now < room && self.stands_by(&id) {
+                // Others serve meanwhile; too much has moved of late.
+                self.recheck_at(service, room);
+                continue;
+            }
             let incident = forced.or_else(|| self.assignment(service, &id, now));
             self.drive(now, &id, &Life::Called(incident));
+        }
+    }
+
+    fn stands_by(&self, id: &EndpointId) -> bool {
+        self.own.get(id).is_some_and(|own| own.life.condition() == Condition::Standby)
+    }
+
+    /// Has activated endpoints of a service stand down that are not needed as far as we see: ours at once,
+    /// others by a word to their owners, who judge by their own view.
+    pub(super) fn order_failback(&mut self, now: Time, service: &ServiceName) -> FailbackView {
+        let mut view =
+            FailbackView { service: service.clone(), told: Vec::new(), needed: Vec::new() };
+        let Some(route) = self.services.get(service).map(|s| s.route.clone()) else { return view };
+        let up = route.candidates.iter().filter(|c| {
+            let reachable = !matches!(c.standing.why(), Some(Why::Left | Why::Revoked));
+            c.role != Role::Hot && c.condition == Condition::Serving && reachable
+        });
+        for c in up {
+            if route.tally.called.contains(&c.id) {
+                view.needed.push(c.id.to_string());
+                continue;
+            }
+            view.told.push(c.id.to_string());
+            if c.id.node == self.config.name {
+                self.drive(now, &c.id, &Life::Release);
+            } else {
+                self.send(&c.id.node, Message::Failback(Failback { endpoint: c.id.clone() }));
+            }
+        }
+        view
+    }
+
+    /// An operator's word by way of another agent. It cannot hurt: who is needed by our own view stays.
+    pub(super) fn take_failback(&mut self, now: Time, from: &NodeName, word: &Failback) {
+        if self.own.contains_key(&word.endpoint) {
+            self.drive(now, &word.endpoint, &Life::Release);
+        } else {
+            let detail = format!("failback of {} by {from}: no endpoint of ours", word.endpoint);
+            self.refuse("failback", "not_ours", Identity::Node(from.clone()), detail);
         }
     }
 
@@ -259,7 +339,7 @@ impl Node {
         self.push(&me, &signed);
         // Callers that hold requests for us hear it first hand.
         let waiting: std::collections::BTreeSet<NodeName> =
-            self.forced.values().map(|f| f.by.clone()).collect();
+            self.forced.values().map(|f| f.by.clone()).filter(|by| *by != me).collect();
         for caller in waiting {
             self.send(&caller, Message::Adverts(vec![signed.clone()]));
         }
@@ -267,6 +347,8 @@ impl Node {
     }
 
     fn advert(&self) -> Advert {
+        let mut extension = Vec::new();
+        extension::add_weights(&mut extension, self.own.values().map(|own| own.config.weight));
         let endpoints = self.own.values().map(|own| EndpointAdvert {
             service: own.config.id.service.clone(),
             instance: own.config.id.instance,
@@ -285,7 +367,7 @@ impl Node {
             endpoints: endpoints.collect(),
             policy_version: self.policy_version,
             left: self.left,
-            extension: Vec::new(),
+            extension,
         }
     }
 }

@@ -66,6 +66,7 @@ impl Node {
         // the last proof of life.
         let began = now - unanswered;
         e.silence(e.heard.map_or(began, |h| began.max(h)), unanswered);
+        self.note_isolation();
         self.touch_node(peer);
         self.hint(peer);
     }
@@ -83,6 +84,7 @@ impl Node {
             e.link_since = now;
         } else {
             e.silence(now, Duration::ZERO);
+            self.note_isolation();
         }
         self.touch_node(peer);
     }

@@ -17,23 +17,31 @@ use crate::failover::{self, Subject, Tally};
 use crate::ids::{EndpointId, NodeName, ServiceName, Version};
 use crate::incident::IncidentKey;
 use crate::policy::ServicePolicy;
+use crate::ramp;
 use crate::route::{self, Candidate, Choice, Route, Share, Snapshot};
 use crate::time::Time;
 use crate::wire::{Message, Wake};
 
-use super::{Event, Node, ServiceState};
+use super::pace::Since;
+use super::{Event, Forced, Node, ServiceState};
 
 /// How long a hot endpoint that has not served yet counts as only starting: nobody is called up for it.
 const START_GRACE: Duration = Duration::from_secs(10);
+/// A caller that has nobody waits so long for hot endpoints that are only starting; then it has a warm one
+/// called all the same. A start whose checks pass takes less, and the activation is still to come.
+const START_PATIENCE: Duration = Duration::from_secs(1);
 /// A wake that was not heeded is sent again after so long.
 const WAKE_AGAIN: Duration = Duration::from_millis(500);
 
 /// The endpoints of one service as a refresh found them.
-struct Survey {
-    candidates: Vec<Candidate>,
-    subjects: Vec<Subject>,
+#[derive(Default)]
+pub(super) struct Survey {
+    pub(super) candidates: Vec<Candidate>,
+    pub(super) subjects: Vec<Subject>,
     versions: BTreeMap<EndpointId, Version>,
-    recheck: Option<Time>,
+    pub(super) weights: BTreeMap<EndpointId, u16>,
+    pub(super) since: Since,
+    pub(super) recheck: Option<Time>,
 }
 
 impl Node {
@@ -73,16 +81,16 @@ impl Node {
 
     /// Looks at every endpoint of a service.
     fn survey(&self, service: &ServiceName, now: Time) -> Survey {
-        let mut survey = Survey {
-            candidates: Vec::new(),
-            subjects: Vec::new(),
-            versions: BTreeMap::new(),
-            recheck: None,
-        };
+        let mut survey = Survey::default();
         for (name, entry) in self.table.iter() {
             let advert = &entry.advert;
-            let offers = advert.endpoints.iter().filter(|e| e.service == *service);
-            for e in offers {
+            if !advert.endpoints.iter().any(|e| e.service == *service) {
+                continue;
+            }
+            let weights = advert.weights();
+            let offers =
+                advert.endpoints.iter().zip(weights).filter(|(e, _)| e.service == *service);
+            for (e, weight) in offers {
                 let id = advert.endpoint_id(e);
                 let node = self.node_evidence(name, now);
                 let outcome = self.outcomes.get(&id);
@@ -118,8 +126,13 @@ impl Node {
                     starting: starting.is_some(),
                     left: advert.left,
                     activated_for: e.activated_for.clone(),
+                    weight,
+                    doubtful: matches!(node.standing(now), Standing::Doubtful(_)),
+                    damped: false,
                 });
                 survey.versions.insert(id.clone(), advert.version);
+                survey.weights.insert(id.clone(), weight);
+                survey.since.insert(id.clone(), e.since);
                 survey.candidates.push(Candidate {
                     id,
                     address: advert.address,
@@ -128,6 +141,7 @@ impl Node {
                     role: e.role,
                     condition: e.condition,
                     share: outcome.map(share).unwrap_or_default(),
+                    weight: ramp::WHOLE,
                     standing,
                 });
             }
@@ -163,12 +177,20 @@ impl Node {
         if self.readmit_outliers(now, &policy, &survey.candidates) {
             survey = self.survey(service, now);
         }
+        self.damp(now, &policy, &mut survey);
+        self.note_serving(now, &survey);
         let tally = failover::tally(&policy, &survey.subjects);
         let (choice, mut reason) = route::choose(&policy, &survey.candidates, &tally);
         if let Some(held) = self.drills.running(service) {
             reason = format!("{reason}; {}: {} taken for lost", held.plan.id, held.plan.lose);
         }
-        let Survey { candidates, subjects, versions, recheck } = survey;
+        let grows = self.weigh(now, &policy, &tally, &mut survey, &choice);
+        let Survey { candidates, subjects, versions, recheck, .. } = survey;
+        let recheck = [recheck, grows].into_iter().flatten().min();
+        self.forget_pace(service, &candidates);
+        if let Some(before) = self.services.get(service).map(|s| s.route.clone()) {
+            self.count_moves(now, &before, &candidates);
+        }
         let gone: BTreeSet<EndpointId> =
             subjects.into_iter().filter(|s| s.lost).map(|s| s.id).collect();
         let route = Route {
@@ -190,9 +212,13 @@ impl Node {
             was_ready: BTreeMap::new(),
             woken: BTreeMap::new(),
             starting: BTreeMap::new(),
+            waiting: None,
             recheck: None,
         });
         state.recheck = recheck;
+        if matches!(route.choice, Choice::Serve(_) | Choice::Panic(_)) {
+            state.waiting = None;
+        }
         let moved = note_standings(state, &route, now);
         note_starting(state, &route, now);
         let lost = lost_since(state, &route, &gone);
@@ -222,15 +248,18 @@ impl Node {
             return;
         }
         let urgent = !matches!(route.choice, Choice::Serve(_));
-        for id in &route.tally.called {
-            let standing_by = route.candidates.iter().any(|c| {
-                c.id == *id
-                    && c.condition == Condition::Standby
-                    && *id.node.as_str() != *self.config.name.as_str()
-            });
-            let Some(incident) = self.assignment(service, id, now).filter(|_| standing_by) else {
+        let mut wanted = route.tally.called.clone();
+        wanted.extend(self.reserve_due(now, route));
+        for id in &wanted {
+            if id.node == self.config.name {
+                // Called by the numbers it needs no waking; called by our own callers alone it does.
+                self.wake_own(now, id, route);
                 continue;
-            };
+            }
+            let standing_by =
+                route.candidates.iter().any(|c| c.id == *id && c.condition == Condition::Standby);
+            let incident = self.assignment(service, id, now).or_else(|| self.missed_loss(route));
+            let Some(incident) = incident.filter(|_| standing_by) else { continue };
             let Some(state) = self.services.get_mut(service) else { return };
             let recheck = now + WAKE_AGAIN;
             state.recheck = Some(state.recheck.map_or(recheck, |r| r.min(recheck)));
@@ -246,6 +275,47 @@ impl Node {
             let wake = Wake { endpoint: id.clone(), incident, parent_span, urgent };
             self.send(&id.node, Message::Wake(wake));
         }
+    }
+
+    /// A caller has had nobody for a while, since the hot endpoints are only starting: whom it has called.
+    fn reserve_due(&mut self, now: Time, route: &Route) -> Option<EndpointId> {
+        let first = route.tally.reserve.first()?;
+        let state = self.services.get_mut(&route.service)?;
+        let due = state.waiting? + START_PATIENCE;
+        if now < due {
+            state.recheck = Some(state.recheck.map_or(due, |r| r.min(due)));
+        }
+        (now >= due).then(|| first.clone())
+    }
+
+    /// Our own callers have nobody, and the reserve is an endpoint of this node.
+    fn wake_own(&mut self, now: Time, id: &EndpointId, route: &Route) {
+        if route.tally.reserve.contains(id)
+            && let Some(incident) = self.missed_loss(route)
+        {
+            let (since, until, by) = (now, now + super::own::FORCE, self.config.name.clone());
+            let forced = Forced { incident, since, until, by, believed: true };
+            self.forced.insert(id.clone(), forced);
+        }
+    }
+
+    /// Requests of this node wait for a service that nobody serves.
+    pub(super) fn note_waiting(&mut self, now: Time, service: &ServiceName) {
+        let Some(state) = self.services.get_mut(service) else { return };
+        if matches!(state.route.choice, Choice::Wake(_) | Choice::Nobody) && state.waiting.is_none()
+        {
+            state.waiting = Some(now);
+            self.stale_services.insert(service.clone());
+        }
+    }
+
+    /// The name of a loss that this agent did not see itself, since it started later: the first hot endpoint
+    /// that does not serve, in the version of its advert that is known.
+    fn missed_loss(&self, route: &Route) -> Option<IncidentKey> {
+        let missing = |c: &&Candidate| c.role == Role::Hot && c.standing != Standing::Ready;
+        let lost = route.candidates.iter().find(missing)?.id.clone();
+        let version = self.table.version(&lost.node)?;
+        Some(IncidentKey { lost, version })
     }
 
     // ---- evidence from requests ----------------------------------------------------------------
@@ -292,6 +362,13 @@ impl Node {
             if id.service == *service {
                 e.expire(now);
             }
+        }
+    }
+
+    /// A service is to be looked at again at `at`, if not earlier.
+    pub(super) fn recheck_at(&mut self, service: &ServiceName, at: Time) {
+        if let Some(state) = self.services.get_mut(service) {
+            state.recheck = Some(state.recheck.map_or(at, |r| r.min(at)));
         }
     }
 

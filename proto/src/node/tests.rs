@@ -9,6 +9,7 @@ use crate::document::{Content, Document, SignedDocument};
 use crate::evidence::{CONFIRM_SILENCE, EJECT_AFTER, Outcome, Standing, Why};
 use crate::ids::{EndpointId, Generation, Identity, NodeName, ServiceName, Version};
 use crate::incident::IncidentKey;
+use crate::lifecycle::Activation;
 use crate::member::SwimConfig;
 use crate::policy::{Caller, Mode, Policy, ServicePolicy};
 use crate::route::Choice;
@@ -21,6 +22,7 @@ use std::time::Duration;
 use xxhash_rust::xxh3::xxh3_64;
 
 mod drills;
+mod moves;
 mod outliers;
 
 struct Hash(Identity);
@@ -73,7 +75,8 @@ fn config(node: &str, role: Option<Role>, calls: bool) -> NodeConfig {
         id: at(node),
         role,
         protocol: Protocol::Http,
-        activation_deadline: Duration::from_secs(10),
+        activation: Activation { deadline: Duration::from_secs(10), attempts: 3, warm_up: false },
+        weight: 100,
     };
     NodeConfig {
         name: name(node),
@@ -275,7 +278,7 @@ impl Lab {
 
     fn give_policy(&mut self, version: u64, policy: ServicePolicy) {
         let services = BTreeMap::from([(ledger(), policy)]);
-        self.give("c1", version, Content::Policy(Policy { services }));
+        self.give("c1", version, Content::Policy(Policy { services, ..Policy::default() }));
     }
 }
 
@@ -366,7 +369,11 @@ fn an_endpoint_whose_hook_fails_makes_room_for_the_next() {
     lab.run(ms(100));
     let first = lab.events.iter().find(|(_, e)| activated(e)).unwrap().0.clone();
     let now = lab.now;
-    lab.node(first.as_str()).handle_hook(now, &at(first.as_str()), Err("no".into()));
+    lab.node(first.as_str()).handle_hook(
+        now,
+        &at(first.as_str()),
+        Err(HookFailed::Hopeless("no".into())),
+    );
     lab.run(ms(100));
     assert_eq!(lab.condition(first.as_str()), Condition::Unready);
     assert_eq!(lab.count(activated), 2);

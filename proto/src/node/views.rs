@@ -1,5 +1,6 @@
 //! What a node says of itself and the mesh when asked: pure reading, nothing changes.
 
+use crate::activation::Activations;
 use crate::advert::{EndpointAdvert, SignedAdvert};
 use crate::document::{DocumentKind, SignedDocument};
 use crate::evidence::{LinkState, Swim};
@@ -192,6 +193,8 @@ impl Node {
             reason: reason(candidate),
             standing_since: self.config.clock.wall(since.unwrap_or(self.started)),
             activated_for: e.activated_for.as_ref().map(ToString::to_string),
+            weight: candidate.weight,
+            activations: self.activations.get(&candidate.id).and_then(Activations::view),
         }
     }
 
@@ -293,6 +296,9 @@ fn reason(candidate: &Candidate) -> String {
         (None, Share::Trial) => {
             format!("on trial: one request in {TRIAL_ONE_IN} is to tell how well it answers")
         }
+        (None, Share::Spare) => {
+            "kept in reserve: it was lost too often of late, and others serve steadily".to_owned()
+        }
         (None, Share::Full) => String::new(),
     }
 }
@@ -306,5 +312,8 @@ fn route_view(route: &Route) -> RouteView {
         needed: route.tally.needed,
         serving: route.tally.serving,
         called: route.tally.called.iter().map(ToString::to_string).collect(),
+        short: route.tally.short,
+        surplus: route.tally.surplus,
+        damped: route.tally.damped,
     }
 }

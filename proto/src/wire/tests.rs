@@ -127,6 +127,7 @@ fn any_message() -> BoxedStrategy<Message> {
         (any_name(), any::<u64>())
             .prop_map(|(node, g)| { Message::Hint(Hint { node, generation: Generation(g) }) }),
         prop::collection::vec(any_document(), 0..4).prop_map(Message::Documents),
+        any_endpoint().prop_map(|endpoint| Message::Failback(Failback { endpoint })),
         (
             prop::collection::vec((any_kind(), any::<u64>()), 0..4),
             prop::collection::vec((any_name(), any_address(), any::<u64>()), 0..4),

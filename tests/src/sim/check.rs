@@ -298,7 +298,7 @@ impl World {
     /// The failback hold of the policy that is being given out.
     pub fn expect_failback(&mut self, failback: Failback) {
         self.checks.failback = match failback {
-            Failback::Never => u64::MAX / 2,
+            Failback::Never | Failback::Manual => u64::MAX / 2,
             Failback::After(span) => u64::try_from(span.0.as_micros()).unwrap_or(u64::MAX / 2),
         };
     }

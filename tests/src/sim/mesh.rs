@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use hearth_proto::advert::{Protocol, Role};
 use hearth_proto::ids::{EndpointId, NodeName, ServiceName};
+use hearth_proto::lifecycle::Activation;
 use hearth_proto::node::EndpointConfig;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -43,7 +44,12 @@ fn build(seed: u64, n: usize, wide: bool, specs: &[Spec]) -> World {
             id: EndpointId { service: service(spec.name), node: node_name(host), instance: 0 },
             role,
             protocol: Protocol::Http,
-            activation_deadline: Duration::from_secs(10),
+            activation: Activation {
+                deadline: Duration::from_secs(10),
+                attempts: 3,
+                warm_up: false,
+            },
+            weight: 100,
         };
         for host in &spec.hot {
             hosts[*host].endpoints.push(endpoint(*host, Role::Hot));

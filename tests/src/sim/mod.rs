@@ -19,6 +19,7 @@
 //! | [`mesh`], [`fault`] | what a world is made of, what befalls it |
 //! | [`scenario`], `random`, `rehearsal` | what is shown: by name, by seed, drills |
 //! | [`episode`], `failover`, [`tally`] | how long requests still go where a fault is: one fault, a mix, many seeds |
+//! | `hotwarm` | losses, flaps, partitions and bad hooks over warm benches, watched as they happen |
 //! | [`run`] | one seed, many seeds, what is printed |
 
 pub mod check;
@@ -28,6 +29,7 @@ mod failover;
 pub mod fault;
 pub mod flight;
 pub mod host;
+mod hotwarm;
 pub mod keyring;
 pub mod link;
 pub mod mesh;

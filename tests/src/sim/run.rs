@@ -40,7 +40,7 @@ pub struct Report {
 /// Runs one scenario from one seed.
 pub fn one(seed: u64, nodes: usize, scenario: &'static Scenario) -> Report {
     let mut world = match scenario.name {
-        "random" => mesh::random_mesh(seed, nodes.max(8)),
+        "random" | "hotwarm" => mesh::random_mesh(seed, nodes.max(8)),
         "failover" => mesh::busy(seed, nodes),
         _ => mesh::standard(seed, nodes),
     };
@@ -183,6 +183,10 @@ pub fn many(seeds: std::ops::Range<u64>, nodes: usize, scenario: &'static Scenar
         sums.replayed_steps,
         sums.replayed_decisions
     );
+    println!(
+        "  {} failbacks, {} attempts of hooks failed, {} surplus call-ups (views differed), {} flaps",
+        sums.failbacks, sums.hooks_failed, sums.surplus, sums.flaps
+    );
     for (why, n) in &sums.failures {
         println!("  requests failed after settling: {n}, {why}");
     }
@@ -199,6 +203,10 @@ fn add(sum: &mut Stats, one: &Stats) {
     sum.incidents += one.incidents;
     sum.replayed_steps += one.replayed_steps;
     sum.replayed_decisions += one.replayed_decisions;
+    sum.hooks_failed += one.hooks_failed;
+    sum.failbacks += one.failbacks;
+    sum.surplus += one.surplus;
+    sum.flaps += one.flaps;
     for (why, n) in &one.failures {
         *sum.failures.entry(why).or_default() += n;
     }

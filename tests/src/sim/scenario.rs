@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hearth_proto::advert::{Condition, Role};
 use hearth_proto::document::Content;
-use hearth_proto::policy::{Failback, Policy, ServicePolicy};
+use hearth_proto::policy::{Failback, Patience, Policy, ServicePolicy};
 use hearth_proto::time::{Span, Wall};
 
 use rand::RngExt;
@@ -14,6 +14,7 @@ use rand::RngExt;
 use super::failover::failover;
 use super::fault::Fault;
 use super::host::{EPOCH, Life};
+use super::hotwarm::hotwarm;
 use super::mesh::{CALLER, LEDGER_HOT, LEDGER_WARM, node_name, service};
 use super::random::random;
 use super::rehearsal::{drill, drill_cut, drill_last};
@@ -40,6 +41,11 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "random",
         about: "a random mesh under a random mix of faults, then rest",
         run: random,
+    },
+    Scenario {
+        name: "hotwarm",
+        about: "losses, flaps, partitions, slow and failing hooks: who is called up, how long too few serve",
+        run: hotwarm,
     },
     Scenario {
         name: "failover",
@@ -138,9 +144,11 @@ impl World {
     fn give_policy(&mut self, host: usize, version: u64) {
         let failback = Failback::After(Span(HOLD));
         self.expect_failback(failback);
-        let one = ServicePolicy { failback, ..ServicePolicy::default() };
+        // Short for the same reason: a suppression lasts three half-lives at most.
+        let damping = Patience::For(Span(Duration::from_secs(3)));
+        let one = ServicePolicy { failback, damping, ..ServicePolicy::default() };
         let services = self.services().into_iter().map(|s| (s, one.clone())).collect();
-        self.give(host, version, Content::Policy(Policy { services }));
+        self.give(host, version, Content::Policy(Policy { services, ..Policy::default() }));
     }
 
     /// Starts all hosts within two seconds, gives out the policy and lets the mesh settle until 20 s.

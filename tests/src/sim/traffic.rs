@@ -3,6 +3,7 @@
 use hearth_proto::advert::{Condition, Role};
 use hearth_proto::evidence::Outcome;
 use hearth_proto::ids::{EndpointId, ServiceName};
+use hearth_proto::node::{HookFailed, Node};
 use hearth_proto::outlier::{SAMPLE_EVERY, Sample};
 use hearth_proto::route::Choice;
 use rand::RngExt;
@@ -156,7 +157,8 @@ impl World {
 
     pub(super) fn run_hook(&mut self, host: usize, endpoint: EndpointId) {
         let slow = self.rng.random_bool(0.1);
-        let long = self.rng.random_range(20 * MS..if slow { 3 * S } else { 600 * MS });
+        let longest = if slow || self.slow_hooks { 3 * S } else { 600 * MS };
+        let long = self.rng.random_range(20 * MS..longest);
         let ok = !self.rng.random_bool(self.hook_failure);
         let epoch = self.hosts[host].epoch;
         let Some(app) = self.hosts[host].apps.get_mut(&endpoint) else { return };
@@ -176,7 +178,9 @@ impl World {
             return;
         }
         app.activated = ok && app.up;
-        let result = if ok { Ok(()) } else { Err("the hook failed".to_owned()) };
+        self.stats.hooks_failed += u64::from(!ok);
+        let failed = HookFailed::Once("the hook failed".to_owned());
+        let result = if ok { Ok(()) } else { Err(failed) };
         self.step(host, |node, now| node.handle_hook(now, endpoint, result));
     }
 

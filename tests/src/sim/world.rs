@@ -51,6 +51,8 @@ pub(crate) enum What {
     Check { host: usize, endpoint: EndpointId, epoch: u32, again: bool },
     /// A hook ends.
     Hook { host: usize, endpoint: EndpointId, epoch: u32, run: u32, ok: bool },
+    /// The requests that warm an endpoint up are made.
+    Warmed { host: usize, endpoint: EndpointId, epoch: u32 },
     /// The disk is written.
     Save { host: usize, epoch: u32 },
     /// A caller makes a request.
@@ -120,6 +122,14 @@ pub struct Stats {
     pub activations: u64,
     /// Those for which nothing was wrong but somebody's view.
     pub needless: u64,
+    /// Attempts of activation hooks that failed.
+    pub hooks_failed: u64,
+    /// Warm endpoints that stood down.
+    pub failbacks: u64,
+    /// Call-ups of one more than were missing, each with a difference of views to justify it.
+    pub surplus: u64,
+    /// Times a flapping endpoint moved a warm one after it was known to flap.
+    pub flaps: u64,
     /// Changes of condition of own endpoints.
     pub conditions: u64,
     /// Incidents opened, summed over all agents.
@@ -164,6 +174,8 @@ pub struct World {
     pub seeds: Vec<usize>,
     /// Share of activation hooks that fail.
     pub hook_failure: f64,
+    /// Every activation hook may take up to 3 s, not one in ten.
+    pub slow_hooks: bool,
     /// What agents called the losses of each endpoint.
     pub names: BTreeMap<EndpointId, BTreeSet<IncidentKey>>,
     /// Whether callers call.
@@ -214,6 +226,7 @@ impl World {
             stats: Stats::default(),
             seeds: vec![0, 1, 2],
             hook_failure: 0.0,
+            slow_hooks: false,
             names: BTreeMap::new(),
             calling: true,
             rate: RATE,
@@ -351,6 +364,9 @@ impl World {
             What::Hook { host, endpoint, epoch, run, ok } if self.hosts[host].epoch == epoch => {
                 self.hook_ended(host, &endpoint, run, ok);
             }
+            What::Warmed { host, endpoint, epoch } if self.is_current(host, epoch) => {
+                self.step(host, |node, now| node.handle_warmed(now, &endpoint));
+            }
             What::Save { host, epoch } if self.hosts[host].epoch == epoch => self.save(host),
             What::Call { host, service, epoch } if self.hosts[host].epoch == epoch => {
                 self.call(host, service);
@@ -479,7 +495,17 @@ impl World {
 
     fn on_event(&mut self, host: usize, event: Event) {
         match event {
-            Event::Activate { endpoint, incident } => {
+            Event::Activate { endpoint, attempt, .. } if attempt > 1 => {
+                self.tell(|| format!("{endpoint}: attempt {attempt}"));
+                self.run_hook(host, endpoint);
+            }
+            Event::WarmUp { endpoint, within } => {
+                let epoch = self.hosts[host].epoch;
+                let most = u64::try_from(within.as_micros()).unwrap_or(S).clamp(2, S);
+                let long = self.rng.random_range(1..most);
+                self.after(long, What::Warmed { host, endpoint, epoch });
+            }
+            Event::Activate { endpoint, incident, .. } => {
                 self.stats.activations += 1;
                 self.tell(|| format!("{endpoint} is activated for {incident:?}"));
                 self.checks.activated(self.now, &endpoint);
@@ -520,7 +546,7 @@ impl World {
                     h.disk.documents = node.document_records();
                 }
             }
-            Event::Trust(_) | Event::Spans(_) => {}
+            Event::Trust(_) | Event::Spans(_) | Event::SaveActivations => {}
             Event::Revoked(revoked) => {
                 let mut known =
                     self.hosts[host].revoked.lock().unwrap_or_else(PoisonError::into_inner);

@@ -140,6 +140,7 @@ impl Host {
                 condition: Condition::Serving,
                 standing: Standing::Ready,
                 share: Share::Full,
+                weight: 1_000,
             })
             .collect();
         self.put(candidates, policy, choice);

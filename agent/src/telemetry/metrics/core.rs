@@ -34,7 +34,19 @@ pub(super) struct Picture {
     endpoints: BTreeMap<(ServiceName, &'static str, &'static str), u64>,
     /// By service; in the order of [`STANDINGS`].
     routable: BTreeMap<ServiceName, [u64; 3]>,
+    /// By service; in the order of [`NUMBERS`].
+    numbers: BTreeMap<ServiceName, [u64; 3]>,
 }
+
+/// Numbers of a service's tally, with what they say.
+const NUMBERS: [(&str, &str); 3] = [
+    ("hearth_bench_short", "Endpoints that would be called up if the bench were larger"),
+    (
+        "hearth_warm_surplus",
+        "Warm endpoints that are up and not called: not needed any more, or by another agent's view",
+    ),
+    ("hearth_damped_endpoints", "Hot endpoints that serve and do not count, since they flapped"),
+];
 
 impl Picture {
     /// Counts endpoints by service.
@@ -55,6 +67,9 @@ impl Picture {
                 }
             }
             picture.routable.insert(service.clone(), standings);
+            let tally = &route.tally;
+            let numbers = [tally.short, tally.surplus, tally.damped].map(|n| n as u64);
+            picture.numbers.insert(service.clone(), numbers);
         }
         picture
     }
@@ -166,6 +181,11 @@ impl Picture {
             series.map(|(s, n)| ([("service", service.as_str()), ("standing", *s)], *n))
         });
         out.gauges("hearth_routable_endpoints", "Endpoints as this agent routes", routable)?;
+        for (i, (name, help)) in NUMBERS.iter().enumerate() {
+            let series =
+                self.numbers.iter().map(|(s, numbers)| ([("service", s.as_str())], numbers[i]));
+            out.gauges(name, help, series)?;
+        }
         out.gauge("hearth_policy_version", "Policy version in force", c.policy_version)?;
         out.gauge("hearth_trust_version", "Trust bundle version in force", c.trust_version)?;
         out.gauge("hearth_table_records", "Records in the table", c.records as u64)?;

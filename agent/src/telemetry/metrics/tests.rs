@@ -9,6 +9,7 @@ use hearth_proto::document::{Content, Document, SignedDocument};
 use hearth_proto::evidence::{Standing, Why};
 use hearth_proto::ids::{EndpointId, Generation, Identity, NodeName, ServiceName, Version};
 use hearth_proto::incident::IncidentKey;
+use hearth_proto::lifecycle::Activation;
 use hearth_proto::member::SwimConfig;
 use hearth_proto::node::{EndpointConfig, LinkInput, NodeConfig};
 use hearth_proto::policy::{Policy, ServicePolicy};
@@ -101,7 +102,12 @@ fn core() -> Node {
             id: id("ledger", "web-1"),
             role: Role::Warm { priority: 0 },
             protocol: Protocol::Http,
-            activation_deadline: Duration::from_secs(10),
+            activation: Activation {
+                deadline: Duration::from_secs(10),
+                attempts: 1,
+                warm_up: false,
+            },
+            weight: 100,
         }],
         interest: BTreeSet::from([service("mail")]),
     };
@@ -280,6 +286,7 @@ fn the_last_word_of_a_dead_node_is_no_strength() {
         condition,
         standing,
         share: Share::Full,
+        weight: 1_000,
     };
     let out = Standing::Out;
     let route = Route {

@@ -1,5 +1,5 @@
 use hearth_proto::ids::{NodeName, ServiceName};
-use hearth_proto::view::{IncidentEntry, LinkView};
+use hearth_proto::view::{ActivationView, IncidentEntry, LinkView};
 
 use super::*;
 
@@ -30,6 +30,8 @@ fn endpoint(name: &str, role: &str, condition: &str, standing: &str, reason: &st
         reason: reason.into(),
         standing_since: before(12),
         activated_for: None,
+        weight: 1_000,
+        activations: None,
     }
 }
 
@@ -42,7 +44,46 @@ fn route() -> RouteView {
         needed: 3,
         serving: 2,
         called: vec!["ledger@spare-1".into()],
+        short: 0,
+        surplus: 0,
+        damped: 0,
     }
+}
+
+#[test]
+fn a_failback_says_who_was_told_and_who_stays() {
+    let view = |told: &[&str], needed: &[&str]| FailbackView {
+        service: service(),
+        told: told.iter().map(|e| (*e).to_owned()).collect(),
+        needed: needed.iter().map(|e| (*e).to_owned()).collect(),
+    };
+    assert_eq!(
+        failback(&view(&["ledger@spare-1"], &["ledger@spare-2"])),
+        "ledger@spare-1 told to stand down: it does unless it sees a need\n\
+         ledger@spare-2 is needed and stays: see hearth explain ledger\n"
+    );
+    assert_eq!(failback(&view(&[], &[])), "no warm endpoint of ledger is up as seen from here\n");
+}
+
+#[test]
+fn an_endpoint_shows_how_long_its_activations_took() {
+    let activations = ActivationView {
+        count: 3,
+        failures: 1,
+        p50_s: Some(0.25),
+        p95_s: Some(2.0),
+        max_s: Some(2.5),
+    };
+    let e = EndpointView {
+        activations: Some(activations),
+        ..endpoint("spare-1", "warm", "standby", "out", "it stands by")
+    };
+    let text = endpoints(&[e], PAGE);
+    assert!(
+        text.contains("3 activations (median 0.25 s, 95 % in 2.00 s, longest 2.50 s)"),
+        "{text}"
+    );
+    assert!(text.contains("1 given up"), "{text}");
 }
 
 fn an_incident() -> IncidentView {

@@ -26,6 +26,15 @@ pub(super) fn of(
             if none { "There is no warm endpoint" } else { "No warm endpoint is left to call" };
         said.push(format!("{why}: {} more would be called up.", route.tally.short));
     }
+    match route.tally.damped {
+        0 => {}
+        1 => said.push(
+            "One hot endpoint serves and does not count: it was lost too often of late.".into(),
+        ),
+        n => said.push(format!(
+            "{n} hot endpoints serve and do not count: they were lost too often of late."
+        )),
+    }
     let about = About { route, incidents, now };
     said.extend(endpoints.iter().map(|e| about.endpoint(e)));
     said
@@ -148,6 +157,10 @@ impl About<'_> {
             (false, Failback::Never) => {
                 why.push_str("; not needed any more, stays up (failback never)");
             }
+            (false, Failback::Manual) => why.push_str(&format!(
+                "; not needed any more, stays up until `hearth failback {}` (failback manual)",
+                e.service
+            )),
         }
         why
     }

@@ -29,6 +29,7 @@ fn route(picks: &[&str], serving: usize, called: &[&str]) -> Route {
         condition: Condition::Serving,
         standing: Standing::Ready,
         share: Share::Full,
+        weight: 1_000,
     };
     Route {
         service: service(),
@@ -46,7 +47,7 @@ fn route(picks: &[&str], serving: usize, called: &[&str]) -> Route {
             hot: serving,
             serving,
             called: called.iter().map(|node| id(node)).collect(),
-            short: 0,
+            ..Tally::default()
         },
         watched: false,
     }
@@ -64,6 +65,8 @@ fn endpoint(node: &str, role: &str, condition: &str, standing: &str, why: &str) 
         reason: why.into(),
         standing_since: Wall(NOW.0 - 12_000_000),
         activated_for: None,
+        weight: 1_000,
+        activations: None,
     }
 }
 
@@ -128,7 +131,19 @@ fn a_warm_endpoint_that_is_not_needed_any_more_says_when_it_stands_down() {
     let mut never = route(&["hot-1"], 3, &[]);
     never.policy.failback = Failback::Never;
     assert!(told(&never).ends_with("not needed any more, stays up (failback never)."));
+    never.policy.failback = Failback::Manual;
+    assert!(told(&never).ends_with("stays up until `hearth failback ledger` (failback manual)."));
     assert!(told(&route(&["hot-1"], 2, &["warm-1"])).ends_with("too few hot ones served."));
+}
+
+#[test]
+fn endpoints_that_flap_are_said_not_to_count() {
+    let mut flapping = route(&["hot-1", "warm-1"], 2, &["warm-1"]);
+    flapping.tally.damped = 1;
+    assert_eq!(
+        of(&flapping, &[], &[], 2, NOW)[2],
+        "One hot endpoint serves and does not count: it was lost too often of late."
+    );
 }
 
 #[test]
