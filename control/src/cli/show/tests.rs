@@ -218,3 +218,8 @@ fn a_warm_endpoint_that_stands_by_is_not_shown_as_out_and_one_whose_node_is_lost
     member.state = "alive".into();
     assert!(members(&[member], PAGE).contains("ledger hot serving\n"));
 }
+
+#[test]
+fn where_there_was_no_incident_it_says_so() {
+    assert_eq!(incidents(&[], PAGE), "no incidents\n");
+}
