@@ -285,44 +285,5 @@ pub fn incidents(list: &[IncidentView], page: Page) -> String {
     table.render(page.style)
 }
 
-/// `hearth incidents ID`
-pub fn incident(view: &IncidentView, page: Page) -> String {
-    let after = |at: Option<Wall>, not: &str| match at {
-        Some(at) => format!("after {}", measured(between(view.opened, at))),
-        None => not.to_owned(),
-    };
-    let mut text = pairs(
-        page.style,
-        &[
-            ("incident", view.id.clone()),
-            ("lost", view.lost.clone()),
-            ("reason", view.reason.clone()),
-            ("opened", format!("{} ({})", utc(view.opened), page.ago(view.opened))),
-            ("stable", after(view.stable, "not yet")),
-            ("recovered", after(view.recovered, "not yet")),
-            ("called up", view.activated.clone().unwrap_or_else(|| "nobody".to_owned())),
-            ("policy", format!("version {}", view.policy_version)),
-            ("trace", view.trace_id.clone()),
-        ],
-    );
-    text.push('\n');
-    let mut table = Table::new(&["AFTER", "EVENT", "DETAIL"]);
-    for entry in &view.timeline {
-        let before = entry.at < view.opened;
-        let distance = match before {
-            true => between(entry.at, view.opened),
-            false => between(view.opened, entry.at),
-        };
-        let sign = if before { "-" } else { "+" };
-        table.row([
-            format!("{sign}{:.3} s", distance.as_secs_f64()),
-            entry.event.clone(),
-            entry.detail.clone(),
-        ]);
-    }
-    text.push_str(&table.render(page.style));
-    text
-}
-
 #[cfg(test)]
 mod tests;

@@ -33,10 +33,12 @@ impl World {
         self.expect(matches!(begun, Some(Ok(_))), || format!("the drill to begin: {begun:?}"));
     }
 
-    /// Hosts on which a drill runs.
+    /// Hosts that run, and on which a drill does. One that is stopped serves nobody, and ends it with its
+    /// first step.
     fn drilling(&self) -> Vec<usize> {
         let runs = |host: &usize| {
-            let node = self.hosts[*host].node.as_ref();
+            let h = &self.hosts[*host];
+            let node = h.node.as_ref().filter(|_| h.life == Life::Running);
             node.is_some_and(|n| !n.snapshot().drilled.is_empty())
         };
         (0..self.hosts.len()).filter(runs).collect()

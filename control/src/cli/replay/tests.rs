@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use hearth_proto::advert::{Keyring, Untrusted};
+use hearth_proto::advert::{Keyring, Protocol, Role, Untrusted};
 use hearth_proto::flight::Recorder;
-use hearth_proto::ids::{Generation, Identity, ServiceName};
+use hearth_proto::ids::{EndpointId, Generation, Identity, ServiceName};
 use hearth_proto::member::SwimConfig;
-use hearth_proto::node::{LinkInput, Node, NodeConfig};
+use hearth_proto::node::{EndpointConfig, LinkInput, Node, NodeConfig};
 use hearth_proto::time::Time;
 use hearth_proto::wire::Hello;
 
@@ -34,6 +34,16 @@ const BEGIN: u64 = 1_795_426_568_000_000;
 
 fn entries() -> Vec<Entry> {
     let name = |n: &str| NodeName::parse(n).unwrap();
+    let endpoint = EndpointConfig {
+        id: EndpointId {
+            service: ServiceName::parse("ledger").unwrap(),
+            node: name("c1"),
+            instance: 0,
+        },
+        role: Role::Hot,
+        protocol: Protocol::Http,
+        activation_deadline: Duration::from_secs(10),
+    };
     let config = NodeConfig {
         name: name("c1"),
         generation: Generation(1),
@@ -43,7 +53,7 @@ fn entries() -> Vec<Entry> {
         swim: SwimConfig::default(),
         seed: 1,
         clock: Clock { origin: Wall(BEGIN) },
-        endpoints: Vec::new(),
+        endpoints: vec![endpoint.clone()],
         interest: BTreeSet::from([ServiceName::parse("ledger").unwrap()]),
     };
     let mut node = Recorder::new(Node::new(config, Box::new(Nobody), Time(0)));
@@ -56,7 +66,7 @@ fn entries() -> Vec<Entry> {
         let now = Time(second * 1_000_000);
         node.handle_link(now, &name("h1"), LinkInput::Up(hello.clone()));
         node.handle_need(now, &ServiceName::parse("ledger").unwrap());
-        node.drain(now, second % 2 == 0);
+        node.handle_health(now, &endpoint.id, second % 2 == 1);
     }
     std::iter::from_fn(|| node.poll_entry()).collect()
 }

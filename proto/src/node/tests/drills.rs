@@ -31,9 +31,11 @@ impl Lab {
         self.pump();
     }
 
+    /// Nodes that are there and on which a drill runs.
     fn drilling(&self) -> Vec<&str> {
-        let runs = |node: &Node| !node.snapshot().drilled.is_empty();
-        self.nodes.iter().filter(|(_, n)| runs(n)).map(|(name, _)| name.as_str()).collect()
+        let there = self.nodes.iter().filter(|(name, _)| !self.gone.contains(*name));
+        let runs = there.filter(|(_, node)| !node.snapshot().drilled.is_empty());
+        runs.map(|(name, _)| name.as_str()).collect()
     }
 
     fn refused(&self, wanted: &str) -> usize {
