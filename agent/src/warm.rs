@@ -16,7 +16,7 @@ use crate::pipe::AppAddress;
 const READ: usize = 1024 * 1024;
 
 /// Makes the requests. Returns how many were answered.
-pub async fn up(address: &AppAddress, version: HttpVersion, warm_up: &WarmUp) -> u32 {
+pub(crate) async fn up(address: &AppAddress, version: HttpVersion, warm_up: &WarmUp) -> u32 {
     let mut answered = 0;
     for _ in 0..warm_up.requests {
         match once(address, version, &warm_up.path).await {

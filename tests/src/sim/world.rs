@@ -12,8 +12,8 @@ use hearth_proto::incident::IncidentKey;
 use hearth_proto::node::{Event, Transmit};
 use hearth_proto::time::Time;
 use hearth_proto::wire::{self, Message};
-use rand::SeedableRng;
 use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::check::Checks;
