@@ -22,7 +22,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use hearth_proto::ids::ServiceName;
 use hearth_proto::node::Node;
-use hearth_proto::view::{DrainRequest, ErrorView, FailbackRequest, IncidentView};
+use hearth_proto::view::{DrainRequest, ErrorView, FailbackRequest};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, mpsc, oneshot};
 

@@ -21,8 +21,8 @@ use hearth_proto::node::{DrillAsk, EndpointConfig, Event, HookFailed, LinkInput,
 use hearth_proto::outlier::Sample;
 use hearth_proto::route::Snapshot;
 use hearth_proto::time::Time;
-use hearth_proto::wire::{Answer, Ask, Message};
 use hearth_proto::view::FailbackView;
+use hearth_proto::wire::{Answer, Ask, Message};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::flight::Flight;

@@ -233,7 +233,7 @@ async fn live(
     let mut node =
         Node::new(node_config(&config, generation, now), credentials.keyring(), origin.time());
     node.restore(origin.time(), table, documents);
-    node.restore_activations(origin.time(), state.load_activations());
+    node.restore_activations(state.load_activations());
 
     let spans = {
         // Encoding spans is no work for the mesh thread.

@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use hearth_proto::ids::{NodeName, ServiceName};
 use hearth_proto::policy::{
-    Caller, Drills, Hedge, Mode, Need, Patience, Percent, Policy, ServicePolicy,
-    Caller, Failback, Hedge, Mode, Need, Patience, Percent, Policy, ServicePolicy,
+    Caller, Drills, Failback, Hedge, Mode, Need, Patience, Percent, Policy, ServicePolicy,
 };
 use hearth_proto::settings::{self, SettingsError};
 

@@ -53,12 +53,12 @@ use crate::time::{Time, Wall};
 use crate::view::FailbackView;
 use crate::wire::{self, Hello, Message};
 
-use membership::Membership;
 pub use checkpoint::Checkpoint;
 pub(crate) use checkpoint::Mark;
 pub use drills::DrillAsk;
 pub use io::{EndpointConfig, Event, HookFailed, LinkInput, NodeConfig, Sizes, Transmit};
 pub use membership::Hearsay;
+use membership::Membership;
 use pace::Pace;
 
 /// Incidents remembered by an agent; the oldest closed one goes first.

@@ -15,9 +15,8 @@ use hearth_proto::api::{
 use hearth_proto::ids::{NodeName, ServiceName};
 use hearth_proto::time::Span;
 use hearth_proto::view::{
-    AcrossView, DrainRequest, ExplainView, IncidentView, MemberView, RouteView, StatusView,
-    DrainRequest, ExplainView, FailbackRequest, FailbackView, IncidentView, MemberView, RouteView,
-    StatusView,
+    AcrossView, DrainRequest, ExplainView, FailbackRequest, FailbackView, IncidentView, MemberView,
+    RouteView, StatusView,
 };
 use hyper::body::Bytes;
 

@@ -2,9 +2,8 @@
 
 use hearth_proto::time::Wall;
 use hearth_proto::view::{
-    DrillView, EndpointView, ExplainView, IncidentView, LinkView, MemberView, RouteView, StatusView,
-    ActivationView, EndpointView, ExplainView, FailbackView, IncidentView, LinkView, MemberView,
-    RouteView, StatusView,
+    ActivationView, DrillView, EndpointView, ExplainView, FailbackView, IncidentView, LinkView,
+    MemberView, RouteView, StatusView,
 };
 
 use super::table::{Style, Table, pairs, wrap};

@@ -1,10 +1,9 @@
 //! What a recording consists of: inputs, and what else a step needs to be run again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
-use crate::activation::Activations;
 use crate::advert::{SignedAdvert, Untrusted};
 use crate::document::SignedDocument;
 use crate::drill::DrillId;
@@ -92,8 +91,6 @@ pub enum Input {
     Warmed(EndpointId),
     /// [`Node::failback`]
     Failback(ServiceName),
-    /// [`Node::restore_activations`]
-    Activations(BTreeMap<EndpointId, Activations>),
     /// [`Node::handle_timeout`]
     Timeout,
     /// [`Node::drain`]
@@ -161,7 +158,6 @@ impl Input {
             Self::Hook { endpoint, result } => node.handle_hook(now, &endpoint, result),
             Self::Warmed(endpoint) => node.handle_warmed(now, &endpoint),
             Self::Failback(service) => drop(node.failback(now, &service)),
-            Self::Activations(known) => node.restore_activations(known),
             Self::Timeout => node.handle_timeout(now),
             Self::Drain(on) => node.drain(now, on),
             Self::Leave => node.leave(now),

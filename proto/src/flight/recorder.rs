@@ -1,10 +1,9 @@
 //! A core whose every step is written down.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::activation::Activations;
 use crate::advert::{Keyring, SignedAdvert, Untrusted};
 use crate::document::SignedDocument;
 use crate::drill::{DrillId, DrillRefused};
@@ -183,12 +182,6 @@ impl Recorder {
     pub fn failback(&mut self, now: Time, service: &ServiceName) -> FailbackView {
         let input = || Input::Failback(service.clone());
         self.step(now, input, |node| node.failback(now, service))
-    }
-
-    /// [`Node::restore_activations`]
-    pub fn restore_activations(&mut self, now: Time, known: BTreeMap<EndpointId, Activations>) {
-        let input = || Input::Activations(known.clone());
-        self.step(now, input, |node| node.restore_activations(known.clone()));
     }
 
     /// [`Node::handle_timeout`]

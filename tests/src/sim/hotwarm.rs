@@ -12,7 +12,6 @@ use std::time::Duration;
 use hearth_proto::advert::{Condition, Role};
 use hearth_proto::document::Content;
 use hearth_proto::ids::{EndpointId, ServiceName};
-use hearth_proto::node::Node;
 use hearth_proto::policy::{Failback, Patience, Policy, ServicePolicy};
 use hearth_proto::time::Span;
 use rand::rngs::StdRng;
@@ -371,7 +370,7 @@ impl Line {
         let damped = w.hosts[host]
             .node
             .as_ref()
-            .map(Node::snapshot)
+            .map(|node| node.snapshot())
             .map_or(0, |s| s.services.get(&self.service).map_or(0, |route| route.tally.damped));
         let up = all
             .iter()

@@ -3,7 +3,7 @@
 use hearth_proto::advert::{Condition, Role};
 use hearth_proto::evidence::Outcome;
 use hearth_proto::ids::{EndpointId, ServiceName};
-use hearth_proto::node::{HookFailed, Node};
+use hearth_proto::node::HookFailed;
 use hearth_proto::outlier::{SAMPLE_EVERY, Sample};
 use hearth_proto::route::Choice;
 use rand::RngExt;
