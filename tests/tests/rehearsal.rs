@@ -105,7 +105,6 @@ fn a_drill_is_over_in_time_though_the_command_line_and_the_control_plane_are_kil
         .unwrap();
         cli.kill().unwrap();
         mesh.control.kill().unwrap();
-        // Also the agent that began it: the drill is the mesh's.
         let began = std::time::Instant::now();
         wait_for("the drill to be over everywhere", Duration::from_secs(15), || {
             match drilling(&mesh) {
