@@ -8,6 +8,7 @@ use flate2::write::GzEncoder;
 use hearth_proto::advert::{Keyring, Protocol, Role, Untrusted};
 use hearth_proto::flight::Recorder;
 use hearth_proto::ids::{EndpointId, Generation, Identity, ServiceName};
+use hearth_proto::lifecycle::Activation;
 use hearth_proto::member::SwimConfig;
 use hearth_proto::node::{EndpointConfig, LinkInput, Node, NodeConfig};
 use hearth_proto::time::Time;
@@ -42,7 +43,8 @@ fn entries() -> Vec<Entry> {
         },
         role: Role::Hot,
         protocol: Protocol::Http,
-        activation_deadline: Duration::from_secs(10),
+        activation: Activation { deadline: Duration::from_secs(10), attempts: 1, warm_up: false },
+        weight: 100,
     };
     let config = NodeConfig {
         name: name("c1"),
