@@ -4,6 +4,9 @@
 //! anybody may carry and nobody may change. This module owns the shape and its bounds; who signs and
 //! who checks is the [`Keyring`]'s business, which the shell provides.
 
+pub mod extension;
+pub mod traits;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -43,7 +46,7 @@ pub struct Advert {
     pub policy_version: u64,
     /// The node leaves: its endpoints are gone for good in this generation.
     pub left: bool,
-    /// Room for fields of later versions; ignored by those who do not know it.
+    /// What later versions say besides: records that whoever does not know them skips; see [`extension`].
     pub extension: Vec<u8>,
 }
 

@@ -61,10 +61,7 @@ pub struct Tally {
 pub fn tally(policy: &ServicePolicy, subjects: &[Subject]) -> Tally {
     let hot = |s: &&Subject| s.role == Role::Hot && !s.left;
     let declared = subjects.iter().filter(hot).count();
-    let needed = match policy.min_hot {
-        Need::Count(n) => usize::try_from(n).unwrap_or(usize::MAX),
-        Need::Percent(p) => p.of(declared),
-    };
+    let needed = needed(policy, declared);
     let serves = |s: &Subject| s.condition == Condition::Serving && !s.lost && !s.left;
     let hot = subjects.iter().filter(hot).filter(|s| serves(s)).count();
     let deficit = match policy.mode {
@@ -105,6 +102,14 @@ pub fn tally(policy: &ServicePolicy, subjects: &[Subject]) -> Tally {
         serving: hot + called.iter().filter(|s| serves(s)).count(),
         short: deficit.saturating_sub(bench.len()),
         called: called.into_iter().map(|s| s.id.clone()).collect(),
+    }
+}
+
+/// How many must serve of so many declared hot ones.
+pub fn needed(policy: &ServicePolicy, declared: usize) -> usize {
+    match policy.min_hot {
+        Need::Count(n) => usize::try_from(n).unwrap_or(usize::MAX),
+        Need::Percent(p) => p.of(declared),
     }
 }
 

@@ -15,17 +15,22 @@
 //! | [`lifecycle`] | an own endpoint's life |
 //! | [`incident`], [`record`] | a loss: its name, and what was seen and decided until it was stable |
 //! | [`node`] | all of it composed: one agent's core |
+//! | [`activation`], [`history`] | nothing: what activations and losses came to, remembered |
 //! | [`plan`] | how available a service will be: a Markov model, offline |
+//! | [`lint`] | what can never fail over, and how to mend it |
 //! | [`view`], [`api`] | what the admin and control APIs say |
 
+pub mod activation;
 pub mod advert;
 pub mod api;
 pub mod document;
 pub mod evidence;
 pub mod failover;
+pub mod history;
 pub mod ids;
 pub mod incident;
 pub mod lifecycle;
+pub mod lint;
 pub mod member;
 pub mod node;
 pub mod outlier;

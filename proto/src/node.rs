@@ -20,6 +20,7 @@ mod io;
 mod outliers;
 mod own;
 mod peers;
+mod prospects;
 mod services;
 mod views;
 
@@ -30,9 +31,11 @@ use std::sync::Arc;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use crate::activation::Activations;
 use crate::advert::Keyring;
 use crate::document::{Document, DocumentKind, SignedDocument};
 use crate::evidence::{EndpointEvidence, NodeEvidence, Outcome};
+use crate::history::History;
 use crate::ids::{EndpointId, Generation, Identity, NodeName, ServiceName};
 use crate::incident::IncidentKey;
 use crate::lifecycle::{self, Lifecycle};
@@ -55,6 +58,7 @@ struct Own {
     config: EndpointConfig,
     life: Lifecycle,
     activation: Option<Activation>,
+    activations: Activations,
 }
 
 /// An activation under way: when it began, for which loss, under whose span.
@@ -90,6 +94,7 @@ struct ServiceState {
     /// Endpoints that have not served yet in this generation, with when they were first seen.
     starting: BTreeMap<EndpointId, (Generation, Option<Time>)>,
     recheck: Option<Time>,
+    history: History,
 }
 
 /// One agent's core. See the module's text for the calling order.

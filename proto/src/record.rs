@@ -63,6 +63,8 @@ pub struct Record {
     pub recovered: Option<Time>,
     /// The warm endpoint that serves in its stead.
     pub activated: Option<EndpointId>,
+    /// When that one was first seen to serve.
+    pub replaced: Option<Time>,
     /// The policy the decisions rest on.
     pub policy_version: u64,
     /// The decision, in words.
@@ -88,6 +90,7 @@ impl Record {
             gave_up: false,
             recovered: None,
             activated: None,
+            replaced: None,
             policy_version: 0,
             decision: String::new(),
             reports: false,

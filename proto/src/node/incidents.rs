@@ -25,6 +25,10 @@ impl Node {
             Why::Silent { since } => *since,
             _ => now,
         };
+        if let Some(state) = self.services.get_mut(&key.lost.service) {
+            // What a link tells of has a beginning; of what others say, or a check, only the end is known.
+            state.history.lost((last_good < now).then(|| now.since(last_good)));
+        }
         let mut record = Record::open(key.clone(), why, last_good, now);
         record.policy_version = self.policy_version;
         record.decision = format!(
@@ -70,12 +74,14 @@ impl Node {
     ) {
         let mut closed = Vec::new();
         let mut found = Vec::new();
+        let (mut replaced, mut mended) = (Vec::new(), Vec::new());
         let activated = self.activations(service, now);
         for record in self.incidents.iter_mut().filter(|r| r.key.lost.service == *service) {
             let lost = route.candidates.iter().find(|c| c.id == record.key.lost);
             let ready = lost.is_some_and(|c| c.standing == Standing::Ready);
             if ready && record.recovered.is_none() {
                 record.recovered = Some(now);
+                mended.push(now.since(record.opened));
                 record.note(now, "recovered", format!("{} is ready again", record.key.lost));
                 found.push(record.key.clone());
             }
@@ -85,6 +91,13 @@ impl Node {
             {
                 record.activated = Some(warm.clone());
                 record.note(now, "call-up", format!("{warm} is {}", condition.word()));
+            }
+            if let Some((_, Condition::Serving)) = activated.get(&record.key)
+                && record.replaced.is_none()
+                && record.recovered.is_none()
+            {
+                record.replaced = Some(now);
+                replaced.push(now.since(record.opened));
             }
             if !record.is_open() {
                 continue;
@@ -104,6 +117,10 @@ impl Node {
                 continue;
             }
             closed.push(record.clone());
+        }
+        if let Some(state) = self.services.get_mut(service) {
+            replaced.into_iter().for_each(|took| state.history.replaced(took));
+            mended.into_iter().for_each(|took| state.history.mended(took));
         }
         for key in found {
             let generation = key.version.generation;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::advert::traits::CheckKind;
 use crate::advert::{Protocol, Role};
 use crate::ids::{EndpointId, Generation, Identity, NodeName, ServiceName};
 use crate::incident::IncidentKey;
@@ -49,6 +50,10 @@ pub struct EndpointConfig {
     pub protocol: Protocol,
     /// Bound for hook and readiness together.
     pub activation_deadline: Duration,
+    /// How it is checked. For others to know; what the check says comes by `handle_health`.
+    pub check: CheckKind,
+    /// A hook activates it. For others to know.
+    pub hook: bool,
 }
 
 /// What a link tells.

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::activation::Activations;
+use crate::advert::traits::{self, Traits};
 use crate::advert::{Advert, Condition, EndpointAdvert, Role, SignedAdvert};
 use crate::evidence::Standing;
 use crate::ids::{EndpointId, Identity, NodeName, ServiceName, Version};
@@ -50,7 +52,12 @@ impl Node {
                     if self.draining {
                         life.handle(&Life::Drain, crate::policy::Failback::Never, now);
                     }
-                    let own = Own { config: config.clone(), life, activation: None };
+                    let own = Own {
+                        config: config.clone(),
+                        life,
+                        activation: None,
+                        activations: Activations::default(),
+                    };
                     self.own.insert(config.id.clone(), own);
                 }
             }
@@ -102,10 +109,14 @@ impl Node {
         }
     }
 
-    /// The `activate` span, under the trace of the loss it was for.
+    /// Takes in how an activation ended, and makes its `activate` span, under the trace of the loss it was for.
     pub(super) fn report_activation(&mut self, now: Time, id: &EndpointId, error: Option<String>) {
         let Some(own) = self.own.get_mut(id) else { return };
         let Some(Activation { began, incident, parent }) = own.activation.take() else { return };
+        match error {
+            None => own.activations.served(now.since(began)),
+            Some(_) => own.activations.failed(),
+        }
         let Some(incident) = incident else { return };
         let parent = parent.unwrap_or_else(|| {
             // Nobody woke us: our own view of the loss is the trace's root here.
@@ -284,7 +295,23 @@ impl Node {
             endpoints: endpoints.collect(),
             policy_version: self.policy_version,
             left: self.left,
-            extension: Vec::new(),
+            extension: self.extension(),
         }
+    }
+
+    /// What is said of our endpoints besides, in their order.
+    fn extension(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for (place, own) in (0..=u8::MAX).zip(self.own.values()) {
+            let deadline = own.config.activation_deadline.as_millis();
+            let said = Traits {
+                check: own.config.check,
+                hook: own.config.hook,
+                deadline_ms: u32::try_from(deadline).unwrap_or(u32::MAX),
+                activations: own.activations.summary(),
+            };
+            traits::append(&mut bytes, place, &said);
+        }
+        bytes
     }
 }

@@ -12,6 +12,7 @@ use rand::RngExt;
 use crate::advert::{Condition, Role};
 use crate::evidence::{self, EndpointEvidence, NodeEvidence, Outcome, Standing, Swim, Why};
 use crate::failover::{self, Subject, Tally};
+use crate::history::History;
 use crate::ids::{EndpointId, NodeName, ServiceName, Version};
 use crate::incident::IncidentKey;
 use crate::policy::ServicePolicy;
@@ -174,8 +175,11 @@ impl Node {
             woken: BTreeMap::new(),
             starting: BTreeMap::new(),
             recheck: None,
+            history: History::new(now),
         });
         state.recheck = recheck;
+        let ready = route.candidates.iter().filter(|c| c.standing == Standing::Ready);
+        state.history.look(now, ready.count());
         let moved = note_standings(state, &route, now);
         note_starting(state, &route, now);
         let lost = lost_since(state, &route, &gone);

@@ -2,6 +2,7 @@
 //! unlucky world may bring. Whole meshes under faults are the simulator's business.
 
 use super::*;
+use crate::advert::traits::CheckKind;
 use crate::advert::{
     Advert, Condition, EndpointAdvert, Keyring, Protocol, Role, SignedAdvert, Untrusted,
 };
@@ -21,6 +22,7 @@ use std::time::Duration;
 use xxhash_rust::xxh3::xxh3_64;
 
 mod outliers;
+mod prospects;
 
 struct Hash(Identity);
 
@@ -73,6 +75,8 @@ fn config(node: &str, role: Option<Role>, calls: bool) -> NodeConfig {
         role,
         protocol: Protocol::Http,
         activation_deadline: Duration::from_secs(10),
+        check: CheckKind::Http,
+        hook: true,
     };
     NodeConfig {
         name: name(node),

@@ -18,8 +18,10 @@
 //! | [`mesh`], [`fault`] | what a world is made of, what befalls it |
 //! | [`scenario`], `random` | what is shown: by name, and by seed |
 //! | [`episode`], `failover`, [`tally`] | how long requests still go where a fault is: one fault, a mix, many seeds |
+//! | [`availability`] | hosts that fail and are repaired at random, beside what `proto::plan` predicts |
 //! | [`run`] | one seed, many seeds, what is printed |
 
+pub mod availability;
 pub mod check;
 mod dial;
 pub mod episode;

@@ -158,6 +158,7 @@ impl World {
     pub(super) fn run_hook(&mut self, host: usize, endpoint: EndpointId) {
         let slow = self.rng.random_bool(0.1);
         let long = self.rng.random_range(20 * MS..if slow { 3 * S } else { 600 * MS });
+        let long = self.hook_time.unwrap_or(long);
         let ok = !self.rng.random_bool(self.hook_failure);
         let epoch = self.hosts[host].epoch;
         let Some(app) = self.hosts[host].apps.get_mut(&endpoint) else { return };

@@ -156,6 +156,8 @@ pub struct World {
     pub seeds: Vec<usize>,
     /// Share of activation hooks that fail.
     pub hook_failure: f64,
+    /// How long activation hooks take, in microseconds; without, as long as is drawn.
+    pub hook_time: Option<u64>,
     /// What agents called the losses of each endpoint.
     pub names: BTreeMap<EndpointId, BTreeSet<IncidentKey>>,
     /// Whether callers call.
@@ -203,6 +205,7 @@ impl World {
             stats: Stats::default(),
             seeds: vec![0, 1, 2],
             hook_failure: 0.0,
+            hook_time: None,
             names: BTreeMap::new(),
             calling: true,
             rate: RATE,

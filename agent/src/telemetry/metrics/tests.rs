@@ -2,6 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use hearth_proto::advert::Untrusted;
+use hearth_proto::advert::traits::CheckKind;
 use hearth_proto::advert::{
     Advert, Condition, EndpointAdvert, Keyring, Protocol, Role, SignedAdvert,
 };
@@ -101,6 +102,8 @@ fn core() -> Node {
             role: Role::Warm { priority: 0 },
             protocol: Protocol::Http,
             activation_deadline: Duration::from_secs(10),
+            check: CheckKind::Http,
+            hook: true,
         }],
         interest: BTreeSet::from([service("mail")]),
     };
