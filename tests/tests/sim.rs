@@ -1,7 +1,7 @@
 //! A small slice of the simulator: that it is deterministic, and each named scenario for a few seeds. The
 //! long runs over many seeds are `make sim`.
 
-use hearth_tests::sim::{run, scenario, tally};
+use hearth_tests::sim::{availability, run, scenario, tally};
 
 /// Hosts of the meshes here: enough for three zones and a bench, few enough for an unoptimised build.
 const NODES: usize = 14;
@@ -106,6 +106,14 @@ fn after_every_kind_of_fault_no_healthy_endpoint_is_out_and_requests_left_soon()
         let row = &outcome.faults[fault];
         assert!(row.last_misdirected_ms.max <= 300.0, "{fault}\n{table}");
     }
+}
+
+#[test]
+fn how_often_too_few_serve_is_what_the_plan_predicts_of_the_same_rates() {
+    let outcome = availability::many(0..4);
+    let table = outcome.table();
+    assert!(outcome.failures() > 300, "{table}");
+    assert!(outcome.holds().expect("what was measured is a scenario"), "{table}");
 }
 
 /// Seeds that once showed a fault in the core; what it was stands beside each.

@@ -252,3 +252,6 @@ fn unwritable(file: &Path, error: &std::io::Error) -> Failure {
         "check the path and its directory",
     )
 }
+
+#[cfg(test)]
+mod tests;
