@@ -245,10 +245,7 @@ fn left_without(
 fn health(s: &Service<'_>) -> Vec<Finding> {
     let all = || s.hot.iter().chain(&s.warm);
     let with = |fits: &dyn Fn(&EndpointFacts, CheckKind) -> bool| -> Vec<EndpointId> {
-        all()
-            .filter(|e| e.traits.is_some_and(|t| fits(e, t.check)))
-            .map(|e| e.id.clone())
-            .collect()
+        all().filter(|e| e.traits.is_some_and(|t| fits(e, t.check))).map(|e| e.id.clone()).collect()
     };
     let mut found = Vec::new();
     let unchecked = with(&|_, check| check == CheckKind::None);

@@ -134,9 +134,11 @@ enum Command {
         id: Option<String>,
     },
     /// What can never fail over, or not as meant, and how to mend it
-    #[command(after_help = "An error is a loss no failover will answer, a warning one that is answered \
+    #[command(
+        after_help = "An error is a loss no failover will answer, a warning one that is answered \
         worse than it\ncould be, a note something that could not be judged from here.\n\
-        Exit codes: 0 clean, 1 warnings, 2 errors; others as of every command.")]
+        Exit codes: 0 clean, 1 warnings, 2 errors; others as of every command."
+    )]
     Check {
         /// Only this service
         service: Option<ServiceName>,

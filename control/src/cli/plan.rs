@@ -221,9 +221,9 @@ pub(super) fn written(parameter: Parameter, value: f64) -> String {
         Parameter::MttfHours | Parameter::MttrHours | Parameter::HorizonHours => {
             duration(value * SECONDS_PER_HOUR)
         }
-        Parameter::DetectionSeconds
-        | Parameter::ActivationSeconds
-        | Parameter::RecoverySeconds => duration(value),
+        Parameter::DetectionSeconds | Parameter::ActivationSeconds | Parameter::RecoverySeconds => {
+            duration(value)
+        }
         Parameter::Hot
         | Parameter::Warm
         | Parameter::Needed

@@ -116,7 +116,7 @@ fn seen_from(seen: &PlanView) -> String {
         n => format!("{n} losses"),
     };
     format!(
-        "{} as {} has seen it for {}: {} of {} needed serve; its endpoints served {} in all, with \
+        "{} as {} has seen it for {}: {} serve, {} must; its endpoints served {} in all, with \
          {losses}.",
         seen.service,
         seen.node,

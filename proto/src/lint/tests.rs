@@ -25,7 +25,12 @@ fn endpoint(on: &str, role: Role, zone: &str) -> EndpointFacts {
         role,
         protocol: Protocol::Http,
         zone: zone.to_owned(),
-        traits: Some(Traits { check: CheckKind::Http, hook: true, deadline_ms: 5_000, activations }),
+        traits: Some(Traits {
+            check: CheckKind::Http,
+            hook: true,
+            deadline_ms: 5_000,
+            activations,
+        }),
     }
 }
 

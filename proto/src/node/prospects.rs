@@ -20,9 +20,11 @@ impl Node {
         let state = self.services.get(service)?;
         let (history, tally) = (&state.history, &state.route.tally);
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let warm = state.route.candidates.iter().filter(|c| {
-            c.role != Role::Hot && !matches!(c.standing.why(), Some(Why::Left))
-        });
+        let warm = state
+            .route
+            .candidates
+            .iter()
+            .filter(|c| c.role != Role::Hot && !matches!(c.standing.why(), Some(Why::Left)));
         let activations = self.activation_times(service);
         Some(PlanView {
             service: service.clone(),
@@ -50,13 +52,14 @@ impl Node {
     ) -> CheckView {
         let facts = Facts { traffic, ..self.lint_facts() };
         let asked = |name: &ServiceName| only.is_none_or(|only| only == name);
-        let findings = lint::check(&facts, only).into_iter().map(|(service, finding)| FindingView {
-            service,
-            rule: finding.rule().to_owned(),
-            severity: finding.severity().word().to_owned(),
-            sentence: finding.sentence(),
-            mend: finding.mend(),
-        });
+        let findings =
+            lint::check(&facts, only).into_iter().map(|(service, finding)| FindingView {
+                service,
+                rule: finding.rule().to_owned(),
+                severity: finding.severity().word().to_owned(),
+                sentence: finding.sentence(),
+                mend: finding.mend(),
+            });
         CheckView {
             node: self.config.name.clone(),
             policy_version: self.policy_version,

@@ -76,7 +76,8 @@ const DESIGN: &str = "a small service, every hot endpoint needed";
 const EVERY_MONTH: &str = "a host or its application fails once a month";
 const AN_HOUR: &str = "somebody mends it within the hour";
 const AS_A_HOST: &str = "a host fails no less for standing by";
-const SILENCE: &str = "a silent link is confirmed after some 50 ms, the call-up made after some 100 ms";
+const SILENCE: &str =
+    "a silent link is confirmed after some 50 ms, the call-up made after some 100 ms";
 const A_START: &str = "a process that starts and warms up";
 const ALL_NOTICED: &str = "nobody can measure what nobody notices: an upper bound";
 const FOUND: &str = "an hour until somebody calls";
@@ -117,10 +118,8 @@ pub fn gather(given: &Given, seen: Option<&PlanView>) -> Gathered {
     let asked = given.mttf_hours.or(of_mtbf);
     let mttf_hours =
         note(Parameter::MttfHours, pick(asked, seen.and_then(failure), (720.0, EVERY_MONTH)));
-    let warm_failure_share = note(
-        Parameter::WarmFailureShare,
-        pick(given.warm_failure_share, None, (1.0, AS_A_HOST)),
-    );
+    let warm_failure_share =
+        note(Parameter::WarmFailureShare, pick(given.warm_failure_share, None, (1.0, AS_A_HOST)));
     let mttr_hours = note(Parameter::MttrHours, mttr);
     let detection_seconds = note(
         Parameter::DetectionSeconds,
@@ -135,10 +134,8 @@ pub fn gather(given: &Given, seen: Option<&PlanView>) -> Gathered {
         Parameter::RecoverySeconds,
         pick(given.recovery_seconds, None, (SECONDS_PER_HOUR, FOUND)),
     );
-    let common_cause_share = note(
-        Parameter::CommonCauseShare,
-        pick(given.common_cause_share, None, (0.0, INDEPENDENT)),
-    );
+    let common_cause_share =
+        note(Parameter::CommonCauseShare, pick(given.common_cause_share, None, (0.0, INDEPENDENT)));
     let source = given.crews.map_or(Source::Assumed(OWN_CREWS), |_| Source::Given);
     basis.push(Basis { parameter: Parameter::Crews, value: given.crews.map(f64::from), source });
     let spec = Spec {
@@ -277,8 +274,7 @@ mod tests {
 
     #[test]
     fn the_time_between_failures_holds_the_repair() {
-        let given =
-            Given { mtbf_hours: Some(101.0), mttr_hours: Some(1.0), ..Given::default() };
+        let given = Given { mtbf_hours: Some(101.0), mttr_hours: Some(1.0), ..Given::default() };
         assert_eq!(gather(&given, None).spec.mttf_hours, 100.0);
     }
 }

@@ -235,7 +235,8 @@ fn r1_pairs_play_as_solved() {
 
 #[test]
 fn r2_k_of_n_play_as_solved() {
-    for (seed, hot, needed, batch) in [(21, 3, 2, 1_000.0), (22, 5, 3, 5_000.0), (23, 5, 4, 500.0)] {
+    for (seed, hot, needed, batch) in [(21, 3, 2, 1_000.0), (22, 5, 3, 5_000.0), (23, 5, 4, 500.0)]
+    {
         let spec = Spec::new(hot, 0, needed, 99.0, 1.0);
         agrees(&format!("{needed} of {hot}"), &spec, seed, batch);
     }
@@ -264,9 +265,8 @@ fn r3_a_pair_s_first_outage_plays_as_by_the_formula() {
         let mut rng = StdRng::seed_from_u64(seed);
         let batches: Vec<f64> = (0..BATCHES)
             .map(|_| {
-                let times = (0..200).map(|_| {
-                    first_outage(&mut rng, l.per_hour(), m.per_hour(), coverage)
-                });
+                let times =
+                    (0..200).map(|_| first_outage(&mut rng, l.per_hour(), m.per_hour(), coverage));
                 times.sum::<f64>() / 200.0
             })
             .collect();
@@ -336,9 +336,8 @@ fn r5_an_activated_pair_plays_as_by_the_formula() {
         let mut rng = StdRng::seed_from_u64(seed);
         let takeover = 3_600.0 / seconds;
         let rates = [1.0 / mttf, 0.25 / mttf, 1.0 / mttr, takeover];
-        let batches: Vec<f64> = (0..BATCHES)
-            .map(|_| pair_s_down_share(&mut rng, 10_000.0 * mttf, rates))
-            .collect();
+        let batches: Vec<f64> =
+            (0..BATCHES).map(|_| pair_s_down_share(&mut rng, 10_000.0 * mttf, rates)).collect();
         let delta = Rate::once_per_hours(Parameter::MttrHours, seconds / 3_600.0).unwrap();
         let pair = closed::activated_pair(hourly(mttf), share(0.25), hourly(mttr), delta);
         within(&format!("{seconds} s of {mttf} h"), pair.total(), &batches);

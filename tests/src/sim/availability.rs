@@ -127,8 +127,7 @@ fn measure(w: &mut World, seconds: u64) -> Figures {
         look(w, &mut watched, &mut figures, &mut all_well_until);
     }
     let now = w.local(CALLER);
-    figures.seen =
-        w.hosts[CALLER].node.as_ref().and_then(|n| n.plan_view(&service("ledger"), now));
+    figures.seen = w.hosts[CALLER].node.as_ref().and_then(|n| n.plan_view(&service("ledger"), now));
     figures.requests = w.stats.requests - before.requests;
     figures.failed = w.stats.failed - before.failed;
     figures.retries = w.stats.retries - before.retries;
@@ -162,12 +161,10 @@ fn look(
     all_well_until: &mut Option<At>,
 ) {
     let (now, step) = (w.now, LOOK as f64 / S as f64);
-    let serving = |all: &[Watched]| {
-        all.iter().filter(|e| e.condition == Some(Condition::Serving)).count()
-    };
-    let waiting = |all: &[Watched]| {
-        all.iter().filter(|e| e.condition == Some(Condition::Standby)).count()
-    };
+    let serving =
+        |all: &[Watched]| all.iter().filter(|e| e.condition == Some(Condition::Serving)).count();
+    let waiting =
+        |all: &[Watched]| all.iter().filter(|e| e.condition == Some(Condition::Standby)).count();
     let well = serving(watched) == HOT && waiting(watched) == LEDGER_WARM.len();
     for e in watched.iter_mut() {
         let condition = w.condition(e.host, &e.id);
@@ -366,8 +363,7 @@ impl Outcome {
     pub fn table(&self) -> String {
         let mut text = String::new();
         let spec = self.spec(HOT as u32);
-        let (requests, failed) =
-            (sum(&self.all, |f| f.requests), sum(&self.all, |f| f.failed));
+        let (requests, failed) = (sum(&self.all, |f| f.requests), sum(&self.all, |f| f.failed));
         let retries = sum(&self.all, |f| f.retries);
         let hours = self.all.iter().map(|f| f.seconds).sum::<f64>() / SECONDS_PER_HOUR;
         // Writing to a string cannot fail.
@@ -426,9 +422,8 @@ impl Outcome {
     pub fn holds(&self) -> Result<bool, NoPrediction> {
         let line = self.line(HOT as u32)?;
         let bound = if self.failures() >= ENOUGH { 0.0 } else { line.by };
-        let near = |predicted: f64| {
-            (predicted - line.measured).abs() <= 0.1 * line.measured + bound
-        };
+        let near =
+            |predicted: f64| (predicted - line.measured).abs() <= 0.1 * line.measured + bound;
         Ok(self.violated.is_empty() && near(line.predicted) && near(line.from_live))
     }
 }

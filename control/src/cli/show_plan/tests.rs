@@ -32,7 +32,12 @@ fn a_check_says_what_is_wrong_and_how_to_mend_it() {
             "ledger@web-3 is its only endpoint: there is nobody to fail over to.",
             "offer it on a second host, hot or warm ([[endpoint]] there)",
         ),
-        finding("note", "zones-unknown", "1 endpoint is on a node that names no zone.", "zone = \"…\""),
+        finding(
+            "note",
+            "zones-unknown",
+            "1 endpoint is on a node that names no zone.",
+            "zone = \"…\"",
+        ),
     ]);
     assert_eq!(
         check(&view, STYLE),
@@ -61,5 +66,8 @@ fn a_check_ends_with_0_clean_1_warnings_2_errors_and_notes_are_no_fault() {
         let findings = severities.iter().map(|s| finding(s, "r", "x", "y")).collect();
         exit_code(&checked(findings))
     };
-    assert_eq!([of(&[]), of(&["note"]), of(&["note", "warning"]), of(&["warning", "error"])], [0, 0, 1, 2]);
+    assert_eq!(
+        [of(&[]), of(&["note"]), of(&["note", "warning"]), of(&["warning", "error"])],
+        [0, 0, 1, 2]
+    );
 }

@@ -54,7 +54,10 @@ fn a_node_has_no_plan_for_a_service_it_does_not_know() {
 fn a_node_finds_what_is_wanting_in_the_mesh_and_owners_say_how_they_check() {
     let mut lab = Lab::new(&["c1", "h1", "h2"]);
     // Checked by requests, says the owner; no zones, no bench, and nobody called it from here.
-    assert_eq!(rules(&lab, BTreeMap::new()), ["bench-too-small", "zones-unknown", "traffic-unknown"]);
+    assert_eq!(
+        rules(&lab, BTreeMap::new()),
+        ["bench-too-small", "zones-unknown", "traffic-unknown"]
+    );
     let traffic = Traffic { repeatable: 0, once: 30, peak: 3 };
     let seen = BTreeMap::from([(ledger(), traffic)]);
     assert_eq!(rules(&lab, seen), ["bench-too-small", "only-once", "zones-unknown"]);
