@@ -286,7 +286,7 @@ fn share(value: f64) -> Share {
 #[test]
 fn r4_a_group_of_disks_with_one_check_plays_as_solved() {
     let spec = Spec { crews: Some(1), ..Spec::new(11, 0, 10, 30_000.0, 1.0) };
-    agrees("10 of 11 disks", &spec, 41, 1_500.0);
+    agrees("10 of 11 disks", &spec, 41, 4_000.0);
 }
 
 /// A hot and a warm machine with one crew: the warm one is activated when the hot one fails; whoever is
@@ -390,8 +390,17 @@ fn random_design(rng: &mut StdRng) -> Spec {
 #[test]
 fn random_designs_play_as_solved() {
     let mut rng = StdRng::seed_from_u64(70);
-    for case in 0..40 {
+    let (mut played, batch) = (0, 600.0);
+    for case in 0..60 {
         let spec = random_design(&mut rng);
-        agrees(&format!("case {case}: {spec:?}"), &spec, 1_000 + case, 600.0);
+        let forecast = Forecast::new(spec.parse().unwrap(), Hours::ZERO).unwrap();
+        let hours = batch * spec.mttf_hours * BATCHES as f64;
+        // Where next to nothing happens a play says nothing; the reference cases have such.
+        if forecast.outages_per_year * hours / 8_760.0 < 2_000.0 {
+            continue;
+        }
+        played += 1;
+        agrees(&format!("case {case}: {spec:?}"), &spec, 1_000 + case, batch);
     }
+    assert!(played >= 40, "only {played} designs were played");
 }
