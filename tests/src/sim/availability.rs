@@ -336,7 +336,7 @@ impl Outcome {
     fn from_live(&self, needed: u32) -> Result<f64, NoPrediction> {
         let given = Given { needed: Some(needed), ..Given::default() };
         let seen = self.all.iter().filter_map(|f| f.seen.as_ref());
-        let predicted: Result<Vec<f64>, _> = seen
+        let predicted: Result<Vec<f64>, NoPrediction> = seen
             .map(|seen| Ok(forecast(&basis::gather(&given, Some(seen)).spec)?.unavailability))
             .collect();
         predicted.map(|all| mean(&all))
