@@ -127,10 +127,13 @@ impl<'a> Play<'a> {
 
     fn call_up(&mut self) {
         let taken = [Machine::Serving, Machine::Activating, Machine::Unnoticed];
+        // What takes no time is no outage, however short: it serves without having been activating.
+        let at_once = self.spec.activation_seconds + self.spec.detection_seconds == 0.0;
+        let called = if at_once { Machine::Serving } else { Machine::Activating };
         let mut open = self.spec.hot - taken.iter().map(|what| self.count(*what)).sum::<u32>();
         for machine in &mut self.machines {
             if open > 0 && *machine == Machine::Standby {
-                *machine = Machine::Activating;
+                *machine = called;
                 open -= 1;
             }
         }
