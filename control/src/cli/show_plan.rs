@@ -30,6 +30,7 @@ pub(super) fn plan(plan: &Plan, shortcuts: bool, style: Style) -> String {
     text.push_str("\nRests on\n");
     text.push_str(&rests_on(&plan.basis).render(style));
     for note in notes(plan) {
+        text.push('\n');
         paragraph(&mut text, &note);
     }
     for (section, rows) in
