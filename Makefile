@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint purity deny advisories unit sim soak sim-soak sim-failover lab bench-speed bench-failover bench-sensing soak-healthy soak-posts allocations docs release clean conformance protocols oracle fuzz sim-hotwarm
+.PHONY: help setup build demo test lint purity deny advisories unit sim soak sim-soak sim-failover sim-availability lab bench-speed bench-failover bench-sensing soak-healthy soak-posts allocations docs release clean conformance protocols oracle fuzz sim-hotwarm
 
 PROFILE ?= lab
 CARGO   := cargo
@@ -47,6 +47,7 @@ sim: ## seeded simulator slice; `make sim SEED=n` replays one run, SEEDS=a..b NO
 	$(CARGO) run --profile $(PROFILE) -q -p hearth-tests --bin sim -- $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) --nodes $(NODES)
 	$(if $(SEED),,$(CARGO) run --profile $(PROFILE) -q -p hearth-tests --bin sim -- --scenario failover --seeds 0..8 --nodes 24)
 	$(if $(SEED),,$(CARGO) run --profile $(PROFILE) -q -p hearth-tests --bin sim -- --scenario hotwarm --seeds 0..60 --nodes 12)
+	$(if $(SEED),,$(CARGO) run --profile $(PROFILE) -q -p hearth-tests --bin sim -- --scenario availability --seeds 0..4)
 
 sim-hotwarm: ## losses, flaps, partitions, bad hooks over warm benches (SEEDS=0..5000)
 	$(CARGO) run --profile $(PROFILE) -q -p hearth-tests --bin sim -- --scenario hotwarm --seeds $(if $(filter 0..200,$(SEEDS)),0..5000,$(SEEDS)) --nodes 12
@@ -56,6 +57,9 @@ soak: ## the long tests of links and traffic path that `make test` leaves out
 
 sim-failover: ## mixed faults over 100 nodes: from fault to last misdirected request (SEEDS=0..1000; target/sim/failover.json)
 	$(CARGO) run --profile $(PROFILE) -q -p hearth-tests --bin sim -- --scenario failover --seeds $(if $(filter 0..200,$(SEEDS)),0..1000,$(SEEDS)) --nodes $(if $(filter 20,$(NODES)),100,$(NODES))
+
+sim-availability: ## hosts fail at random, ten thousand times: how often too few serve, beside what `hearth plan` says (SEEDS=0..120)
+	$(CARGO) run --profile $(PROFILE) -q -p hearth-tests --bin sim -- --scenario availability --seeds $(if $(filter 0..200,$(SEEDS)),0..120,$(SEEDS))
 
 sim-soak: ## simulator over many seeds (SEEDS=0..20000 for a night)
 	$(MAKE) sim SEEDS=$(if $(filter 0..200,$(SEEDS)),0..2000,$(SEEDS)) NODES=50

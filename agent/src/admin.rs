@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Path as UrlPath, State};
+use axum::extract::{Path as UrlPath, Query, State};
 use axum::http::{HeaderValue, Method, Request, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -31,6 +31,7 @@ use crate::exit::Exit;
 use crate::identity::Credentials;
 use crate::incidents::Incidents;
 use crate::link::Links;
+use crate::proxy::Proxy;
 use crate::questions::Questions;
 use crate::run::ReloadRequest;
 use crate::telemetry::{self, Metrics};
@@ -46,6 +47,8 @@ pub struct Admin {
     pub handle: Handle,
     /// The links, for their state.
     pub links: Links,
+    /// The traffic path, for what passed it.
+    pub proxy: Proxy,
     /// Our identity, for its expiry.
     pub credentials: Credentials,
     /// What is counted.
@@ -157,6 +160,8 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/members", get(members))
         .route("/v1/routes", get(routes))
         .route("/v1/explain/{service}", get(explain))
+        .route("/v1/check", get(check))
+        .route("/v1/plan/{service}", get(plan))
         .route("/v1/incidents", get(history::incidents))
         .route("/v1/incidents/{id}", get(history::incident))
         .route("/v1/incidents/{id}/mesh", get(history::across))
@@ -233,22 +238,55 @@ async fn routes(State(admin): State<Arc<Admin>>) -> Answer {
     Ok(Json(admin.handle.read(|node, _| node.routes_view()).await?).into_response())
 }
 
+/// What to do about a service's name that is none, or unknown.
+const WHICH_SERVICES: &str = "`hearth routes` lists the services known here";
+
+fn service_name(text: &str) -> Result<ServiceName, Failure> {
+    ServiceName::parse(text)
+        .map_err(|e| Failure(problem(StatusCode::BAD_REQUEST, &e.to_string(), WHICH_SERVICES)))
+}
+
+fn unknown_service(service: &ServiceName) -> Response {
+    let error = format!("nobody offers or calls the service \"{service}\" as seen from here");
+    problem(StatusCode::NOT_FOUND, &error, WHICH_SERVICES)
+}
+
 async fn explain(State(admin): State<Arc<Admin>>, UrlPath(service): UrlPath<String>) -> Answer {
-    let name = match ServiceName::parse(&service) {
-        Ok(name) => name,
-        Err(e) => {
-            let hint = "`hearth routes` lists the services known here";
-            return Ok(problem(StatusCode::BAD_REQUEST, &e.to_string(), hint));
-        }
-    };
-    let view = admin.handle.read(move |node, now| node.explain_view(&name, now)).await?;
-    Ok(match view {
-        Some(view) => Json(view).into_response(),
-        None => problem(
+    let name = service_name(&service)?;
+    let asked = name.clone();
+    let view = admin.handle.read(move |node, now| node.explain_view(&asked, now)).await?;
+    Ok(view.map_or_else(|| unknown_service(&name), |view| Json(view).into_response()))
+}
+
+async fn plan(State(admin): State<Arc<Admin>>, UrlPath(service): UrlPath<String>) -> Answer {
+    let name = service_name(&service)?;
+    let asked = name.clone();
+    let view = admin.handle.read(move |node, now| node.plan_view(&asked, now)).await?;
+    Ok(view.map_or_else(|| unknown_service(&name), |view| Json(view).into_response()))
+}
+
+/// What `GET /v1/check` is asked for.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CheckQuery {
+    /// One service; without, all of them.
+    service: Option<String>,
+}
+
+async fn check(State(admin): State<Arc<Admin>>, Query(query): Query<CheckQuery>) -> Answer {
+    let only = query.service.as_deref().map(service_name).transpose()?;
+    let traffic = admin.proxy.traffic();
+    let view = admin.handle.read(move |node, _| node.check_view(only.as_ref(), traffic)).await?;
+    Ok(match view.services.as_slice() {
+        [] if query.service.is_some() => problem(
             StatusCode::NOT_FOUND,
-            &format!("nobody offers or calls the service {service:?} as seen from here"),
-            "`hearth routes` lists the services known here",
+            &format!(
+                "no node offers the service {:?}, and no policy names it",
+                query.service.unwrap_or_default()
+            ),
+            WHICH_SERVICES,
         ),
+        _ => Json(view).into_response(),
     })
 }
 
@@ -339,6 +377,6 @@ async fn unknown(uri: Uri) -> Response {
         StatusCode::NOT_FOUND,
         &format!("there is no {}", uri.path()),
         "there are /v1/status, /v1/members, /v1/routes, /v1/explain/SERVICE, /v1/incidents, /v1/drills, \
-         /metrics, /live and /ready",
+         /v1/check, /v1/plan/SERVICE, /metrics, /live and /ready",
     )
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use hearth_proto::advert::traits;
 use hearth_proto::ids::{EndpointId, NodeName};
 use hearth_proto::incident::IncidentKey;
 use hearth_proto::lifecycle::Activation;
@@ -17,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::check::{CheckEvent, Checker};
-use crate::config::{Config, Endpoint};
+use crate::config::{CheckKind, Config, Endpoint};
 use crate::driver::{Command, Handle};
 use crate::hook::{self, HookCall, Purpose};
 use crate::proxy::LocalEndpoint;
@@ -72,6 +73,13 @@ pub fn core_config(node: &NodeName, endpoint: &Endpoint) -> EndpointConfig {
             warm_up: endpoint.warm_up.is_some(),
         },
         weight: endpoint.weight,
+        check: match endpoint.check.kind {
+            CheckKind::Tcp => traits::CheckKind::Tcp,
+            CheckKind::Http { .. } => traits::CheckKind::Http,
+            CheckKind::Grpc => traits::CheckKind::Grpc,
+            CheckKind::Udp => traits::CheckKind::Udp,
+        },
+        hook: endpoint.activate.is_some(),
     }
 }
 

@@ -296,6 +296,7 @@ async fn live(
     let admin = Arc::new(Admin {
         handle: handle.clone(),
         links: links.clone(),
+        proxy: proxy.clone(),
         credentials,
         metrics,
         reload,

@@ -1,13 +1,14 @@
 //! How long the activations of one endpoint took, as its owner measured: a bounded distribution.
 //!
 //! From the call until it served, hook, readiness and warm-up included. The last [`KEPT`] are kept, of all the
-//! number. Serialised to disk by the shell, so that a restart forgets nothing.
+//! number. Serialised to disk by the shell, so that a restart forgets nothing; told to others in the advert.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::advert::traits::ActivationTimes;
 use crate::view::ActivationView;
 
 /// Activations whose times are kept: enough for a 95th percentile, few enough to follow a change.
@@ -21,7 +22,7 @@ pub struct Activations {
     pub count: u64,
     /// Those that were given up.
     pub failures: u64,
-    /// The last times, oldest first, in milliseconds.
+    /// The last times, oldest first, in milliseconds, rounded up: none takes no time.
     took_ms: VecDeque<u32>,
 }
 
@@ -29,7 +30,8 @@ impl Activations {
     /// One more that ended in serving.
     pub fn succeeded(&mut self, took: Duration) {
         self.count = self.count.saturating_add(1);
-        self.took_ms.push_back(u32::try_from(took.as_millis()).unwrap_or(u32::MAX));
+        let ms = took.as_micros().div_ceil(1_000);
+        self.took_ms.push_back(u32::try_from(ms).unwrap_or(u32::MAX));
         while self.took_ms.len() > KEPT {
             self.took_ms.pop_front();
         }
@@ -46,6 +48,29 @@ impl Activations {
         sorted.sort_unstable();
         let rank = (sorted.len() * usize::from(percent.min(100))).div_ceil(100).max(1);
         sorted.get(rank - 1).map(|ms| Duration::from_millis((*ms).into()))
+    }
+
+    /// The mean of the kept times, in milliseconds.
+    fn mean_ms(&self) -> Option<u32> {
+        let number = u64::try_from(self.took_ms.len()).ok()?;
+        let sum: u64 = self.took_ms.iter().map(|ms| u64::from(*ms)).sum();
+        u32::try_from(sum.checked_div(number)?).ok()
+    }
+
+    /// What is told to others: times in milliseconds, nought where there are none.
+    pub fn times(&self) -> ActivationTimes {
+        let number = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+        let ms = |percent| {
+            let took = self.percentile(percent).unwrap_or_default();
+            u32::try_from(took.as_millis()).unwrap_or(u32::MAX)
+        };
+        ActivationTimes {
+            attempts: number(self.count.saturating_add(self.failures)),
+            failed: number(self.failures),
+            mean_ms: self.mean_ms().unwrap_or_default(),
+            p50_ms: ms(50),
+            p95_ms: ms(95),
+        }
     }
 
     /// As shown; `None` where none was ever tried.
@@ -77,6 +102,26 @@ mod tests {
         assert_eq!((view.count, view.failures), (200, 1));
         // The last 64 are 137 to 200 ms.
         assert_eq!((view.p50_s, view.p95_s, view.max_s), (Some(0.168), Some(0.197), Some(0.2)));
+    }
+
+    #[test]
+    fn activations_are_told_by_their_quantiles_and_failures_have_no_time() {
+        let mut a = Activations::default();
+        assert_eq!(a.times(), ActivationTimes::default());
+        for i in 1..=20 {
+            a.succeeded(Duration::from_millis(i * 10));
+        }
+        a.gave_up();
+        let told = a.times();
+        assert_eq!((told.attempts, told.failed, told.succeeded()), (21, 1, 20));
+        assert_eq!((told.mean_ms, told.p50_ms, told.p95_ms), (105, 100, 190));
+    }
+
+    #[test]
+    fn an_activation_that_took_less_than_a_millisecond_is_not_told_as_none() {
+        let mut a = Activations::default();
+        a.succeeded(Duration::from_micros(1));
+        assert_eq!((a.times().mean_ms, a.times().p95_ms), (1, 1));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! who checks is the [`Keyring`]'s business, which the shell provides.
 
 pub mod extension;
+pub mod traits;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -45,7 +46,7 @@ pub struct Advert {
     pub policy_version: u64,
     /// The node leaves: its endpoints are gone for good in this generation.
     pub left: bool,
-    /// Room for fields of later versions, as [`extension`] lays them out; ignored by those who do not know it.
+    /// What later versions say besides: records that whoever does not know them skips; see [`extension`].
     pub extension: Vec<u8>,
 }
 

@@ -89,9 +89,9 @@ pub fn tally(policy: &ServicePolicy, subjects: &[Subject]) -> Tally {
         hot.iter().filter(|s| of(s)).map(|s| capacity(s)).sum()
     };
     let serves = |s: &Subject| s.condition == Condition::Serving && !s.lost && !s.left;
-    let (needed, wanted) = match policy.min_hot {
-        Need::Count(n) => (usize::try_from(n).unwrap_or(usize::MAX), u64::from(n)),
-        Need::Percent(p) => (p.of(hot.len()), (sum(&|_| true) * u64::from(p.0)).div_ceil(100)),
+    let wanted = match policy.min_hot {
+        Need::Count(n) => u64::from(n),
+        Need::Percent(p) => (sum(&|_| true) * u64::from(p.0)).div_ceil(100),
     };
     let deficit = match policy.mode {
         Mode::HotHot => 0,
@@ -116,7 +116,7 @@ pub fn tally(policy: &ServicePolicy, subjects: &[Subject]) -> Tally {
     let all: u64 = hot.iter().map(|s| u64::from(s.weight)).sum();
     Tally {
         declared: hot.len(),
-        needed,
+        needed: needed(policy, hot.len()),
         hot: count,
         serving: count + called.iter().filter(|s| serves(s)).count(),
         short: missing(deficit.saturating_sub(covered), sum(&|_| true), hot.len()),
@@ -156,6 +156,14 @@ fn bench(subjects: &[Subject]) -> Vec<&Subject> {
 fn missing(capacity: u64, declared: u64, endpoints: usize) -> usize {
     let mean = (declared / (endpoints.max(1) as u64)).max(1);
     usize::try_from(capacity.div_ceil(mean)).unwrap_or(usize::MAX)
+}
+
+/// How many must serve of so many declared hot ones.
+pub fn needed(policy: &ServicePolicy, declared: usize) -> usize {
+    match policy.min_hot {
+        Need::Count(n) => usize::try_from(n).unwrap_or(usize::MAX),
+        Need::Percent(p) => p.of(declared),
+    }
 }
 
 /// Highest random weight of an endpoint for its service (Thaler and Ravishankar 1998): everyone orders

@@ -17,8 +17,10 @@
 //! | [`incident`], [`record`] | a loss: its name, and what was seen and decided until it was stable |
 //! | [`drill`] | losses made on purpose: which run, and that they end |
 //! | [`node`] | all of it composed: one agent's core |
+//! | [`history`] | nothing: what losses came to, remembered |
 //! | [`flight`] | nothing: records a core's steps, runs a recording again |
 //! | [`plan`] | how available a service will be: a Markov model, offline |
+//! | [`lint`] | what can never fail over, and how to mend it |
 //! | [`view`], [`api`] | what the admin and control APIs say |
 
 pub mod activation;
@@ -31,9 +33,11 @@ pub mod drill;
 pub mod evidence;
 pub mod failover;
 pub mod flight;
+pub mod history;
 pub mod ids;
 pub mod incident;
 pub mod lifecycle;
+pub mod lint;
 pub mod member;
 pub mod node;
 pub mod outlier;

@@ -24,6 +24,7 @@ mod outliers;
 mod own;
 mod pace;
 mod peers;
+mod prospects;
 mod services;
 mod views;
 
@@ -40,6 +41,7 @@ use crate::advert::Keyring;
 use crate::document::{Document, DocumentKind, SignedDocument};
 use crate::drill::{DrillId, Drills};
 use crate::evidence::{EndpointEvidence, NodeEvidence, Outcome};
+use crate::history::History;
 use crate::ids::{EndpointId, Generation, Identity, NodeName, ServiceName};
 use crate::incident::IncidentKey;
 use crate::lifecycle::{self, Lifecycle};
@@ -112,6 +114,7 @@ struct ServiceState {
     /// Since when requests of this node wait for somebody to serve.
     waiting: Option<Time>,
     recheck: Option<Time>,
+    history: History,
 }
 
 /// One agent's core. See the module's text for the calling order.

@@ -7,6 +7,7 @@
 //! | module | does |
 //! |---|---|
 //! | [`input`] | vocabulary, and what people write checked: [`Spec`] to [`Scenario`] |
+//! | [`basis`], [`interval`] | where each number comes from; how much a count of losses says |
 //! | [`model`] | the rules: which states there are and what moves between them |
 //! | [`chain`], [`transient`] | a chain's long run (GTH elimination) and its first hours (uniformisation) |
 //! | [`forecast`], [`sensitivity`] | a scenario solved; what buys most |
@@ -17,11 +18,13 @@
 //! losses are either independent or strike everything. A forecast compares designs well and
 //! promises nothing about a single year.
 
+pub mod basis;
 pub mod chain;
 pub mod chart;
 pub mod closed;
 pub mod forecast;
 pub mod input;
+pub mod interval;
 pub mod model;
 pub mod report;
 pub mod sensitivity;

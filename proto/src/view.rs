@@ -272,6 +272,80 @@ pub struct IncidentEntry {
     pub detail: String,
 }
 
+/// `GET /v1/plan/{service}`: what this agent has seen of a service, for `hearth plan --from-live`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlanView {
+    /// The service.
+    pub service: ServiceName,
+    /// Seen from this node.
+    pub node: NodeName,
+    /// Declared hot endpoints.
+    pub hot: u32,
+    /// Declared warm endpoints.
+    pub warm: u32,
+    /// How many must serve, by policy.
+    pub needed: u32,
+    /// How many do.
+    pub serving: u32,
+    /// Seconds for which this agent has looked.
+    pub watched_s: f64,
+    /// Seconds in which endpoints were ready, summed over them.
+    pub served_s: f64,
+    /// Endpoints that were ready and were lost.
+    pub losses: u64,
+    /// From the last answer to the evidence of a loss, where a link told it.
+    pub detection: TimesView,
+    /// From that evidence to the replacement serving, as seen from here.
+    pub takeover: TimesView,
+    /// From that evidence to the lost endpoint being ready again.
+    pub repair: TimesView,
+    /// From call-up to serving, as the owners of the warm endpoints timed it.
+    pub activation: TimesView,
+    /// Activations that did not end in serving.
+    pub activations_failed: u64,
+}
+
+/// Times of one kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TimesView {
+    /// How many there were.
+    pub count: u64,
+    /// The mean of the latest, in seconds; 0 where there were none.
+    pub mean_s: f64,
+    /// Half of them took no longer.
+    pub p50_s: f64,
+    /// Nineteen of twenty took no longer.
+    pub p95_s: f64,
+}
+
+/// `GET /v1/check`, of one service with `?service=`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CheckView {
+    /// Seen from this node.
+    pub node: NodeName,
+    /// The policy version it rests on.
+    pub policy_version: u64,
+    /// What was looked at.
+    pub services: Vec<ServiceName>,
+    /// What was found, by service, the worst first.
+    pub findings: Vec<FindingView>,
+}
+
+/// One weakness.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FindingView {
+    /// The service.
+    pub service: ServiceName,
+    /// The rule's name.
+    pub rule: String,
+    /// `error`, `warning` or `note`.
+    pub severity: String,
+    /// What is so, in a sentence.
+    pub sentence: String,
+    /// How to mend it.
+    pub mend: String,
+}
+
 /// What is counted of a node at one moment, for its metrics. Not an answer of the API: it exists because
 /// counting the views above would make all of them at each scrape, within the core's only task.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -1,7 +1,7 @@
 //! A small slice of the simulator: that it is deterministic, and each named scenario for a few seeds. The
 //! long runs over many seeds are `make sim`.
 
-use hearth_tests::sim::{run, scenario, tally};
+use hearth_tests::sim::{availability, run, scenario, tally};
 
 /// Hosts of the meshes here: enough for three zones and a bench, few enough for an unoptimised build.
 const NODES: usize = 14;
@@ -142,6 +142,14 @@ fn benches_follow_losses_flaps_partitions_and_bad_hooks() {
         let again = report.command();
         assert!(report.violations.is_empty(), "{story}\n{report}again: {again}");
     }
+}
+
+#[test]
+fn how_often_too_few_serve_is_what_the_plan_predicts_of_the_same_rates() {
+    let outcome = availability::many(0..4);
+    let table = outcome.table();
+    assert!(outcome.failures() > 300, "{table}");
+    assert!(outcome.holds().expect("what was measured is a scenario"), "{table}");
 }
 
 /// Seeds that once showed a fault in the core; what it was stands beside each.

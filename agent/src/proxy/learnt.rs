@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -21,6 +22,9 @@ pub(crate) struct Learnt {
     pub(crate) retries: Budget,
     pub(crate) moves: Budget,
     pub(crate) hedges: Budget,
+    /// Requests that may be repeated, and those that may not.
+    repeatable: AtomicU64,
+    once: AtomicU64,
 }
 
 impl Learnt {
@@ -30,13 +34,16 @@ impl Learnt {
             retries: Budget::new(budget::RETRIES, now),
             moves: Budget::new(budget::MOVES, now),
             hedges: Budget::new(budget::HEDGES, now),
+            repeatable: AtomicU64::new(0),
+            once: AtomicU64::new(0),
         }
     }
 }
 
 impl Learnt {
-    /// A request came: it pays for retries and hedges to come.
-    pub(crate) fn deposit(&self) {
+    /// A request came, that may be repeated or not: it pays for retries and hedges to come.
+    pub(crate) fn deposit(&self, repeatable: bool) {
+        if repeatable { &self.repeatable } else { &self.once }.fetch_add(1, Ordering::Relaxed);
         self.retries.deposit();
         self.moves.deposit();
         self.hedges.deposit();
@@ -71,6 +78,13 @@ impl Services {
         self.0.load().contains_key(service)
     }
 
+    /// How many requests came for each, that may be repeated and that may not.
+    pub(crate) fn seen(&self) -> Vec<(ServiceName, u64, u64)> {
+        let count = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        let all = self.0.load();
+        all.iter().map(|(name, l)| (name.clone(), count(&l.repeatable), count(&l.once))).collect()
+    }
+
     /// Forgets the services for which `keep` says no.
     pub(crate) fn retain(&self, keep: impl Fn(&ServiceName) -> bool) {
         if self.0.load().keys().all(&keep) {
@@ -99,6 +113,14 @@ mod tests {
         while failing.retries.withdraw(now) {}
         assert!(!services.of(&name("failing"), true, now).retries.withdraw(now));
         assert!(services.of(&name("well"), true, now).retries.withdraw(now));
+    }
+
+    #[test]
+    fn requests_are_counted_by_whether_they_may_be_repeated() {
+        let (services, now) = (Services::default(), Instant::now());
+        let ledger = services.of(&name("ledger"), true, now);
+        [true, false, true].into_iter().for_each(|repeatable| ledger.deposit(repeatable));
+        assert_eq!(services.seen(), [(name("ledger"), 2, 1)]);
     }
 
     #[test]

@@ -9,14 +9,16 @@
 //!
 //! An answer is counted by one addition to one counter; who asks for the sample takes and clears them.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use hearth_proto::ids::EndpointId;
+use hearth_proto::ids::{EndpointId, ServiceName};
 use hearth_proto::outlier::{BUCKETS, Sample, sample};
+
+use crate::link::lock;
 
 /// Over which time an old peak is forgotten. Finagle's and linkerd's 10 s keep an endpoint out for half a
 /// minute after one slow answer when nothing else speaks against it.
@@ -176,12 +178,14 @@ impl Drop for UnderWay {
 #[derive(Debug)]
 pub(crate) struct Loads {
     map: ArcSwap<HashMap<EndpointId, Arc<Load>>>,
+    /// Most requests under way at once by service, as seen whenever samples were taken.
+    peaks: Mutex<BTreeMap<ServiceName, u32>>,
     origin: Instant,
 }
 
 impl Loads {
     pub(crate) fn new(origin: Instant) -> Self {
-        Self { map: ArcSwap::default(), origin }
+        Self { map: ArcSwap::default(), peaks: Mutex::default(), origin }
     }
 
     /// What a further request to `id` would cost.
@@ -215,8 +219,29 @@ impl Loads {
     /// What was counted at each endpoint since this was last asked, of those where anything was.
     pub(crate) fn samples(&self) -> Vec<(EndpointId, Sample)> {
         let map = self.map.load();
+        self.note_peaks(&map);
         let all = map.iter().map(|(id, load)| (id, load.take_sample()));
         all.filter(|(_, s)| s.volume() > 0).map(|(id, s)| (id.clone(), s)).collect()
+    }
+
+    fn note_peaks(&self, map: &HashMap<EndpointId, Arc<Load>>) {
+        let mut under_way: BTreeMap<&ServiceName, u32> = BTreeMap::new();
+        for (id, load) in map {
+            let n = load.under_way.load(Ordering::Relaxed);
+            if n > 0 {
+                *under_way.entry(&id.service).or_default() += n;
+            }
+        }
+        let mut peaks = lock(&self.peaks);
+        for (service, n) in under_way {
+            let peak = peaks.entry(service.clone()).or_default();
+            *peak = n.max(*peak);
+        }
+    }
+
+    /// Most requests under way at once to a service, as looked at with each sample.
+    pub(crate) fn peak(&self, service: &ServiceName) -> u32 {
+        lock(&self.peaks).get(service).copied().unwrap_or_default()
     }
 
     /// Forgets the endpoints for which `keep` says no.
@@ -229,6 +254,8 @@ impl Loads {
             map.retain(|id, _| keep(id));
             map
         });
+        let map = self.map.load();
+        lock(&self.peaks).retain(|service, _| map.keys().any(|id| id.service == *service));
     }
 }
 
@@ -272,6 +299,23 @@ mod tests {
         assert_eq!(load.cost(t), 10 * 1_024);
         drop(held);
         assert_eq!(load.cost(t), 1_024);
+    }
+
+    #[test]
+    fn the_most_requests_under_way_at_once_are_remembered_by_service() {
+        let loads = Loads::new(Instant::now());
+        let on = |node: &str| EndpointId {
+            service: ServiceName::parse("s").unwrap(),
+            node: NodeName::parse(node).unwrap(),
+            instance: 0,
+        };
+        let held = [UnderWay::new(&loads.of(&on("a"))), UnderWay::new(&loads.of(&on("b")))];
+        loads.samples();
+        drop(held);
+        loads.samples();
+        assert_eq!(loads.peak(&on("a").service), 2);
+        loads.retain(|_| false);
+        assert_eq!(loads.peak(&on("a").service), 0);
     }
 
     #[test]

@@ -74,6 +74,7 @@ use arc_swap::ArcSwap;
 use hearth_proto::advert::Protocol;
 use hearth_proto::evidence::Outcome;
 use hearth_proto::ids::{EndpointId, NodeName, ServiceName};
+use hearth_proto::lint::Traffic;
 use hearth_proto::outlier::Sample;
 use hearth_proto::route::{Route, Snapshot};
 use prometheus_client::metrics::counter::Counter;
@@ -473,6 +474,17 @@ impl Proxy {
     /// How many requests of a service were answered so far, and how many with an error.
     pub fn toll(&self, service: &ServiceName) -> (u64, u64) {
         self.inner.metrics.toll(service)
+    }
+
+    /// What passed here of each service that was called from here, since the agent started.
+    pub fn traffic(&self) -> BTreeMap<ServiceName, Traffic> {
+        let seen = self.inner.services.seen().into_iter();
+        let traffic = seen.map(|(service, repeatable, once)| {
+            let peak = self.inner.loads.peak(&service);
+            (service, Traffic { repeatable, once, peak })
+        });
+        // A service that is only watched was not called.
+        traffic.filter(|(_, t)| t.repeatable + t.once > 0).collect()
     }
 
     /// Forgets what was learnt of endpoints and services that no route knows any more. To be called now and then.

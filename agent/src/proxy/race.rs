@@ -57,7 +57,7 @@ const WORD: Duration = Duration::from_millis(20);
 /// A used-up budget is asked again so soon.
 const BUDGET_WAIT: Duration = Duration::from_millis(50);
 /// A request is held for an activation at most so long.
-const HOLD_WAKE: Duration = Duration::from_secs(10);
+const HOLD_WAKE: Duration = hearth_proto::lint::CALLER_HOLD;
 /// … and so long when nobody is even called up: a failover may be about to begin.
 const HOLD_NOBODY: Duration = Duration::from_secs(3);
 
@@ -197,7 +197,7 @@ impl<'a> Race<'a> {
 
     /// Runs to the first usable answer, or to the failure that is to be told.
     pub(crate) async fn run(mut self) -> Won {
-        self.learnt.deposit();
+        self.learnt.deposit(self.request.is_repeatable());
         if let Some(failure) = self.launch("first", Payer::Nobody) {
             return Err(failure);
         }

@@ -11,7 +11,7 @@ fn main() -> ExitCode {
         Err(code) => return code,
     };
     match cli::run(&line) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => failure.report(),
     }
 }

@@ -6,6 +6,7 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use ::http::Method;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -15,8 +16,8 @@ use hearth_proto::api::{
 use hearth_proto::ids::{NodeName, ServiceName};
 use hearth_proto::time::Span;
 use hearth_proto::view::{
-    AcrossView, DrainRequest, ExplainView, FailbackRequest, FailbackView, IncidentView, MemberView,
-    RouteView, StatusView,
+    AcrossView, CheckView, DrainRequest, ExplainView, FailbackRequest, FailbackView, IncidentView,
+    MemberView, PlanView, RouteView, StatusView,
 };
 use hyper::body::Bytes;
 
@@ -27,10 +28,12 @@ mod agent;
 mod control;
 mod drill;
 mod http;
+mod plan;
 pub mod replay;
 pub mod show;
 pub mod show_across;
 pub mod show_control;
+mod show_plan;
 pub mod table;
 
 use agent::Agent;
@@ -45,13 +48,16 @@ use table::Style;
     name = "hearth",
     version,
     after_help = "The agent on this host answers for the whole mesh, control plane alive or not:\n  \
-        hearth status | members | routes | explain ledger | incidents | drill ledger --lose web-1\n\
+        hearth status | members | routes | explain ledger | incidents | check\n  \
+        hearth drill ledger --lose web-1\n\
+        How available a service will be, with or without a mesh to ask:\n  \
+        hearth plan --hot 3 --warm 1; hearth plan --from-live ledger\n\
         The control plane is asked for changes:\n  \
         export HEARTH_CONTROL=https://192.0.2.2:7945 HEARTH_CA=root.pem HEARTH_TOKEN=…\n  \
         hearth policy apply mesh.toml --dry-run; hearth token create web-1\n\
         On the control plane's own host, --dir stands for all three:\n  \
         hearth --dir /var/lib/hearth-control policy history\n\n\
-        Exit codes: 0 done, 64 command line, 65 refused or not known there, 66 missing file,\n\
+        Exit codes: 0 done (check: 1 warnings, 2 errors), 64 command line, 65 refused or not known there, 66 missing file,\n\
         69 nobody answers, 74 cannot write, 75 try again later, 77 not allowed, 78 settings."
 )]
 pub struct CommandLine {
@@ -153,6 +159,19 @@ enum Command {
         #[arg(long, value_name = "MOMENT", allow_hyphen_values = true, value_parser = replay::Moment::parse)]
         at: Option<replay::Moment>,
     },
+    /// What can never fail over, or not as meant, and how to mend it
+    #[command(
+        after_help = "An error is a loss no failover will answer, a warning one that is answered \
+        worse than it\ncould be, a note something that could not be judged from here.\n\
+        Exit codes: 0 clean, 1 warnings, 2 errors; others as of every command."
+    )]
+    Check {
+        /// Only this service
+        service: Option<ServiceName>,
+    },
+    /// How available a service with hot and warm endpoints will be, and what buys most
+    #[command(after_help = PLAN_EXAMPLES)]
+    Plan(Box<plan::PlanArgs>),
     /// Take this node's endpoints out of service, requests under way finish
     Drain {
         /// End draining
@@ -219,6 +238,17 @@ enum Debug {
     },
 }
 
+const PLAN_EXAMPLES: &str = "\
+    Three that serve and one that stands by; a host fails every two months, activation takes 30 s:\n  \
+    hearth plan --hot 3 --warm 1 --mttf 60d --mttr 2h --activation 30s\n\
+    Two of three must serve; one failure in a hundred goes unnoticed, two strike all at once:\n  \
+    hearth plan --hot 3 --warm 0 --needed 2 --coverage 99% --common-cause 2%\n\
+    As the mesh is, but with one more warm endpoint, and the curve as a picture:\n  \
+    hearth plan --from-live ledger --warm 3 --chart warm --svg ledger.svg\n\
+    Every time is exponential, one failure rate holds for all endpoints: designs are compared well,\n\
+    a single year is promised nothing. A number that is neither given nor measured is assumed, and\n\
+    said to be.";
+
 #[derive(Subcommand)]
 enum Policy {
     /// Put a policy file into force on all nodes
@@ -257,7 +287,7 @@ enum Token {
 }
 
 /// Runs a command line; what is printed is the answer.
-pub fn run(line: &CommandLine) -> Result<(), Failure> {
+pub fn run(line: &CommandLine) -> Result<ExitCode, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -265,10 +295,28 @@ pub fn run(line: &CommandLine) -> Result<(), Failure> {
     runtime.block_on(dispatch(line))
 }
 
-async fn dispatch(line: &CommandLine) -> Result<(), Failure> {
+async fn dispatch(line: &CommandLine) -> Result<ExitCode, Failure> {
     let out = Out { json: line.output == Output::Json };
     let agent = Agent::new(&line.to.socket);
-    match &line.command {
+    let shown = match &line.command {
+        Command::Check { service } => {
+            let query = service.as_ref().map(|s| format!("?service={s}")).unwrap_or_default();
+            let body = agent.ask(Ask::get(format!("/v1/check{query}"))).await?;
+            out.agent::<CheckView>(&body, |view, page| show_plan::check(view, page.style))?;
+            return Ok(ExitCode::from(show_plan::exit_code(&read("the agent", &body)?)));
+        }
+        Command::Plan(args) => {
+            let seen = match &args.from_live {
+                None => None,
+                Some(service) => {
+                    let body = agent.ask(Ask::get(format!("/v1/plan/{service}"))).await?;
+                    Some(read::<PlanView>("the agent", &body)?)
+                }
+            };
+            let plan = args.solve(seen)?;
+            args.draw(&plan)?;
+            out.plan(&plan, args.shortcuts)
+        }
         Command::Status => {
             let body = agent.ask(Ask::get("/v1/status")).await?;
             out.agent::<StatusView>(&body, show::status)
@@ -309,7 +357,8 @@ async fn dispatch(line: &CommandLine) -> Result<(), Failure> {
         }
         Command::Policy(command) => policy(command, &control(&line.to)?, out).await,
         Command::Token(command) => token(command, &control(&line.to)?, out).await,
-    }
+    };
+    shown.map(|()| ExitCode::SUCCESS)
 }
 
 /// Fetches a debug bundle and writes it. It is for its owner's eyes: names and addresses are in it.
@@ -467,6 +516,16 @@ impl Out {
                 "report it with the recording: decisions must follow from what is recorded",
             )),
         }
+    }
+
+    fn plan(self, plan: &plan::Plan, shortcuts: bool) -> Result<(), Failure> {
+        if !self.json {
+            return print(&show_plan::plan(plan, shortcuts, Style::from_environment()));
+        }
+        let text = serde_json::to_string(plan).map_err(|e| {
+            Failure::new(Exit::Software, format!("cannot write the plan as JSON: {e}"), "")
+        })?;
+        print(&format!("{text}\n"))
     }
 
     fn drained(self, body: &Bytes, off: bool) -> Result<(), Failure> {

@@ -36,12 +36,12 @@ impl Style {
     }
 
     /// A word of state in its colour: what serves green, what is in doubt yellow, what is out red.
-    fn paint(self, text: &str) -> String {
+    pub(super) fn paint(self, text: &str) -> String {
         let code = match text.trim() {
             "ready" | "alive" | "serve" | "up" => "32",
             "doubtful" | "activating" | "draining" | "suspect" | "panic" | "wake" | "silent"
-            | "joining" | "leaving" | "open" => "33",
-            "out" | "unready" | "down" | "none" => "31",
+            | "joining" | "leaving" | "open" | "warning" => "33",
+            "out" | "unready" | "down" | "none" | "error" => "31",
             _ => return text.to_owned(),
         };
         match self.colour {

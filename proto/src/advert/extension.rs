@@ -1,59 +1,82 @@
-//! What later versions say in an advert beyond its fields: a sequence of records, each a tag (one byte), a
-//! length (two bytes, little endian) and so many bytes. Who does not know a tag skips its record; a sequence
-//! that breaks off ends before the broken record. Of one tag the first record counts.
+//! Records behind the fixed part of an advert: what later versions say, in a form earlier ones skip.
+//!
+//! The extension is a sequence of `tag: u8`, `length: u16` (little-endian), `length` bytes. A tag that is
+//! not known here is skipped, and so is whatever a later version adds at the end of a record of traits. The
+//! reader never fails: it stops where a length reaches beyond the end, and what stood before counts. Tags
+//! are given out here, each once and for good.
 //!
 //! | tag | record |
 //! |---|---|
-//! | 1 | weights: two bytes, little endian, for each endpoint of the advert in order |
+//! | 1 | weights: two bytes, little endian, for each endpoint of the advert in order; the first record counts |
+//! | 2 | how one endpoint is checked and activated, a record for each; see [`traits`](super::traits) |
 
 use super::Advert;
 
 /// The tag of the endpoints' weights.
 pub const WEIGHTS: u8 = 1;
+/// The tag of how an endpoint is checked and activated.
+pub const TRAITS: u8 = 2;
 /// The weight of an endpoint whose owner says nothing: a whole one. Twice as much capacity is 200.
 pub const WEIGHT: u16 = 100;
 /// The largest weight.
 pub const MAX_WEIGHT: u16 = 5_000;
 
-/// The records of an extension.
-pub fn records(extension: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
-    let mut rest = extension;
-    std::iter::from_fn(move || {
-        let (head, behind) = rest.split_at_checked(3)?;
-        let length = usize::from(u16::from_le_bytes([head[1], head[2]]));
-        let (record, behind) = behind.split_at_checked(length)?;
-        rest = behind;
-        Some((head[0], record))
-    })
+/// Bytes before each record's own.
+const HEAD: usize = 3;
+
+/// The records of an extension, in order.
+#[derive(Clone, Debug)]
+pub struct Records<'a>(&'a [u8]);
+
+/// Reads an extension.
+pub fn records(extension: &[u8]) -> Records<'_> {
+    Records(extension)
 }
 
-/// The first record of a tag.
-pub fn record(extension: &[u8], tag: u8) -> Option<&[u8]> {
-    records(extension).find(|(t, _)| *t == tag).map(|(_, record)| record)
-}
+impl<'a> Iterator for Records<'a> {
+    type Item = (u8, &'a [u8]);
 
-/// Adds a record. One that is longer than its length can say is left out, and so is one without content.
-pub fn add(extension: &mut Vec<u8>, tag: u8, record: &[u8]) {
-    let Ok(length) = u16::try_from(record.len()) else { return };
-    if length > 0 {
-        extension.push(tag);
-        extension.extend_from_slice(&length.to_le_bytes());
-        extension.extend_from_slice(record);
+    fn next(&mut self) -> Option<Self::Item> {
+        let [tag, low, high, rest @ ..] = self.0 else { return None };
+        let length = usize::from(u16::from_le_bytes([*low, *high]));
+        let Some((body, rest)) = rest.split_at_checked(length) else {
+            self.0 = &[];
+            return None;
+        };
+        self.0 = rest;
+        Some((*tag, body))
     }
+}
+
+/// A record was not added: it is larger than its length can say. Nothing changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a record of {0} bytes does not fit into an advert's extension")]
+pub struct TooLong(usize);
+
+/// Adds a record.
+pub fn append(extension: &mut Vec<u8>, tag: u8, body: &[u8]) -> Result<(), TooLong> {
+    let length = u16::try_from(body.len()).map_err(|_| TooLong(body.len()))?;
+    extension.reserve(HEAD + body.len());
+    extension.push(tag);
+    extension.extend_from_slice(&length.to_le_bytes());
+    extension.extend_from_slice(body);
+    Ok(())
 }
 
 /// Adds the record of weights, if any is not [`WEIGHT`].
 pub fn add_weights(extension: &mut Vec<u8>, weights: impl Iterator<Item = u16> + Clone) {
     if weights.clone().any(|w| w != WEIGHT) {
         let record: Vec<u8> = weights.flat_map(u16::to_le_bytes).collect();
-        add(extension, WEIGHTS, &record);
+        // An advert has MAX_ENDPOINTS at most, whose weights fit into a record.
+        let _ = append(extension, WEIGHTS, &record);
     }
 }
 
 impl Advert {
     /// The weights of the endpoints, in their order. A record that does not fit them says nothing.
     pub fn weights(&self) -> Vec<u16> {
-        let record = record(&self.extension, WEIGHTS).unwrap_or_default();
+        let record = records(&self.extension).find(|(tag, _)| *tag == WEIGHTS);
+        let record = record.map(|(_, body)| body).unwrap_or_default();
         if record.len() != 2 * self.endpoints.len() {
             return vec![WEIGHT; self.endpoints.len()];
         }
@@ -106,7 +129,7 @@ mod tests {
     #[test]
     fn an_unknown_tag_is_skipped_and_a_broken_end_is_not_read() {
         let mut extension = Vec::new();
-        add(&mut extension, 77, b"of a later version");
+        append(&mut extension, 77, b"of a later version").unwrap();
         add_weights(&mut extension, [7].into_iter());
         extension.extend_from_slice(&[1, 200, 0, 1]);
         assert_eq!(advert(1, extension).weights(), [7]);
@@ -119,20 +142,45 @@ mod tests {
         assert_eq!(advert(1, vec![1, 2, 0, 255, 255]).weights(), [MAX_WEIGHT]);
     }
 
+    #[test]
+    fn records_are_read_as_they_were_written_and_unknown_tags_are_only_skipped() {
+        let mut extension = Vec::new();
+        append(&mut extension, TRAITS, b"abc").unwrap();
+        append(&mut extension, 200, b"").unwrap();
+        append(&mut extension, WEIGHTS, b"d").unwrap();
+        // The form is the wire's: it must not change.
+        assert_eq!(extension, b"\x02\x03\x00abc\xc8\x00\x00\x01\x01\x00d");
+        let all: Vec<_> = records(&extension).collect();
+        assert_eq!(all, [(TRAITS, &b"abc"[..]), (200, b""), (WEIGHTS, b"d")]);
+        assert_eq!(append(&mut extension, 1, &[0; 65_536]), Err(TooLong(65_536)));
+        assert_eq!(records(&extension).count(), 3, "nothing changed");
+    }
+
+    #[test]
+    fn a_length_beyond_the_end_ends_the_reading_and_what_stood_before_counts() {
+        let cut = b"\x02\x01\x00a\x01\xff\x00bc";
+        assert_eq!(records(cut).collect::<Vec<_>>(), [(TRAITS, &b"a"[..])]);
+        assert_eq!(records(b"\x02\x01").count(), 0);
+    }
+
     proptest! {
         #[test]
-        fn what_was_added_is_read_and_no_bytes_break_reading(
-            all in prop::collection::vec((any::<u8>(), prop::collection::vec(any::<u8>(), 1..40)), 0..6),
-            noise in prop::collection::vec(any::<u8>(), 0..60),
+        fn what_was_added_is_read(
+            all in prop::collection::vec((any::<u8>(), prop::collection::vec(any::<u8>(), 0..40)), 0..6),
         ) {
             let mut extension = Vec::new();
             for (tag, record) in &all {
-                add(&mut extension, *tag, record);
+                append(&mut extension, *tag, record).unwrap();
             }
             let read: Vec<(u8, Vec<u8>)> =
                 records(&extension).map(|(tag, r)| (tag, r.to_vec())).collect();
             prop_assert_eq!(read, all);
-            prop_assert!(records(&noise).map(|(_, r)| r.len() + 3).sum::<usize>() <= noise.len());
+        }
+
+        #[test]
+        fn any_bytes_are_read_without_end_or_panic(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+            let read: usize = records(&bytes).map(|(_, body)| body.len() + HEAD).sum();
+            prop_assert!(read <= bytes.len());
         }
     }
 }

@@ -27,6 +27,12 @@ impl Node {
             Why::Silent { since } => *since,
             _ => now,
         };
+        // A loss made on purpose says nothing of how often any befalls the service.
+        let befell = !matches!(why, Why::Drill { .. });
+        if befell && let Some(state) = self.services.get_mut(&key.lost.service) {
+            // What a link tells of has a beginning; of what others say, or a check, only the end is known.
+            state.history.lost((last_good < now).then(|| now.since(last_good)));
+        }
         let mut record = Record::open(key.clone(), why, last_good, now);
         record.policy_version = self.policy_version;
         record.decision = format!(
@@ -73,6 +79,7 @@ impl Node {
     ) {
         let mut closed = Vec::new();
         let mut found = Vec::new();
+        let (mut replaced, mut mended) = (Vec::new(), Vec::new());
         let activated = self.activations(service, now);
         let drilling: Vec<DrillId> =
             self.drills.iter().filter(|h| h.over.is_none()).map(|h| h.plan.id).collect();
@@ -81,6 +88,9 @@ impl Node {
             let ready = lost.is_some_and(|c| c.standing == Standing::Ready);
             if ready && record.recovered.is_none() {
                 record.recovered = Some(now);
+                if record.drill.is_none() {
+                    mended.push(now.since(record.opened));
+                }
                 record.note(now, "recovered", format!("{} is ready again", record.key.lost));
                 found.push(record.key.clone());
             }
@@ -103,6 +113,9 @@ impl Node {
                 && record.served.is_none()
             {
                 record.served = Some(now);
+                if record.recovered.is_none() {
+                    replaced.push(now.since(record.opened));
+                }
                 record.note(now, "serves", format!("{warm} serves"));
             }
             if !record.is_open() {
@@ -123,6 +136,10 @@ impl Node {
                 continue;
             }
             closed.push(record.clone());
+        }
+        if let Some(state) = self.services.get_mut(service) {
+            replaced.into_iter().for_each(|took| state.history.replaced(took));
+            mended.into_iter().for_each(|took| state.history.mended(took));
         }
         for key in found {
             let generation = key.version.generation;

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use serde::{Deserialize, Serialize};
 
+use crate::advert::traits::CheckKind;
 use crate::advert::{Protocol, Role};
 use crate::drill::DrillId;
 use crate::ids::{EndpointId, Generation, Identity, NodeName, ServiceName};
@@ -56,6 +57,10 @@ pub struct EndpointConfig {
     pub activation: Activation,
     /// Its capacity, of [`WEIGHT`](crate::advert::extension::WEIGHT) as the usual one.
     pub weight: u16,
+    /// How it is checked. For others to know; what the check says comes by `handle_health`.
+    pub check: CheckKind,
+    /// A hook activates it. For others to know.
+    pub hook: bool,
 }
 
 /// Why an attempt of an activation hook failed.

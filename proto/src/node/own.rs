@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::activation::Activations;
+use crate::advert::traits::{self, Traits};
 use crate::advert::{Advert, Condition, EndpointAdvert, Role, SignedAdvert, extension};
 use crate::evidence::{Standing, Why};
 use crate::ids::{EndpointId, Identity, NodeName, ServiceName, Version};
@@ -347,8 +349,6 @@ impl Node {
     }
 
     fn advert(&self) -> Advert {
-        let mut extension = Vec::new();
-        extension::add_weights(&mut extension, self.own.values().map(|own| own.config.weight));
         let endpoints = self.own.values().map(|own| EndpointAdvert {
             service: own.config.id.service.clone(),
             instance: own.config.id.instance,
@@ -367,7 +367,24 @@ impl Node {
             endpoints: endpoints.collect(),
             policy_version: self.policy_version,
             left: self.left,
-            extension,
+            extension: self.extension(),
         }
+    }
+
+    /// What is said of our endpoints besides, in their order.
+    fn extension(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        extension::add_weights(&mut bytes, self.own.values().map(|own| own.config.weight));
+        for (place, (id, own)) in (0..=u8::MAX).zip(&self.own) {
+            let deadline = own.config.activation.deadline.as_millis();
+            let said = Traits {
+                check: own.config.check,
+                hook: own.config.hook,
+                deadline_ms: u32::try_from(deadline).unwrap_or(u32::MAX),
+                activations: self.activations.get(id).map(Activations::times).unwrap_or_default(),
+            };
+            traits::append(&mut bytes, place, &said);
+        }
+        bytes
     }
 }

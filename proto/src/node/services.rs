@@ -14,6 +14,7 @@ use crate::evidence::{
     self, CONFIRM_SILENCE, EndpointEvidence, NodeEvidence, Outcome, Standing, Swim, Why,
 };
 use crate::failover::{self, Subject, Tally};
+use crate::history::History;
 use crate::ids::{EndpointId, NodeName, ServiceName, Version};
 use crate::incident::IncidentKey;
 use crate::policy::ServicePolicy;
@@ -214,11 +215,14 @@ impl Node {
             starting: BTreeMap::new(),
             waiting: None,
             recheck: None,
+            history: History::new(now),
         });
         state.recheck = recheck;
         if matches!(route.choice, Choice::Serve(_) | Choice::Panic(_)) {
             state.waiting = None;
         }
+        let ready = route.candidates.iter().filter(|c| c.standing == Standing::Ready);
+        state.history.look(now, ready.count());
         let moved = note_standings(state, &route, now);
         note_starting(state, &route, now);
         let lost = lost_since(state, &route, &gone);

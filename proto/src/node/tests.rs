@@ -2,6 +2,7 @@
 //! unlucky world may bring. Whole meshes under faults are the simulator's business.
 
 use super::*;
+use crate::advert::traits::CheckKind;
 use crate::advert::{
     Advert, Condition, EndpointAdvert, Keyring, Protocol, Role, SignedAdvert, Untrusted,
 };
@@ -24,6 +25,7 @@ use xxhash_rust::xxh3::xxh3_64;
 mod drills;
 mod moves;
 mod outliers;
+mod prospects;
 
 struct Hash(Identity);
 
@@ -77,6 +79,8 @@ fn config(node: &str, role: Option<Role>, calls: bool) -> NodeConfig {
         protocol: Protocol::Http,
         activation: Activation { deadline: Duration::from_secs(10), attempts: 3, warm_up: false },
         weight: 100,
+        check: CheckKind::Http,
+        hook: true,
     };
     NodeConfig {
         name: name(node),

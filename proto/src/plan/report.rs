@@ -108,7 +108,8 @@ impl Report {
         Section { title: "Expected", columns, rows, notes: self.cautions() }
     }
 
-    fn cautions(&self) -> Vec<String> {
+    /// What to bear in mind.
+    pub fn cautions(&self) -> Vec<String> {
         let scenario = &self.forecast.scenario;
         let mut notes = Vec::new();
         if scenario.counts.warm() > 0
@@ -129,7 +130,8 @@ impl Report {
         notes
     }
 
-    fn made_of(&self) -> Section {
+    /// Downtime by its cause.
+    pub fn made_of(&self) -> Section {
         let blame = self.forecast.blame;
         let total = self.forecast.unavailability;
         let parts = [
@@ -151,7 +153,8 @@ impl Report {
         }
     }
 
-    fn buys_most(&self) -> Section {
+    /// What buys most, first.
+    pub fn buys_most(&self) -> Section {
         let rows = self.gains.iter().map(|gain| {
             let left = duration(downtime_seconds_per_year(gain.unavailability));
             let saved = duration(gain.seconds_saved_per_year);
@@ -178,7 +181,8 @@ impl Report {
         }
     }
 
-    fn goes_wrong(&self) -> Section {
+    /// Textbook shortcuts beside what they stand for.
+    pub fn goes_wrong(&self) -> Section {
         let rows = self.shortcuts.iter().map(|shortcut| {
             let number = |value: f64| match shortcut.quantity {
                 Quantity::Availability | Quantity::Utilisation => format!("{value:.6}"),

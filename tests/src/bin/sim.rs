@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use hearth_tests::sim::{run, scenario, tally};
+use hearth_tests::sim::{availability, run, scenario, tally};
 
 /// Runs meshes under a virtual clock and checks their invariants.
 #[derive(Parser)]
@@ -56,6 +56,17 @@ fn main() -> ExitCode {
                 return ExitCode::from(74);
             }
             usize::from(!outcome.holds())
+        }
+        None if scenario.name == "availability" => {
+            let outcome = availability::many(arguments.seeds);
+            print!("{}", outcome.table());
+            match outcome.holds() {
+                Ok(holds) => usize::from(!holds),
+                Err(error) => {
+                    eprintln!("{error}");
+                    1
+                }
+            }
         }
         None => run::many(arguments.seeds, arguments.nodes, scenario),
     };

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hearth_proto::advert::traits::CheckKind;
 use hearth_proto::advert::{Protocol, Role};
 use hearth_proto::ids::{EndpointId, NodeName, ServiceName};
 use hearth_proto::lifecycle::Activation;
@@ -50,6 +51,8 @@ fn build(seed: u64, n: usize, wide: bool, specs: &[Spec]) -> World {
                 warm_up: false,
             },
             weight: 100,
+            check: CheckKind::Http,
+            hook: true,
         };
         for host in &spec.hot {
             hosts[*host].endpoints.push(endpoint(*host, Role::Hot));
@@ -99,6 +102,18 @@ pub fn busy(seed: u64, n: usize) -> World {
         callers: take(2),
     });
     build(seed, n, false, &specs)
+}
+
+/// The mesh in which availability is measured: `ledger` alone, on five hosts that may fail; two callers and a
+/// member that do not.
+pub fn failing(seed: u64) -> World {
+    let ledger = Spec {
+        name: "ledger",
+        hot: LEDGER_HOT.into(),
+        warm: LEDGER_WARM.into(),
+        callers: vec![0, 1],
+    };
+    build(seed, 8, false, &[ledger])
 }
 
 pub(super) const LEDGER_HOT: [usize; 3] = [3, 4, 5];

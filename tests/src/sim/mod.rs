@@ -20,8 +20,10 @@
 //! | [`scenario`], `random`, `rehearsal` | what is shown: by name, by seed, drills |
 //! | [`episode`], `failover`, [`tally`] | how long requests still go where a fault is: one fault, a mix, many seeds |
 //! | `hotwarm` | losses, flaps, partitions and bad hooks over warm benches, watched as they happen |
+//! | [`availability`] | hosts that fail and are repaired at random, beside what `proto::plan` predicts |
 //! | [`run`] | one seed, many seeds, what is printed |
 
+pub mod availability;
 pub mod check;
 mod dial;
 pub mod episode;

@@ -42,6 +42,7 @@ pub fn one(seed: u64, nodes: usize, scenario: &'static Scenario) -> Report {
     let mut world = match scenario.name {
         "random" | "hotwarm" => mesh::random_mesh(seed, nodes.max(8)),
         "failover" => mesh::busy(seed, nodes),
+        "availability" => mesh::failing(seed),
         _ => mesh::standard(seed, nodes),
     };
     (scenario.run)(&mut world);

@@ -11,6 +11,7 @@ use hearth_proto::time::{Span, Wall};
 
 use rand::RngExt;
 
+use super::availability::availability;
 use super::failover::failover;
 use super::fault::Fault;
 use super::host::{EPOCH, Life};
@@ -51,6 +52,11 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "failover",
         about: "every kind of fault over a busy mesh: how long requests still go where it is",
         run: failover,
+    },
+    Scenario {
+        name: "availability",
+        about: "hosts fail and are repaired at random: how often too few serve, beside the plan",
+        run: availability,
     },
     Scenario {
         name: "gray",

@@ -159,6 +159,7 @@ impl World {
         let slow = self.rng.random_bool(0.1);
         let longest = if slow || self.slow_hooks { 3 * S } else { 600 * MS };
         let long = self.rng.random_range(20 * MS..longest);
+        let long = self.hook_time.unwrap_or(long);
         let ok = !self.rng.random_bool(self.hook_failure);
         let epoch = self.hosts[host].epoch;
         let Some(app) = self.hosts[host].apps.get_mut(&endpoint) else { return };

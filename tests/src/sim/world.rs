@@ -176,6 +176,8 @@ pub struct World {
     pub hook_failure: f64,
     /// Every activation hook may take up to 3 s, not one in ten.
     pub slow_hooks: bool,
+    /// How long activation hooks take, in microseconds; without, as long as is drawn.
+    pub hook_time: Option<u64>,
     /// What agents called the losses of each endpoint.
     pub names: BTreeMap<EndpointId, BTreeSet<IncidentKey>>,
     /// Whether callers call.
@@ -227,6 +229,7 @@ impl World {
             seeds: vec![0, 1, 2],
             hook_failure: 0.0,
             slow_hooks: false,
+            hook_time: None,
             names: BTreeMap::new(),
             calling: true,
             rate: RATE,

@@ -304,7 +304,7 @@ impl Client<'_> {
         if &candidate.id.node == self.inner.node() || target.silent {
             return Got::Nobody;
         }
-        plan.learnt.deposit();
+        plan.learnt.deposit(ask.repeatable);
         let load = plan.load(index);
         let under_way = UnderWay::new(load);
         let news = |news| {

@@ -2,6 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use hearth_proto::advert::Untrusted;
+use hearth_proto::advert::traits::CheckKind;
 use hearth_proto::advert::{
     Advert, Condition, EndpointAdvert, Keyring, Protocol, Role, SignedAdvert,
 };
@@ -108,6 +109,8 @@ fn core() -> Node {
                 warm_up: false,
             },
             weight: 100,
+            check: CheckKind::Http,
+            hook: true,
         }],
         interest: BTreeSet::from([service("mail")]),
     };
