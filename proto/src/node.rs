@@ -100,6 +100,8 @@ pub struct Node {
     member: Member,
     table: Table,
     nodes: BTreeMap<NodeName, NodeEvidence>,
+    /// Who lives by membership, in a start of which no record has come yet.
+    recordless: BTreeSet<NodeName>,
     outcomes: BTreeMap<EndpointId, EndpointEvidence>,
     own: BTreeMap<EndpointId, Own>,
     forced: BTreeMap<EndpointId, Forced>,
@@ -124,6 +126,8 @@ pub struct Node {
     digest_at: Time,
     sync_at: Time,
     lonely_at: Time,
+    /// Before this nobody is to be forgotten.
+    forget_at: Time,
     wanted: BTreeMap<NodeName, Wanted>,
     outbox: VecDeque<Transmit>,
     events: VecDeque<Event>,
@@ -148,6 +152,7 @@ impl Node {
             keyring,
             table: Table::default(),
             nodes: BTreeMap::new(),
+            recordless: BTreeSet::new(),
             outcomes: BTreeMap::new(),
             own: BTreeMap::new(),
             forced: BTreeMap::new(),
@@ -171,6 +176,7 @@ impl Node {
             digest_at: now,
             sync_at: now,
             lonely_at: now,
+            forget_at: now,
             wanted: BTreeMap::new(),
             outbox: VecDeque::new(),
             events: VecDeque::new(),
@@ -387,7 +393,7 @@ impl Node {
         let own = self
             .own
             .values()
-            .filter_map(|o| o.life.deadline(self.policy.service(&o.config.id.service).failback));
+            .filter_map(|o| o.life.deadline(self.policy.failback(&o.config.id.service)));
         let services = self.services.values().filter_map(|s| s.recheck);
         let publish = self.publish_due();
         [Some(self.digest_at), Some(self.sync_at), self.member.poll_timeout(), publish]

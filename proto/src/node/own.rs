@@ -61,7 +61,7 @@ impl Node {
 
     /// Gives one of our endpoints an event and does what follows.
     pub(super) fn drive(&mut self, now: Time, id: &EndpointId, event: &Life) {
-        let failback = self.policy.service(&id.service).failback;
+        let failback = self.policy.failback(&id.service);
         let Some(own) = self.own.get_mut(id) else { return };
         let before = own.life.condition();
         let action = own.life.handle(event, failback, now);

@@ -74,12 +74,12 @@ impl Node {
             versions: BTreeMap::new(),
             recheck: None,
         };
-        for (name, entry) in self.table.iter() {
+        for (name, entry) in self.table.offering(service) {
             let advert = &entry.advert;
             let offers = advert.endpoints.iter().filter(|e| e.service == *service);
+            let node = self.node_evidence(name, now);
             for e in offers {
                 let id = advert.endpoint_id(e);
-                let node = self.node_evidence(name, now);
                 let outcome = self.outcomes.get(&id);
                 let standing = evidence::standing(&node, advert.left, e.condition, outcome, now);
                 let node_lost = node.lost(now).unwrap_or_else(|at| {
