@@ -26,7 +26,7 @@ impl World {
             return;
         }
         side.dialling = Some(dial);
-        let Some(hello) = self.hosts[host].node.as_ref().map(Node::hello) else {
+        let Some(hello) = self.hosts[host].node.as_deref().map(Node::hello) else {
             return;
         };
         for again in DIAL_AGAIN {
@@ -57,7 +57,7 @@ impl World {
         if refused || self.net.blocked(from, to).is_some() || self.hosts[to].address != address {
             return;
         }
-        let Some(ours) = self.hosts[to].node.as_ref().map(Node::hello) else {
+        let Some(ours) = self.hosts[to].node.as_deref().map(Node::hello) else {
             return;
         };
         let side = self.side(to, from);

@@ -12,12 +12,13 @@ use hearth_proto::evidence::Standing;
 use hearth_proto::ids::EndpointId;
 use hearth_proto::node::Node;
 use hearth_proto::route::{Route, Share};
+use serde::{Deserialize, Serialize};
 
 use super::At;
 use super::world::World;
 
 /// The kinds of faults, as they are told of in the table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Kind {
     /// The host is gone.
     Kill,
@@ -187,14 +188,14 @@ impl World {
             !route.choice.indices().iter().any(is)
         };
         let nodes = self.hosts.iter().filter(|h| h.spec.interest.contains(&endpoint.service));
-        let snapshots = nodes.filter_map(|h| h.node.as_ref()).map(Node::snapshot);
+        let snapshots = nodes.filter_map(|h| h.node.as_deref()).map(Node::snapshot);
         snapshots.filter(|s| s.services.get(&endpoint.service).is_some_and(|r| out(r))).count()
     }
 
     fn unwell(&self) -> Vec<String> {
         let mut found = Vec::new();
         for (caller, host) in self.hosts.iter().enumerate() {
-            let Some(snapshot) = host.node.as_ref().map(Node::snapshot) else { continue };
+            let Some(snapshot) = host.node.as_deref().map(Node::snapshot) else { continue };
             let routes = host.spec.interest.iter().filter_map(|s| snapshot.services.get(s));
             for route in routes {
                 for (owner, id, _) in self.endpoints(&route.service) {

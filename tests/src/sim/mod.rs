@@ -7,9 +7,9 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`world`] | the event heap, the one loop, a core's turn |
+//! | [`world`], `agenda` | the one loop, a core's turn; what is to happen when |
 //! | [`host`] | the hosts and their lives |
-//! | [`link`], `dial` | the agent's link layer as a model: silence, pings, queues; dials |
+//! | [`link`], [`sides`], `dial` | the agent's link layer as a model: silence, pings, queues; dials |
 //! | [`net`] | paths: latency, jitter, loss, reordering, duplication, partitions |
 //! | [`traffic`] | applications with checks and hooks, callers that pick as the proxy does |
 //! | [`keyring`] | signatures that can be forged no more than real ones |
@@ -17,15 +17,17 @@
 //! | [`check`] | the invariants |
 //! | [`mesh`], [`fault`] | what a world is made of, what befalls it |
 //! | [`scenario`], `random` | what is shown: by name, and by seed |
-//! | [`episode`], `failover`, [`tally`] | how long requests still go where a fault is: one fault, a mix, many seeds |
+//! | [`episode`], `failover`, [`tally`], `journal` | how long requests still go where a fault is: one fault, a mix, many seeds; kept |
 //! | [`run`] | one seed, many seeds, what is printed |
 
+mod agenda;
 pub mod check;
 mod dial;
 pub mod episode;
 mod failover;
 pub mod fault;
 pub mod host;
+mod journal;
 pub mod keyring;
 pub mod link;
 pub mod mesh;
@@ -33,6 +35,7 @@ pub mod net;
 mod random;
 pub mod run;
 pub mod scenario;
+pub mod sides;
 pub mod tally;
 pub mod traffic;
 pub mod truth;

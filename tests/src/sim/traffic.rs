@@ -219,7 +219,7 @@ impl World {
             self.fail(id, OUT_OF_TRIES);
             return;
         }
-        let snapshot = self.hosts[caller].node.as_ref().map(Node::snapshot);
+        let snapshot = self.hosts[caller].node.as_deref().map(Node::snapshot);
         let Some(route) = snapshot.as_ref().and_then(|s| s.services.get(&service)) else {
             self.fail(id, "no route");
             return;
@@ -359,7 +359,7 @@ impl World {
         self.stats.errors += u64::from(reply == Reply::Error);
         self.requests.remove(&id);
         self.stats.slowest = self.stats.slowest.max(self.now - began);
-        let snapshot = self.hosts[caller].node.as_ref().map(Node::snapshot);
+        let snapshot = self.hosts[caller].node.as_deref().map(Node::snapshot);
         let watched = snapshot
             .and_then(|s| s.services.get(&endpoint.service).map(|r| r.watched))
             .unwrap_or(false);

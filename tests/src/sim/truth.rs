@@ -41,7 +41,7 @@ impl World {
 
     /// The owner's own word on an endpoint, while it runs.
     pub fn condition(&self, host: usize, endpoint: &EndpointId) -> Option<Condition> {
-        let snapshot = self.hosts[host].node.as_ref().map(Node::snapshot)?;
+        let snapshot = self.hosts[host].node.as_deref().map(Node::snapshot)?;
         snapshot.own.get(endpoint).copied()
     }
 
