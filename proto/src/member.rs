@@ -263,11 +263,10 @@ impl Member {
         if header.src.name != *from {
             return Err(SwimRefused::OtherSender { from: from.clone(), claimed: header.src.name });
         }
-        let packet = self.only_news(packet, used, &header.message);
+        // foca takes in first that its sender lives.
         let src = foca::Member::new(header.src, header.src_incarnation, State::Alive);
-        if self.effects.known.is_news(&src) {
-            self.effects.known.touch(from);
-        }
+        self.effects.known.note(&src, &self.foca.identity().name);
+        let packet = self.only_news(packet, used, &header.message);
         let result = self.foca.handle_data(&packet, &mut self.effects);
         self.refresh();
         result.map_err(|e| malformed(e.to_string()))
@@ -295,9 +294,7 @@ impl Member {
                 return Cow::Borrowed(packet);
             };
             let (bytes, next) = rest.split_at(used);
-            let name = &update.id().name;
-            if *name == self.foca.identity().name || self.effects.known.is_news(&update) {
-                self.effects.known.touch(name);
+            if self.effects.known.note(&update, &self.foca.identity().name) {
                 news.extend_from_slice(bytes);
                 kept += 1;
             }
@@ -349,11 +346,8 @@ impl Member {
         let (old, new): (Vec<_>, Vec<_>) =
             members.into_iter().partition(|m| known.get(&m.id.name).is_some());
         let members = old.into_iter().chain(new.into_iter().take(room)).map(MemberRecord::member);
-        let me = self.foca.identity().name.clone();
-        let members: Vec<_> = members.filter(|m| m.id().name == me || known.is_news(m)).collect();
-        for member in &members {
-            known.touch(&member.id().name);
-        }
+        let me = &self.foca.identity().name;
+        let members: Vec<_> = members.filter(|member| known.note(member, me)).collect();
         let _ = self.foca.apply_many(members.into_iter(), true, &mut self.effects);
         self.refresh();
     }

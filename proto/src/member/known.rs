@@ -43,10 +43,21 @@ impl Known {
         self.members.len()
     }
 
+    /// Whether foca must be told this: if it is about us or would change anything. Whoever it is about is
+    /// touched then, and what else is said of it in the same step is told as well, since the copy is behind.
+    pub(super) fn note(&mut self, update: &Member<MemberId>, me: &NodeName) -> bool {
+        let name = &update.id().name;
+        let tell = name == me || self.touched.contains(name) || self.is_news(update);
+        if tell {
+            self.touch(name);
+        }
+        tell
+    }
+
     /// Whether foca would change anything if it were told this of somebody other than us (the order of
     /// preference in section 4.2 of the SWIM paper; of two identities of one node the newer, and what
     /// neither wins is replaced).
-    pub(super) fn is_news(&self, update: &Member<MemberId>) -> bool {
+    fn is_news(&self, update: &Member<MemberId>) -> bool {
         let id = update.id();
         let Some(held) = self.members.get(&id.name) else { return true };
         if held.id != *id {

@@ -158,3 +158,13 @@ proptest! {
         }
     }
 }
+
+/// The law above found it: what was said before in the same view had changed what the copy still held.
+#[test]
+fn what_is_said_of_one_member_twice_in_one_view_is_told_to_foca_twice() {
+    let said = |port| MemberRecord { id: id(3, 1, 0, port), incarnation: 0, state: 0 };
+    let mut member = Member::new(id(0, 1, 0, 7940), SwimConfig::default(), 7);
+    member.merge(Time(1), vec![said(7940)]);
+    member.merge(Time(2), vec![said(7941), said(7940)]);
+    assert_eq!(member.address(&said(0).id.name), Some(said(7940).id.address));
+}
