@@ -82,17 +82,14 @@ impl Node {
     /// Looks at every endpoint of a service.
     fn survey(&self, service: &ServiceName, now: Time) -> Survey {
         let mut survey = Survey::default();
-        for (name, entry) in self.table.iter() {
+        for (name, entry) in self.table.offering(service) {
             let advert = &entry.advert;
-            if !advert.endpoints.iter().any(|e| e.service == *service) {
-                continue;
-            }
             let weights = advert.weights();
             let offers =
                 advert.endpoints.iter().zip(weights).filter(|(e, _)| e.service == *service);
+            let node = self.node_evidence(name, now);
             for (e, weight) in offers {
                 let id = advert.endpoint_id(e);
-                let node = self.node_evidence(name, now);
                 let outcome = self.outcomes.get(&id);
                 let mut standing =
                     evidence::standing(&node, advert.left, e.condition, outcome, now);
