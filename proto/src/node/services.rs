@@ -213,7 +213,8 @@ impl Node {
             recheck: None,
         });
         state.recheck = recheck;
-        if matches!(route.choice, Choice::Serve(_) | Choice::Panic(_)) {
+        let served = matches!(route.choice, Choice::Serve(_) | Choice::Panic(_));
+        if served || route.tally.reserve.is_empty() {
             state.waiting = None;
         }
         let moved = note_standings(state, &route, now);
@@ -299,8 +300,9 @@ impl Node {
     /// Requests of this node wait for a service that nobody serves.
     pub(super) fn note_waiting(&mut self, now: Time, service: &ServiceName) {
         let Some(state) = self.services.get_mut(service) else { return };
-        if matches!(state.route.choice, Choice::Wake(_) | Choice::Nobody) && state.waiting.is_none()
-        {
+        // From the moment there is somebody to call: a mesh whose records are still coming in is no outage.
+        let somebody = !state.route.tally.reserve.is_empty();
+        if matches!(state.route.choice, Choice::Wake(_)) && somebody && state.waiting.is_none() {
             state.waiting = Some(now);
             self.stale_services.insert(service.clone());
         }
