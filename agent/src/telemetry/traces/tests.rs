@@ -108,7 +108,7 @@ fn span(span_id: u64) -> Span {
         start: Wall(1_700_000_000_000_001),
         end: Wall(1_700_000_000_012_345),
         attributes: vec![("hearth.service", "ledger".into()), ("hearth.reason", "silent".into())],
-        events: vec![(Wall(1_700_000_000_000_777), "suspect", "link silent".into())],
+        events: vec![(Wall(1_700_000_000_000_777), "suspect".into(), "link silent".into())],
         error: None,
     }
 }
