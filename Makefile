@@ -55,8 +55,8 @@ sim-hotwarm: ## losses, flaps, partitions, bad hooks over warm benches (SEEDS=0.
 soak: ## the long tests of links and traffic path that `make test` leaves out
 	$(CARGO) test --profile $(PROFILE) -p hearth-agent --lib -- --ignored --nocapture
 
-sim-failover: ## mixed faults over 100 nodes: from fault to last misdirected request (SEEDS=0..1000; target/sim/failover.json)
-	$(CARGO) run --profile $(PROFILE) -q -p hearth-tests --bin sim -- --scenario failover --seeds $(if $(filter 0..200,$(SEEDS)),0..1000,$(SEEDS)) --nodes $(if $(filter 20,$(NODES)),100,$(NODES))
+sim-failover: ## mixed faults over 100 nodes: from fault to last misdirected request (SEEDS=0..1000; JOURNAL=file keeps what is done, to go on from)
+	$(CARGO) run --profile $(PROFILE) -q -p hearth-tests --bin sim -- --scenario failover --seeds $(if $(filter 0..200,$(SEEDS)),0..1000,$(SEEDS)) --nodes $(if $(filter 20,$(NODES)),100,$(NODES)) $(if $(JOURNAL),--journal $(JOURNAL))
 
 sim-availability: ## hosts fail at random, ten thousand times: how often too few serve, beside what `hearth plan` says (SEEDS=0..120)
 	$(CARGO) run --profile $(PROFILE) -q -p hearth-tests --bin sim -- --scenario availability --seeds $(if $(filter 0..200,$(SEEDS)),0..120,$(SEEDS))

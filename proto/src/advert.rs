@@ -152,10 +152,13 @@ pub struct SignedAdvert {
     /// The version it claims; checked against the body.
     pub version: Version,
     /// The encoded [`Advert`].
+    #[serde(with = "crate::wire::octets")]
     pub body: Arc<[u8]>,
     /// The owner's certificate, DER.
+    #[serde(with = "crate::wire::octets")]
     pub certificate: Arc<[u8]>,
     /// Over `body`.
+    #[serde(with = "crate::wire::octets")]
     pub signature: Arc<[u8]>,
 }
 

@@ -74,10 +74,13 @@ pub struct SignedDocument {
     /// The version; checked against the body.
     pub version: u64,
     /// The encoded [`Document`].
+    #[serde(with = "crate::wire::octets")]
     pub body: Arc<[u8]>,
     /// The signer's certificate, DER.
+    #[serde(with = "crate::wire::octets")]
     pub certificate: Arc<[u8]>,
     /// Over `body`.
+    #[serde(with = "crate::wire::octets")]
     pub signature: Arc<[u8]>,
 }
 

@@ -229,6 +229,13 @@ impl NodeEvidence {
         }
     }
 
+    /// Whether the node is taken for alive, by membership or by our own link.
+    pub fn lives(&self) -> bool {
+        !self.revoked
+            && self.link != LinkState::Silent
+            && (self.swim == Swim::Alive || self.link == LinkState::Up)
+    }
+
     /// Our link went silent: nothing was heard since `began`, which its link layer took for a silence after
     /// `unanswered`.
     pub fn silence(&mut self, began: Time, unanswered: Duration) {

@@ -2,24 +2,26 @@
 //!
 //! Decides nothing about traffic: it says which nodes the members take for alive, suspect or down. It
 //! owns foca, the timers (a heap in memory, so that none is ever lost or out of order: a lost one ends
-//! failure detection for good) and the outbox. The view is level-triggered: it is read from foca's
-//! state after each step, never assembled from its notifications, since foca notifies neither a
-//! suspicion nor its refutation.
+//! failure detection for good), the outbox, and a copy of foca's list by name (`known`). The copy is read
+//! from foca's list after each step, for those whom the step may have changed: foca notifies neither a
+//! suspicion nor its refutation. What says nothing new is kept from foca, which walks its list for each.
 //!
 //! Terms are those of SWIM (Das, Gupta, Motivala, DSN 2002).
 
 mod codec;
+mod effects;
+mod known;
 mod rumour;
 
-use std::cmp::Ordering;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::num::{NonZeroU8, NonZeroUsize};
 use std::sync::mpsc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use foca::{Foca, Header, Notification, PeriodicParams, State};
+use foca::{Foca, Header, PeriodicParams, State};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde::{Deserialize, Serialize};
@@ -33,6 +35,7 @@ use crate::wire;
 pub use rumour::Rumour;
 
 use codec::WireCodec;
+use effects::Effects;
 use rumour::Rumours;
 
 /// A member as SWIM knows it: unique by name, the higher generation wins.
@@ -87,12 +90,25 @@ impl MemberRecord {
         Self { id: member.id().clone(), incarnation: member.incarnation(), state }
     }
 
-    fn member(self) -> foca::Member<MemberId> {
-        let state = match self.state {
+    fn state(&self) -> State {
+        match self.state {
             0 => State::Alive,
             1 => State::Suspect,
             _ => State::Down,
+        }
+    }
+
+    fn summary(&self) -> MemberState {
+        let swim = match self.state() {
+            State::Alive => Swim::Alive,
+            State::Suspect => Swim::Suspect,
+            State::Down => Swim::Down,
         };
+        MemberState { generation: self.id.generation, address: self.id.address, swim }
+    }
+
+    fn member(self) -> foca::Member<MemberId> {
+        let state = self.state();
         foca::Member::new(self.id, self.incarnation, state)
     }
 }
@@ -160,72 +176,6 @@ impl SwimConfig {
     }
 }
 
-/// A timer in the heap: earliest first, then foca's own order for ties, then first come first served.
-struct Due {
-    at: Time,
-    seq: u64,
-    timer: foca::Timer<MemberId>,
-}
-
-impl PartialEq for Due {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-impl Eq for Due {}
-impl PartialOrd for Due {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Due {
-    // Reversed: BinaryHeap pops its greatest.
-    fn cmp(&self, other: &Self) -> Ordering {
-        other
-            .at
-            .cmp(&self.at)
-            .then_with(|| other.timer.cmp(&self.timer))
-            .then_with(|| other.seq.cmp(&self.seq))
-    }
-}
-
-/// What foca may do to us during a step.
-#[derive(Default)]
-struct Effects {
-    now: Time,
-    seq: u64,
-    timers: BinaryHeap<Due>,
-    outbox: VecDeque<(MemberId, Bytes)>,
-    idle: bool,
-    changed: bool,
-    probe_failed: u64,
-    rejoined: u64,
-}
-
-impl foca::Runtime<MemberId> for &mut Effects {
-    fn notify(&mut self, notification: Notification<'_, MemberId>) {
-        match notification {
-            Notification::MemberUp(_) | Notification::MemberDown(_) | Notification::Rename(..) => {
-                self.changed = true;
-            }
-            Notification::Idle => self.idle = true,
-            Notification::Active => self.idle = false,
-            Notification::ProbeFailed(..) => self.probe_failed += 1,
-            Notification::Rejoin(_) => self.rejoined += 1,
-            _ => {}
-        }
-    }
-
-    fn send_to(&mut self, to: MemberId, data: &[u8]) {
-        self.outbox.push_back((to, Bytes::copy_from_slice(data)));
-    }
-
-    fn submit_after(&mut self, timer: foca::Timer<MemberId>, after: Duration) {
-        self.seq += 1;
-        self.timers.push(Due { at: self.now + after, seq: self.seq, timer });
-    }
-}
-
 /// Why a SWIM packet was refused. Nothing changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SwimRefused {
@@ -253,10 +203,12 @@ impl SwimRefused {
 }
 
 /// What SWIM says of one node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberState {
-    /// Its identity.
-    pub id: MemberId,
+    /// The start of its agent.
+    pub generation: Generation,
+    /// Where it is reached.
+    pub address: SocketAddr,
     /// Its state.
     pub swim: Swim,
 }
@@ -264,7 +216,7 @@ pub struct MemberState {
 /// A member of a SWIM group: foca, its timers, its outbox.
 ///
 /// Call order: any `handle_*` or command, then [`poll_transmit`](Self::poll_transmit) until `None`, then
-/// [`view`](Self::view) if wanted, then arm [`poll_timeout`](Self::poll_timeout).
+/// [`changes`](Self::changes) if wanted, then arm [`poll_timeout`](Self::poll_timeout).
 pub struct Member {
     foca: Foca<MemberId, WireCodec, StdRng, Rumours>,
     effects: Effects,
@@ -285,8 +237,7 @@ impl Member {
             WireCodec,
             Rumours::new(fresh),
         );
-        let effects = Effects { idle: true, ..Effects::default() };
-        Self { foca, effects, rumours, config, bucket: 0, left: false }
+        Self { foca, effects: Effects::new(), rumours, config, bucket: 0, left: false }
     }
 
     /// Our present identity.
@@ -300,7 +251,7 @@ impl Member {
         let Some(late) = self.effects.timers.peek().map(|due| now.since(due.at)) else { return };
         if late > LATE {
             let timers = std::mem::take(&mut self.effects.timers).into_iter();
-            self.effects.timers = timers.map(|due| Due { at: due.at + late, ..due }).collect();
+            self.effects.timers = timers.map(|due| due.postponed(late)).collect();
         }
     }
 
@@ -323,9 +274,47 @@ impl Member {
         if header.src.name != *from {
             return Err(SwimRefused::OtherSender { from: from.clone(), claimed: header.src.name });
         }
-        let result = self.foca.handle_data(packet, &mut self.effects);
-        self.resize();
+        // foca takes in first that its sender lives.
+        let src = foca::Member::new(header.src, header.src_incarnation, State::Alive);
+        self.effects.known.note(&src, &self.foca.identity().name);
+        let packet = self.only_news(packet, used, &header.message);
+        let result = self.foca.handle_data(&packet, &mut self.effects);
+        self.refresh();
         result.map_err(|e| malformed(e.to_string()))
+    }
+
+    /// The packet without updates that say nothing new, and notes whom the others are about. foca would walk
+    /// its whole list for each and change nothing. `body` is where the header ends.
+    fn only_news<'a>(
+        &mut self,
+        packet: &'a [u8],
+        body: usize,
+        message: &foca::Message<MemberId>,
+    ) -> Cow<'a, [u8]> {
+        let (header, updates) = packet.split_at(body);
+        // A broadcast carries no updates.
+        let some = *message != foca::Message::Broadcast;
+        let Some((count, mut rest)) = updates.split_first_chunk::<2>().filter(|_| some) else {
+            return Cow::Borrowed(packet);
+        };
+        let count = u16::from_be_bytes(*count);
+        let (mut news, mut kept) = (Vec::new(), 0_u16);
+        for _ in 0..count {
+            // What cannot be read is foca's to refuse.
+            let Ok((update, used)) = wire::decode_prefix::<foca::Member<MemberId>>(rest) else {
+                return Cow::Borrowed(packet);
+            };
+            let (bytes, next) = rest.split_at(used);
+            if self.effects.known.note(&update, &self.foca.identity().name) {
+                news.extend_from_slice(bytes);
+                kept += 1;
+            }
+            rest = next;
+        }
+        if kept == count {
+            return Cow::Borrowed(packet);
+        }
+        Cow::Owned([header, &kept.to_be_bytes(), news.as_slice(), rest].concat())
     }
 
     /// Fires every timer that is due.
@@ -333,11 +322,16 @@ impl Member {
         self.begin(now);
         while self.effects.timers.peek().is_some_and(|due| due.at <= now) {
             let Some(due) = self.effects.timers.pop() else { break };
+            if let foca::Timer::ChangeSuspectToDown { member_id: id, .. }
+            | foca::Timer::RemoveDown(id) = &due.timer
+            {
+                self.effects.known.touch(&id.name);
+            }
             // The only error is an unfinished probe cycle, which says that we are late: foca has
             // started the next cycle by then.
             let _ = self.foca.handle_timer(due.timer, &mut self.effects);
         }
-        self.resize();
+        self.refresh();
     }
 
     /// Asks a node to let us in. Only its name must be right.
@@ -358,13 +352,15 @@ impl Member {
         }
         self.begin(now);
         // A peer may not fill our memory with members it made up.
-        let known = self.view();
+        let known = &mut self.effects.known;
         let room = table::MAX_NODES.saturating_sub(known.len());
         let (old, new): (Vec<_>, Vec<_>) =
-            members.into_iter().partition(|m| known.contains_key(&m.id.name));
+            members.into_iter().partition(|m| known.get(&m.id.name).is_some());
         let members = old.into_iter().chain(new.into_iter().take(room)).map(MemberRecord::member);
-        let _ = self.foca.apply_many(members, true, &mut self.effects);
-        self.resize();
+        let me = &self.foca.identity().name;
+        let members: Vec<_> = members.filter(|member| known.note(member, me)).collect();
+        let _ = self.foca.apply_many(members.into_iter(), true, &mut self.effects);
+        self.refresh();
     }
 
     /// Spreads a rumour of our own or one learnt over a stream.
@@ -384,7 +380,7 @@ impl Member {
         let _ = self.foca.gossip(&mut self.effects);
     }
 
-    /// The next packet to send.
+    /// The next datagram to send.
     pub fn poll_transmit(&mut self) -> Option<(MemberId, Bytes)> {
         self.effects.outbox.pop_front()
     }
@@ -406,31 +402,36 @@ impl Member {
 
     /// Where membership heard a node is reached.
     pub fn address(&self, name: &NodeName) -> Option<SocketAddr> {
-        let mut all = self.foca.iter_membership_state();
-        all.find(|m| m.id().name == *name).map(|m| m.id().address)
+        self.effects.known.get(name).map(|m| m.id.address)
     }
 
-    /// Everybody SWIM knows but ourselves, by name.
-    pub fn view(&self) -> BTreeMap<NodeName, MemberState> {
-        let mut view = BTreeMap::new();
-        for m in self.foca.iter_membership_state() {
-            let swim = match m.state() {
-                State::Alive => Swim::Alive,
-                State::Suspect => Swim::Suspect,
-                State::Down => Swim::Down,
-            };
-            view.insert(m.id().name.clone(), MemberState { id: m.id().clone(), swim });
-        }
-        view
+    /// What SWIM says of a node; `None` if it knows nothing.
+    pub fn state(&self, name: &NodeName) -> Option<MemberState> {
+        self.effects.known.get(name).map(MemberRecord::summary)
+    }
+
+    /// What SWIM says of everybody but ourselves, by name.
+    pub fn states(&self) -> BTreeMap<NodeName, MemberState> {
+        let all = self.effects.known.iter();
+        all.map(|record| (record.id.name.clone(), record.summary())).collect()
+    }
+
+    /// Of whom SWIM says something else than at the last call, by name.
+    pub fn changes(&mut self) -> BTreeSet<NodeName> {
+        self.effects.known.take_changed()
     }
 
     /// Our whole view including ourselves, for push-pull.
     pub fn records(&self) -> Vec<MemberRecord> {
-        let mut records: Vec<_> = self.foca.iter_membership_state().map(MemberRecord::of).collect();
+        let known = &self.effects.known;
+        let mut records = Vec::with_capacity(known.len() + 1);
+        // Behind what is known under our name, which is an earlier identity of ours.
+        let (before, behind) = known.around(&self.id().name);
+        records.extend(before.cloned());
         if !self.left {
             records.push(MemberRecord { id: self.id().clone(), incarnation: 0, state: 0 });
         }
-        records.sort_by(|a, b| a.id.name.cmp(&b.id.name));
+        records.extend(behind.cloned());
         records
     }
 
@@ -454,6 +455,12 @@ impl Member {
         self.effects.rejoined
     }
 
+    /// What follows from whatever foca was given.
+    fn refresh(&mut self) {
+        self.effects.known.refresh(self.foca.iter_membership_state());
+        self.resize();
+    }
+
     /// foca's constants follow the size of the mesh, in steps of half a decade.
     fn resize(&mut self) {
         let size = self.foca.num_members() + 1;
@@ -466,3 +473,6 @@ impl Member {
         }
     }
 }
+
+#[cfg(test)]
+mod proptests;

@@ -125,6 +125,8 @@ pub struct Node {
     member: Membership,
     table: Table,
     nodes: BTreeMap<NodeName, NodeEvidence>,
+    /// Who lives by membership, in a start of which no record has come yet.
+    recordless: BTreeSet<NodeName>,
     outcomes: BTreeMap<EndpointId, EndpointEvidence>,
     own: BTreeMap<EndpointId, Own>,
     forced: BTreeMap<EndpointId, Forced>,
@@ -155,6 +157,8 @@ pub struct Node {
     digest_at: Time,
     sync_at: Time,
     lonely_at: Time,
+    /// Before this nobody is to be forgotten.
+    forget_at: Time,
     wanted: BTreeMap<NodeName, Wanted>,
     outbox: VecDeque<Transmit>,
     events: VecDeque<Event>,
@@ -179,6 +183,7 @@ impl Node {
             keyring,
             table: Table::default(),
             nodes: BTreeMap::new(),
+            recordless: BTreeSet::new(),
             outcomes: BTreeMap::new(),
             own: BTreeMap::new(),
             forced: BTreeMap::new(),
@@ -207,6 +212,7 @@ impl Node {
             digest_at: now,
             sync_at: now,
             lonely_at: now,
+            forget_at: now,
             wanted: BTreeMap::new(),
             outbox: VecDeque::new(),
             events: VecDeque::new(),

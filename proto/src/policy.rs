@@ -42,6 +42,11 @@ impl Policy {
     pub fn service(&self, name: &ServiceName) -> ServicePolicy {
         self.services.get(name).cloned().unwrap_or_default()
     }
+
+    /// When an activated endpoint of this service stands down again: asked with every turn of a core.
+    pub fn failback(&self, name: &ServiceName) -> Failback {
+        self.services.get(name).map(|service| service.failback).unwrap_or_default()
+    }
 }
 
 /// The policy of one service.
@@ -95,7 +100,7 @@ impl Default for ServicePolicy {
         Self {
             mode: Mode::HotWarm,
             min_hot: Need::Percent(Percent(100)),
-            failback: Failback::After(Span(Duration::from_secs(30))),
+            failback: Failback::default(),
             timeout: Span(Duration::from_secs(15)),
             hedge: Hedge::Auto,
             retries: 3,
@@ -192,6 +197,12 @@ pub enum Failback {
     Manual,
     /// Once it has not been needed for so long.
     After(Span),
+}
+
+impl Default for Failback {
+    fn default() -> Self {
+        Self::After(Span(Duration::from_secs(30)))
+    }
 }
 
 /// When a safe request is tried a second time elsewhere.

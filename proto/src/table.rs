@@ -7,14 +7,14 @@
 //! exchanged, and only the records that are missing travel. Departed nodes are forgotten after
 //! [`REMEMBER`], their version floor is kept as long again, so that no old record revives them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::advert::{Advert, AdvertRefused, Keyring, SignedAdvert};
-use crate::ids::{NodeName, Version};
+use crate::ids::{NodeName, ServiceName, Version};
 use crate::time::Time;
 
 /// Most nodes a table holds. Beyond, unknown ones are refused and counted.
@@ -87,11 +87,18 @@ pub struct Table {
     entries: BTreeMap<NodeName, Entry>,
     floors: BTreeMap<NodeName, (Version, Time)>,
     hashes: [u64; BUCKETS],
+    /// Who offers what: routes are made anew with every change, of a few nodes among thousands.
+    offers: BTreeMap<ServiceName, BTreeSet<NodeName>>,
 }
 
 impl Default for Table {
     fn default() -> Self {
-        Self { entries: BTreeMap::new(), floors: BTreeMap::new(), hashes: [0; BUCKETS] }
+        Self {
+            entries: BTreeMap::new(),
+            floors: BTreeMap::new(),
+            hashes: [0; BUCKETS],
+            offers: BTreeMap::new(),
+        }
     }
 }
 
@@ -123,6 +130,12 @@ impl Table {
     /// All records, by node.
     pub fn iter(&self) -> impl Iterator<Item = (&NodeName, &Entry)> {
         self.entries.iter()
+    }
+
+    /// The records of those who offer a service, by node.
+    pub fn offering(&self, service: &ServiceName) -> impl Iterator<Item = (&NodeName, &Entry)> {
+        let nodes = self.offers.get(service).into_iter().flatten();
+        nodes.filter_map(|node| self.entries.get_key_value(node))
     }
 
     /// How many records there are.
@@ -167,19 +180,35 @@ impl Table {
     pub fn insert(&mut self, signed: SignedAdvert, advert: Arc<Advert>, now: Time) {
         let node = signed.node.clone();
         let b = bucket(&node);
-        if let Some(old) = self.entries.get(&node) {
-            self.hashes[b] ^= record_hash(&node, old.signed.version);
-        }
+        self.take_out(&node);
         self.hashes[b] ^= record_hash(&node, signed.version);
         self.floors.remove(&node);
+        for e in &advert.endpoints {
+            self.offers.entry(e.service.clone()).or_default().insert(node.clone());
+        }
         self.entries.insert(node, Entry { signed, advert, received: now });
+    }
+
+    /// Takes a node's record out, with what follows from it.
+    fn take_out(&mut self, node: &NodeName) -> Option<Version> {
+        let old = self.entries.remove(node)?;
+        let version = old.signed.version;
+        self.hashes[bucket(node)] ^= record_hash(node, version);
+        for e in &old.advert.endpoints {
+            if let Some(nodes) = self.offers.get_mut(&e.service) {
+                nodes.remove(node);
+                if nodes.is_empty() {
+                    self.offers.remove(&e.service);
+                }
+            }
+        }
+        Some(version)
     }
 
     /// Forgets a node but for its version floor.
     pub fn forget(&mut self, node: &NodeName, now: Time) {
-        if let Some(old) = self.entries.remove(node) {
-            self.hashes[bucket(node)] ^= record_hash(node, old.signed.version);
-            self.floors.insert(node.clone(), (old.signed.version, now));
+        if let Some(version) = self.take_out(node) {
+            self.floors.insert(node.clone(), (version, now));
         }
         self.floors.retain(|_, (_, since)| now.since(*since) < REMEMBER);
     }

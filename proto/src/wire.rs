@@ -4,9 +4,14 @@
 //! know is skipped, not an error, so that versions N and N−1 talk to each other. Decoding never panics
 //! and never allocates more than [`MAX_MESSAGE`] allows.
 
+pub(crate) mod octets;
+
 use std::net::SocketAddr;
 
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
+use bincode::enc::write::Writer;
+use bincode::error::EncodeError;
+use bytes::BufMut;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +35,9 @@ pub const MAX_SWIM: usize = 1150;
 pub const ALPN_MESH: &[u8] = b"hearth-mesh/1";
 /// ALPN of data links.
 pub const ALPN_DATA: &[u8] = b"hearth-data/1";
+
+/// Nearly every value has fewer bytes: room for so many is made at once.
+const FEW: usize = 128;
 
 type Config = Configuration<LittleEndian, Varint, Limit<MAX_MESSAGE>>;
 
@@ -56,7 +64,28 @@ pub enum WireError {
 
 /// Encodes a value without an envelope.
 pub fn encode_body<T: Serialize>(value: &T) -> Result<Vec<u8>, WireError> {
-    bincode::serde::encode_to_vec(value, config()).map_err(|e| WireError::Encode(e.to_string()))
+    let mut bytes = Vec::with_capacity(FEW);
+    encode_into(value, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// Encodes a value without an envelope to where it shall lie. If there is no room, a part of it may lie
+/// there.
+pub fn encode_into<T: Serialize>(value: &T, to: impl BufMut) -> Result<(), WireError> {
+    bincode::serde::encode_into_writer(value, Room(to), config())
+        .map_err(|e| WireError::Encode(e.to_string()))
+}
+
+struct Room<B>(B);
+
+impl<B: BufMut> Writer for Room<B> {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), EncodeError> {
+        if self.0.remaining_mut() < bytes.len() {
+            return Err(EncodeError::UnexpectedEnd);
+        }
+        self.0.put_slice(bytes);
+        Ok(())
+    }
 }
 
 /// Decodes a value that must fill `bytes` exactly.
@@ -82,7 +111,9 @@ pub(crate) fn decode_large<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireE
 
 /// Decodes a value from the front of `bytes` and says how many bytes it took.
 pub fn decode_prefix<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), WireError> {
-    bincode::serde::decode_from_slice(bytes, config()).map_err(|e| WireError::Decode(e.to_string()))
+    // Borrowed while it is read: names and bytes are taken from where they lie, without a copy between.
+    bincode::serde::borrow_decode_from_slice(bytes, config())
+        .map_err(|e| WireError::Decode(e.to_string()))
 }
 
 /// What two agents, or the control plane and an agent, say to each other on streams.
@@ -256,24 +287,24 @@ impl Message {
 
     /// The message with its envelope.
     pub fn encode(&self) -> Result<Vec<u8>, WireError> {
-        let mut bytes = vec![PROTOCOL, self.kind()];
-        let body = match self {
-            Self::Hello(m) => encode_body(m),
-            Self::Adverts(m) => encode_body(m),
-            Self::Digest(m) => encode_body(m),
-            Self::Versions(m) => encode_body(m),
-            Self::Want(m) => encode_body(m),
-            Self::Members(m) => encode_body(m),
-            Self::Wake(m) => encode_body(m),
-            Self::Hint(m) => encode_body(m),
-            Self::Documents(m) => encode_body(m),
-            Self::DocumentsAck(m) => encode_body(m),
-            Self::Ask(m) => encode_body(m),
-            Self::Answer(m) => encode_body(m),
-            Self::Drill(m) => encode_body(m),
-            Self::Failback(m) => encode_body(m),
+        let mut bytes = Vec::with_capacity(FEW);
+        bytes.extend_from_slice(&[PROTOCOL, self.kind()]);
+        match self {
+            Self::Hello(m) => encode_into(m, &mut bytes),
+            Self::Adverts(m) => encode_into(m, &mut bytes),
+            Self::Digest(m) => encode_into(m, &mut bytes),
+            Self::Versions(m) => encode_into(m, &mut bytes),
+            Self::Want(m) => encode_into(m, &mut bytes),
+            Self::Members(m) => encode_into(m, &mut bytes),
+            Self::Wake(m) => encode_into(m, &mut bytes),
+            Self::Hint(m) => encode_into(m, &mut bytes),
+            Self::Documents(m) => encode_into(m, &mut bytes),
+            Self::DocumentsAck(m) => encode_into(m, &mut bytes),
+            Self::Ask(m) => encode_into(m, &mut bytes),
+            Self::Answer(m) => encode_into(m, &mut bytes),
+            Self::Drill(m) => encode_into(m, &mut bytes),
+            Self::Failback(m) => encode_into(m, &mut bytes),
         }?;
-        bytes.extend_from_slice(&body);
         Ok(bytes)
     }
 

@@ -96,7 +96,7 @@ fn a_gray_endpoint_is_out_within_three_seconds_and_back_in_full_when_it_is_well(
 #[test]
 fn after_every_kind_of_fault_no_healthy_endpoint_is_out_and_requests_left_soon() {
     let failover = scenario::named("failover").expect("it is listed");
-    let outcome = tally::many(0..4, 24, failover);
+    let outcome = tally::many(0..4, 24, failover, None).expect("it keeps no journal");
     let table = outcome.table();
     assert!(outcome.holds(), "{table}");
     // A flap, a loss or a gray failure is no silence: for those the bound is another.
@@ -150,6 +150,24 @@ fn how_often_too_few_serve_is_what_the_plan_predicts_of_the_same_rates() {
     let table = outcome.table();
     assert!(outcome.failures() > 300, "{table}");
     assert!(outcome.holds().expect("what was measured is a scenario"), "{table}");
+}
+
+#[test]
+fn a_run_that_goes_on_from_its_journal_comes_to_what_one_run_comes_to() {
+    let failover = scenario::named("failover").expect("it is listed");
+    let folder = std::env::temp_dir().join(format!("hearth-sim-journal-{}", std::process::id()));
+    let path = folder.join("journal.jsonl");
+    let run = |seeds, journal| tally::many(seeds, 24, failover, journal).expect("it can be kept");
+    let (_, kept) = (run(0..1, Some(&*path)), std::fs::read(&path).expect("one seed"));
+    // The process was ended within a line.
+    std::fs::write(&path, [&kept[..], &kept[..40]].concat()).expect("it can be written");
+    let resumed = run(0..2, Some(&*path));
+    let lines = std::fs::read_to_string(&path).expect("two seeds");
+    std::fs::remove_dir_all(&folder).expect("it is ours");
+    let same = |o: tally::Outcome| tally::Outcome { took_s: 0.0, threads: 0, ..o }.table();
+    assert_eq!(same(resumed), same(run(0..2, None)), "{lines}");
+    assert!(lines.as_bytes().starts_with(&kept), "the first seed ran again: {lines}");
+    assert_eq!(lines.lines().count(), 3, "a line, half a line, a line: {lines}");
 }
 
 /// Seeds that once showed a fault in the core; what it was stands beside each.

@@ -15,7 +15,7 @@ use super::validate::Mistakes;
 /// Checks closer together than this would be load, not checks.
 const SHORTEST: Duration = Duration::from_millis(10);
 const LOG: &str = "info";
-/// About nine hours of a quiet mesh of 20 (30 KB a minute, measured in the simulator).
+/// Five hours at least of a quiet mesh of 20 (at most 55 KB a minute, measured in the simulator).
 const FLIGHT: u64 = 16 << 20;
 /// Less would hold no incident, more would not be replayed within a minute.
 const FLIGHT_BOUNDS: std::ops::RangeInclusive<u64> = 1 << 20..=16 << 30;

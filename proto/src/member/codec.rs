@@ -2,7 +2,6 @@
 
 use bytes::{Buf, BufMut};
 use foca::{Codec, Header};
-use serde::Serialize;
 
 use crate::wire::{self, WireError};
 
@@ -11,15 +10,6 @@ use super::MemberId;
 /// foca's codec over our wire module.
 #[derive(Debug, Default)]
 pub(super) struct WireCodec;
-
-fn put(value: &impl Serialize, mut buf: impl BufMut) -> Result<(), WireError> {
-    let bytes = wire::encode_body(value)?;
-    if buf.remaining_mut() < bytes.len() {
-        return Err(WireError::Encode("the packet is full".into()));
-    }
-    buf.put_slice(&bytes);
-    Ok(())
-}
 
 fn take<T: serde::de::DeserializeOwned>(mut buf: impl Buf) -> Result<T, WireError> {
     let (value, used) = wire::decode_prefix(buf.chunk())?;
@@ -35,7 +25,7 @@ impl Codec<MemberId> for WireCodec {
         header: &Header<MemberId>,
         buf: impl BufMut,
     ) -> Result<(), WireError> {
-        put(header, buf)
+        wire::encode_into(header, buf)
     }
     fn decode_header(&mut self, buf: impl Buf) -> Result<Header<MemberId>, WireError> {
         take(buf)
@@ -43,9 +33,15 @@ impl Codec<MemberId> for WireCodec {
     fn encode_member(
         &mut self,
         member: &foca::Member<MemberId>,
-        buf: impl BufMut,
+        mut buf: impl BufMut,
     ) -> Result<(), WireError> {
-        put(member, buf)
+        // Whole or not at all: what a packet had no room for must take none.
+        let bytes = wire::encode_body(member)?;
+        if buf.remaining_mut() < bytes.len() {
+            return Err(WireError::Encode("the packet is full".into()));
+        }
+        buf.put_slice(&bytes);
+        Ok(())
     }
     fn decode_member(&mut self, buf: impl Buf) -> Result<foca::Member<MemberId>, WireError> {
         take(buf)

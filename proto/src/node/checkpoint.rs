@@ -76,6 +76,8 @@ pub struct Checkpoint {
     wanted: BTreeMap<NodeName, Wanted>,
     activations: BTreeMap<EndpointId, Activations>,
     pace: Pace,
+    recordless: BTreeSet<NodeName>,
+    forget_at: Time,
 }
 
 /// A place in the outputs. See [`Node::mark`].
@@ -167,6 +169,8 @@ impl Node {
             wanted,
             activations,
             pace,
+            recordless,
+            forget_at,
             outbox: _,
             events: _,
         } = &*self;
@@ -209,6 +213,8 @@ impl Node {
             wanted: wanted.clone(),
             activations: activations.clone(),
             pace: pace.clone(),
+            recordless: recordless.clone(),
+            forget_at: *forget_at,
         }
     }
 
@@ -274,6 +280,8 @@ impl Node {
             wanted: c.wanted,
             activations: c.activations,
             pace: c.pace,
+            recordless: c.recordless,
+            forget_at: c.forget_at,
             outbox: VecDeque::new(),
             events: VecDeque::new(),
             config: c.config,

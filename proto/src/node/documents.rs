@@ -1,6 +1,7 @@
 //! Mesh documents on a node: verified, newest kept, passed on, put in force.
 
 use crate::document::{Content, DocumentKind, DocumentRefused, SignedDocument};
+use crate::evidence::NodeEvidence;
 use crate::ids::{Identity, NodeName};
 use crate::time::Time;
 use crate::wire::{DocumentsAck, Message};
@@ -47,11 +48,11 @@ impl Node {
                 self.send(&peer, Message::Documents(fresh.clone()));
             }
         }
-        let alive = self.alive();
+        let lives = |name: &NodeName| self.nodes.get(name).is_some_and(NodeEvidence::lives);
         let members = self
             .table
             .iter()
-            .filter(|(name, _)| alive.contains(name) || **name == self.config.name)
+            .filter(|(name, _)| lives(name) || **name == self.config.name)
             .map(|(name, e)| (name.clone(), e.advert.address, e.advert.policy_version))
             .collect();
         let versions = self.documents.iter().map(|(k, (s, _))| (*k, s.version)).collect();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rand::RngExt;
 
 use crate::advert::SignedAdvert;
-use crate::evidence::{LinkState, Swim};
+use crate::evidence::{LinkState, NodeEvidence, Swim};
 use crate::ids::{Identity, NodeName};
 use crate::member::Rumour;
 use crate::table::{Merged, REMEMBER};
@@ -79,17 +79,28 @@ impl Node {
 
     /// Forgets nodes that left or are down for longer than anybody's old record lives.
     fn forget(&mut self, now: Time) {
-        let gone: Vec<NodeName> = self
-            .nodes
-            .iter()
-            .filter(|(_, e)| matches!(e.swim, Swim::Down | Swim::Unheard))
-            .filter(|(_, e)| e.link != LinkState::Up && now.since(e.swim_since) >= REMEMBER)
-            .map(|(name, _)| name.clone())
-            .collect();
+        if now < self.forget_at {
+            return;
+        }
+        // Whoever is lost later is forgotten later than this.
+        self.forget_at = now + REMEMBER;
+        let mut gone = Vec::new();
+        for (name, e) in &self.nodes {
+            if !matches!(e.swim, Swim::Down | Swim::Unheard) {
+                continue;
+            }
+            let due = e.swim_since + REMEMBER;
+            if e.link != LinkState::Up && due <= now {
+                gone.push(name.clone());
+            }
+            self.forget_at = self.forget_at.min(due);
+        }
         for node in gone {
             self.touch_node(&node);
             self.table.forget(&node, now);
             self.nodes.remove(&node);
+            // Membership may know it still.
+            self.recordless.insert(node.clone());
             self.outcomes.retain(|id, _| id.node != node);
         }
     }
@@ -117,7 +128,7 @@ impl Node {
         let due: Vec<NodeName> =
             self.wanted.iter().filter(|(_, w)| w.at <= now).map(|(n, _)| n.clone()).collect();
         for node in due {
-            let owner_lives = self.alive().contains(&node);
+            let owner_lives = self.nodes.get(&node).is_some_and(NodeEvidence::lives);
             let me = self.config.name.clone();
             let whom = if owner_lives { Some(node.clone()) } else { self.some_alive(1, &me).pop() };
             match whom {

@@ -200,7 +200,7 @@ impl Node {
         now: Time,
     ) -> BTreeMap<IncidentKey, (EndpointId, Condition)> {
         let mut found = BTreeMap::new();
-        for (name, entry) in self.table.iter() {
+        for (name, entry) in self.table.offering(service) {
             if self.node_evidence(name, now).lost(now).unwrap_or(false) {
                 continue;
             }

@@ -3,9 +3,9 @@
 //!
 //! foca's state cannot be written down, so a recording does not hold SWIM's inputs but its outputs: after
 //! each step what this node looked at, the [`Hearsay`]. Played back, the rest of the core cannot tell the
-//! difference. Live, nothing is added but, while somebody listens, a comparison of two views.
+//! difference. Live, nothing is added but a note of what was looked at while somebody listens.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use bytes::Bytes;
@@ -44,7 +44,6 @@ pub(super) struct Live {
 
 #[derive(Default)]
 struct Listener {
-    known: BTreeMap<NodeName, MemberState>,
     step: Hearsay,
 }
 
@@ -52,6 +51,7 @@ struct Listener {
 #[derive(Default)]
 pub(super) struct Played {
     view: BTreeMap<NodeName, MemberState>,
+    changed: BTreeSet<NodeName>,
     looked: bool,
     idle: bool,
     rumours: Vec<Rumour>,
@@ -71,8 +71,7 @@ impl Membership {
     /// From now on [`Self::take_hearsay`] says what was told in each step.
     pub(super) fn listen(&mut self) {
         if let Self::Live(live) = self {
-            let known = live.member.view();
-            live.listener = Some(Listener { known, step: Hearsay::default() });
+            live.listener = Some(Listener::default());
         }
     }
 
@@ -94,42 +93,54 @@ impl Membership {
         let Hearsay { looked, changes, rumours, idle } = hearsay;
         for (name, state) in changes {
             match state {
-                Some(state) => drop(played.view.insert(name, state)),
+                Some(state) => drop(played.view.insert(name.clone(), state)),
                 None => drop(played.view.remove(&name)),
             }
+            played.changed.insert(name);
         }
         played.looked = looked;
         played.rumours = rumours;
         played.idle = idle;
     }
 
-    /// The view that the rest of the core has looked at last.
+    /// The whole view. At the end of a step: the one that the rest of the core has looked at.
     pub(super) fn known(&self) -> BTreeMap<NodeName, MemberState> {
         match self {
-            Self::Live(live) => match &live.listener {
-                Some(listener) => listener.known.clone(),
-                None => live.member.view(),
-            },
+            Self::Live(live) => live.member.states(),
             Self::Played(played) => played.view.clone(),
         }
     }
 
     // ---- what the rest of the core asks ----------------------------------------------------------
 
-    /// The view, if there is reason to look: `stale`, or it changed.
-    pub(super) fn look(&mut self, stale: bool) -> Option<BTreeMap<NodeName, MemberState>> {
+    /// Of whom something else is said than when it was last looked at, if there is reason to look: `stale`, or
+    /// there was news.
+    pub(super) fn look(&mut self, stale: bool) -> Option<BTreeSet<NodeName>> {
         match self {
             Self::Live(live) => {
                 if !stale && !live.member.take_changed() {
                     return None;
                 }
-                let view = live.member.view();
+                let names = live.member.changes();
                 if let Some(listener) = &mut live.listener {
-                    listener.look(&view);
+                    listener.step.looked = true;
+                    let said = names.iter().map(|name| (name.clone(), live.member.state(name)));
+                    listener.step.changes.extend(said);
                 }
-                Some(view)
+                Some(names)
             }
-            Self::Played(played) => std::mem::take(&mut played.looked).then(|| played.view.clone()),
+            Self::Played(played) => {
+                let changed = std::mem::take(&mut played.changed);
+                std::mem::take(&mut played.looked).then_some(changed)
+            }
+        }
+    }
+
+    /// What is said of a node; `None` if nothing is known.
+    pub(super) fn state(&self, name: &NodeName) -> Option<MemberState> {
+        match self {
+            Self::Live(live) => live.member.state(name),
+            Self::Played(played) => played.view.get(name).copied(),
         }
     }
 
@@ -157,7 +168,7 @@ impl Membership {
     pub(super) fn address(&self, name: &NodeName) -> Option<SocketAddr> {
         match self {
             Self::Live(live) => live.member.address(name),
-            Self::Played(played) => played.view.get(name).map(|m| m.id.address),
+            Self::Played(played) => played.view.get(name).map(|m| m.address),
         }
     }
 
@@ -244,27 +255,6 @@ impl Membership {
         match self {
             Self::Live(live) => live.member.rejoins(),
             Self::Played(_) => 0,
-        }
-    }
-}
-
-impl Listener {
-    /// Notes how `view` differs from the one looked at before.
-    fn look(&mut self, view: &BTreeMap<NodeName, MemberState>) {
-        self.step.looked = true;
-        for (name, state) in view {
-            if self.known.get(name) != Some(state) {
-                self.known.insert(name.clone(), state.clone());
-                self.step.changes.push((name.clone(), Some(state.clone())));
-            }
-        }
-        if self.known.len() != view.len() {
-            let gone: Vec<NodeName> =
-                self.known.keys().filter(|name| !view.contains_key(*name)).cloned().collect();
-            for name in gone {
-                self.known.remove(&name);
-                self.step.changes.push((name, None));
-            }
         }
     }
 }

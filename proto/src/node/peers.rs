@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use rand::RngExt;
 
 use crate::evidence::{LinkState, NodeEvidence, Swim};
 use crate::ids::NodeName;
 use crate::time::Time;
-use crate::wire::{self, Hello};
+use crate::wire::Hello;
 
 use super::{Node, Transmit, gossip};
 
@@ -92,14 +91,16 @@ impl Node {
     /// Takes membership's view into the evidence.
     pub(super) fn take_members(&mut self, now: Time) {
         let stale = std::mem::take(&mut self.stale_members);
-        let Some(view) = self.member.look(stale) else { return };
-        for (name, state) in view {
+        // By name: whoever has changed, and each time whoever a record is missing of.
+        let Some(mut names) = self.member.look(stale) else { return };
+        names.extend(self.recordless.iter().cloned());
+        for name in names {
             if name == self.config.name {
                 continue;
             }
-            let alive = matches!(state.swim, Swim::Alive | Swim::Suspect);
-            let start = self.table.get(&name).map(|entry| entry.signed.version.generation);
-            if alive && start.is_none_or(|g| g < state.id.generation) {
+            self.note_record(&name);
+            let Some(state) = self.member.state(&name) else { continue };
+            if self.recordless.contains(&name) {
                 // It lives, in a start whose advert has not come yet.
                 self.want(name.clone(), now);
             }
@@ -117,10 +118,23 @@ impl Node {
         }
     }
 
+    /// Keeps who lives without a record of its present start.
+    fn note_record(&mut self, name: &NodeName) {
+        let start = self.table.get(name).map(|entry| entry.signed.version.generation);
+        let lives = self.member.state(name).is_some_and(|state| {
+            matches!(state.swim, Swim::Alive | Swim::Suspect)
+                && start.is_none_or(|start| start < state.generation)
+        });
+        if lives {
+            self.recordless.insert(name.clone());
+        } else {
+            self.recordless.remove(name);
+        }
+    }
+
     pub(super) fn flush_member(&mut self, now: Time) {
-        while let Some((to, packet)) = self.member.poll_transmit() {
+        while let Some((to, bytes)) = self.member.poll_transmit() {
             let address = self.table.get(&to.name).map_or(to.address, |entry| entry.advert.address);
-            let bytes = Bytes::from(wire::encode_swim(&packet));
             self.outbox.push_back(Transmit::Datagram { to: to.name, address, bytes });
         }
         for rumour in self.member.take_rumours() {
@@ -129,19 +143,6 @@ impl Node {
                 self.want(rumour.node, now + gossip::PULL_DELAY);
             }
         }
-    }
-
-    /// Members taken for alive by membership or by our own link, without ourselves.
-    pub(super) fn alive(&self) -> Vec<NodeName> {
-        self.nodes
-            .iter()
-            .filter(|(_, e)| {
-                !e.revoked
-                    && e.link != LinkState::Silent
-                    && (e.swim == Swim::Alive || e.link == LinkState::Up)
-            })
-            .map(|(name, _)| name.clone())
-            .collect()
     }
 
     /// Every peer we had a link with is silent: it is we who are cut off, until one answers.
@@ -155,16 +156,15 @@ impl Node {
         any >= 2 && all_silent
     }
 
-    /// Up to `n` of the living, at random.
+    /// Up to `n` of the living at random, without ourselves.
     pub(super) fn some_alive(&mut self, n: usize, except: &NodeName) -> Vec<NodeName> {
-        let mut alive = self.alive();
-        alive.retain(|name| name != except);
-        let take = n.min(alive.len());
+        let living = self.nodes.iter().filter(|(_, e)| e.lives()).map(|(name, _)| name);
+        let mut living: Vec<&NodeName> = living.filter(|name| *name != except).collect();
+        let take = n.min(living.len());
         for i in 0..take {
-            let j = self.rng.random_range(i..alive.len());
-            alive.swap(i, j);
+            let j = self.rng.random_range(i..living.len());
+            living.swap(i, j);
         }
-        alive.truncate(take);
-        alive
+        living.into_iter().take(take).cloned().collect()
     }
 }

@@ -83,17 +83,14 @@ impl Node {
     /// Looks at every endpoint of a service.
     fn survey(&self, service: &ServiceName, now: Time) -> Survey {
         let mut survey = Survey::default();
-        for (name, entry) in self.table.iter() {
+        for (name, entry) in self.table.offering(service) {
             let advert = &entry.advert;
-            if !advert.endpoints.iter().any(|e| e.service == *service) {
-                continue;
-            }
             let weights = advert.weights();
             let offers =
                 advert.endpoints.iter().zip(weights).filter(|(e, _)| e.service == *service);
+            let node = self.node_evidence(name, now);
             for (e, weight) in offers {
                 let id = advert.endpoint_id(e);
-                let node = self.node_evidence(name, now);
                 let outcome = self.outcomes.get(&id);
                 let mut standing =
                     evidence::standing(&node, advert.left, e.condition, outcome, now);
@@ -218,7 +215,8 @@ impl Node {
             history: History::new(now),
         });
         state.recheck = recheck;
-        if matches!(route.choice, Choice::Serve(_) | Choice::Panic(_)) {
+        let served = matches!(route.choice, Choice::Serve(_) | Choice::Panic(_));
+        if served || route.tally.reserve.is_empty() {
             state.waiting = None;
         }
         let ready = route.candidates.iter().filter(|c| c.standing == Standing::Ready);
@@ -306,8 +304,9 @@ impl Node {
     /// Requests of this node wait for a service that nobody serves.
     pub(super) fn note_waiting(&mut self, now: Time, service: &ServiceName) {
         let Some(state) = self.services.get_mut(service) else { return };
-        if matches!(state.route.choice, Choice::Wake(_) | Choice::Nobody) && state.waiting.is_none()
-        {
+        // From the moment there is somebody to call: a mesh whose records are still coming in is no outage.
+        let somebody = !state.route.tally.reserve.is_empty();
+        if matches!(state.route.choice, Choice::Wake(_)) && somebody && state.waiting.is_none() {
             state.waiting = Some(now);
             self.stale_services.insert(service.clone());
         }

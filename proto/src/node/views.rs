@@ -244,7 +244,7 @@ impl Node {
 
     /// Members taken for alive, without this node.
     pub fn alive_members(&self) -> Vec<NodeName> {
-        self.alive()
+        self.nodes.iter().filter(|(_, e)| e.lives()).map(|(name, _)| name.clone()).collect()
     }
 
     /// `GET /v1/incidents`, newest first.

@@ -1,8 +1,9 @@
 //! The laws of the replicated table, over random histories of adverts, real, stale, forged and broken.
 
 use super::*;
-use crate::advert::Untrusted;
+use crate::advert::{Condition, EndpointAdvert, Protocol, Role, Untrusted};
 use crate::ids::{Generation, Identity};
+use crate::time::Wall;
 use proptest::prelude::*;
 
 /// Signs by hashing with a name: good enough to tell right from wrong, and from another's.
@@ -198,6 +199,38 @@ proptest! {
         prop_assert_eq!(contents(&a), contents(&b));
         prop_assert_eq!(contents(&a), contents(&merged(&all)), "nothing was lost or made up");
         prop_assert!(b.differing(&a.digest()).is_empty());
+    }
+
+    #[test]
+    fn a_service_is_offered_by_exactly_those_whose_record_says_so(
+        steps in prop::collection::vec((0u8..5, 0u8..8, any::<bool>()), 0..30),
+    ) {
+        let service = |i: u8| ServiceName::parse(&format!("s{i}")).unwrap();
+        let mut table = Table::default();
+        for (revision, (node, offers, forget)) in (1..).zip(steps) {
+            let endpoints = (0..3).filter(|i| offers & (1 << i) != 0).map(|i| EndpointAdvert {
+                service: service(i),
+                instance: 0,
+                role: Role::Hot,
+                condition: Condition::Serving,
+                protocol: Protocol::Http,
+                since: Wall(0),
+                activated_for: None,
+            });
+            let says = Advert { endpoints: endpoints.collect(), ..advert(node, 1, revision) };
+            let record = SignedAdvert::sign(&says, &Hash(name(node))).unwrap();
+            let _ = table.merge(record, &keyring(), false, Time(0));
+            if forget {
+                table.forget(&name(node), Time(0));
+            }
+            for i in 0..3 {
+                let asked: Vec<&NodeName> = table.offering(&service(i)).map(|(n, _)| n).collect();
+                let says = |e: &Entry| e.advert.endpoints.iter().any(|e| e.service == service(i));
+                let all: Vec<&NodeName> =
+                    table.iter().filter(|(_, e)| says(e)).map(|(n, _)| n).collect();
+                prop_assert_eq!(asked, all);
+            }
+        }
     }
 
     /// Whatever a peer sends as digest or versions, the answer is bounded by the table.

@@ -153,6 +153,21 @@ proptest! {
         prop_assert_eq!(Message::decode(&bytes), Ok(Some(message)));
     }
 
+    /// What agents of the last version said and understand.
+    #[test]
+    fn names_and_signed_bytes_lie_on_the_wire_as_texts_and_lists_of_bytes_do(advert in any_advert()) {
+        type Plain = (String, Version, Vec<u8>, Vec<u8>, Vec<u8>);
+        let SignedAdvert { node, version, body, certificate, signature } = &advert;
+        let plain: Plain =
+            (node.to_string(), *version, body.to_vec(), certificate.to_vec(), signature.to_vec());
+        let bytes = encode_body(&advert).unwrap();
+        prop_assert_eq!(&bytes, &encode_body(&plain).unwrap());
+        prop_assert_eq!(decode_body::<Plain>(&bytes), Ok(plain));
+        // Formats without bytes write lists.
+        let json = serde_json::to_string(&advert).unwrap();
+        prop_assert_eq!(serde_json::from_str::<SignedAdvert>(&json).unwrap(), advert);
+    }
+
     #[test]
     fn no_bytes_make_decoding_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = Message::decode(&bytes);

@@ -20,6 +20,10 @@ struct Arguments {
     /// Which scenario; `list` names them
     #[arg(long, default_value = "random")]
     scenario: String,
+    /// Keep each seed's result of the scenario `failover` here as it comes, and run none that is here
+    /// already: begin a new one with each new program
+    #[arg(long)]
+    journal: Option<std::path::PathBuf>,
     /// Where the figures of the scenario `failover` are written
     #[arg(long, default_value = "target/sim/failover.json")]
     out: std::path::PathBuf,
@@ -49,7 +53,14 @@ fn main() -> ExitCode {
             usize::from(!report.violations.is_empty())
         }
         None if scenario.name == "failover" => {
-            let outcome = tally::many(arguments.seeds, arguments.nodes, scenario);
+            let journal = arguments.journal.as_deref();
+            let outcome = match tally::many(arguments.seeds, arguments.nodes, scenario, journal) {
+                Ok(outcome) => outcome,
+                Err(error) => {
+                    eprintln!("the journal cannot be kept: {error}");
+                    return ExitCode::from(74);
+                }
+            };
             print!("{}", outcome.table());
             if let Err(error) = outcome.write(&arguments.out) {
                 eprintln!("{} cannot be written: {error}", arguments.out.display());

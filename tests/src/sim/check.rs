@@ -4,7 +4,7 @@
 //! as text with its moment; the first one of a run is what its seed is remembered for.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use hearth_proto::advert::{Condition, Role};
 use hearth_proto::ids::{EndpointId, NodeName, Version};
@@ -49,7 +49,8 @@ pub struct Checks {
     pub failback: u64,
     /// Faults so far.
     pub faults: u32,
-    versions: Vec<BTreeMap<NodeName, Version>>,
+    /// By host: each record it held when it was looked at last.
+    held: Vec<BTreeMap<NodeName, (Version, Arc<[u8]>)>>,
     /// Hosts whose certificate was withdrawn.
     pub revoked: BTreeSet<usize>,
     left: BTreeSet<usize>,
@@ -69,7 +70,7 @@ impl Checks {
             strict: true,
             failback: 30 * S,
             faults: 0,
-            versions: vec![BTreeMap::new(); n],
+            held: vec![BTreeMap::new(); n],
             revoked: BTreeSet::new(),
             left: BTreeSet::new(),
             last_deficit: BTreeMap::new(),
@@ -87,7 +88,7 @@ impl Checks {
 
     /// A host started: its view begins anew.
     pub fn started(&mut self, host: usize) {
-        self.versions[host].clear();
+        self.held[host].clear();
         self.left.remove(&host);
     }
 
@@ -220,21 +221,27 @@ impl World {
     fn check_records(&mut self, host: usize) {
         let mut found = Vec::new();
         let Some(node) = &self.hosts[host].node else { return };
-        let mut newest = std::mem::take(&mut self.checks.versions[host]);
+        let mut held = std::mem::take(&mut self.checks.held[host]);
         for (name, entry) in node.table().iter() {
-            let version = entry.signed.version;
-            let owner = self.index(name).map(|i| self.hosts[i].signed.clone());
-            let print = fingerprint(&entry.signed.body);
+            let (version, body) = (entry.signed.version, &entry.signed.body);
+            let before = held.get(name);
+            // The very record that was looked at before.
+            if before.is_some_and(|(v, b)| *v == version && Arc::ptr_eq(b, body)) {
+                continue;
+            }
+            if before.is_some_and(|(before, _)| *before > version) {
+                found.push(format!("on host {host} the version of {name} went back to {version}"));
+            }
+            let owner = self.index(name).map(|i| &self.hosts[i].signed);
+            let print = fingerprint(body);
             let said = owner
                 .is_some_and(|s| s.lock().unwrap_or_else(PoisonError::into_inner).contains(&print));
             if !said {
                 found.push(format!("host {host} holds a record of {name} that it never signed"));
             }
-            if newest.insert(name.clone(), version).is_some_and(|before| before > version) {
-                found.push(format!("on host {host} the version of {name} went back to {version}"));
-            }
+            held.insert(name.clone(), (version, body.clone()));
         }
-        self.checks.versions[host] = newest;
+        self.checks.held[host] = held;
         for what in found {
             self.checks.violate(self.now, &what);
         }

@@ -11,12 +11,13 @@ use hearth_proto::advert::Condition;
 use hearth_proto::evidence::Standing;
 use hearth_proto::ids::EndpointId;
 use hearth_proto::route::{Route, Share};
+use serde::{Deserialize, Serialize};
 
 use super::At;
 use super::world::World;
 
 /// The kinds of faults, as they are told of in the table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Kind {
     /// The host is gone.
     Kill,

@@ -18,7 +18,7 @@ use hearth_proto::time::{Clock, Time, Wall};
 use rand::RngExt;
 
 use super::keyring::{Keys, Revoked, Signed};
-use super::link::Side;
+use super::sides::Sides;
 use super::traffic::App;
 use super::world::{What, World};
 use super::{At, MS, S};
@@ -74,13 +74,13 @@ pub struct Host {
     /// Counts starts: what was armed by an earlier one is void.
     pub epoch: u32,
     /// The core, while the process lives.
-    pub node: Option<Recorder>,
+    pub node: Option<Box<Recorder>>,
     /// When this start began: the core's time zero.
     pub booted: At,
     /// What survives.
     pub disk: Disk,
     /// Links with the others.
-    pub sides: BTreeMap<usize, Side>,
+    pub sides: Sides,
     /// Applications behind its endpoints.
     pub apps: BTreeMap<EndpointId, App>,
     /// What its keyring knows of revocations.
@@ -138,7 +138,7 @@ impl World {
         let who = Identity::Node(h.name.clone());
         let keys = Keys::new(seed, who, origin, Arc::clone(&h.revoked), Arc::clone(&h.signed));
         let node = Node::new(config, Box::new(keys), Time(0));
-        h.node = Some(self.tapes.aboard(host, node));
+        h.node = Some(Box::new(self.tapes.aboard(host, node)));
         let (records, documents) = (h.disk.records.clone(), h.disk.documents.clone());
         let (name, generation) = (h.name.clone(), h.disk.generation);
         self.tell(|| format!("{name} starts (generation {generation}, wiped: {wipe})"));
@@ -223,7 +223,7 @@ impl Host {
             node: None,
             booted: 0,
             disk: Disk::default(),
-            sides: BTreeMap::new(),
+            sides: Sides::default(),
             apps,
             revoked: Revoked::default(),
             signed: Signed::default(),

@@ -92,7 +92,7 @@ impl World {
     pub(super) fn side(&mut self, host: usize, peer: usize) -> &mut Side {
         let now = self.now;
         let fresh = || Side { last_heard: now, ..Side::default() };
-        self.hosts[host].sides.entry(peer).or_insert_with(fresh)
+        self.hosts[host].sides.of(peer, fresh)
     }
 
     fn threshold(&self, host: usize, peer: usize) -> u64 {
@@ -201,13 +201,13 @@ impl World {
             }
             return;
         }
-        let side = self.side(to, from);
+        let now = self.now;
+        let mut side = self.side(to, from);
         if let Some(i) = side.accepting.iter().position(|(c, _)| *c == conn) {
             let (_, hello) = side.accepting.swap_remove(i);
             self.established(to, from, conn, hello);
+            side = self.side(to, from);
         }
-        let now = self.now;
-        let side = self.side(to, from);
         if !side.conns.contains(&conn) {
             return;
         }
@@ -379,8 +379,8 @@ impl World {
         let wanted: Vec<(usize, SocketAddr)> =
             peers.iter().filter_map(|(n, a)| Some((self.index(n)?, *a))).collect();
         let now = self.now;
-        for (peer, side) in &mut self.hosts[host].sides {
-            if !wanted.iter().any(|(w, _)| w == peer) {
+        for (peer, side) in self.hosts[host].sides.iter_mut() {
+            if !wanted.iter().any(|(w, _)| *w == peer) {
                 side.watched = None;
             }
         }
@@ -408,8 +408,7 @@ impl World {
     }
 
     pub(super) fn close_links(&mut self, host: usize) {
-        let peers: Vec<usize> = self.hosts[host].sides.keys().copied().collect();
-        for peer in peers {
+        for peer in self.hosts[host].sides.peers() {
             for conn in std::mem::take(&mut self.side(host, peer).conns) {
                 self.emit(host, peer, conn, Frame::Close);
             }
@@ -419,8 +418,7 @@ impl World {
     /// After a pause: what was not read meanwhile is our fault. Judgement starts anew.
     pub(super) fn excuse_links(&mut self, host: usize) {
         let now = self.now;
-        let peers: Vec<usize> = self.hosts[host].sides.keys().copied().collect();
-        for peer in peers {
+        for peer in self.hosts[host].sides.peers() {
             let side = self.side(host, peer);
             if side.window.is_some() {
                 side.window = Some(now);

@@ -7,9 +7,9 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`world`] | the event heap, the one loop, a core's turn |
+//! | [`world`], `agenda` | the one loop, a core's turn; what is to happen when |
 //! | [`host`] | the hosts and their lives |
-//! | [`link`], `dial` | the agent's link layer as a model: silence, pings, queues; dials |
+//! | [`link`], [`sides`], `dial` | the agent's link layer as a model: silence, pings, queues; dials |
 //! | [`net`] | paths: latency, jitter, loss, reordering, duplication, partitions |
 //! | [`traffic`] | applications with checks and hooks, callers that pick as the proxy does |
 //! | [`keyring`] | signatures that can be forged no more than real ones |
@@ -18,11 +18,12 @@
 //! | [`flight`] | recordings of some hosts, replayed when all is over |
 //! | [`mesh`], [`fault`] | what a world is made of, what befalls it |
 //! | [`scenario`], `random`, `rehearsal` | what is shown: by name, by seed, drills |
-//! | [`episode`], `failover`, [`tally`] | how long requests still go where a fault is: one fault, a mix, many seeds |
+//! | [`episode`], `failover`, [`tally`], `journal` | how long requests still go where a fault is: one fault, a mix, many seeds; kept |
 //! | `hotwarm` | losses, flaps, partitions and bad hooks over warm benches, watched as they happen |
 //! | [`availability`] | hosts that fail and are repaired at random, beside what `proto::plan` predicts |
 //! | [`run`] | one seed, many seeds, what is printed |
 
+mod agenda;
 pub mod availability;
 pub mod check;
 mod dial;
@@ -32,6 +33,7 @@ pub mod fault;
 pub mod flight;
 pub mod host;
 mod hotwarm;
+mod journal;
 pub mod keyring;
 pub mod link;
 pub mod mesh;
@@ -40,6 +42,7 @@ mod random;
 mod rehearsal;
 pub mod run;
 pub mod scenario;
+pub mod sides;
 pub mod tally;
 pub mod traffic;
 pub mod truth;

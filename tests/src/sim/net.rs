@@ -7,13 +7,9 @@ use rand::rngs::StdRng;
 
 use super::{At, MS};
 
-/// One direction of one pair.
+/// When one direction of one pair was last blocked and freed.
 #[derive(Clone, Copy, Debug, Default)]
-struct Path {
-    /// Latency without jitter.
-    base: u64,
-    /// Faults that block it now.
-    blocked: u32,
+struct Block {
     since: At,
     until: At,
 }
@@ -21,7 +17,12 @@ struct Path {
 /// All paths, and what applies to all of them.
 pub struct Net {
     n: usize,
-    paths: Vec<Path>,
+    /// By path: latency without jitter. What is asked with each frame lies close together.
+    base: Vec<u32>,
+    /// By path: faults that block it now.
+    blocked: Vec<u8>,
+    /// Of the paths that ever were.
+    blocks: BTreeMap<usize, Block>,
     /// Share of datagrams lost, 0 to 1.
     pub loss: f64,
     /// The same of all that comes from or goes to a host, in addition.
@@ -37,15 +38,13 @@ pub struct Net {
 impl Net {
     /// Paths between `n` hosts; `base` gives the latency of each direction.
     pub fn new(n: usize, mut base: impl FnMut(usize, usize) -> u64) -> Self {
-        let mut paths = Vec::with_capacity(n * n);
-        for from in 0..n {
-            for to in 0..n {
-                paths.push(Path { base: base(from, to).max(20), ..Path::default() });
-            }
-        }
+        let pairs = (0..n).flat_map(|from| (0..n).map(move |to| (from, to)));
+        let latency = |(from, to)| u32::try_from(base(from, to).max(20)).unwrap_or(u32::MAX);
         Self {
             n,
-            paths,
+            base: pairs.map(latency).collect(),
+            blocked: vec![0; n * n],
+            blocks: BTreeMap::new(),
             loss: 0.0,
             lossy: BTreeMap::new(),
             jitter: 0.3,
@@ -54,23 +53,29 @@ impl Net {
         }
     }
 
-    fn path(&self, from: usize, to: usize) -> &Path {
-        &self.paths[from * self.n + to]
+    fn path(&self, from: usize, to: usize) -> usize {
+        from * self.n + to
+    }
+
+    fn base(&self, from: usize, to: usize) -> u64 {
+        u64::from(self.base[self.path(from, to)])
     }
 
     /// Blocks or frees one direction. Blocks add up.
     pub fn block(&mut self, from: usize, to: usize, on: bool, now: At) {
-        let path = &mut self.paths[from * self.n + to];
+        let path = self.path(from, to);
+        let block = self.blocks.entry(path).or_default();
+        let faults = &mut self.blocked[path];
         match on {
             true => {
-                if path.blocked == 0 {
-                    path.since = now;
+                if *faults == 0 {
+                    block.since = now;
                 }
-                path.blocked += 1;
+                *faults += 1;
             }
             false => {
-                path.blocked = path.blocked.saturating_sub(1);
-                path.until = now;
+                *faults = faults.saturating_sub(1);
+                block.until = now;
             }
         }
     }
@@ -98,10 +103,9 @@ impl Net {
     pub fn heal(&mut self, now: At) {
         self.loss = 0.0;
         self.lossy.clear();
-        for path in &mut self.paths {
-            if path.blocked > 0 {
-                path.blocked = 0;
-                path.until = now;
+        for (path, block) in &mut self.blocks {
+            if std::mem::take(&mut self.blocked[*path]) > 0 {
+                block.until = now;
             }
         }
     }
@@ -109,33 +113,33 @@ impl Net {
     /// Since when a direction is blocked.
     pub fn blocked(&self, from: usize, to: usize) -> Option<At> {
         let path = self.path(from, to);
-        (path.blocked > 0).then_some(path.since)
+        (self.blocked[path] > 0).then(|| self.blocks.get(&path).map_or(0, |block| block.since))
     }
 
     /// When a direction last came free.
     pub fn freed(&self, from: usize, to: usize) -> At {
-        self.path(from, to).until
+        self.blocks.get(&self.path(from, to)).map_or(0, |block| block.until)
     }
 
     /// Round trip without jitter.
     pub fn rtt(&self, a: usize, b: usize) -> u64 {
-        self.path(a, b).base + self.path(b, a).base
+        self.base(a, b) + self.base(b, a)
     }
 
     /// One draw of the latency.
     pub fn latency(&self, from: usize, to: usize, rng: &mut StdRng) -> u64 {
-        let base = self.path(from, to).base;
+        let base = self.base(from, to);
         base + (base as f64 * self.jitter * rng.random::<f64>()) as u64
     }
 
     /// When datagrams sent now arrive: none, one or two.
     pub fn datagram(&self, from: usize, to: usize, rng: &mut StdRng) -> [Option<u64>; 2] {
-        if self.path(from, to).blocked > 0 || rng.random_bool(self.loss_of(from, to)) {
+        if self.blocked[self.path(from, to)] > 0 || rng.random_bool(self.loss_of(from, to)) {
             return [None, None];
         }
         let mut first = self.latency(from, to, rng);
         if rng.random_bool(self.reorder) {
-            first += self.path(from, to).base * rng.random_range(1..5);
+            first += self.base(from, to) * rng.random_range(1..5);
         }
         let second = rng.random_bool(self.duplicate).then(|| self.latency(from, to, rng) + MS);
         [Some(first), second]

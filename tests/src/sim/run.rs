@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::S;
@@ -109,6 +109,14 @@ impl fmt::Display for Report {
             "  {} steps of recordings replayed ({} B), {} decisions",
             s.replayed_steps, s.recorded_bytes, s.replayed_decisions
         )?;
+        let at_rest = self.virtual_time.saturating_sub(Duration::from_micros(s.settled));
+        let shares = self.nodes as f64 * at_rest.as_secs_f64().max(1.0);
+        let per = |n: u64| n as f64 / shares;
+        let bytes: u64 = s.sent.values().map(|(_, bytes)| bytes).sum();
+        writeln!(f, "  after settling, per host and second: {:.1} B sent, of them", per(bytes))?;
+        for (kind, (n, bytes)) in &s.sent {
+            writeln!(f, "    {kind}: {:.3} of {:.1} B in all", per(*n), per(*bytes))?;
+        }
         for (why, n) in &s.failures {
             writeln!(f, "  failed after settling: {n}, {why}")?;
         }
@@ -122,25 +130,21 @@ impl fmt::Display for Report {
     }
 }
 
-/// Runs a range of seeds on all cores and hands over each report, in no order. Prints each failing one with
+/// Runs these seeds on all cores and hands over each report, in no order. Prints each failing one with
 /// the command that reproduces it. Returns the number of threads.
 pub(super) fn each(
-    seeds: std::ops::Range<u64>,
+    seeds: &[u64],
     nodes: usize,
     scenario: &'static Scenario,
     take: impl Fn(Report) + Sync,
 ) -> usize {
-    let next = AtomicU64::new(seeds.start);
+    let next = AtomicUsize::new(0);
     let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds.end {
-                        break;
-                    }
-                    let report = one(seed, nodes, scenario);
+                while let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let report = one(*seed, nodes, scenario);
                     if !report.violations.is_empty() {
                         print!("{report}");
                         println!("  again: {}", report.command());
@@ -156,10 +160,11 @@ pub(super) fn each(
 /// Runs a range of seeds on all cores, prints what came of them, and returns how many failed.
 pub fn many(seeds: std::ops::Range<u64>, nodes: usize, scenario: &'static Scenario) -> usize {
     let began = Instant::now();
-    let total = seeds.end.saturating_sub(seeds.start);
+    let seeds: Vec<u64> = seeds.collect();
+    let total = seeds.len();
     let failed = Mutex::new(Vec::new());
     let sums = Mutex::new(Stats::default());
-    each(seeds, nodes, scenario, |report| {
+    each(&seeds, nodes, scenario, |report| {
         add(&mut sums.lock().unwrap_or_else(PoisonError::into_inner), &report.stats);
         if !report.violations.is_empty() {
             failed.lock().unwrap_or_else(PoisonError::into_inner).push(report.seed);

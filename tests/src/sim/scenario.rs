@@ -169,6 +169,8 @@ impl World {
         self.run_until(20 * S);
         self.checks.faults = 0;
         self.stats.failures.clear();
+        self.stats.sent.clear();
+        self.stats.settled = self.now;
     }
 
     pub(super) fn expect(&mut self, holds: bool, what: impl FnOnce() -> String) {

@@ -10,8 +10,9 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::MS;
-use super::episode::{Episode, KINDS, Kind};
-use super::run::{self, Report};
+use super::episode::{KINDS, Kind};
+use super::journal::{Journal, Line, Struck};
+use super::run;
 use super::scenario::Scenario;
 
 /// What one kind of fault came to over all seeds.
@@ -62,7 +63,7 @@ pub struct Outcome {
     pub nodes: usize,
     /// Virtual seconds in all.
     pub virtual_s: u64,
-    /// Seconds it took, and on how many threads.
+    /// Seconds it took, without the seeds the journal had, and on how many threads.
     pub took_s: f64,
     /// Threads.
     pub threads: usize,
@@ -82,57 +83,74 @@ pub struct Outcome {
     pub faults: BTreeMap<&'static str, Row>,
 }
 
-fn row(episodes: &[&Episode]) -> Row {
-    let last: Vec<f64> = episodes
-        .iter()
-        .filter_map(|e| e.last_misdirected())
-        .map(|us| us as f64 / MS as f64)
-        .collect();
-    let sum = |e: &&Episode| e.callers.values().map(|s| f64::from(s.misdirected)).sum::<f64>();
+fn row<'a>(faults: impl Iterator<Item = &'a Struck> + Clone) -> Row {
+    let last = faults.clone().filter_map(|f| f.last_us).map(|us| us as f64 / MS as f64);
+    let last: Vec<f64> = last.collect();
+    let misdirected = faults.clone().map(|f| f64::from(f.misdirected)).collect();
+    let count = faults.clone().count();
     Row {
-        faults: episodes.len(),
-        untouched: episodes.len() - last.len(),
+        faults: count,
+        untouched: count - last.len(),
         last_misdirected_ms: Quantiles::of(last),
-        misdirected: Quantiles::of(episodes.iter().map(sum).collect()),
-        unturned: episodes.iter().map(|e| e.unturned()).sum(),
-        probes: episodes.iter().flat_map(|e| e.callers.values()).map(|s| u64::from(s.probes)).sum(),
+        misdirected: Quantiles::of(misdirected),
+        unturned: faults.clone().map(|f| f.unturned).sum(),
+        probes: faults.map(|f| f.probes).sum(),
     }
 }
 
-/// Runs the seeds on all cores. Prints each that violates an invariant.
-pub fn many(seeds: Range<u64>, nodes: usize, scenario: &'static Scenario) -> Outcome {
+/// Runs the seeds on all cores, but for those the journal has. Prints each that violates an invariant.
+pub fn many(
+    seeds: Range<u64>,
+    nodes: usize,
+    scenario: &'static Scenario,
+    journal: Option<&Path>,
+) -> std::io::Result<Outcome> {
     let began = Instant::now();
-    let reports = Mutex::new(Vec::new());
-    let threads = run::each(seeds.clone(), nodes, scenario, |mut report| {
-        report.story = Vec::new();
-        reports.lock().unwrap_or_else(PoisonError::into_inner).push(report);
+    let mut journal = journal.map(Journal::open).transpose()?;
+    let kept = journal.as_mut().map(Journal::take).unwrap_or_default();
+    let mut lines: BTreeMap<u64, Line> = kept
+        .into_iter()
+        .filter(|l| l.nodes == nodes && seeds.contains(&l.seed))
+        .map(|l| (l.seed, l))
+        .collect();
+    let missing: Vec<u64> = seeds.clone().filter(|seed| !lines.contains_key(seed)).collect();
+    let fresh = Mutex::new((Vec::new(), journal, Ok(())));
+    let threads = run::each(&missing, nodes, scenario, |report| {
+        let line = Line::of(&report, nodes);
+        let mut fresh = fresh.lock().unwrap_or_else(PoisonError::into_inner);
+        let (lines, journal, written) = &mut *fresh;
+        if written.is_ok()
+            && let Some(journal) = journal
+        {
+            *written = journal.write(&line);
+        }
+        lines.push(line);
     });
-    let reports = reports.into_inner().unwrap_or_else(PoisonError::into_inner);
-    sum(&reports, seeds, nodes, (began.elapsed().as_secs_f64(), threads))
+    let (fresh, _, written) = fresh.into_inner().unwrap_or_else(PoisonError::into_inner);
+    written?;
+    lines.extend(fresh.into_iter().map(|line| (line.seed, line)));
+    let lines: Vec<Line> = lines.into_values().collect();
+    Ok(sum(&lines, seeds, nodes, (began.elapsed().as_secs_f64(), threads)))
 }
 
-fn sum(reports: &[Report], seeds: Range<u64>, nodes: usize, took: (f64, usize)) -> Outcome {
-    let all: Vec<&Episode> = reports.iter().flat_map(|r| &r.episodes).collect();
-    let of =
-        |kind: Kind| -> Vec<&Episode> { all.iter().copied().filter(|e| e.kind == kind).collect() };
+fn sum(lines: &[Line], seeds: Range<u64>, nodes: usize, took: (f64, usize)) -> Outcome {
+    let all = lines.iter().flat_map(|line| &line.faults);
+    let of = |kind: Kind| row(all.clone().filter(move |f| f.kind == kind));
     let mut faults: BTreeMap<&'static str, Row> =
-        KINDS.iter().map(|kind| (kind.word(), row(&of(*kind)))).collect();
-    faults.insert("all", row(&all));
-    let mut violated: Vec<u64> =
-        reports.iter().filter(|r| !r.violations.is_empty()).map(|r| r.seed).collect();
-    violated.sort_unstable();
+        KINDS.iter().map(|kind| (kind.word(), of(*kind))).collect();
+    faults.insert("all", row(all.clone()));
     Outcome {
         seeds: (seeds.start, seeds.end),
         nodes,
-        virtual_s: reports.iter().map(|r| r.virtual_time.as_secs()).sum(),
+        virtual_s: lines.iter().map(|l| l.virtual_s).sum(),
         took_s: took.0,
         threads: took.1,
-        requests: reports.iter().map(|r| r.stats.requests).sum(),
-        failed: reports.iter().map(|r| r.stats.failed).sum(),
-        avoidable: reports.iter().map(|r| r.stats.avoidable).sum(),
-        errors: reports.iter().map(|r| r.stats.errors).sum(),
-        healthy_out: reports.iter().map(|r| r.healthy_out).sum(),
-        violated,
+        requests: lines.iter().map(|l| l.requests).sum(),
+        failed: lines.iter().map(|l| l.failed).sum(),
+        avoidable: lines.iter().map(|l| l.avoidable).sum(),
+        errors: lines.iter().map(|l| l.errors).sum(),
+        healthy_out: lines.iter().map(|l| l.healthy_out).sum(),
+        violated: lines.iter().filter(|l| !l.violations.is_empty()).map(|l| l.seed).collect(),
         faults,
     }
 }

@@ -1,8 +1,7 @@
-//! The event heap, the one loop, and a core's turn: input, drain the outputs, arm the next deadline, as
+//! The one loop, and a core's turn: input, drain the outputs, arm the next deadline, as
 //! the agent's driver does it.
 
-use std::cmp::Ordering;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::PoisonError;
 
@@ -16,6 +15,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use xxhash_rust::xxh3::Xxh3;
 
+use super::agenda::Agenda;
 use super::check::Checks;
 use super::episode::Episode;
 use super::fault::Fault;
@@ -73,30 +73,6 @@ pub(crate) enum What {
     Sample,
 }
 
-struct Entry {
-    at: At,
-    seq: u64,
-    what: What,
-}
-
-impl PartialEq for Entry {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-impl Eq for Entry {}
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Entry {
-    // Reversed: BinaryHeap pops its greatest.
-    fn cmp(&self, other: &Self) -> Ordering {
-        (other.at, other.seq).cmp(&(self.at, self.seq))
-    }
-}
-
 /// Numbers of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Stats {
@@ -140,6 +116,10 @@ pub struct Stats {
     pub refused: BTreeMap<String, u64>,
     /// Silences declared by link layers.
     pub silences: u64,
+    /// What cores gave to links since the mesh had settled: how many of each kind, and their bytes.
+    pub sent: BTreeMap<&'static str, (u64, u64)>,
+    /// When that was.
+    pub settled: At,
     /// Largest SWIM datagram.
     pub datagram: usize,
     /// Largest message.
@@ -198,8 +178,7 @@ pub struct World {
     pub(super) next_id: u64,
     by_name: BTreeMap<NodeName, usize>,
     by_address: BTreeMap<SocketAddr, usize>,
-    heap: BinaryHeap<Entry>,
-    seq: u64,
+    agenda: Agenda<What>,
     /// The present second, and the events in it.
     storm: (At, u64),
     hash: Xxh3,
@@ -241,8 +220,7 @@ impl World {
             next_id: 1,
             by_name,
             by_address,
-            heap: BinaryHeap::new(),
-            seq: 0,
+            agenda: Agenda::new(),
             storm: (0, 0),
             hash: Xxh3::with_seed(seed),
             story: Vec::new(),
@@ -266,8 +244,7 @@ impl World {
 
     /// Arms something.
     pub(crate) fn at(&mut self, at: At, what: What) {
-        self.seq += 1;
-        self.heap.push(Entry { at: at.max(self.now), seq: self.seq, what });
+        self.agenda.arm(at.max(self.now), what);
     }
 
     /// Arms something `after` microseconds from now.
@@ -291,16 +268,13 @@ impl World {
 
     /// Runs until `end`.
     pub fn run_until(&mut self, end: At) {
-        while let Some(entry) = self.heap.peek()
-            && entry.at <= end
-        {
-            let Some(entry) = self.heap.pop() else { break };
-            self.now = entry.at;
+        while let Some((at, what)) = self.agenda.next(end) {
+            self.now = at;
             self.stats.events += 1;
             if self.is_storm() {
                 return;
             }
-            self.happen(entry.what);
+            self.happen(what);
         }
         self.now = end;
     }
@@ -315,7 +289,7 @@ impl World {
             return false;
         }
         self.checks.violate(self.now, "a storm: messages beget messages without end");
-        self.heap.clear();
+        self.agenda.clear();
         true
     }
 
@@ -412,9 +386,8 @@ impl World {
             return None;
         }
         let now = self.local(host);
-        let mut node = self.hosts[host].node.take()?;
-        let result = input(&mut node, now);
-        self.hosts[host].node = Some(node);
+        let node = self.hosts[host].node.as_deref_mut()?;
+        let result = input(node, now);
         self.drain(host);
         Some(result)
     }
@@ -435,7 +408,7 @@ impl World {
     }
 
     fn drain(&mut self, host: usize) {
-        let Some(mut node) = self.hosts[host].node.take() else { return };
+        let Some(node) = self.hosts[host].node.as_deref_mut() else { return };
         let mut transmits = Vec::new();
         let mut events = Vec::new();
         while let Some(transmit) = node.poll_transmit() {
@@ -444,10 +417,9 @@ impl World {
         while let Some(event) = node.poll_event() {
             events.push(event);
         }
-        self.tapes.take(self.now, host, &mut node);
-        let due = self.hosts[host].booted + node.poll_timeout().0;
-        let sizes = node.sizes();
-        self.hosts[host].node = Some(node);
+        self.tapes.take(self.now, host, node);
+        let (due, sizes) = (node.poll_timeout().0, node.sizes());
+        let due = self.hosts[host].booted + due;
         self.stats.timers = self.stats.timers.max(sizes.timers);
         for transmit in transmits {
             self.transmit(host, transmit);
@@ -464,10 +436,16 @@ impl World {
         }
     }
 
+    fn count_sent(&mut self, kind: &'static str, bytes: usize) {
+        let sent = self.stats.sent.entry(kind).or_default();
+        *sent = (sent.0 + 1, sent.1 + bytes as u64);
+    }
+
     fn transmit(&mut self, host: usize, transmit: Transmit) {
         match transmit {
             Transmit::Datagram { to, address, bytes } => {
                 self.stats.datagram = self.stats.datagram.max(bytes.len());
+                self.count_sent("swim", bytes.len());
                 if let Some(peer) = self.index(&to) {
                     self.send(host, peer, address, Frame::Datagram(bytes));
                 }
@@ -479,6 +457,7 @@ impl World {
                     return;
                 };
                 self.stats.message = self.stats.message.max(bytes.len());
+                self.count_sent(message.name(), bytes.len());
                 if let Some(peer) = self.index(&to) {
                     self.send(host, peer, address, Frame::Message(bytes.into()));
                 }

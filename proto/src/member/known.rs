@@ -1,0 +1,118 @@
+//! What foca holds, by name.
+//!
+//! foca keeps its members in a list, finds each by walking it, and notifies nobody of a suspicion or of its
+//! refutation. This is a copy of that list in the order of names. It is never computed from updates: whoever
+//! an input may have changed is *touched*, and read anew from foca's list afterwards, so that the copy costs
+//! a walk only where there was news. It decides which update is news at all, by foca's own rules.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+
+use foca::{Identity, Member, State};
+
+use crate::ids::NodeName;
+
+use super::{MemberId, MemberRecord};
+
+/// The copy, and what changed in it.
+#[derive(Default)]
+pub(super) struct Known {
+    members: BTreeMap<NodeName, MemberRecord>,
+    touched: BTreeSet<NodeName>,
+    changed: BTreeSet<NodeName>,
+}
+
+impl Known {
+    /// What foca holds of a node.
+    pub(super) fn get(&self, name: &NodeName) -> Option<&MemberRecord> {
+        self.members.get(name)
+    }
+
+    /// All of it by name, in two parts: up to `name`, with it, and what follows.
+    pub(super) fn around(
+        &self,
+        name: &NodeName,
+    ) -> (impl Iterator<Item = &MemberRecord>, impl Iterator<Item = &MemberRecord>) {
+        let upto = self.members.range::<NodeName, _>(..=name).map(|(_, record)| record);
+        let behind = (Bound::Excluded(name), Bound::Unbounded);
+        (upto, self.members.range::<NodeName, _>(behind).map(|(_, record)| record))
+    }
+
+    /// All of it by name.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &MemberRecord> {
+        self.members.values()
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Whether foca must be told this: if it is about us or would change anything. Whoever it is about is
+    /// touched then, and what else is said of it in the same step is told as well, since the copy is behind.
+    pub(super) fn note(&mut self, update: &Member<MemberId>, me: &NodeName) -> bool {
+        let name = &update.id().name;
+        let tell = name == me || self.touched.contains(name) || self.is_news(update);
+        if tell {
+            self.touch(name);
+        }
+        tell
+    }
+
+    /// Whether foca would change anything if it were told this of somebody other than us (the order of
+    /// preference in section 4.2 of the SWIM paper; of two identities of one node the newer, and what
+    /// neither wins is replaced).
+    fn is_news(&self, update: &Member<MemberId>) -> bool {
+        let id = update.id();
+        let Some(held) = self.members.get(&id.name) else { return true };
+        if held.id != *id {
+            return !held.id.win_addr_conflict(id);
+        }
+        match (held.state(), update.state()) {
+            (State::Down, _) => false,
+            (_, State::Down) => true,
+            (State::Alive, State::Suspect) => update.incarnation() >= held.incarnation,
+            (State::Alive | State::Suspect, _) => update.incarnation() > held.incarnation,
+        }
+    }
+
+    /// What foca holds of this node may change now.
+    pub(super) fn touch(&mut self, name: &NodeName) {
+        if !self.touched.contains(name) {
+            self.touched.insert(name.clone());
+        }
+    }
+
+    /// Reads whoever was touched anew from foca's list.
+    pub(super) fn refresh<'a>(&mut self, list: impl Iterator<Item = &'a Member<MemberId>>) {
+        if self.touched.is_empty() {
+            return;
+        }
+        let mut touched = std::mem::take(&mut self.touched);
+        for member in list {
+            if touched.is_empty() {
+                break;
+            }
+            let name = &member.id().name;
+            if !touched.remove(name) {
+                continue;
+            }
+            let record = MemberRecord::of(member);
+            if self.members.get(name) != Some(&record) {
+                self.members.insert(name.clone(), record);
+                self.changed.insert(name.clone());
+            }
+        }
+        // Whoever is left over is in the list no longer: foca has forgotten its death.
+        for name in touched {
+            if self.members.remove(&name).is_some() {
+                self.changed.insert(name);
+            }
+        }
+    }
+
+    /// Whose entries changed since the last call, by name.
+    pub(super) fn take_changed(&mut self) -> BTreeSet<NodeName> {
+        std::mem::take(&mut self.changed)
+    }
+}
