@@ -47,7 +47,10 @@ fn well() -> Facts {
     ];
     let traffic = Traffic { repeatable: 900, once: 100, peak: 12 };
     Facts {
-        policy: Policy { services: [(service(), ServicePolicy::default())].into(), ..Policy::default() },
+        policy: Policy {
+            services: [(service(), ServicePolicy::default())].into(),
+            ..Policy::default()
+        },
         nodes: ["a", "b", "c", "d", "e", "web-1"].into_iter().map(node).collect(),
         endpoints,
         traffic: [(service(), traffic)].into(),

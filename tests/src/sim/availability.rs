@@ -107,7 +107,7 @@ fn measure(w: &mut World, seconds: u64) -> Figures {
     w.expect_failback(failback);
     let policy = ServicePolicy { failback, ..ServicePolicy::default() };
     let services = [(service("ledger"), policy)].into_iter().collect();
-    w.give(0, 2, Content::Policy(Policy { services }));
+    w.give(0, 2, Content::Policy(Policy { services, ..Policy::default() }));
     w.run_until(w.now + 5 * S);
     let (from, to) = (w.now, w.now + seconds * S);
     arm(w, from, to);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use hearth_proto::advert::traits::CheckKind;
 use hearth_proto::advert::{Keyring, Protocol, Role, Untrusted};
 use hearth_proto::flight::Recorder;
 use hearth_proto::ids::{EndpointId, Generation, Identity, ServiceName};
@@ -45,6 +46,8 @@ fn entries() -> Vec<Entry> {
         protocol: Protocol::Http,
         activation: Activation { deadline: Duration::from_secs(10), attempts: 1, warm_up: false },
         weight: 100,
+        check: CheckKind::Http,
+        hook: false,
     };
     let config = NodeConfig {
         name: name("c1"),
