@@ -202,8 +202,8 @@ mod tests {
             e.to_string(),
             "mesh.toml:2:1: unknown field `min_hto`, expected one of `mode`, `min_hot`, \
              `failback`, `timeout`, `hedge`, `retries`, `panic`, `allow`, `per_try_timeout`, \
-             `idle_timeout`, `retry_on`, `max_requests`, `rate_limit`, `drills`\n  hint: did you mean \
-             `min_hot`?"
+             `idle_timeout`, `retry_on`, `max_requests`, `rate_limit`, `drills`, `ramp`, `damping`\n  \
+             hint: did you mean `min_hot`?"
         );
         let e = compile("mesh.toml", "[services.ledger]\ntimeout = \"5\"\n").unwrap_err();
         assert_eq!(

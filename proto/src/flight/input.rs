@@ -16,6 +16,10 @@ use crate::wire::Message;
 
 /// One thing on the tape.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every entry is a step: a box each would cost more"
+)]
 pub enum Entry {
     /// The state before the next step. A recording begins with one.
     Checkpoint(Box<Checkpoint>),

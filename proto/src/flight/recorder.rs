@@ -1,5 +1,7 @@
 //! A core whose every step is written down.
 
+#![expect(clippy::needless_pass_by_value, reason = "each call has the form of the core\'s own")]
+
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};

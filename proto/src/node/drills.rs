@@ -62,7 +62,7 @@ impl Node {
         said.left = length;
         let change = self.drills.begin(now, plan, said.clone())?;
         self.drill_changed(change);
-        self.tell_drills(PUSH_FANOUT, vec![said]);
+        self.tell_drills(PUSH_FANOUT, &[said]);
         self.settle(now);
         Ok(id)
     }
@@ -103,11 +103,11 @@ impl Node {
         let said = Said::sign(&word, self.config.name.clone(), &*self.keyring).unwrap_or(unsigned);
         let change = self.drills.end(now, id, why, said.clone());
         self.drill_changed(change);
-        self.tell_drills(PUSH_FANOUT, vec![said]);
+        self.tell_drills(PUSH_FANOUT, &[said]);
     }
 
     /// Words of a peer. What is news is passed on.
-    pub(super) fn take_drills(&mut self, now: Time, from: &NodeName, words: Vec<Said>) {
+    pub(super) fn take_drills(&mut self, now: Time, from: &NodeName, words: &[Said]) {
         let mut fresh = Vec::new();
         for said in words.into_iter().take(crate::drill::MAX_HELD * 2) {
             match self.take_drill(now, &said) {
@@ -120,7 +120,7 @@ impl Node {
             }
         }
         if !fresh.is_empty() {
-            self.tell_drills(PUSH_FANOUT, fresh);
+            self.tell_drills(PUSH_FANOUT, &fresh);
         }
     }
 
@@ -191,10 +191,10 @@ impl Node {
         }
     }
 
-    fn tell_drills(&mut self, to: usize, words: Vec<Said>) {
+    fn tell_drills(&mut self, to: usize, words: &[Said]) {
         let me = self.config.name.clone();
         for peer in self.some_alive(to, &me) {
-            self.send(&peer, Message::Drill(words.clone()));
+            self.send(&peer, Message::Drill(words.to_vec()));
         }
     }
 
@@ -212,7 +212,7 @@ impl Node {
         }
         let words = self.drills.words(now);
         if !words.is_empty() {
-            self.tell_drills(TELL_TO, words);
+            self.tell_drills(TELL_TO, &words);
         }
         self.drills_at = now + TELL_AGAIN;
     }

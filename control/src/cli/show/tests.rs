@@ -78,7 +78,8 @@ fn an_endpoint_shows_how_long_its_activations_took() {
         activations: Some(activations),
         ..endpoint("spare-1", "warm", "standby", "out", "it stands by")
     };
-    let text = endpoints(&[e], PAGE);
+    let table = endpoints(&[e], PAGE);
+    let text = table.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(
         text.contains("3 activations (median 0.25 s, 95 % in 2.00 s, longest 2.50 s)"),
         "{text}"
