@@ -107,7 +107,7 @@ impl Node {
     }
 
     /// Words of a peer. What is news is passed on.
-    pub(super) fn take_drills(&mut self, now: Time, from: &NodeName, words: &[Said]) {
+    pub(super) fn take_drills(&mut self, now: Time, from: &NodeName, words: Vec<Said>) {
         let mut fresh = Vec::new();
         for said in words.into_iter().take(crate::drill::MAX_HELD * 2) {
             match self.take_drill(now, &said) {
