@@ -78,7 +78,8 @@ pub struct Tally {
 ///    deficit and no more. One lost, one called: never the whole bench;
 /// 5. a hot endpoint that is only just starting keeps whoever is up for it, but calls nobody new: a
 ///    mesh that starts does not begin by activating its bench, nor does a host that restarts. Who would be
-///    called for it is the reserve.
+///    called for it is the reserve. Nor does a damped one that serves call anybody new: its replacement was called
+///    when it was lost, and whoever judges it damped for longer than others must not call the next.
 pub fn tally(policy: &ServicePolicy, subjects: &[Subject]) -> Tally {
     let capacity = |s: &Subject| match policy.min_hot {
         Need::Count(_) => 1,
@@ -98,14 +99,16 @@ pub fn tally(policy: &ServicePolicy, subjects: &[Subject]) -> Tally {
         Mode::HotWarm => wanted.saturating_sub(sum(&|s| serves(s) && !s.damped)),
     };
     let starting = sum(&|s| s.starting && !serves(s) && !s.lost && !s.damped);
+    // Who does not count keeps who is up for it, and calls nobody new.
+    let fresh = deficit.saturating_sub(sum(&|s| serves(s) && s.damped));
     let bench = bench(subjects);
     let (mut called, mut reserve, mut covered) = (Vec::new(), Vec::new(), 0);
     for s in &bench {
-        if covered < deficit.saturating_sub(starting)
+        if covered < fresh.saturating_sub(starting)
             || covered < deficit && s.condition != Condition::Standby
         {
             called.push(*s);
-        } else if covered < deficit {
+        } else if covered < fresh {
             reserve.push(s.id.clone());
         }
         covered += capacity(s);

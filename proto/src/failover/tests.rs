@@ -230,6 +230,8 @@ fn a_flapping_hot_endpoint_does_not_count_so_that_its_replacement_stays_up() {
     let up = having(Condition::Serving, warm("w1", 0));
     let t = tally(&policy(), &[flapping.clone(), hot("h2"), up]);
     assert_eq!((t.hot, t.damped, t.serving, t.called), (1, 1, 2, vec![id("w1")]));
+    // Where that has stood down already, since others judge otherwise, nobody new is called.
+    assert_eq!(called(&[flapping.clone(), hot("h2"), warm("w1", 0)]), [] as [&str; 0]);
     // Nor does it count as one that is only starting.
     let back = Subject { starting: true, ..having(Condition::Unready, flapping) };
     assert_eq!(called(&[back, hot("h2"), warm("w2", 0)]), ["w2"]);
@@ -375,7 +377,7 @@ proptest! {
         mut subjects in any_subjects(), weights in prop::collection::vec(1u16..500, 24), percent in 0u8..=100,
     ) {
         for (s, w) in subjects.iter_mut().zip(weights) {
-            (s.weight, s.starting) = (w, false);
+            (s.weight, s.starting, s.damped) = (w, false, false);
         }
         let policy = ServicePolicy { min_hot: Need::Percent(Percent(percent)), ..policy() };
         let t = tally(&policy, &subjects);
