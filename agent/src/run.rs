@@ -25,6 +25,10 @@ use hearth_proto::member::SwimConfig;
 use hearth_proto::node::{Node, NodeConfig};
 use hearth_proto::time::{Clock, Wall};
 use hearth_proto::wire::{self, Hello};
+use thread_priority::unix::{set_thread_priority_and_policy, thread_native_id};
+use thread_priority::{
+    NormalThreadSchedulePolicy, RealtimeThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy,
+};
 use tokio::sync::{Notify as Bell, mpsc};
 
 use crate::admin::{self, Admin};
@@ -117,15 +121,12 @@ fn start(path: &Path) -> Result<(), Failure> {
 /// should it ever not, the kernel leaves the others a twentieth (`sched_rt_runtime_us`). Where it is not allowed
 /// (CAP_SYS_NICE), nothing is lost but that margin.
 fn raise_priority() {
-    use thread_priority::unix::{set_thread_priority_and_policy, thread_native_id};
-    use thread_priority::{RealtimeThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy};
     const NICE: i32 = -10;
     if let Err(error) = rustix::process::setpriority_process(None, NICE) {
         tracing::debug!(%error, "mesh thread keeps its ordinary priority");
     }
     let policy = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::RoundRobin);
-    let set = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, policy);
-    if let Err(error) = set {
+    if let Err(error) = schedule(policy) {
         tracing::debug!(?error, "mesh thread keeps its ordinary scheduling policy");
     }
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
@@ -137,11 +138,13 @@ fn raise_priority() {
 
 /// Takes back what a thread has inherited of the mesh thread's hurry.
 fn ordinary_policy() {
-    use thread_priority::unix::{set_thread_priority_and_policy, thread_native_id};
-    use thread_priority::{NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy};
-    let policy = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Other);
     // It can only be the policy that it has already.
-    let _ = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, policy);
+    let _ = schedule(ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Other));
+}
+
+/// Schedules this thread by a policy, at its lowest priority.
+fn schedule(policy: ThreadSchedulePolicy) -> Result<(), thread_priority::Error> {
+    set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, policy)
 }
 
 /// What was in memory once stays there: code that is rarely run and was evicted would be read from a disk

@@ -8,7 +8,6 @@
 //!   turn, since this machine is never twice the same.
 
 use std::net::SocketAddr;
-use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -22,7 +21,7 @@ use crate::bench::hearth::Mesh as Pair;
 use crate::bench::probe::fetch;
 use crate::bench::speech::Speech;
 use crate::lab::binaries::ours;
-use crate::lab::entry::{Access, access, again};
+use crate::lab::entry::enter;
 use crate::lab::mesh::{Mesh, MeshSpec, UPSTREAM};
 use crate::lab::wait::wait_for;
 use crate::lab::web::Kind;
@@ -67,17 +66,8 @@ struct Flags {
 #[must_use]
 pub fn run() -> ExitCode {
     let flags = Flags::parse();
-    match access() {
-        Access::Here => {}
-        Access::Again => {
-            let error = again(std::env::args_os().skip(1)).exec();
-            eprintln!("bench-sensing: cannot start again inside a user namespace: {error}");
-            return ExitCode::from(69);
-        }
-        Access::No(reason) => {
-            eprintln!("bench-sensing: NOT RUN: {reason}");
-            return ExitCode::from(69);
-        }
+    if let Err(code) = enter("bench-sensing") {
+        return code;
     }
     match measure(&flags) {
         Ok(()) => ExitCode::SUCCESS,

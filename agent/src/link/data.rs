@@ -196,8 +196,7 @@ pub(crate) async fn prepare(
                 let _ = dialled.wait_for(Option::is_some).await;
             }
         }
-        Carrier::Quic if usable(peer).is_none() => drop(dialled(shared, peer, address).await),
-        Carrier::Quic => {}
+        Carrier::Quic => drop(dialled(shared, peer, address).await),
     }
 }
 

@@ -4,12 +4,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hearth_proto::ids::{Identity, NodeName};
 use hearth_proto::wire::{self, Message};
-use quinn::{Connection, RecvStream, SendStream};
+use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
@@ -191,7 +191,9 @@ pub(crate) async fn ended(
     reason: String,
     farewell: Farewell,
 ) {
-    let lost = peer.unregister(line, farewell);
+    let now = Instant::now();
+    let stalled = shared.monitor.lateness.excuses(now, now);
+    let lost = peer.unregister(line, farewell, stalled);
     shared.metrics.links.set(i64::try_from(count(shared)).unwrap_or(i64::MAX));
     if lost == Lost::Link {
         let orderly = farewell == Farewell::Said;
@@ -344,10 +346,37 @@ async fn control_visit(
 /// What the end of a connection says about the peer.
 fn farewell(end: &quinn::ConnectionError) -> Farewell {
     match end {
+        // Nobody closed it: quinn closes with this what is merely dropped, as a dial is that another overtook.
+        quinn::ConnectionError::ApplicationClosed(close)
+            if close.error_code == VarInt::from_u32(0) && close.reason.is_empty() =>
+        {
+            Farewell::GivenUp
+        }
         quinn::ConnectionError::ApplicationClosed(close) => {
             CloseCode::farewell(close.error_code.into_inner())
         }
         quinn::ConnectionError::LocallyClosed => Farewell::Said,
         _ => Farewell::None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quinn::{ApplicationClose, ConnectionError};
+
+    use super::*;
+
+    #[test]
+    fn what_is_merely_dropped_is_no_farewell() {
+        let end = |code: u32, reason: &'static [u8]| {
+            farewell(&ConnectionError::ApplicationClosed(ApplicationClose {
+                error_code: VarInt::from_u32(code),
+                reason: Bytes::from_static(reason),
+            }))
+        };
+        assert_eq!(end(0, b""), Farewell::GivenUp);
+        assert_eq!(end(CloseCode::Leaving as u32, b"leaving"), Farewell::Said);
+        assert_eq!(end(CloseCode::Retired as u32, b"another"), Farewell::GivenUp);
+        assert_eq!(farewell(&ConnectionError::TimedOut), Farewell::None);
     }
 }

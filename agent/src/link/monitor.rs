@@ -26,10 +26,10 @@ use super::{CloseCode, Kind, LinkEvent, Shared, dial, lock};
 
 /// How often what is outstanding is looked at.
 const TICK: Duration = Duration::from_millis(5);
-/// A watched peer that nobody calls is pinged so often: at first, and at most after a while, when it costs less
-/// than two packets a second. The first request after that is a question too.
-const PING_WATCHED: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(3)];
-/// The wait is a fortieth of the time for which nothing has been asked of it: ten seconds at the first rate.
+/// A watched peer that nobody calls is pinged so often: at first, a packet each way a second, and at most after a
+/// while. The first request after that is a question too.
+const PING_WATCHED: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
+/// The wait is a fortieth of the time for which nothing has been asked of it: forty seconds at the first rate.
 const WATCHED_SHARE: u32 = 40;
 /// A peer that has requests of ours and hears nothing from us is pinged so often: the application may be
 /// slow, but is the host still there? Streams that stay quiet for minutes ask ever less.
@@ -445,7 +445,7 @@ mod tests {
             paced(Duration::from_secs(quiet), share, bounds).as_millis()
         };
         let idle = [0, 10, 40, 120, 3600].map(|s| every(s, WATCHED_SHARE, PING_WATCHED));
-        assert_eq!(idle, [250, 250, 1000, 3000, 3000]);
+        assert_eq!(idle, [1000, 1000, 1000, 3000, 3000]);
         let busy = [0, 10, 60, 400, 3600].map(|s| every(s, BUSY_SHARE, PING_BUSY));
         assert_eq!(busy, [25, 25, 150, 1000, 1000]);
     }

@@ -276,13 +276,12 @@ impl<'a> Race<'a> {
     /// Whether a further attempt is allowed after the ones there were got that far.
     fn may_resend(&self, reach: Reach) -> bool {
         let within = reach == Reach::NotExecuted || self.extra < u32::from(self.policy.retries);
-        let repeatable = self.request.is_repeatable();
-        within && may_resend(repeatable, self.request.supply.at_hand(), reach)
+        within && self.may_repeat(reach)
     }
 
-    /// Whether the request may be executed more than once, however often it was sent already.
-    fn may_repeat(&self) -> bool {
-        may_resend(self.request.is_repeatable(), self.request.supply.at_hand(), Reach::Unknown)
+    /// The same, however often the request was sent already.
+    fn may_repeat(&self, reach: Reach) -> bool {
+        may_resend(self.request.is_repeatable(), self.request.supply.at_hand(), reach)
     }
 
     /// Starts an attempt at the best endpoint, or notes that one is wanted. `Some`: neither makes sense.
@@ -364,7 +363,7 @@ impl<'a> Race<'a> {
             doubtful,
         });
         self.arm_hedge(now);
-        if !self.hopeful() && self.may_repeat() {
+        if !self.hopeful() && self.may_repeat(Reach::Unknown) {
             self.wish(BESIDE, Payer::Nobody, now + LOOK_AGAIN, self.deadline);
         }
     }

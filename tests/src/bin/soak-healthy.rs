@@ -1,13 +1,12 @@
 //! `make soak-healthy`: see `hearth_tests::soak`.
 
-use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use hearth_tests::lab::Lab;
 use hearth_tests::lab::binaries::target_dir;
-use hearth_tests::lab::entry::{Access, access, again};
+use hearth_tests::lab::entry::enter;
 use hearth_tests::soak::{Strain, run};
 
 /// Keeps a mesh of real agents under a strain that kills nobody, and counts whom they take for dead. Ends
@@ -41,17 +40,8 @@ enum Word {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match access() {
-        Access::Here => {}
-        Access::Again => {
-            let error = again(std::env::args_os().skip(1)).exec();
-            eprintln!("soak-healthy: cannot start again inside a user namespace: {error}");
-            return ExitCode::from(69);
-        }
-        Access::No(reason) => {
-            eprintln!("soak-healthy: NOT RUN: {reason}");
-            return ExitCode::from(69);
-        }
+    if let Err(code) = enter("soak-healthy") {
+        return code;
     }
     let strain = match arguments.strain {
         Word::Loss { percent } => Strain::Loss(percent),

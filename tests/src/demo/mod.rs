@@ -17,33 +17,20 @@ mod story;
 mod summary;
 mod traces;
 
-use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 
 use crate::lab::binaries::target_dir;
-use crate::lab::entry::{Access, access, again};
+use crate::lab::entry::enter;
 use crate::lab::{Lab, LabError};
 use interrupt::Interrupt;
 use narrator::Narrator;
 use summary::Summary;
 
-/// "Service unavailable" of sysexits: this machine allows no namespaces.
-const UNAVAILABLE: u8 = 69;
-
 /// Runs the demo and says how it went as an exit code.
 #[must_use]
 pub fn run() -> ExitCode {
-    match access() {
-        Access::Here => {}
-        Access::Again => {
-            let error = again(std::env::args_os().skip(1)).exec();
-            eprintln!("demo: cannot start again inside a user namespace: {error}");
-            return ExitCode::from(UNAVAILABLE);
-        }
-        Access::No(reason) => {
-            eprintln!("demo: NOT RUN: {reason}");
-            return ExitCode::from(UNAVAILABLE);
-        }
+    if let Err(code) = enter("demo") {
+        return code;
     }
     let say = Narrator::new();
     match play(&say) {

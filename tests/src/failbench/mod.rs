@@ -32,7 +32,6 @@ pub mod table;
 pub mod timeline;
 pub mod verdict;
 
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -43,7 +42,7 @@ use crate::bench::BenchError;
 use crate::bench::authority::Authority;
 use crate::bench::machine::Machine;
 use crate::lab::binaries::target_dir;
-use crate::lab::entry::{Access, access, again};
+use crate::lab::entry::enter;
 use crate::loopback::{Place, sweep};
 use cell::Cell;
 use fault::Fault;
@@ -59,9 +58,6 @@ const PLACE: &str = "failover";
 const LATE_MS: f64 = 10.0;
 /// A cell is measured so often at most.
 const TRIES: usize = 3;
-/// "Service unavailable" of sysexits: this machine allows no namespaces.
-const UNAVAILABLE: u8 = 69;
-
 /// What the caller feels when a host is lost: Hearth with default settings, Envoy and `HAProxy` as
 /// mutually authenticated sidecars, fault by fault.
 #[derive(Debug, Parser)]
@@ -138,17 +134,8 @@ struct Outcome<'a> {
 #[must_use]
 pub fn run() -> ExitCode {
     let flags = Flags::parse();
-    match access() {
-        Access::Here => {}
-        Access::Again => {
-            let error = again(std::env::args_os().skip(1)).exec();
-            eprintln!("bench-failover: cannot start again inside a user namespace: {error}");
-            return ExitCode::from(UNAVAILABLE);
-        }
-        Access::No(reason) => {
-            eprintln!("bench-failover: NOT RUN: {reason}");
-            return ExitCode::from(UNAVAILABLE);
-        }
+    if let Err(code) = enter("bench-failover") {
+        return code;
     }
     match bench(&flags) {
         Ok(()) => ExitCode::SUCCESS,

@@ -8,13 +8,17 @@
 //! that switch to another user cannot.
 
 use std::fs::File;
-use std::process::Command;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
 
 use super::binaries::{target_dir, tool};
 use super::{Lab, LabError};
 
 /// Set in the program started again inside a user namespace.
 const INSIDE: &str = "HEARTH_LAB_INSIDE";
+
+/// "Service unavailable" of sysexits: this machine allows no namespaces.
+const UNAVAILABLE: u8 = 69;
 
 /// How a lab can be had here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,8 +57,7 @@ pub fn access() -> Access {
 }
 
 /// This program again, inside a user namespace, with the given arguments.
-#[must_use]
-pub fn again<I, S>(args: I) -> Command
+fn again<I, S>(args: I) -> Command
 where
     I: IntoIterator<Item = S>,
     S: AsRef<std::ffi::OsStr>,
@@ -64,6 +67,23 @@ where
     command.arg(std::env::current_exe().unwrap_or_default());
     command.args(args).env(INSIDE, "1");
     command
+}
+
+/// Goes on where labs can be made: here, or in this program started again with the same arguments, which this
+/// one becomes.
+///
+/// # Errors
+/// The code to end with, once `program` has said why it cannot.
+pub fn enter(program: &str) -> Result<(), ExitCode> {
+    match access() {
+        Access::Here => return Ok(()),
+        Access::Again => {
+            let error = again(std::env::args_os().skip(1)).exec();
+            eprintln!("{program}: cannot start again inside a user namespace: {error}");
+        }
+        Access::No(reason) => eprintln!("{program}: NOT RUN: {reason}"),
+    }
+    Err(ExitCode::from(UNAVAILABLE))
 }
 
 /// Runs a test body in a fresh lab. One lab at a time on a machine: the figures that tests assert

@@ -143,7 +143,7 @@ pub(crate) fn find(shared: &Arc<Shared>, peer: &Arc<Peer>, address: SocketAddr) 
     if place.lanes.len() >= LANES_PER_THREAD && place.under_way().is_none() {
         return Found::Full;
     }
-    let dialled = dialled(shared, peer, place, (address, slot));
+    let dialled = dialled(shared, peer, place, address, slot);
     drop(slots);
     match dialled {
         Some(dialled) => {
@@ -165,7 +165,7 @@ pub(crate) fn prepare(
     let under_way = (0..shared.runtimes.data.len()).filter_map(|slot| {
         let place = slots.at(slot);
         place.lanes.retain(|lane| lane.is_open());
-        if place.lanes.is_empty() { dialled(shared, peer, place, (address, slot)) } else { None }
+        if place.lanes.is_empty() { dialled(shared, peer, place, address, slot) } else { None }
     });
     let under_way = under_way.collect();
     drop(slots);
@@ -178,7 +178,8 @@ fn dialled(
     shared: &Arc<Shared>,
     peer: &Arc<Peer>,
     place: &mut Slot,
-    (address, slot): (SocketAddr, usize),
+    address: SocketAddr,
+    slot: usize,
 ) -> Option<watch::Receiver<Outcome>> {
     if let Some(dialled) = place.under_way() {
         return Some(dialled);

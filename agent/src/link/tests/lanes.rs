@@ -5,7 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::*;
-use crate::link::peer::Lost;
+use crate::link::line::Line;
+use crate::link::peer::{Lost, Peer};
 use crate::link::{DataStream, Farewell, LaneChoice, LinkError, Receiver, Sender, StreamError};
 
 /// `a`, and `b` that serves streams with `serve`.
@@ -371,12 +372,32 @@ async fn lanes_of_an_older_start_get_no_new_requests() {
     assert!(timed("the echo", before.recv.read_chunk(1)).await.unwrap().is_some());
 }
 
-/// After a stop of ours the peer has dialled anew and given the old link up, while nothing was heard on lanes.
+/// After a stop of ours the peer has dialled anew and given the old link up, or it has just ended, while what
+/// lanes had to say lies unread.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn lanes_outlive_a_mesh_link_that_their_peer_gave_up_however_long_they_were_not_heard() {
+async fn lanes_outlive_a_mesh_link_that_ends_when_we_were_stopped_however_long_they_were_not_heard() {
+    for (farewell, stalled) in [(Farewell::GivenUp, false), (Farewell::None, true)] {
+        let (a, b) = pair(echo).await;
+        let (peer, line, mut stream) = unheard(&a, &b).await;
+        assert_eq!(peer.unregister(&line, farewell, stalled), Lost::Quietly);
+        stream.send.write_last(b"y").await.unwrap();
+        assert_eq!(timed("the answer", read_all(&mut stream.recv)).await.unwrap(), b"xy");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lanes_that_were_not_heard_end_with_a_mesh_link_that_broke_while_we_looked() {
     let (a, b) = pair(echo).await;
+    let (peer, line, mut stream) = unheard(&a, &b).await;
+    assert_eq!(peer.unregister(&line, Farewell::None, false), Lost::Link);
+    let _ = stream.send.write_last(b"y").await;
+    assert!(timed("the end", read_all(&mut stream.recv)).await.is_err());
+}
+
+/// A peer with a mesh link and a stream under way on a lane that has not been heard lately.
+async fn unheard(a: &Agent, b: &Agent) -> (Arc<Peer>, Line, DataStream) {
     a.links.watch(vec![(b.name.clone(), b.address)]);
-    let mut stream = on_lane(&a, &b).await;
+    let mut stream = on_lane(a, b).await;
     stream.send.write(b"x").await.unwrap();
     let peer = a.links.shared.known(&b.name).unwrap();
     let line = until("a mesh link", || {
@@ -384,7 +405,5 @@ async fn lanes_outlive_a_mesh_link_that_their_peer_gave_up_however_long_they_wer
     })
     .await;
     crate::link::lock(&peer.state).sense.lane_heard = None;
-    assert_eq!(peer.unregister(&line, Farewell::GivenUp), Lost::Quietly);
-    stream.send.write_last(b"y").await.unwrap();
-    assert_eq!(timed("the answer", read_all(&mut stream.recv)).await.unwrap(), b"xy");
+    (peer, line, stream)
 }

@@ -76,7 +76,7 @@ impl Race<'_> {
         if !running || self.hopeful() {
             return None;
         }
-        let payer = if self.was_sent_into_silence(n) && self.may_repeat() {
+        let payer = if self.was_sent_into_silence(n) && self.may_repeat(Reach::Unknown) {
             Payer::Nobody
         } else if self.may_resend(Reach::Unknown) {
             self.extra += 1;
