@@ -124,9 +124,15 @@ impl Locals {
     }
 
     /// Has a hook run. The result of an activation goes to the driver.
-    pub fn hook(&self, purpose: Purpose, endpoint: &EndpointId, incident: Option<&IncidentKey>) {
+    pub fn hook(
+        &self,
+        purpose: Purpose,
+        endpoint: &EndpointId,
+        incident: Option<&IncidentKey>,
+        term: Option<u64>,
+    ) {
         let incident = incident.map(ToString::to_string).unwrap_or_default();
-        let call = HookCall { purpose, endpoint: endpoint.clone(), incident };
+        let call = HookCall { purpose, endpoint: endpoint.clone(), incident, term };
         if let Some(local) = self.lock().get(endpoint)
             && local.hooks.try_send(call).is_err()
         {

@@ -4,6 +4,7 @@
 mod applications;
 mod datagrams;
 mod edge;
+mod exclusive;
 mod failures;
 mod finding;
 mod grpc;
