@@ -284,8 +284,9 @@ impl Explorer {
 }
 
 fn spend(world: &World, what: usize) -> Option<World> {
+    let left = world.left[what].checked_sub(1)?;
     let mut next = world.clone();
-    next.left[what] = next.left[what].checked_sub(1)?;
+    next.left[what] = left;
     Some(next)
 }
 

@@ -355,6 +355,11 @@ impl Seat {
         if self.candidacy == Candidacy::Out {
             return;
         }
+        if !self.core.electorate().owners().contains(&self.core.me) {
+            // A former owner votes, and wants nothing.
+            self.due = now + self.core.timing().hold;
+            return;
+        }
         if let Some((holder, _, until)) = self.core.promised(now)
             && *holder != self.core.me
         {
@@ -406,7 +411,11 @@ impl Seat {
             match self.core.claimant().stand() {
                 Stand::Asking { told, .. } => (
                     told.iter()
-                        .filter(|(_, t)| t.vote == Vote::Free)
+                        .filter(|(_, t)| match &t.vote {
+                            Vote::Free => true,
+                            Vote::Promised { to, .. } => *to == self.core.me,
+                            Vote::Blank => false,
+                        })
                         .map(|(n, _)| n.clone())
                         .collect(),
                     told.keys().cloned().collect(),

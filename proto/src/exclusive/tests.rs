@@ -180,7 +180,7 @@ impl Desk {
             let memory = (Some(fresh()), None);
             (n, Core::new(name(n), Generation(1), three(), Timing::of(LEASE), memory, at(0)))
         };
-        let cores = of.iter().map(|n| core(n)).collect();
+        let cores = of.iter().copied().map(core).collect();
         Self { cores, mail: Vec::new(), writes: Vec::new(), told: Vec::new() }
     }
 
@@ -280,7 +280,9 @@ fn a_holder_that_was_stopped_past_its_lease_loses_it_before_it_hears_anything() 
         let on = if to.as_str() == "b" { "b" } else { "c" };
         desk.act(on, |c| c.handle(at(1_000), &from, body));
     }
+    desk.write(at(1_000));
     let grants = std::mem::take(&mut desk.mail);
+    assert_eq!(grants.len(), 2);
     for (from, _, body) in grants {
         desk.act("a", |c| c.handle(at(9_000), &from, body));
     }

@@ -150,6 +150,8 @@ impl Node {
                 Out::Save { serial, book } => {
                     self.seats.serial += 1;
                     self.seats.books.insert(service.clone(), book);
+                    // A later write makes an earlier one superfluous.
+                    self.seats.waiting.retain(|(_, of, _)| of != service);
                     self.seats.waiting.push((self.seats.serial, service.clone(), serial));
                     let books = self.seats.books.clone().into_iter().collect();
                     self.events.push_back(Event::SavePromises { serial: self.seats.serial, books });
