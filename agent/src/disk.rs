@@ -7,7 +7,6 @@
 //! | `identity/` | key, certificate, trust bundle (owned by [`crate::identity`]) |
 //! | `table.bin` | all signed adverts last known |
 //! | `documents.bin` | the signed documents in force |
-//! | `promises.bin` | to whom leases of exclusive services were promised; without it this node does not vote for a while |
 //!
 //! Every write is atomic and durable: a temporary file in the same directory, fsync, rename, fsync of the
 //! directory. A file that cannot be read is set aside as `NAME.damaged-N` and counts as missing: what it
@@ -26,8 +25,7 @@ use std::path::{Path, PathBuf};
 
 use hearth_proto::advert::SignedAdvert;
 use hearth_proto::document::SignedDocument;
-use hearth_proto::exclusive::Book;
-use hearth_proto::ids::{Generation, ServiceName};
+use hearth_proto::ids::Generation;
 
 use crate::identity::WallClock;
 
@@ -37,7 +35,6 @@ pub(crate) use atomic::{make_private_directory, write_atomic};
 const GENERATION: &str = "generation";
 const TABLE: &str = "table.bin";
 const DOCUMENTS: &str = "documents.bin";
-const PROMISES: &str = "promises.bin";
 /// Damaged files kept per name. One is for a person to look at; a fault that repeats must not fill the
 /// disk.
 const DAMAGED_KEPT: u32 = 9;
@@ -186,16 +183,6 @@ impl StateDir {
     /// Replaces the documents on disk.
     pub fn save_documents(&self, documents: &[SignedDocument]) -> Result<(), DiskError> {
         self.save(DOCUMENTS, documents)
-    }
-
-    /// The promises of leases last given. A damaged file counts as none: the node then waits before it votes.
-    pub fn load_promises(&self) -> Vec<(ServiceName, Book)> {
-        self.load(PROMISES)
-    }
-
-    /// Replaces the promises on disk. They are durable when it returns.
-    pub fn save_promises(&self, books: &[(ServiceName, Book)]) -> Result<(), DiskError> {
-        self.save(PROMISES, books)
     }
 
     fn load<T: serde::de::DeserializeOwned>(&self, name: &str) -> Vec<T> {

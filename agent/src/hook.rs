@@ -51,9 +51,6 @@ pub struct HookCall {
     pub endpoint: EndpointId,
     /// The incident's short id; empty where there is none.
     pub incident: String,
-    /// In mode exclusive: the term of the lease it is activated under. Whatever it shares with others is to
-    /// refuse older ones.
-    pub term: Option<u64>,
 }
 
 /// A hook that ended.
@@ -235,7 +232,6 @@ async fn post(url: &Uri, call: &HookCall) -> Result<(), Failure> {
         "service": call.endpoint.service,
         "endpoint": call.endpoint.to_string(),
         "incident": call.incident,
-        "term": call.term,
     });
     let path = url.path_and_query().map_or("/", |p| p.as_str());
     let request = Request::post(path)

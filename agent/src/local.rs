@@ -124,15 +124,9 @@ impl Locals {
     }
 
     /// Has a hook run. The result of an activation goes to the driver.
-    pub fn hook(
-        &self,
-        purpose: Purpose,
-        endpoint: &EndpointId,
-        incident: Option<&IncidentKey>,
-        term: Option<u64>,
-    ) {
+    pub fn hook(&self, purpose: Purpose, endpoint: &EndpointId, incident: Option<&IncidentKey>) {
         let incident = incident.map(ToString::to_string).unwrap_or_default();
-        let call = HookCall { purpose, endpoint: endpoint.clone(), incident, term };
+        let call = HookCall { purpose, endpoint: endpoint.clone(), incident };
         if let Some(local) = self.lock().get(endpoint)
             && local.hooks.try_send(call).is_err()
         {

@@ -7,11 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use hearth_proto::exclusive::Book;
-use hearth_proto::ids::{EndpointId, ServiceName};
+use hearth_proto::ids::EndpointId;
 use hearth_proto::node::{Event, Node};
 use hearth_proto::outlier::SAMPLE_EVERY;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc};
 use tokio::time::MissedTickBehavior;
 
 use crate::config::HostPort;
@@ -34,9 +33,6 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// A peer nobody needed for so many sweeps (an hour) is forgotten.
 const SWEEPS_UNUSED: u32 = 60;
 
-/// Promises of leases, with the number the core gave them.
-pub type Promises = (u64, Vec<(ServiceName, Book)>);
-
 /// Everything outside that the driver tells.
 pub struct Outside {
     /// Our endpoints; set once the driver's handle exists.
@@ -47,8 +43,6 @@ pub struct Outside {
     pub metrics: Metrics,
     /// Where spans go.
     pub spans: SpanSink,
-    /// The newest promises of leases, to be saved at once.
-    pub promises: watch::Sender<Option<Promises>>,
     /// Rung when something is to be saved.
     pub save: Arc<Notify>,
     /// Rung when nobody is known to be alive.
@@ -58,18 +52,17 @@ pub struct Outside {
 }
 
 impl Effects for Outside {
-    fn handle(&mut self, event: Event, node: &Node) {
+    fn handle(&mut self, event: Event, _node: &Node) {
         self.metrics.observe_event(&event);
         match event {
             Event::Activate { endpoint, incident } => {
                 if let Some(locals) = self.locals.get() {
-                    let term = node.lease(&endpoint.service).map(|lease| lease.term);
-                    locals.hook(Purpose::Activate, &endpoint, incident.as_ref(), term);
+                    locals.hook(Purpose::Activate, &endpoint, incident.as_ref());
                 }
             }
             Event::Deactivate { endpoint } => {
                 if let Some(locals) = self.locals.get() {
-                    locals.hook(Purpose::Deactivate, &endpoint, None, None);
+                    locals.hook(Purpose::Deactivate, &endpoint, None);
                 }
             }
             Event::Check { endpoint } => {
@@ -79,10 +72,6 @@ impl Effects for Outside {
             }
             // A full queue means that the seeds are being dialled already.
             Event::Lonely => drop(self.lonely.try_send(())),
-            Event::SavePromises { serial, books } => {
-                // Whoever waits for the disk says nothing until the newest is on it.
-                self.promises.send_replace(Some((serial, books)));
-            }
             Event::SaveTable | Event::SaveDocuments => self.save.notify_one(),
             Event::Trust(roots) => {
                 if let Err(error) = self.credentials.set_trust(roots) {
@@ -124,12 +113,6 @@ fn tell(event: Event) {
             let activation_ms = activation.map(|d| d.as_secs_f64() * 1e3);
             tracing::info!(%endpoint, from, to, activation_ms, "endpoint condition changed");
         }
-        Event::Lease { service, term, held: Ok(endpoint) } => {
-            tracing::info!(%service, term, %endpoint, "lease won");
-        }
-        Event::Lease { service, term, held: Err(reason) } => {
-            tracing::warn!(%service, term, reason, "lease lost");
-        }
         Event::IncidentOpened { key, reason, decision } => {
             let trace_id = format!("{:032x}", key.trace_id());
             tracing::warn!(incident = %key, lost = %key.lost, reason, decision, trace_id, "incident opened");
@@ -165,37 +148,6 @@ pub async fn save(state: Arc<StateDir>, handle: Handle, changed: Arc<Notify>) {
                 changed.notify_one();
             }
             Err(error) => tracing::error!(%error, "saving state broke off"),
-        }
-    }
-}
-
-/// Writes promises of leases to disk as they come, the newest only, and tells the core. A disk that does not
-/// take them keeps this node from voting, and is tried again.
-pub async fn save_promises(
-    state: Arc<StateDir>,
-    handle: Handle,
-    mut promises: watch::Receiver<Option<Promises>>,
-) {
-    while promises.changed().await.is_ok() {
-        loop {
-            let Some((serial, books)) = promises.borrow_and_update().clone() else { break };
-            let state = state.clone();
-            match tokio::task::spawn_blocking(move || state.save_promises(&books)).await {
-                Ok(Ok(())) => {
-                    if handle.command(Command::PromisesSaved(serial)).await.is_err() {
-                        return;
-                    }
-                    break;
-                }
-                Ok(Err(error)) => {
-                    tracing::error!(%error, "promise of a lease not saved; this node does not vote");
-                    tokio::time::sleep(SAVE_AFTER).await;
-                }
-                Err(error) => {
-                    tracing::error!(%error, "saving a promise broke off");
-                    break;
-                }
-            }
         }
     }
 }

@@ -24,7 +24,7 @@ use hearth_proto::member::SwimConfig;
 use hearth_proto::node::{Node, NodeConfig};
 use hearth_proto::time::{Clock, Wall};
 use hearth_proto::wire::{self, Hello};
-use tokio::sync::{Notify as Bell, mpsc, watch};
+use tokio::sync::{Notify as Bell, mpsc};
 
 use crate::admin::{self, Admin};
 use crate::config::{Config, Join, Transport};
@@ -206,8 +206,6 @@ async fn live(
     links.prefer(config.mesh.lane);
     let mut node =
         Node::new(node_config(&config, generation, now), credentials.keyring(), origin.time());
-    // Before the policy, under which these promises are kept.
-    node.restore_promises(origin.time(), state.load_promises());
     node.restore(origin.time(), table, documents);
 
     let spans = {
@@ -219,9 +217,7 @@ async fn live(
     let (lonely, lonely_rx) = mpsc::channel(1);
     let heartbeat = Arc::new(AtomicU64::new(0));
     let save = Arc::new(Bell::new());
-    let (promises, promised) = watch::channel(None);
     let outside = Outside {
-        promises,
         locals: locals_cell.clone(),
         credentials: credentials.clone(),
         metrics: metrics.clone(),
@@ -241,7 +237,6 @@ async fn live(
         changed: handle.changed(),
         reports: handle.reports(),
         links: links.clone(),
-        origin,
     };
     let proxy = Proxy::new(mesh, local::for_path(&config), metrics.proxy(), data.to_vec());
     for (address, entry) in entries(&config)? {
@@ -257,7 +252,6 @@ async fn live(
 
     tokio::spawn(driver.run());
     locals.set(&config.endpoints);
-    tokio::spawn(outside::save_promises(state.clone(), handle.clone(), promised));
     tokio::spawn(outside::save(state, handle.clone(), save));
     tokio::spawn(outside::dial_seeds(seeds.clone(), links.clone(), lonely_rx));
     tokio::spawn(outside::sweep(proxy.clone(), links.clone()));

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hearth_proto::ids::{NodeName, ServiceName};
 use hearth_proto::policy::{
-    Caller, Exclusive, Hedge, Mode,  Need, Patience, Percent, Policy, ServicePolicy,
+    Caller, Exclusive, Hedge, Mode, Need, Patience, Percent, Policy, ServicePolicy,
 };
 use hearth_proto::settings::{self, SettingsError};
 
@@ -56,8 +56,7 @@ fn values(p: &ServicePolicy) -> [(&'static str, String); 14] {
 
 /// `db-1, db-2, db-3 (number 2, lease 5s, before: db-1, db-2)`
 fn owners(e: &Exclusive) -> String {
-    let names =
-        |set: &[NodeName]| set.iter().map(NodeName::as_str).collect::<Vec<_>>().join(", ");
+    let names = |set: &[NodeName]| set.iter().map(NodeName::as_str).collect::<Vec<_>>().join(", ");
     let before: Vec<String> = e.former.iter().map(|set| names(set)).collect();
     let before =
         if before.is_empty() { String::new() } else { format!(", before: {}", before.join("; ")) };

@@ -155,9 +155,14 @@ impl TryFrom<ExclusiveText> for Exclusive {
         let ExclusiveText { owners, lease, number, former } = text;
         for set in former.iter().chain([&owners]) {
             let distinct = set.iter().collect::<std::collections::BTreeSet<_>>().len();
-            if distinct != set.len() || set.is_empty() || set.len() > exclusive::electorate::MAX_OWNERS {
+            if distinct != set.len()
+                || set.is_empty()
+                || set.len() > exclusive::electorate::MAX_OWNERS
+            {
                 let most = exclusive::electorate::MAX_OWNERS;
-                return Err(format!("owners are 1 to {most} different nodes, an odd number at best"));
+                return Err(format!(
+                    "owners are 1 to {most} different nodes, an odd number at best"
+                ));
             }
         }
         if !(exclusive::MIN_LEASE..=exclusive::MAX_LEASE).contains(&lease.0) {
@@ -169,7 +174,9 @@ impl TryFrom<ExclusiveText> for Exclusive {
         }
         let before = u64::try_from(former.len()).unwrap_or(u64::MAX);
         if number == 0 || before >= number || former.len() > exclusive::electorate::MAX_FORMER {
-            return Err(format!("number {number} with {before} former sets of owners; number counts from 1"));
+            return Err(format!(
+                "number {number} with {before} former sets of owners; number counts from 1"
+            ));
         }
         if number > 1 && former.is_empty() {
             return Err(format!(
@@ -551,7 +558,8 @@ mod tests {
         let p = read(r#"{"mode": "exclusive", "exclusive": {"owners": ["a", "b", "c"]}}"#).unwrap();
         let e = p.exclusive.unwrap();
         assert_eq!((e.number, e.lease.to_string(), e.former.len()), (1, "5s".into(), 0));
-        let changed = r#"{"exclusive": {"owners": ["a", "d"], "number": 2, "former": [["a", "b"]]}}"#;
+        let changed =
+            r#"{"exclusive": {"owners": ["a", "d"], "number": 2, "former": [["a", "b"]]}}"#;
         let policy = read(changed).unwrap();
         let bytes = crate::wire::encode_body(&policy).unwrap();
         assert_eq!(crate::wire::decode_body(&bytes), Ok(policy), "as gossip carries it");

@@ -26,7 +26,7 @@ use super::load::UnderWay;
 use super::safety::{Reach, is_idempotent};
 use super::supply::{Lazy, Supply};
 use super::upgrade::{Carried, Tunnel};
-use super::{Inner, grpc, interim, lease};
+use super::{Inner, grpc, interim};
 use crate::link::{DataStream, InFlight, LinkError, Sender, StreamError};
 use http_body_util::BodyExt;
 
@@ -89,15 +89,12 @@ pub(crate) struct Target {
     pub(crate) address: SocketAddr,
     /// It was picked for want of better although its link is silent.
     pub(crate) silent: bool,
-    /// The term under which it holds the lease, in mode exclusive.
-    pub(crate) term: Option<u64>,
 }
 
 impl Target {
     pub(crate) fn of(candidate: &Candidate) -> Self {
         let silent = matches!(candidate.standing, Standing::Doubtful(Why::Silent { .. }));
-        let (address, term) = (candidate.address, candidate.term);
-        Self { id: candidate.id.clone(), address, silent, term }
+        Self { id: candidate.id.clone(), address: candidate.address, silent }
     }
 }
 
@@ -234,7 +231,7 @@ pub(crate) async fn attempt(
     under_way: UnderWay,
 ) -> Result<Answer, Fault> {
     if &target.id.node == inner.node() {
-        local(&inner, &request, &target, deadline, under_way).await
+        local(&inner, &request, &target.id, deadline, under_way).await
     } else {
         remote(&inner, &request, &target, deadline, under_way).await
     }
@@ -244,17 +241,16 @@ pub(crate) async fn attempt(
 async fn local(
     inner: &Arc<Inner>,
     request: &Prepared,
-    target: &Target,
+    id: &EndpointId,
     deadline: Instant,
     under_way: UnderWay,
 ) -> Result<Answer, Fault> {
     let caller: &NodeName = inner.node();
     let since = Instant::now();
-    let head = lease::attach(request.head(target.id.instance, since), target.term);
+    let head = request.head(id.instance, since);
     let left = deadline.saturating_duration_since(since);
     let endpoint = inner.admit(caller, &head, left).await?;
     let place = inner.enter(&endpoint, caller, left).await?;
-    let head = inner.fence(&endpoint.id, head)?;
     let body = Lazy::new(request.supply.clone()).boxed_unsync();
     let (hint, mut early) = mpsc::channel(MAX_INTERIM);
     let mut hints = interim::Count::default();
@@ -331,7 +327,7 @@ async fn remote(
 ) -> Result<Answer, Fault> {
     let stream = open(inner, target, request.is_repeatable()).await?;
     let since = Instant::now();
-    let mut head = lease::attach(request.head(target.id.instance, since), target.term);
+    let mut head = request.head(target.id.instance, since);
     let left = deadline.saturating_duration_since(since);
     head.left_us = u64::try_from(left.as_micros()).unwrap_or(u64::MAX);
     let after_go = head.body == BodyKind::AfterGo;

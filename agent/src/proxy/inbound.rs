@@ -59,7 +59,6 @@ pub(crate) async fn serve(inner: Arc<Inner>, caller: NodeName, stream: DataStrea
     if let Some(local) = &local
         && counted.is_ok()
         && kind == HTTP
-        && !inner.is_exclusive(&local.endpoint.id.service)
         && fast::owner::takes(&local.endpoint, &head)
     {
         let work = plain(&inner, &caller, local, &head, &mut send, frames);
@@ -195,7 +194,6 @@ async fn http(
     let endpoint = inner.admit(caller, &head, limit).await?;
     let left = limit.saturating_sub(arrived.elapsed());
     let _place = inner.enter(&endpoint, caller, left).await?;
-    let head = inner.fence(&endpoint.id, head)?;
     let left = limit.saturating_sub(arrived.elapsed());
     let (go, asked) = oneshot::channel();
     let (hint, early) = mpsc::channel(MAX_INTERIM);
@@ -376,14 +374,14 @@ impl Inner {
         }
         let condition = || self.mesh.snapshot.load().own.get(id).copied();
         if condition() == Some(Condition::Serving) {
-            return self.leased(id).map(drop);
+            return Ok(());
         }
         let mut changed = self.mesh.changed.clone();
         let until = Instant::now() + left.min(HOLD_ACTIVATING);
         loop {
             changed.borrow_and_update();
             match condition() {
-                Some(Condition::Serving) => return self.leased(id).map(drop),
+                Some(Condition::Serving) => return Ok(()),
                 Some(Condition::Activating) => {}
                 Some(other) => {
                     return refused(Cause::NotServing, format!("{id} is {}", other.word()));

@@ -44,7 +44,6 @@ mod ingress;
 mod interim;
 mod latency;
 mod learnt;
-mod lease;
 mod limit;
 mod load;
 mod metrics;
@@ -83,7 +82,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::config::HttpVersion;
 use crate::dns::{Found, Over};
-use crate::driver::{Origin, PathReport};
+use crate::driver::PathReport;
 use crate::link::{Links, lock};
 use crate::pipe::AppAddress;
 
@@ -122,8 +121,6 @@ pub struct MeshHandle {
     pub reports: mpsc::Sender<PathReport>,
     /// The links to peers.
     pub links: Links,
-    /// The core's clock: a lease ends by it, whether the core has run meanwhile or not.
-    pub origin: Origin,
 }
 
 /// An endpoint of this host, as the traffic path needs it. Whether it serves, the snapshot says.

@@ -47,16 +47,27 @@ pub fn draw(rng: &mut StdRng, hosts: usize, lease: u64) -> Fault {
         4 => {
             // One bridge: it alone is heard by both sides.
             let bridge = u8::try_from(host).unwrap_or(0);
-            Fault::Split((0..hosts).map(|i| if i == usize::from(bridge) { 9 } else { rng.random_range(0..2) }).collect())
+            Fault::Split(
+                (0..hosts)
+                    .map(|i| if i == usize::from(bridge) { 9 } else { rng.random_range(0..2) })
+                    .collect(),
+            )
         }
         5 | 6 => Fault::OneWay(host, rng.random_range(0..hosts)),
         7..10 => Fault::Heal,
         10..13 => Fault::Pause(host, long(rng)),
         13..15 => Fault::Restart(host, long(rng) / 2),
         15 => Fault::Wipe(host, long(rng) / 2),
-        16..18 => Fault::Drift(host, *[900, 1_000, 1_100, rng.random_range(900..=1_100)].get(rng.random_range(0..4)).unwrap_or(&1_000)),
+        16..18 => Fault::Drift(
+            host,
+            *[900, 1_000, 1_100, rng.random_range(900..=1_100)]
+                .get(rng.random_range(0..4))
+                .unwrap_or(&1_000),
+        ),
         18 => Fault::Loss(*[0, 10, 100, 300].get(rng.random_range(0..4)).unwrap_or(&0)),
-        19 => Fault::Latency(*[MS, 30 * MS, 300 * MS, lease].get(rng.random_range(0..4)).unwrap_or(&MS)),
+        19 => Fault::Latency(
+            *[MS, 30 * MS, 300 * MS, lease].get(rng.random_range(0..4)).unwrap_or(&MS),
+        ),
         20 | 21 => Fault::Able(host, rng.random_bool(0.5)),
         22 => Fault::HandOver(host),
         23 | 24 => Fault::Policy(host),

@@ -102,9 +102,14 @@ impl fmt::Display for Tally {
             "  requests: {} accepted, {} refused by owners without the lease, {} by the resource for their old term",
             self.accepted, self.refused_by_owner, self.fenced
         )?;
-        let faults: Vec<String> = self.faults.iter().map(|(what, n)| format!("{n} {what}")).collect();
+        let faults: Vec<String> =
+            self.faults.iter().map(|(what, n)| format!("{n} {what}")).collect();
         writeln!(f, "  faults: {}", faults.join(", "))?;
-        write!(f, "  a holder {:.2} s after all faults at the latest", self.slowest as f64 / S as f64)
+        write!(
+            f,
+            "  a holder {:.2} s after all faults at the latest",
+            self.slowest as f64 / S as f64
+        )
     }
 }
 
@@ -179,9 +184,8 @@ impl World {
         let count = *[3, 3, 3, 4, 5, 5, 7].get(rng.random_range(0..7)).unwrap_or(&3);
         let changes = broken == Some(Broken::Former) || rng.random_bool(0.4);
         let extra = if changes { rng.random_range(1..=3) } else { 0 };
-        let names: Vec<NodeName> = (0..count + extra)
-            .filter_map(|i| NodeName::parse(&format!("n{i}")).ok())
-            .collect();
+        let names: Vec<NodeName> =
+            (0..count + extra).filter_map(|i| NodeName::parse(&format!("n{i}")).ok()).collect();
         let first: Vec<NodeName> = names[..count].to_vec();
         let mut electorates = vec![Electorate::new(1, first.clone(), [])];
         if changes {
@@ -202,7 +206,11 @@ impl World {
         // Half of the runs without wall clocks, which would hide a term that does not grow.
         let floor = rng.random_bool(0.5).then_some(Clock { origin: Wall(1_000_000 * S) });
         let hosts = names.into_iter().map(|name| {
-            let clock = DriftingClock::new(0, rng.random_range(0..1_000 * S), rng.random_range(900..=1_100));
+            let clock = DriftingClock::new(
+                0,
+                rng.random_range(0..1_000 * S),
+                rng.random_range(900..=1_100),
+            );
             Host {
                 name,
                 seat: None,
@@ -323,8 +331,9 @@ impl World {
     /// The holder and as many others as a majority does without are gone for good.
     fn cut_a_minority(&mut self) {
         let Some(last) = self.electorates.last() else { return };
-        let owners: Vec<usize> =
-            (0..self.hosts.len()).filter(|h| last.owners().contains(&self.hosts[*h].name)).collect();
+        let owners: Vec<usize> = (0..self.hosts.len())
+            .filter(|h| last.owners().contains(&self.hosts[*h].name))
+            .collect();
         let spare = owners.len() - (owners.len() / 2 + 1);
         if spare == 0 || !self.report.violations.is_empty() {
             return;
@@ -487,7 +496,9 @@ impl World {
                 self.tell(|| format!("{host} holds the lease under term {term}"));
                 let (before, by) = self.won;
                 if term < before || (term == before && by != host) {
-                    self.violate(format!("{host} won under term {term}, {by} had {before} already"));
+                    self.violate(format!(
+                        "{host} won under term {term}, {by} had {before} already"
+                    ));
                 }
                 self.won = (term.max(before), host);
             }
@@ -529,7 +540,8 @@ impl World {
         match *fault {
             Fault::Split(ref groups) => {
                 self.blocked.clear();
-                let apart = |a: usize, b: usize| groups[a] != groups[b] && groups[a] != 9 && groups[b] != 9;
+                let apart =
+                    |a: usize, b: usize| groups[a] != groups[b] && groups[a] != 9 && groups[b] != 9;
                 let n = self.hosts.len();
                 let pairs = (0..n).flat_map(|a| (0..n).map(move |b| (a, b)));
                 self.blocked.extend(pairs.filter(|(a, b)| apart(*a, *b)));
@@ -617,10 +629,12 @@ impl World {
     fn boot(&mut self, host: usize) {
         let number = self.hosts[host].policy;
         let electorate = self.electorates[number].clone();
-        if self.hosts[host].seat.is_some() || !electorate.voters().contains(&self.hosts[host].name) {
+        if self.hosts[host].seat.is_some() || !electorate.voters().contains(&self.hosts[host].name)
+        {
             return;
         }
-        let (origin, rate) = (self.rng.random_range(0..1_000 * S), self.rng.random_range(900..=1_100));
+        let (origin, rate) =
+            (self.rng.random_range(0..1_000 * S), self.rng.random_range(900..=1_100));
         let seed = self.rng.random();
         let h = &mut self.hosts[host];
         h.start += 1;
@@ -717,9 +731,8 @@ impl World {
     // ---- what must hold --------------------------------------------------------------------------
 
     fn believers(&self) -> Vec<usize> {
-        let believes = |h: &Host| {
-            h.seat.as_ref().is_some_and(|s| s.holding(h.clock.at(self.now)).is_some())
-        };
+        let believes =
+            |h: &Host| h.seat.as_ref().is_some_and(|s| s.holding(h.clock.at(self.now)).is_some());
         (0..self.hosts.len()).filter(|i| believes(&self.hosts[*i])).collect()
     }
 

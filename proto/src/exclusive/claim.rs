@@ -143,8 +143,7 @@ impl Claimant {
     /// Claims under `term`, or renews under it where it holds.
     pub(super) fn open(&mut self, now: Time, term: u64) -> Round {
         let round = self.next_round();
-        let poll =
-            Poll { round, term, sent: now, yes: BTreeSet::new(), no: BTreeMap::new() };
+        let poll = Poll { round, term, sent: now, yes: BTreeSet::new(), no: BTreeMap::new() };
         match &mut self.stand {
             Stand::Holding { renewal, .. } => *renewal = Some(poll),
             stand => *stand = Stand::Claiming(poll),

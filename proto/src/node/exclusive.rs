@@ -180,7 +180,9 @@ impl Node {
             term,
             held: Ok(endpoint.clone()),
         });
-        self.seats.held.insert(service.clone(), HeldLease { endpoint: endpoint.clone(), term, until });
+        self.seats
+            .held
+            .insert(service.clone(), HeldLease { endpoint: endpoint.clone(), term, until });
         self.stale_advert = true;
         match self.own.get(&endpoint).map(|own| own.config.role) {
             Some(Role::Warm { .. }) => self.drive(now, &endpoint, &Life::Called(None)),
@@ -228,7 +230,8 @@ impl Node {
 
     /// What an endpoint of ours is in: in mode exclusive it serves only under the lease.
     pub(super) fn gated(&self, id: &EndpointId, condition: Condition) -> Condition {
-        let exclusive = self.policy.services.get(&id.service).map(|p| p.mode) == Some(Mode::Exclusive);
+        let exclusive =
+            self.policy.services.get(&id.service).map(|p| p.mode) == Some(Mode::Exclusive);
         let held = self.seats.held.get(&id.service).is_some_and(|h| h.endpoint == *id);
         match condition {
             Condition::Serving if exclusive && !held => Condition::Standby,
@@ -320,9 +323,9 @@ impl Node {
             c.id.node != self.config.name
                 && owners.is_some_and(|e| e.owners.contains(&c.id.node))
                 && matches!(c.condition, Condition::Standby | Condition::Serving)
-                && c.standing.why().is_none_or(|why| {
-                    matches!(why, crate::evidence::Why::Condition(_))
-                })
+                && c.standing
+                    .why()
+                    .is_none_or(|why| matches!(why, crate::evidence::Why::Condition(_)))
         })
     }
 
@@ -341,7 +344,8 @@ impl Node {
             self.seats.preferred.remove(service);
             return Back::Never;
         };
-        let known = self.seats.preferred.entry(service.clone()).or_insert_with(|| (hot.clone(), now));
+        let known =
+            self.seats.preferred.entry(service.clone()).or_insert_with(|| (hot.clone(), now));
         if known.0 != hot {
             *known = (hot.clone(), now);
         }

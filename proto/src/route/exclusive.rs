@@ -42,15 +42,21 @@ pub(super) fn choose(policy: &ServicePolicy, candidates: &[Candidate]) -> (Choic
         }
         Some((term, i, _)) if !waiting.is_empty() => {
             let last = who(i, term);
-            (Choice::Wake(waiting), format!("{last}, and is lost; another owner follows when that ends"))
+            (
+                Choice::Wake(waiting),
+                format!("{last}, and is lost; another owner follows when that ends"),
+            )
         }
         Some((term, i, _)) => (Choice::Nobody, format!("{}, and is lost", who(i, term))),
         None if !waiting.is_empty() => {
             let need = majority(exclusive.owners.len());
             let of = exclusive.owners.len();
-            let reason = format!("nobody holds the lease: it takes {need} of {of} owners to grant it");
+            let reason =
+                format!("nobody holds the lease: it takes {need} of {of} owners to grant it");
             (Choice::Wake(waiting), reason)
         }
-        None => (Choice::Nobody, "nobody holds the lease, and no owner's endpoint can serve".to_owned()),
+        None => {
+            (Choice::Nobody, "nobody holds the lease, and no owner's endpoint can serve".to_owned())
+        }
     }
 }

@@ -95,8 +95,11 @@ fn any_lease() -> impl Strategy<Value = Body> {
     let why = prop_oneof![
         Just(Refusal::Blank),
         any::<u64>().prop_map(|number| Refusal::Electorate { number }),
-        (any_name(), any::<u64>(), span.clone())
-            .prop_map(|(by, term, left)| Refusal::Held { by, term, left }),
+        (any_name(), any::<u64>(), span.clone()).prop_map(|(by, term, left)| Refusal::Held {
+            by,
+            term,
+            left
+        }),
         any::<u64>().prop_map(|seen| Refusal::Term { seen }),
         Just(Refusal::NotOwner),
         Just(Refusal::TooLong),

@@ -4,7 +4,6 @@
 mod applications;
 mod datagrams;
 mod edge;
-mod exclusive;
 mod failures;
 mod finding;
 mod grpc;

@@ -117,7 +117,10 @@ fn a_minority_stops_serving_in_time_and_explains_why() {
     lab.run(Duration::from_secs(4));
     assert_eq!(serving(&lab), [""; 0]);
     let said = says(&lab, &holder);
-    assert!(said.contains("no majority: 1 of 3 owners would grant the lease, 2 are needed"), "{said}");
+    assert!(
+        said.contains("no majority: 1 of 3 owners would grant the lease, 2 are needed"),
+        "{said}"
+    );
     assert!(says(&lab, "c1").contains("the lease"), "{}", says(&lab, "c1"));
 }
 
