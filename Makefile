@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint purity deny advisories unit sim soak sim-soak sim-failover lab bench-speed bench-failover bench-sensing soak-healthy soak-posts allocations docs release clean conformance protocols oracle fuzz
+.PHONY: help setup build demo test lint purity deny advisories unit sim sim-exclusive explore-exclusive soak sim-soak sim-failover lab bench-speed bench-failover bench-sensing soak-healthy soak-posts allocations docs release clean conformance protocols oracle fuzz
 
 PROFILE ?= lab
 CARGO   := cargo
@@ -46,6 +46,14 @@ unit: ## unit tests and property laws
 sim: ## seeded simulator slice; `make sim SEED=n` replays one run, SEEDS=a..b NODES=n another slice
 	$(CARGO) run --profile $(PROFILE) -q -p hearth-tests --bin sim -- $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) --nodes $(NODES)
 	$(if $(SEED),,$(CARGO) run --profile $(PROFILE) -q -p hearth-tests --bin sim -- --scenario failover --seeds 0..8 --nodes 24)
+
+sim-exclusive: ## leases under partitions, pauses, drift, restarts, wiped disks: 10,000 seeds, then every rule broken once and found
+	$(CARGO) run --profile $(PROFILE) -q -p hearth-proto --example sim-exclusive -- --seeds 0..10000
+	for rule in promise drift blank disk former fence; do \
+	  $(CARGO) run --profile $(PROFILE) -q -p hearth-proto --example sim-exclusive -- --seeds 0..2000 --break $$rule || exit 1; done
+
+explore-exclusive: ## everything that three owners of a lease can do, exhaustively, in full size
+	$(CARGO) test --profile $(PROFILE) -p hearth-proto --lib explore -- --include-ignored --nocapture
 
 soak: ## the long tests of links and traffic path that `make test` leaves out
 	$(CARGO) test --profile $(PROFILE) -p hearth-agent --lib -- --ignored --nocapture

@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use hearth_proto::ids::{NodeName, ServiceName};
-use hearth_proto::policy::{Caller, Hedge, Mode, Need, Patience, Percent, Policy, ServicePolicy};
+use hearth_proto::policy::{
+    Caller, Exclusive, Hedge, Mode, Need, Patience, Percent, Policy, ServicePolicy,
+};
 use hearth_proto::settings::{self, SettingsError};
 
 /// Largest policy text taken.
@@ -26,10 +28,11 @@ pub fn compile(file: &str, text: &str) -> Result<Policy, SettingsError> {
 }
 
 /// The keys of a service's policy with their values as written, in the order of the documentation.
-fn values(p: &ServicePolicy) -> [(&'static str, String); 13] {
+fn values(p: &ServicePolicy) -> [(&'static str, String); 14] {
     let mode = match p.mode {
         Mode::HotHot => "hot-hot",
         Mode::HotWarm => "hot-warm",
+        Mode::Exclusive => "exclusive",
     };
     let allow: Vec<String> = p.allow.iter().map(ToString::to_string).collect();
     let retry_on: Vec<String> = p.retry_on.iter().map(ToString::to_string).collect();
@@ -47,7 +50,55 @@ fn values(p: &ServicePolicy) -> [(&'static str, String); 13] {
         ("retry_on", if retry_on.is_empty() { "nothing".into() } else { retry_on.join(", ") }),
         ("max_requests", p.max_requests.to_string()),
         ("rate_limit", p.rate_limit.to_string()),
+        ("exclusive", p.exclusive.as_ref().map_or_else(|| "nobody".to_owned(), owners)),
     ]
+}
+
+/// `db-1, db-2, db-3 (number 2, lease 5s, before: db-1, db-2)`
+fn owners(e: &Exclusive) -> String {
+    let names = |set: &[NodeName]| set.iter().map(NodeName::as_str).collect::<Vec<_>>().join(", ");
+    let before: Vec<String> = e.former.iter().map(|set| names(set)).collect();
+    let before =
+        if before.is_empty() { String::new() } else { format!(", before: {}", before.join("; ")) };
+    format!("{} (number {}, lease {}{before})", names(&e.owners), e.number, e.lease)
+}
+
+/// What must not come into force after `old`: an exclusive service without owners, or owners that changed
+/// in a way in which two nodes could hold its lease at once. The first mistake found, in words.
+pub fn refusal(old: &Policy, new: &Policy) -> Option<String> {
+    new.services.iter().find_map(|(name, p)| {
+        if p.mode != Mode::Exclusive {
+            return None;
+        }
+        let Some(now) = &p.exclusive else {
+            return Some(format!(
+                "services.{name}: mode exclusive needs its owners; write exclusive = {{ owners = [\"…\"] }}"
+            ));
+        };
+        let was = old.services.get(name).filter(|p| p.mode == Mode::Exclusive);
+        let was = was.and_then(|p| p.exclusive.as_ref())?;
+        let set = |names: &[NodeName]| names.iter().cloned().collect::<BTreeSet<NodeName>>();
+        let same = set(&was.owners) == set(&now.owners);
+        match same {
+            true if was.number == now.number => None,
+            false if now.number == was.number + 1
+                && now.former.first().is_some_and(|f| set(f) == set(&was.owners)) =>
+            {
+                None
+            }
+            true => Some(format!(
+                "services.{name}: exclusive.number goes from {} to {} and the owners stay; it grows by one \
+                 with each change of owners, and only then",
+                was.number, now.number
+            )),
+            false => Some(format!(
+                "services.{name}: the owners of the lease change; write number = {} and, first in former, \
+                 the owners before: {:?}",
+                was.number + 1,
+                was.owners.iter().map(NodeName::as_str).collect::<Vec<_>>()
+            )),
+        }
+    })
 }
 
 /// What changes from `old` to `new`, a line each: `services.ledger.min_hot: 100% -> 2`. A service
@@ -119,6 +170,18 @@ pub fn warnings(policy: &Policy) -> Vec<String> {
                 p.timeout
             ));
         }
+        if p.mode != Mode::Exclusive && p.exclusive.is_some() {
+            warn("exclusive has no effect: mode is not exclusive".into());
+        }
+        if let (Mode::Exclusive, Some(e)) = (p.mode, &p.exclusive)
+            && e.owners.len() < 3
+        {
+            warn(format!(
+                "exclusive has {} owners: when one is lost nobody serves, since a majority takes all of \
+                 them",
+                e.owners.len()
+            ));
+        }
         if p.retries == 0 && !p.retry_on.is_empty() {
             warn("retry_on has no effect: retries is 0".into());
         }
@@ -188,7 +251,7 @@ mod tests {
             e.to_string(),
             "mesh.toml:2:1: unknown field `min_hto`, expected one of `mode`, `min_hot`, \
              `failback`, `timeout`, `hedge`, `retries`, `panic`, `allow`, `per_try_timeout`, \
-             `idle_timeout`, `retry_on`, `max_requests`, `rate_limit`\n  hint: did you mean \
+             `idle_timeout`, `retry_on`, `max_requests`, `rate_limit`, `exclusive`\n  hint: did you mean \
              `min_hot`?"
         );
         let e = compile("mesh.toml", "[services.ledger]\ntimeout = \"5\"\n").unwrap_err();
@@ -197,6 +260,28 @@ mod tests {
             "mesh.toml:2:11: \"5\" has no unit; write for example \"5s\" or \"5ms\" (units: us, \
              ms, s, m, h, d)"
         );
+    }
+
+    #[test]
+    fn owners_of_a_lease_change_by_one_number_and_with_those_before_or_not_at_all() {
+        let of = |exclusive: &str| {
+            policy(&format!("[services.db]\nmode = \"exclusive\"\nexclusive = {{ {exclusive} }}\n"))
+        };
+        let one = of("owners = [\"a\", \"b\", \"c\"]");
+        assert_eq!(refusal(&Policy::default(), &one), None);
+        assert_eq!(refusal(&one, &of("owners = [\"c\", \"b\", \"a\"], lease = \"9s\"")), None);
+        let two = "owners = [\"a\", \"b\", \"d\"], number = 2, former = [[\"a\", \"b\", \"c\"]]";
+        assert_eq!(refusal(&one, &of(two)), None);
+        for bad in [
+            "owners = [\"a\", \"b\"]",
+            "owners = [\"a\", \"b\"], number = 2, former = [[\"a\", \"x\"]]",
+            "owners = [\"a\", \"b\"], number = 3, former = [[\"a\", \"b\", \"c\"]]",
+            "owners = [\"a\", \"b\", \"c\"], number = 2, former = [[\"a\"]]",
+        ] {
+            assert!(refusal(&one, &of(bad)).is_some(), "{bad} was taken");
+        }
+        let bare = policy("[services.db]\nmode = \"exclusive\"\n");
+        assert!(refusal(&Policy::default(), &bare).unwrap().contains("needs its owners"));
     }
 
     #[test]

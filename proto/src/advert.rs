@@ -4,6 +4,8 @@
 //! anybody may carry and nobody may change. This module owns the shape and its bounds; who signs and
 //! who checks is the [`Keyring`]'s business, which the shell provides.
 
+pub mod extension;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 

@@ -62,13 +62,15 @@ pub fn tally(policy: &ServicePolicy, subjects: &[Subject]) -> Tally {
     let hot = |s: &&Subject| s.role == Role::Hot && !s.left;
     let declared = subjects.iter().filter(hot).count();
     let needed = match policy.min_hot {
+        _ if policy.mode == Mode::Exclusive => 1,
         Need::Count(n) => usize::try_from(n).unwrap_or(usize::MAX),
         Need::Percent(p) => p.of(declared),
     };
     let serves = |s: &Subject| s.condition == Condition::Serving && !s.lost && !s.left;
     let hot = subjects.iter().filter(hot).filter(|s| serves(s)).count();
     let deficit = match policy.mode {
-        Mode::HotHot => 0,
+        // Who serves is not called up but holds the lease: `exclusive`.
+        Mode::HotHot | Mode::Exclusive => 0,
         Mode::HotWarm => needed.saturating_sub(hot),
     };
     let mut bench: Vec<(&Subject, u16)> = subjects
@@ -110,7 +112,7 @@ pub fn tally(policy: &ServicePolicy, subjects: &[Subject]) -> Tally {
 
 /// Highest random weight of an endpoint for its service (Thaler and Ravishankar 1998): everyone orders
 /// the bench alike, and different services call different nodes first.
-fn rendezvous(id: &EndpointId) -> u64 {
+pub(crate) fn rendezvous(id: &EndpointId) -> u64 {
     xxh3_64(id.to_string().as_bytes())
 }
 

@@ -4,7 +4,7 @@
 //!
 //! * inputs: [`Node::handle_datagram`], [`Node::handle_message`], [`Node::handle_link`],
 //!   [`Node::handle_outcome`], [`Node::handle_samples`], [`Node::handle_health`], [`Node::handle_hook`],
-//!   [`Node::handle_timeout`];
+//!   [`Node::handle_promises_saved`], [`Node::handle_timeout`];
 //! * commands: [`Node::drain`], [`Node::leave`], [`Node::apply`], [`Node::set_interest`];
 //! * outputs: [`Node::poll_transmit`], [`Node::poll_event`], [`Node::poll_timeout`];
 //! * getters: [`Node::snapshot`] and the views.
@@ -14,6 +14,7 @@
 //! and nothing is kept outside the struct.
 
 mod documents;
+mod exclusive;
 mod gossip;
 mod incidents;
 mod io;
@@ -112,6 +113,7 @@ pub struct Node {
     policy_version: u64,
     revoked: BTreeMap<NodeName, Wall>,
     services: BTreeMap<ServiceName, ServiceState>,
+    seats: exclusive::Seats,
     incidents: VecDeque<Record>,
     snapshot: Arc<Snapshot>,
     watch: Vec<(NodeName, SocketAddr)>,
@@ -160,6 +162,7 @@ impl Node {
             policy_version: 0,
             revoked: BTreeMap::new(),
             services: BTreeMap::new(),
+            seats: exclusive::Seats::default(),
             incidents: VecDeque::new(),
             snapshot,
             watch: Vec::new(),
@@ -229,6 +232,7 @@ impl Node {
                 }
             }
             (Identity::Node(node), Message::Wake(wake)) => self.take_wake(now, node, wake),
+            (Identity::Node(node), Message::Lease(lease)) => self.take_lease(now, node, lease),
             (Identity::Node(_), Message::Hint(hint)) if hint.node == self.config.name => {
                 self.renew_advert(now);
             }
@@ -300,6 +304,7 @@ impl Node {
         }
         self.tick_gossip(now);
         self.tick_own(now);
+        self.tick_seats(now);
         self.tick_services(now);
         self.settle(now);
     }
@@ -398,6 +403,7 @@ impl Node {
             .chain(self.forced.values().map(|f| f.until))
             .chain(own)
             .chain(services)
+            .chain(self.seats.poll_timeout())
             .min()
             .unwrap_or(self.digest_at)
     }
@@ -446,6 +452,8 @@ impl Node {
     /// the numbers of services), services, advert, then packets.
     fn settle(&mut self, now: Time) {
         self.take_members(now);
+        self.set_seats(now);
+        self.drain_seats(now);
         // A refresh can call up an endpoint of ours, whose new advert makes its service stale again;
         // each round moves an endpoint forward in its life, so that a few rounds settle it.
         for _ in 0..8 {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::exclusive;
 use crate::ids::{NodeName, ServiceName};
 use crate::time::Span;
 
@@ -65,6 +66,8 @@ pub struct ServicePolicy {
     pub max_requests: Ceiling,
     /// How often each calling node may call each endpoint. More is refused (429).
     pub rate_limit: Rate,
+    /// In mode `exclusive`: who may hold the lease, and who grants it.
+    pub exclusive: Option<Exclusive>,
 }
 
 impl Default for ServicePolicy {
@@ -83,6 +86,7 @@ impl Default for ServicePolicy {
             retry_on: Vec::new(),
             max_requests: Ceiling::None,
             rate_limit: Rate::None,
+            exclusive: None,
         }
     }
 }
@@ -105,6 +109,83 @@ pub enum Mode {
     HotHot,
     /// N serve, M stand by and are activated one for one.
     HotWarm,
+    /// One serves, and only while a majority of the owners has leased it to its node.
+    Exclusive,
+}
+
+/// The owners of an exclusive service. Written by the operator, not read off adverts: all must count the
+/// same majority.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "ExclusiveText")]
+pub struct Exclusive {
+    /// The nodes whose endpoints may serve. More than half of them must be in touch for one to do so.
+    pub owners: Vec<NodeName>,
+    /// How long a lease lasts without renewal, at most: about so long nobody serves after the holder died.
+    pub lease: Span,
+    /// Grows by one with each change of `owners`.
+    pub number: u64,
+    /// The owners before, newest first: a majority of them is asked as well until a lease was granted
+    /// under the present ones.
+    pub former: Vec<Vec<NodeName>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ExclusiveText {
+    owners: Vec<NodeName>,
+    #[serde(default = "default_lease")]
+    lease: Span,
+    #[serde(default = "first_number")]
+    number: u64,
+    #[serde(default)]
+    former: Vec<Vec<NodeName>>,
+}
+
+fn default_lease() -> Span {
+    Span(Duration::from_secs(5))
+}
+
+fn first_number() -> u64 {
+    1
+}
+
+impl TryFrom<ExclusiveText> for Exclusive {
+    type Error = String;
+    fn try_from(text: ExclusiveText) -> Result<Self, String> {
+        let ExclusiveText { owners, lease, number, former } = text;
+        for set in former.iter().chain([&owners]) {
+            let distinct = set.iter().collect::<std::collections::BTreeSet<_>>().len();
+            if distinct != set.len()
+                || set.is_empty()
+                || set.len() > exclusive::electorate::MAX_OWNERS
+            {
+                let most = exclusive::electorate::MAX_OWNERS;
+                return Err(format!(
+                    "owners are 1 to {most} different nodes, an odd number at best"
+                ));
+            }
+        }
+        if !(exclusive::MIN_LEASE..=exclusive::MAX_LEASE).contains(&lease.0) {
+            return Err(format!(
+                "lease {lease} is not from {} to {}",
+                Span(exclusive::MIN_LEASE),
+                Span(exclusive::MAX_LEASE)
+            ));
+        }
+        let before = u64::try_from(former.len()).unwrap_or(u64::MAX);
+        if number == 0 || before >= number || former.len() > exclusive::electorate::MAX_FORMER {
+            return Err(format!(
+                "number {number} with {before} former sets of owners; number counts from 1"
+            ));
+        }
+        if number > 1 && former.is_empty() {
+            return Err(format!(
+                "number {number} without former; write the owners before as former = [[\"…\"]]: a majority \
+                 of them must let go first"
+            ));
+        }
+        Ok(Self { owners, lease, number, former })
+    }
 }
 
 /// A share in percent, 0 to 100.
@@ -466,6 +547,31 @@ mod tests {
             r#"{"failback": "5"}"#,
             r#"{"mode": "cold"}"#,
             r#"{"hedgehog": 1}"#,
+        ] {
+            assert!(read(bad).is_err(), "{bad} was taken");
+        }
+    }
+
+    #[test]
+    fn owners_of_an_exclusive_service_are_named_once_and_numbered_with_those_before() {
+        let read = |t: &str| serde_json::from_str::<ServicePolicy>(t);
+        let p = read(r#"{"mode": "exclusive", "exclusive": {"owners": ["a", "b", "c"]}}"#).unwrap();
+        let e = p.exclusive.unwrap();
+        assert_eq!((e.number, e.lease.to_string(), e.former.len()), (1, "5s".into(), 0));
+        let changed =
+            r#"{"exclusive": {"owners": ["a", "d"], "number": 2, "former": [["a", "b"]]}}"#;
+        let policy = read(changed).unwrap();
+        let bytes = crate::wire::encode_body(&policy).unwrap();
+        assert_eq!(crate::wire::decode_body(&bytes), Ok(policy), "as gossip carries it");
+        for bad in [
+            r#"{"exclusive": {"owners": []}}"#,
+            r#"{"exclusive": {"owners": ["a", "a"]}}"#,
+            r#"{"exclusive": {"owners": ["a"], "number": 0}}"#,
+            r#"{"exclusive": {"owners": ["a"], "number": 2}}"#,
+            r#"{"exclusive": {"owners": ["a"], "former": [["b"]]}}"#,
+            r#"{"exclusive": {"owners": ["a"], "lease": "100ms"}}"#,
+            r#"{"exclusive": {"owners": ["a"], "lease": "61s"}}"#,
+            r#"{"exclusive": {"owner": ["a"]}}"#,
         ] {
             assert!(read(bad).is_err(), "{bad} was taken");
         }

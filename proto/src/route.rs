@@ -3,6 +3,8 @@
 //! A [`Route`] is an immutable snapshot. The traffic path reads it without a lock and picks with
 //! [`Route::pick`], a pure function. Nothing here changes what anybody thinks of an endpoint.
 
+mod exclusive;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,7 +13,8 @@ use crate::advert::{Condition, Protocol, Role};
 use crate::evidence::{Standing, Why};
 use crate::failover::Tally;
 use crate::ids::{EndpointId, Generation, NodeName, ServiceName};
-use crate::policy::ServicePolicy;
+use crate::policy::{Mode, ServicePolicy};
+use crate::time::Time;
 
 /// All routes of an agent at one moment.
 #[derive(Clone, Debug)]
@@ -26,6 +29,19 @@ pub struct Snapshot {
     pub services: BTreeMap<ServiceName, Arc<Route>>,
     /// What this node's own endpoints are in, for the inbound side.
     pub own: BTreeMap<EndpointId, Condition>,
+    /// The leases this node holds, for the inbound side, which looks at the clock itself.
+    pub leases: BTreeMap<ServiceName, HeldLease>,
+}
+
+/// A lease of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldLease {
+    /// The endpoint that serves under it.
+    pub endpoint: EndpointId,
+    /// Its term.
+    pub term: u64,
+    /// Nothing may be accepted under it from then on.
+    pub until: Time,
 }
 
 impl Snapshot {
@@ -37,6 +53,7 @@ impl Snapshot {
             policy_version: 0,
             services: BTreeMap::new(),
             own: BTreeMap::new(),
+            leases: BTreeMap::new(),
         }
     }
 }
@@ -79,6 +96,8 @@ pub struct Candidate {
     pub standing: Standing,
     /// How much of the requests it is to get, while it is ready.
     pub share: Share,
+    /// In mode exclusive: the term of the lease its owner says it holds.
+    pub term: Option<u64>,
 }
 
 /// How much of a service's requests a ready endpoint is to get.
@@ -140,6 +159,9 @@ impl Choice {
 ///
 /// A silent link is proof of our own, so a silent endpoint never dilutes those that answer.
 pub fn choose(policy: &ServicePolicy, candidates: &[Candidate], tally: &Tally) -> (Choice, String) {
+    if policy.mode == Mode::Exclusive {
+        return exclusive::choose(policy, candidates);
+    }
     let of = |wanted: &dyn Fn(&Candidate) -> bool| -> Vec<usize> {
         (0..candidates.len()).filter(|i| wanted(&candidates[*i])).collect()
     };

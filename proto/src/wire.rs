@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::advert::SignedAdvert;
 use crate::document::{DocumentKind, SignedDocument};
-use crate::ids::{EndpointId, Generation, NodeName, Version};
+use crate::exclusive::message::Body;
+use crate::ids::{EndpointId, Generation, NodeName, ServiceName, Version};
 use crate::incident::IncidentKey;
 use crate::member::MemberRecord;
 
@@ -93,6 +94,17 @@ pub enum Message {
     Documents(Vec<SignedDocument>),
     /// Which versions are in force here, and who else could be told.
     DocumentsAck(DocumentsAck),
+    /// Between the owners of an exclusive service; each body is a kind of its own.
+    Lease(Lease),
+}
+
+/// A word about the lease of an exclusive service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Which service.
+    pub service: ServiceName,
+    /// What.
+    pub body: Body,
 }
 
 /// First message on a link.
@@ -179,6 +191,14 @@ impl Message {
             Self::Hint(_) => 8,
             Self::Documents(_) => 9,
             Self::DocumentsAck(_) => 10,
+            Self::Lease(lease) => match lease.body {
+                Body::Ask(_) => 20,
+                Body::Tell(_) => 21,
+                Body::Claim(_) => 22,
+                Body::Grant(_) => 23,
+                Body::Refuse(_) => 24,
+                Body::Release(_) => 25,
+            },
         }
     }
 
@@ -195,6 +215,7 @@ impl Message {
             Self::Hint(_) => "hint",
             Self::Documents(_) => "documents",
             Self::DocumentsAck(_) => "documents_ack",
+            Self::Lease(_) => "lease",
         }
     }
 
@@ -212,6 +233,14 @@ impl Message {
             Self::Hint(m) => encode_body(m),
             Self::Documents(m) => encode_body(m),
             Self::DocumentsAck(m) => encode_body(m),
+            Self::Lease(Lease { service, body }) => match body {
+                Body::Ask(m) => encode_body(&(service, m)),
+                Body::Tell(m) => encode_body(&(service, m)),
+                Body::Claim(m) => encode_body(&(service, m)),
+                Body::Grant(m) => encode_body(&(service, m)),
+                Body::Refuse(m) => encode_body(&(service, m)),
+                Body::Release(m) => encode_body(&(service, m)),
+            },
         }?;
         bytes.extend_from_slice(&body);
         Ok(bytes)
@@ -236,9 +265,20 @@ impl Message {
             8 => Self::Hint(decode_body(body)?),
             9 => Self::Documents(decode_body(body)?),
             10 => Self::DocumentsAck(decode_body(body)?),
+            20 => lease(body, Body::Ask)?,
+            21 => lease(body, Body::Tell)?,
+            22 => lease(body, Body::Claim)?,
+            23 => lease(body, Body::Grant)?,
+            24 => lease(body, Body::Refuse)?,
+            25 => lease(body, Body::Release)?,
             _ => return Ok(None),
         }))
     }
+}
+
+fn lease<T: DeserializeOwned>(body: &[u8], of: fn(T) -> Body) -> Result<Message, WireError> {
+    let (service, said) = decode_body(body)?;
+    Ok(Message::Lease(Lease { service, body: of(said) }))
 }
 
 /// Wraps a SWIM packet for a datagram.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::advert::{Protocol, Role};
+use crate::exclusive::Book;
 use crate::ids::{EndpointId, Generation, Identity, NodeName, ServiceName};
 use crate::incident::IncidentKey;
 use crate::member::SwimConfig;
@@ -133,6 +134,24 @@ pub enum Event {
     SaveTable,
     /// The documents changed: keep them.
     SaveDocuments,
+    /// Promises of leases changed: put all of these on disk, durably, then call
+    /// [`Node::handle_promises_saved`](super::Node::handle_promises_saved) with the number. Nothing that rests
+    /// on them is said before.
+    SavePromises {
+        /// The number; a later one makes an earlier one superfluous.
+        serial: u64,
+        /// By service.
+        books: Vec<(ServiceName, Book)>,
+    },
+    /// The lease of an exclusive service came to this node, or went.
+    Lease {
+        /// Of which service.
+        service: ServiceName,
+        /// Under which term.
+        term: u64,
+        /// It is held for this endpoint, or not any longer and why, in one word.
+        held: Result<EndpointId, &'static str>,
+    },
     /// The trust bundle in force changed.
     Trust(Vec<Vec<u8>>),
     /// The revocations in force changed.

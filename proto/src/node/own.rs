@@ -66,6 +66,8 @@ impl Node {
         let before = own.life.condition();
         let action = own.life.handle(event, failback, now);
         let after = own.life.condition();
+        let shown = (self.gated(id, before), self.gated(id, after));
+        let Some(own) = self.own.get_mut(id) else { return };
         let incident = own.life.activated_for().cloned();
         if before != Condition::Activating && after == Condition::Activating {
             let parent = incident.as_ref().and_then(|key| self.parents.get(key)).copied();
@@ -91,8 +93,8 @@ impl Node {
         let activation = began.filter(|_| activated).map(|began| now.since(began));
         self.events.push_back(Event::Condition {
             endpoint: id.clone(),
-            from: before.word(),
-            to: after.word(),
+            from: shown.0.word(),
+            to: shown.1.word(),
             activation,
         });
         if activated {
@@ -195,6 +197,9 @@ impl Node {
     /// Tells our own endpoints of `service` whether they are called: by the numbers, or by a caller that
     /// has nobody left.
     pub(super) fn call_up(&mut self, now: Time, service: &ServiceName) {
+        if self.follow_lease(now, service) {
+            return;
+        }
         let Some(state) = self.services.get(service) else { return };
         let called = state.route.tally.called.clone();
         let isolated = self.is_isolated();
@@ -270,7 +275,7 @@ impl Node {
             service: own.config.id.service.clone(),
             instance: own.config.id.instance,
             role: own.config.role,
-            condition: own.life.condition(),
+            condition: self.gated(&own.config.id, own.life.condition()),
             protocol: own.config.protocol,
             since: self.config.clock.wall(own.life.since()),
             activated_for: own.life.activated_for().cloned(),
@@ -284,7 +289,7 @@ impl Node {
             endpoints: endpoints.collect(),
             policy_version: self.policy_version,
             left: self.left,
-            extension: Vec::new(),
+            extension: self.lease_adverts(),
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rand::RngExt;
 
-use crate::advert::{Condition, Role};
+use crate::advert::{Condition, Role, extension};
 use crate::evidence::{self, EndpointEvidence, NodeEvidence, Outcome, Standing, Swim, Why};
 use crate::failover::{self, Subject, Tally};
 use crate::ids::{EndpointId, NodeName, ServiceName, Version};
@@ -47,13 +47,18 @@ impl Node {
         self.update_watch();
         let services =
             self.services.iter().map(|(name, s)| (name.clone(), s.route.clone())).collect();
-        let own = self.own.iter().map(|(id, o)| (id.clone(), o.life.condition())).collect();
+        let own = self
+            .own
+            .iter()
+            .map(|(id, o)| (id.clone(), self.gated(id, o.life.condition())))
+            .collect();
         self.snapshot = Arc::new(Snapshot {
             version: self.snapshot.version + 1,
             node: self.config.name.clone(),
             policy_version: self.policy_version,
             services,
             own,
+            leases: self.seats.held().clone(),
         });
     }
 
@@ -76,6 +81,7 @@ impl Node {
         };
         for (name, entry) in self.table.iter() {
             let advert = &entry.advert;
+            let leases = extension::leases(&advert.extension);
             let offers = advert.endpoints.iter().filter(|e| e.service == *service);
             for e in offers {
                 let id = advert.endpoint_id(e);
@@ -107,6 +113,7 @@ impl Node {
                 });
                 survey.versions.insert(id.clone(), advert.version);
                 survey.candidates.push(Candidate {
+                    term: Self::claimed_term(&leases, &id),
                     id,
                     address: advert.address,
                     generation: advert.version.generation,

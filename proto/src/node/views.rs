@@ -219,6 +219,8 @@ impl Node {
         let wall = self.config.clock.wall(now);
         let sentences =
             sentences::of(&state.route, &endpoints, &incidents, self.policy_version, wall);
+        let seat = self.seat_status(service, now);
+        let sentences = sentences.into_iter().chain(seat.map(sentences::seat)).collect();
         Some(ExplainView {
             service: service.clone(),
             node: self.config.name.clone(),

@@ -30,6 +30,7 @@ fn candidate(node: &str, standing: Standing) -> Candidate {
         condition,
         standing,
         share: Share::Full,
+        term: None,
     }
 }
 

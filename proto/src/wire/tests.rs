@@ -80,6 +80,50 @@ fn any_member() -> impl Strategy<Value = MemberRecord> {
     )
 }
 
+fn any_lease() -> impl Strategy<Value = Body> {
+    use crate::exclusive::message::*;
+    use crate::time::Span;
+    let round = any::<(u64, u64)>()
+        .prop_map(|(g, count)| Round { generation: Generation(g), count })
+        .boxed();
+    let span = any::<u64>().prop_map(|us| Span(std::time::Duration::from_micros(us))).boxed();
+    let vote = prop_oneof![
+        Just(Vote::Blank),
+        Just(Vote::Free),
+        (any_name(), span.clone()).prop_map(|(to, left)| Vote::Promised { to, left }),
+    ];
+    let why = prop_oneof![
+        Just(Refusal::Blank),
+        any::<u64>().prop_map(|number| Refusal::Electorate { number }),
+        (any_name(), any::<u64>(), span.clone()).prop_map(|(by, term, left)| Refusal::Held {
+            by,
+            term,
+            left
+        }),
+        any::<u64>().prop_map(|seen| Refusal::Term { seen }),
+        Just(Refusal::NotOwner),
+        Just(Refusal::TooLong),
+    ];
+    prop_oneof![
+        round.clone().prop_map(|round| Body::Ask(Ask { round })),
+        (round.clone(), any::<(u64, u64, u64)>(), vote).prop_map(
+            |(round, (number, settled, term), vote)| {
+                Body::Tell(Tell { round, number, settled, term, vote })
+            }
+        ),
+        (round.clone(), any::<(u64, u64, u64, u64)>(), span).prop_map(
+            |(round, (number, print, settled, term), lease)| {
+                Body::Claim(Claim { round, number, print, settled, term, lease })
+            }
+        ),
+        (round.clone(), any::<(u64, u64)>())
+            .prop_map(|(round, (term, settled))| Body::Grant(Grant { round, term, settled })),
+        (round, why).prop_map(|(round, why)| Body::Refuse(Refuse { round, why })),
+        (any::<u64>(), prop::option::of(any_name()))
+            .prop_map(|(term, next)| Body::Release(Release { term, next })),
+    ]
+}
+
 fn any_message() -> BoxedStrategy<Message> {
     let list = |of: BoxedStrategy<SignedAdvert>| prop::collection::vec(of, 0..5);
     let incident =
@@ -118,6 +162,10 @@ fn any_message() -> BoxedStrategy<Message> {
             .prop_map(|(versions, members, refused)| {
                 Message::DocumentsAck(DocumentsAck { versions, members, refused })
             }),
+        (0u8..9, any_lease()).prop_map(|(s, body)| {
+            let service = ServiceName::parse(&format!("s{s}")).unwrap();
+            Message::Lease(Lease { service, body })
+        }),
     ]
     .boxed()
 }
@@ -140,7 +188,7 @@ proptest! {
     /// With a known envelope, so that every body decoder is reached.
     #[test]
     fn no_body_makes_decoding_panic(
-        kind in 0u8..14, body in prop::collection::vec(any::<u8>(), 0..200),
+        kind in 0u8..30, body in prop::collection::vec(any::<u8>(), 0..200),
     ) {
         let _ = Message::decode(&[&[PROTOCOL, kind], body.as_slice()].concat());
         let _ = decode_body::<crate::advert::Advert>(&body);
@@ -166,7 +214,7 @@ proptest! {
     fn another_version_or_an_unknown_kind_is_skipped(
         version in any::<u8>(), kind in any::<u8>(), body in prop::collection::vec(any::<u8>(), 0..40),
     ) {
-        prop_assume!(version != PROTOCOL || !(1..=10).contains(&kind));
+        prop_assume!(version != PROTOCOL || !(1..=10).contains(&kind) && !(20..=25).contains(&kind));
         let bytes = [&[version, kind], body.as_slice()].concat();
         prop_assert_eq!(Message::decode(&bytes), Ok(None));
         prop_assume!(version != PROTOCOL || kind != 0);
@@ -180,7 +228,7 @@ proptest! {
 #[test]
 fn a_lie_about_a_length_does_not_allocate() {
     let huge: &[u8] = &[253, 0, 0, 0, 0, 0, 0, 0, 16];
-    for kind in 1..=10u8 {
+    for kind in (1..=10u8).chain(20..=25) {
         for skip in 0..4 {
             let bytes = [&[PROTOCOL, kind], &vec![0; skip][..], huge, &[1, 2, 3]].concat();
             assert!(Message::decode(&bytes).is_err(), "kind {kind}, {skip} bytes in");

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use hearth_proto::advert::SignedAdvert;
 use hearth_proto::document::SignedDocument;
+use hearth_proto::exclusive::Book;
 use hearth_proto::ids::{EndpointId, Generation, Identity, NodeName, ServiceName};
 use hearth_proto::member::SwimConfig;
 use hearth_proto::node::{EndpointConfig, Node, NodeConfig};
@@ -56,6 +57,8 @@ pub struct Disk {
     pub records: Vec<SignedAdvert>,
     /// The documents.
     pub documents: Vec<SignedDocument>,
+    /// The promises of leases.
+    pub promises: Vec<(ServiceName, Book)>,
 }
 
 /// One host.
@@ -139,8 +142,10 @@ impl World {
         h.node = Some(Node::new(config, Box::new(keys), Time(0)));
         let (records, documents) = (h.disk.records.clone(), h.disk.documents.clone());
         let (name, generation) = (h.name.clone(), h.disk.generation);
+        let promises = h.disk.promises.clone();
         self.tell(|| format!("{name} starts (generation {generation}, wiped: {wipe})"));
         self.checks.started(host);
+        self.step(host, |node, now| node.restore_promises(now, promises));
         self.step(host, |node, now| node.restore(now, records, documents));
         self.start_apps(host);
     }

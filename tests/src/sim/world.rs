@@ -504,6 +504,17 @@ impl World {
                     h.disk.documents = node.document_records();
                 }
             }
+            Event::SavePromises { serial, books } => {
+                let now = Time(self.now);
+                let h = &mut self.hosts[host];
+                h.disk.promises = books;
+                if let Some(node) = &mut h.node {
+                    node.handle_promises_saved(now, serial);
+                }
+            }
+            Event::Lease { service, term, held } => {
+                self.tell(|| format!("host {host}: lease of {service}, term {term}: {held:?}"));
+            }
             Event::Trust(_) | Event::Spans(_) => {}
             Event::Revoked(revoked) => {
                 let mut known =

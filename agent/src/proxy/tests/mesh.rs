@@ -140,6 +140,7 @@ impl Host {
                 condition: Condition::Serving,
                 standing: Standing::Ready,
                 share: Share::Full,
+                term: None,
             })
             .collect();
         self.put(candidates, policy, choice);

@@ -279,6 +279,7 @@ fn the_last_word_of_a_dead_node_is_no_strength() {
         condition,
         standing,
         share: Share::Full,
+        term: None,
     };
     let out = Standing::Out;
     let route = Route {

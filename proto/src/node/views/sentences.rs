@@ -3,6 +3,7 @@
 //!
 //! Pure: the same values that stand beside the sentences in `ExplainView`, said aloud. Decides nothing.
 
+use crate::exclusive::Status;
 use crate::policy::{Failback, Mode, Need};
 use crate::route::{Choice, Route};
 use crate::time::Wall;
@@ -29,6 +30,11 @@ pub(super) fn of(
     let about = About { route, incidents, now };
     said.extend(endpoints.iter().map(|e| about.endpoint(e)));
     said
+}
+
+/// Where this node's seat among the owners of an exclusive service stands.
+pub(super) fn seat(status: Status) -> String {
+    format!("Of the lease: {status}.")
 }
 
 fn traffic(route: &Route) -> String {
@@ -76,6 +82,13 @@ fn demand(route: &Route, policy_version: u64) -> String {
         return format!(
             "{by}, nobody is called up (mode hot-hot); {} of {} hot serve.",
             tally.hot, tally.declared
+        );
+    }
+    if route.policy.mode == Mode::Exclusive {
+        let owners = route.policy.exclusive.as_ref().map_or(0, |e| e.owners.len());
+        return format!(
+            "{by}, one endpoint at a time serves, and only while most of the {owners} owners lease it to its \
+             node (mode exclusive)."
         );
     }
     let share = match route.policy.min_hot {

@@ -29,6 +29,7 @@ fn route(picks: &[&str], serving: usize, called: &[&str]) -> Route {
         condition: Condition::Serving,
         standing: Standing::Ready,
         share: Share::Full,
+        term: None,
     };
     Route {
         service: service(),
