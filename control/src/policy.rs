@@ -47,6 +47,7 @@ fn values(p: &ServicePolicy) -> [(&'static str, String); 13] {
         ("retry_on", if retry_on.is_empty() { "nothing".into() } else { retry_on.join(", ") }),
         ("max_requests", p.max_requests.to_string()),
         ("rate_limit", p.rate_limit.to_string()),
+        ("relay", p.relay.word().to_owned()),
     ]
 }
 
@@ -188,7 +189,7 @@ mod tests {
             e.to_string(),
             "mesh.toml:2:1: unknown field `min_hto`, expected one of `mode`, `min_hot`, \
              `failback`, `timeout`, `hedge`, `retries`, `panic`, `allow`, `per_try_timeout`, \
-             `idle_timeout`, `retry_on`, `max_requests`, `rate_limit`\n  hint: did you mean \
+             `idle_timeout`, `retry_on`, `max_requests`, `rate_limit`, `relay`\n  hint: did you mean \
              `min_hot`?"
         );
         let e = compile("mesh.toml", "[services.ledger]\ntimeout = \"5\"\n").unwrap_err();

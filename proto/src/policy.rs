@@ -65,6 +65,8 @@ pub struct ServicePolicy {
     pub max_requests: Ceiling,
     /// How often each calling node may call each endpoint. More is refused (429).
     pub rate_limit: Rate,
+    /// Whether requests go through a third agent when the caller's own path to every endpoint is bad.
+    pub relay: Relay,
 }
 
 impl Default for ServicePolicy {
@@ -83,6 +85,7 @@ impl Default for ServicePolicy {
             retry_on: Vec::new(),
             max_requests: Ceiling::None,
             rate_limit: Rate::None,
+            relay: Relay::LastResort,
         }
     }
 }
@@ -105,6 +108,27 @@ pub enum Mode {
     HotHot,
     /// N serve, M stand by and are activated one for one.
     HotWarm,
+}
+
+/// Whether a third agent may carry a service's requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Relay {
+    /// Never.
+    Off,
+    /// Only where nobody who is ready can be reached otherwise. The default: it applies only where requests
+    /// would fail or wait, and what is carried is sealed.
+    LastResort,
+}
+
+impl Relay {
+    /// As it is written.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::LastResort => "last-resort",
+        }
+    }
 }
 
 /// A share in percent, 0 to 100.
@@ -488,6 +512,7 @@ mod tests {
             assert_eq!(Rate::parse(text).unwrap().to_string(), text);
         }
         let none = read("{}").unwrap();
+        assert_eq!((none.relay, read(r#"{"relay": "off"}"#).unwrap().relay), (Relay::LastResort, Relay::Off));
         assert_eq!((none.max_requests, none.rate_limit), (Ceiling::None, Rate::None));
         for bad in [
             r#"{"per_try_timeout": "0s"}"#,
@@ -498,6 +523,7 @@ mod tests {
             r#"{"rate_limit": "0/s"}"#,
             r#"{"rate_limit": "1/0s"}"#,
             r#"{"retry_on": ["500"]}"#,
+            r#"{"relay": "always"}"#,
         ] {
             assert!(read(bad).is_err(), "{bad} was taken");
         }

@@ -397,7 +397,7 @@ impl<'a> Race<'a> {
         }
         let limit = match route.choice {
             Choice::Wake(_) => HOLD_WAKE,
-            Choice::Serve(_) | Choice::Panic(_) => self.policy.timeout.0,
+            Choice::Serve(_) | Choice::Panic(_) | Choice::Relay(_) => self.policy.timeout.0,
             Choice::Nobody if route.candidates.is_empty() => Duration::ZERO,
             Choice::Nobody => HOLD_NOBODY,
         };

@@ -21,6 +21,7 @@ use std::time::Duration;
 use xxhash_rust::xxh3::xxh3_64;
 
 mod outliers;
+mod relays;
 
 struct Hash(Identity);
 

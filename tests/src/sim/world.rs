@@ -504,7 +504,8 @@ impl World {
                     h.disk.documents = node.document_records();
                 }
             }
-            Event::Trust(_) | Event::Spans(_) => {}
+            // Third agents do not carry here: a wish for one stays unanswered.
+            Event::Trust(_) | Event::Spans(_) | Event::Relay(_) => {}
             Event::Revoked(revoked) => {
                 let mut known =
                     self.hosts[host].revoked.lock().unwrap_or_else(PoisonError::into_inner);

@@ -14,13 +14,13 @@ impl Race<'_> {
     /// Learns how it stands with the peer of attempt `n` from now on.
     pub(super) fn watch(&mut self, n: usize, target: &Target) {
         // What is silent already was picked for want of better; only a change is news.
-        let known = *self.inner.mesh.links.health(&target.id.node).borrow();
+        let known = *target.health(self.inner).borrow();
         self.follow(n, known, target);
     }
 
     /// Learns when it no longer stands as is known with the peer of attempt `n`.
     pub(super) fn follow(&mut self, n: usize, known: LinkHealth, target: &Target) {
-        self.await_turn(n, known, self.inner.mesh.links.health(&target.id.node));
+        self.await_turn(n, known, target.health(self.inner));
     }
 
     fn await_turn(&mut self, n: usize, known: LinkHealth, mut health: watch::Receiver<LinkHealth>) {

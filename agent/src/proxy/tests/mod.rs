@@ -12,6 +12,7 @@ mod limits;
 mod losses;
 mod mesh;
 mod opaque;
+mod relays;
 mod requests;
 mod soak;
 mod streams;
