@@ -46,7 +46,9 @@ use crate::table::Table;
 use crate::time::{Time, Wall};
 use crate::wire::{self, Hello, Message};
 
-pub use io::{EndpointConfig, Event, LinkInput, NodeConfig, RelayInput, RelayWish, Sizes, Transmit};
+pub use io::{
+    EndpointConfig, Event, LinkInput, NodeConfig, RelayInput, RelayWish, Sizes, Transmit,
+};
 
 /// Incidents remembered by an agent; the oldest closed one goes first.
 pub const MAX_INCIDENTS: usize = 256;

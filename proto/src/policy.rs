@@ -512,7 +512,10 @@ mod tests {
             assert_eq!(Rate::parse(text).unwrap().to_string(), text);
         }
         let none = read("{}").unwrap();
-        assert_eq!((none.relay, read(r#"{"relay": "off"}"#).unwrap().relay), (Relay::LastResort, Relay::Off));
+        assert_eq!(
+            (none.relay, read(r#"{"relay": "off"}"#).unwrap().relay),
+            (Relay::LastResort, Relay::Off)
+        );
         assert_eq!((none.max_requests, none.rate_limit), (Ceiling::None, Rate::None));
         for bad in [
             r#"{"per_try_timeout": "0s"}"#,

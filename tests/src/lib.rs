@@ -17,6 +17,6 @@ pub mod loopback;
 pub mod otlp;
 pub mod pair;
 pub mod python;
-pub mod sim;
 pub mod sensing;
+pub mod sim;
 pub mod soak;

@@ -97,8 +97,8 @@ impl Target {
     pub(crate) fn of(candidate: &Candidate) -> Self {
         let via = candidate.via.clone();
         // Through a relay it answers.
-        let silent = via.is_none()
-            && matches!(candidate.standing, Standing::Doubtful(Why::Silent { .. }));
+        let silent =
+            via.is_none() && matches!(candidate.standing, Standing::Doubtful(Why::Silent { .. }));
         Self { id: candidate.id.clone(), address: candidate.address, silent, via }
     }
 

@@ -169,11 +169,7 @@ pub(crate) async fn serve(
 }
 
 /// Where the member is reached, if the core lets bytes of `caller` pass to it.
-async fn permitted(
-    inner: &Inner,
-    caller: &NodeName,
-    to: &NodeName,
-) -> Result<SocketAddr, Refusal> {
+async fn permitted(inner: &Inner, caller: &NodeName, to: &NodeName) -> Result<SocketAddr, Refusal> {
     let (answer, answered) = oneshot::channel();
     inner.tell(PathReport::MayRelay { from: caller.clone(), to: to.clone(), answer });
     match timeout(ANSWER_LIMIT, answered).await {

@@ -10,7 +10,9 @@ use std::net::SocketAddr;
 use crate::evidence::{LinkState, NodeEvidence, Standing, Swim, Why};
 use crate::ids::NodeName;
 use crate::policy::Relay;
-use crate::relay::{self, ASK_AGAIN, Bystander, HEARD_LATELY, HOLD, LOOK_AGAIN, MAX_ASKED, Refusal};
+use crate::relay::{
+    self, ASK_AGAIN, Bystander, HEARD_LATELY, HOLD, LOOK_AGAIN, MAX_ASKED, Refusal,
+};
 use crate::time::Time;
 
 use super::{Event, Node, RelayInput, RelayWish};
@@ -153,9 +155,10 @@ impl Node {
         ways.retain(|to, way| wanted.contains(to) || !way.failed.is_empty());
         let mut recheck: Option<Time> = None;
         let mut look_at = |at: Time| recheck = Some(recheck.map_or(at, |r| r.min(at)));
-        let mut wishes = Vec::new();
+        let (mut wishes, mut left) = (Vec::new(), Vec::new());
         for to in ways.keys().cloned().chain(wanted.iter().cloned()).collect::<BTreeSet<_>>() {
             let way = ways.entry(to.clone()).or_default();
+            let carried = way.asked.as_ref().is_some_and(|(_, up)| *up);
             if !wanted.contains(&to) {
                 way.asked = None;
                 way.failed.values().for_each(|until| look_at(*until));
@@ -169,6 +172,10 @@ impl Node {
             if !stays {
                 let via = (way.failed.len() < MAX_ASKED).then(|| self.choose_relay(&to, way, now));
                 way.asked = via.flatten().map(|via| (via, false));
+                // Its routes still lead through the one that is no more.
+                if carried {
+                    left.push(to.clone());
+                }
             }
             if let Some((via, _)) = &way.asked
                 && let Some(address) = self.address(via)
@@ -183,6 +190,7 @@ impl Node {
             }
         }
         (self.relays.ways, self.relays.recheck) = (ways, recheck);
+        left.iter().for_each(|to| self.touch_node(to));
         if self.relays.wished != wishes {
             self.relays.wished.clone_from(&wishes);
             self.events.push_back(Event::Relay(wishes));
@@ -210,9 +218,10 @@ impl Node {
             if last_resort {
                 wanted.extend(silent.map(|c| c.id.node.clone()));
             }
-            let held = route.candidates.iter().filter(|c| {
-                c.via.is_some() && is_fresh(&self.node_evidence(&c.id.node, now), now)
-            });
+            let held = route
+                .candidates
+                .iter()
+                .filter(|c| c.via.is_some() && is_fresh(&self.node_evidence(&c.id.node, now), now));
             wanted.extend(held.map(|c| c.id.node.clone()));
         }
         wanted

@@ -272,7 +272,9 @@ fn reason(candidate: &Candidate) -> String {
             format!("on trial: one request in {TRIAL_ONE_IN} is to tell how well it answers")
         }
         (None, Share::Full) => match &candidate.via {
-            Some(via) => format!("still relayed through {via}, until our own path has held for a while"),
+            Some(via) => {
+                format!("still relayed through {via}, until our own path has held for a while")
+            }
             None => String::new(),
         },
     }

@@ -19,7 +19,8 @@ fn a_caller_that_alone_has_lost_its_path_goes_through_a_third_agent_and_nobody_i
         let (hot, warm) = (run.mesh.hot[0].endpoint(), run.mesh.warm[0].endpoint());
         let cut = |mesh: &Mesh| mesh.caller.host.cut_from(&mesh.hot[0].host).unwrap();
         let relayed = |mesh: &Mesh| {
-            mesh.wait_view("requests through a relay", SOON, |v| v.route.decision == "relay").unwrap()
+            mesh.wait_view("requests through a relay", SOON, |v| v.route.decision == "relay")
+                .unwrap()
         };
         let (_, view) = run.strike("the caller's own path cut", cut, relayed);
         assert_eq!(view.route.picks, [hot.clone()], "{}", sketch(&view));

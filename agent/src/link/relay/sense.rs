@@ -103,7 +103,9 @@ impl Sense {
                 self.window = Window::default();
                 News::Health(LinkHealth::Up)
             }
-            Some(silence) if now.saturating_duration_since(silence.opened) >= LANE_DEAD => News::Dead,
+            Some(silence) if now.saturating_duration_since(silence.opened) >= LANE_DEAD => {
+                News::Dead
+            }
             Some(silence) => match silence.lasts(now, lag) {
                 true => News::Health(LinkHealth::Lost),
                 false => News::Nothing,
@@ -204,8 +206,11 @@ mod tests {
     #[test]
     fn a_relay_that_dies_under_a_request_is_silent_and_lost_and_given_up_in_time() {
         let told = run(Duration::from_secs(4), true, |t| t < Duration::from_secs(1));
-        let [(silent, News::Health(LinkHealth::Silent)), (lost, News::Health(LinkHealth::Lost)), ..] =
-            told[..]
+        let [
+            (silent, News::Health(LinkHealth::Silent)),
+            (lost, News::Health(LinkHealth::Lost)),
+            ..,
+        ] = told[..]
         else {
             panic!("{told:?}")
         };

@@ -276,7 +276,10 @@ async fn a_relay_that_goes_quiet_is_sensed_by_the_lane_itself_and_requests_on_it
     let told = reply.headers["proxy-status"].to_str().unwrap();
     assert!(told.contains("may or may not have been executed"), "{told}");
     let told = three.told().await;
-    assert!(matches!(&told, RelayInput::Down(why) if why.contains("no longer answers")), "{told:?}");
+    assert!(
+        matches!(&told, RelayInput::Down(why) if why.contains("no longer answers")),
+        "{told:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

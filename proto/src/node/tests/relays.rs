@@ -195,7 +195,8 @@ fn the_incident_says_by_whom_the_lost_endpoint_was_reached_and_is_stable_then() 
 #[test]
 fn a_third_agent_carries_only_to_living_members_it_reaches_itself_and_only_by_policy() {
     let mut lab = Lab::new(&["c1", "h1", "x1"]);
-    let may = |lab: &Lab, to: &str| lab.nodes[&name("x1")].may_relay(lab.now, &name("c1"), &name(to));
+    let may =
+        |lab: &Lab, to: &str| lab.nodes[&name("x1")].may_relay(lab.now, &name("c1"), &name(to));
     assert_eq!(may(&lab, "h1"), Ok(address("h1")));
     assert_eq!(may(&lab, "x1"), Err(Refusal::Unknown), "itself");
     assert_eq!(may(&lab, "c1"), Err(Refusal::Unknown), "the caller");
@@ -208,7 +209,8 @@ fn a_third_agent_carries_only_to_living_members_it_reaches_itself_and_only_by_po
     };
     let off = ServicePolicy { relay: Relay::Off, ..ServicePolicy::default() };
     assert_eq!(give(2, off), Err(Refusal::Policy));
-    let others = ServicePolicy { allow: vec![Caller::Node(name("c2"))], ..ServicePolicy::default() };
+    let others =
+        ServicePolicy { allow: vec![Caller::Node(name("c2"))], ..ServicePolicy::default() };
     assert_eq!(give(3, others), Err(Refusal::Policy), "the caller may not call what is there");
     assert_eq!(give(4, ServicePolicy::default()), Ok(address("h1")));
     lab.lose("h1");
