@@ -52,7 +52,9 @@ pub(crate) async fn serve(inner: Arc<Inner>, caller: NodeName, stream: DataStrea
         Err(why) => return refuse(&mut send, &malformed(why)).await,
     };
     if kind == frame::RELAY {
-        return relayed(&inner, &caller, &bytes, counted.as_ref().err(), send, frames).await;
+        // It has bounds of its own, and nobody who leaves waits for its end.
+        let full = counted.err();
+        return Box::pin(relayed(&inner, &caller, &bytes, full.as_ref(), send, frames)).await;
     }
     let head = match HeadRef::read(&bytes) {
         Ok(head) => head,

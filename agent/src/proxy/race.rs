@@ -292,7 +292,7 @@ impl<'a> Race<'a> {
             self.wish(reason, payer, now + BUDGET_WAIT, self.deadline);
             return None;
         }
-        let (exclude, again) = self.excluded(now);
+        let (exclude, again) = self.excluded(&route, now);
         let loads = &self.inner.loads;
         let decision = route.pick(rand::random(), &exclude, |id| loads.cost(id, now));
         let Some(candidate) = decision.pick else {
@@ -342,6 +342,7 @@ impl<'a> Race<'a> {
             }
         }));
         self.watch(n, &target);
+        let silent = target.silent;
         self.tries.push(Try {
             target,
             load,
@@ -351,16 +352,21 @@ impl<'a> Race<'a> {
             doubtful: false,
         });
         self.arm_hedge(now);
+        if silent && self.may_resend(Reach::Unknown) {
+            // It was picked for want of better: whoever is better, by a relay or by itself, is asked at once.
+            self.extra += 1;
+            self.wish("silent", Payer::Loss, now + LOOK_AGAIN, self.deadline);
+        }
     }
 
     /// Endpoints not to be picked now, and when the first of them may be tried again.
-    fn excluded(&self, now: Instant) -> (Vec<EndpointId>, Instant) {
+    fn excluded(&self, route: &Route, now: Instant) -> (Vec<EndpointId>, Instant) {
         let mut again = now + LOOK_AGAIN;
         let mut exclude: Vec<EndpointId> = Vec::new();
         for t in &self.tries {
             let id = &t.target.id;
             let barred = match t.standing {
-                Standing::Running => true,
+                Standing::Running => !is_rerouted(t, route),
                 Standing::Ended { at } => {
                     let failures = self.failures(id).min(4);
                     let free = at + SPACING * (1 << (failures - 1));
@@ -440,6 +446,12 @@ impl<'a> Race<'a> {
             None => Err(failure),
         }
     }
+}
+
+/// Whether another way leads to the endpoint of a running attempt than the one on which it went silent.
+fn is_rerouted(t: &Try, route: &Route) -> bool {
+    (t.doubtful || t.target.silent)
+        && route.candidates.iter().any(|c| c.id == t.target.id && c.via != t.target.via)
 }
 
 impl Drop for Race<'_> {

@@ -166,7 +166,7 @@ impl Node {
             }
             // One that carries is sensed as long as it does, however rarely the core hears of it.
             let stays = way.asked.as_ref().is_some_and(|(via, up)| match up {
-                true => self.node_evidence(via, now).link == LinkState::Up,
+                true => self.node_evidence(via, now).link == LinkState::Up && self.is_here(via),
                 false => self.is_fit(via, now),
             });
             if !stays {
@@ -227,12 +227,16 @@ impl Node {
         wanted
     }
 
+    fn is_here(&self, node: &NodeName) -> bool {
+        self.table.get(node).is_some_and(|e| !e.advert.left)
+    }
+
     /// Whether a node may be asked to carry: it lives by everybody's word, ours included.
     fn is_fit(&self, node: &NodeName, now: Time) -> bool {
         let evidence = self.node_evidence(node, now);
         let lately = evidence.heard.is_some_and(|t| now.since(t) < HEARD_LATELY);
-        let here = self.table.get(node).is_some_and(|e| !e.advert.left);
-        here && lately
+        self.is_here(node)
+            && lately
             && !evidence.revoked
             && evidence.link == LinkState::Up
             && evidence.swim == Swim::Alive

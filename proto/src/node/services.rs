@@ -84,7 +84,8 @@ impl Node {
                 let outcome = self.outcomes.get(&id);
                 let standing = evidence::standing(&node, advert.left, e.condition, outcome, now);
                 let via = self.relays.via(name, &node, now).filter(|_| relay == Relay::LastResort);
-                let node_lost = self.is_lost(name, now).unwrap_or_else(|at| {
+                let lost = if via.is_some() { Ok(false) } else { node.lost(now) };
+                let node_lost = lost.unwrap_or_else(|at| {
                     survey.recheck = Some(survey.recheck.map_or(at, |r| r.min(at)));
                     false
                 });

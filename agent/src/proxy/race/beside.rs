@@ -101,7 +101,7 @@ impl Race<'_> {
             return None;
         }
         let route = self.inner.route(self.service)?;
-        let (exclude, _) = self.excluded(now);
+        let (exclude, _) = self.excluded(&route, now);
         let loads = &self.inner.loads;
         let decision = route.pick(rand::random(), &exclude, |id| loads.cost(id, now));
         let Some(candidate) = decision.pick else {

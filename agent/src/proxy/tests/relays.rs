@@ -283,6 +283,37 @@ async fn a_relay_that_goes_quiet_is_sensed_by_the_lane_itself_and_requests_on_it
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_safe_request_that_was_under_way_on_the_silent_path_is_sent_again_through_the_relay() {
+    let mut three = three().await;
+    let call = under_way(&three, Method::GET, "/slow").await;
+    three.cut().await;
+    three.permit(Ok(three.b.agent.address));
+    assert_eq!(three.wished().await, RelayInput::Up);
+    three.route_through(plain());
+    assert_eq!(in_time("the answer", call).await.unwrap().status, 200);
+    assert_eq!(three.a.agent.metrics.relayed.get(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_safe_request_sent_into_the_silence_for_want_of_better_is_sent_again_through_the_relay() {
+    let mut three = three().await;
+    three.cut().await;
+    three.a.choose(&[("b", three.path.address)], plain(), Choice::Panic);
+    let silent = |c: Candidate| Candidate {
+        standing: Standing::Doubtful(Why::Silent { since: Time(1) }),
+        ..c
+    };
+    let candidates = three.a.candidates().into_iter().map(silent).collect();
+    three.a.put(candidates, plain(), Choice::Panic);
+    let to = three.a.upstream;
+    let call = tokio::spawn(async move { get(to, "/").await });
+    three.permit(Ok(three.b.agent.address));
+    assert_eq!(three.wished().await, RelayInput::Up);
+    three.route_through(plain());
+    assert_eq!(in_time("the answer", call).await.unwrap().status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_relay_that_is_wished_for_no_more_finishes_what_it_carries_and_requests_go_direct() {
     let three = Three::relaying(direct).await;
     let call = under_way(&three, Method::GET, "/slow").await;

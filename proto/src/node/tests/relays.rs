@@ -221,3 +221,15 @@ fn a_third_agent_carries_only_to_living_members_it_reaches_itself_and_only_by_po
     alone.node("x1").leave(now);
     assert_eq!(may(&alone), Err(Refusal::Unwilling));
 }
+
+#[test]
+fn a_relay_that_leaves_gives_way_to_another() {
+    let mut lab = Lab::new(&["c1", "h1", "x1", "x2"]);
+    confirmed(&mut lab);
+    let first = wish(&lab);
+    tell(&mut lab, &first, RelayInput::Up);
+    let now = lab.now;
+    lab.node(first.via.as_str()).leave(now);
+    lab.run(ms(500));
+    assert_ne!(wish(&lab).via, first.via);
+}
