@@ -303,7 +303,7 @@ impl<E: Effects> Driver<E> {
             }
             // Whoever asked may have gone.
             PathReport::MayRelay { from, to, answer } => {
-                drop(answer.send(self.node.may_relay(now, &from, &to)));
+                let _ = answer.send(self.node.may_relay(now, &from, &to));
             }
             PathReport::LocalBroke { endpoint } => self.effects.broke(&endpoint),
         }
