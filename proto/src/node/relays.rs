@@ -149,19 +149,17 @@ impl Node {
     pub(super) fn update_relays(&mut self, now: Time) {
         let wanted = self.want_relays(now);
         let mut ways = std::mem::take(&mut self.relays.ways);
-        for way in ways.values_mut() {
-            way.failed.retain(|_, until| *until > now);
-        }
-        ways.retain(|to, way| wanted.contains(to) || !way.failed.is_empty());
         let mut recheck: Option<Time> = None;
         let mut look_at = |at: Time| recheck = Some(recheck.map_or(at, |r| r.min(at)));
         let (mut wishes, mut left) = (Vec::new(), Vec::new());
         for to in ways.keys().cloned().chain(wanted.iter().cloned()).collect::<BTreeSet<_>>() {
             let way = ways.entry(to.clone()).or_default();
-            let carried = way.asked.as_ref().is_some_and(|(_, up)| *up);
+            way.failed.retain(|_, until| *until > now);
+            let carried = way.asked.clone().filter(|(_, up)| *up);
             if !wanted.contains(&to) {
                 way.asked = None;
                 way.failed.values().for_each(|until| look_at(*until));
+                left.extend(carried.map(|_| to));
                 continue;
             }
             // One that carries is sensed as long as it does, however rarely the core hears of it.
@@ -172,10 +170,7 @@ impl Node {
             if !stays {
                 let via = (way.failed.len() < MAX_ASKED).then(|| self.choose_relay(&to, way, now));
                 way.asked = via.flatten().map(|via| (via, false));
-                // Its routes still lead through the one that is no more.
-                if carried {
-                    left.push(to.clone());
-                }
+                left.extend(carried.map(|_| to.clone()));
             }
             if let Some((via, _)) = &way.asked
                 && let Some(address) = self.address(via)
@@ -189,7 +184,9 @@ impl Node {
                 look_at(evidence.link_since + HOLD);
             }
         }
+        ways.retain(|_, way| way.asked.is_some() || !way.failed.is_empty());
         (self.relays.ways, self.relays.recheck) = (ways, recheck);
+        // Their routes still lead through a relay that is no more.
         left.iter().for_each(|to| self.touch_node(to));
         if self.relays.wished != wishes {
             self.relays.wished.clone_from(&wishes);
@@ -210,10 +207,11 @@ impl Node {
                     Standing::Out(_) => false,
                 });
             let silent = route.candidates.iter().filter(|c| {
+                if !matches!(c.standing, Standing::Doubtful(Why::Silent { .. })) {
+                    return false;
+                }
                 let evidence = self.node_evidence(&c.id.node, now);
-                matches!(c.standing, Standing::Doubtful(Why::Silent { .. }))
-                    && is_bad(&evidence)
-                    && evidence.lost(now) == Ok(true)
+                is_bad(&evidence) && evidence.lost(now) == Ok(true)
             });
             if last_resort {
                 wanted.extend(silent.map(|c| c.id.node.clone()));

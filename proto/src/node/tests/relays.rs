@@ -233,3 +233,22 @@ fn a_relay_that_leaves_gives_way_to_another() {
     lab.run(ms(500));
     assert_ne!(wish(&lab).via, first.via);
 }
+
+#[test]
+fn once_somebody_else_is_ready_the_relay_is_let_go_and_its_endpoint_counts_as_lost_again() {
+    let mut lab = Lab::new(&["c1", "h1", "h2", "x1"]);
+    let now = lab.now;
+    lab.node("h2").handle_health(now, &at("h2"), false);
+    lab.run(ms(500));
+    confirmed(&mut lab);
+    let wish = wish(&lab);
+    tell(&mut lab, &wish, RelayInput::Up);
+    assert_eq!((lab.choice("c1"), route(&lab).tally.serving), (Choice::Relay(vec![0]), 1));
+    let now = lab.now;
+    lab.node("h2").handle_health(now, &at("h2"), true);
+    lab.run(ms(500));
+    assert_eq!(lab.choice("c1"), Choice::Serve(vec![1]));
+    assert_eq!(wishes(&lab), []);
+    assert_eq!(route(&lab).candidates[0].via, None);
+    assert_eq!(route(&lab).tally.serving, 1, "h2 alone");
+}
