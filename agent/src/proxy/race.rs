@@ -302,6 +302,10 @@ impl<'a> Race<'a> {
         };
         self.decision = format!("{}; {}", route.reason, decision.reason);
         let target = Target::of(candidate);
+        if target.silent && self.running() {
+            // No better than the one that is waited for.
+            return self.hold(&route, reason, Payer::Nobody, again, now);
+        }
         self.start(target, reason, now);
         None
     }
