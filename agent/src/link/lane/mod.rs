@@ -5,10 +5,10 @@
 //! of the caller, so that no request crosses threads; [`mux`] shares it among streams. Sensing stays with the
 //! mesh link, since a frozen agent's kernel goes on acknowledging TCP.
 //!
-//! From the bottom: [`bearer`] what it runs over, [`frame`] what is said, [`outbox`] laid out for the kernel, [`record`] sealed and opened in
-//! place, [`inflow`] and [`turns`] who may send how much, [`mux`] all streams of a connection, [`carry`] the
-//! task between them and the socket, [`handshake`] who is at the other end, [`pool`] which lanes there are,
-//! [`choose`] whether a request takes one, [`mesh`] the mesh link itself where UDP is blocked.
+//! From the bottom: [`bearer`] what it runs over, [`frame`] what is said, [`outbox`] laid out for the kernel,
+//! [`record`] sealed and opened in place, [`inflow`] and [`turns`] who may send how much, [`mux`] all streams of a
+//! connection, [`carry`] the task between them and what carries it, [`handshake`] who is at the other end, [`pool`]
+//! which lanes there are, [`choose`] whether a request takes one, [`mesh`] the mesh link itself where UDP is blocked.
 //!
 //! Tasks: one acceptor, one per lane. Aborting a lane's task breaks its streams as a lost connection does.
 
