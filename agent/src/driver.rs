@@ -8,18 +8,20 @@
 //! Aborting the task ends the agent's judgement, not its traffic: routes stay as last published.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use hearth_proto::document::SignedDocument;
 use hearth_proto::evidence::Outcome;
-use hearth_proto::ids::{EndpointId, Identity, ServiceName};
+use hearth_proto::ids::{EndpointId, Identity, NodeName, ServiceName};
 use hearth_proto::node::{EndpointConfig, Event, LinkInput, Node, Transmit};
 use hearth_proto::outlier::Sample;
+use hearth_proto::relay::Refusal;
 use hearth_proto::route::Snapshot;
 use hearth_proto::time::Time;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::link::{LinkEvent, Links};
 
@@ -29,7 +31,7 @@ const BATCH: usize = 64;
 
 /// What a request taught, or what it needs. From the traffic path, on a bounded queue: what does not
 /// fit is dropped and counted, the next request teaches the same.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum PathReport {
     /// How a request to an endpoint ended.
     Outcome {
@@ -47,6 +49,15 @@ pub enum PathReport {
     LocalRefused {
         /// Which endpoint of ours.
         endpoint: EndpointId,
+    },
+    /// A peer asks us to relay to another.
+    MayRelay {
+        /// Who asks.
+        from: NodeName,
+        /// To whom.
+        to: NodeName,
+        /// Where that one is reached, or why not. Dropped: too much is asked of the core.
+        answer: oneshot::Sender<Result<SocketAddr, Refusal>>,
     },
     /// An application of this host broke a request off.
     LocalBroke {
@@ -126,7 +137,7 @@ impl Handle {
         &self,
         read: impl FnOnce(&Node, Time) -> T + Send + 'static,
     ) -> Result<T, Gone> {
-        let (answer, wait) = tokio::sync::oneshot::channel();
+        let (answer, wait) = oneshot::channel();
         let command = Command::Read(Box::new(move |node, now| {
             // Whoever asked may have gone meanwhile.
             let _ = answer.send(read(node, now));
@@ -263,6 +274,7 @@ impl<E: Effects> Driver<E> {
                 self.node.handle_link(now, &peer, LinkInput::Silent { unanswered: since });
             }
             LinkEvent::Heard { peer } => self.node.handle_link(now, &peer, LinkInput::Heard),
+            LinkEvent::Relay { wish, input } => self.node.handle_relay(now, &wish, input),
             LinkEvent::Datagram { from, bytes } => self.node.handle_datagram(now, &from, &bytes),
             LinkEvent::Message { from, message, reply } => {
                 let answer = self.node.handle_message(now, &from, message);
@@ -288,6 +300,10 @@ impl<E: Effects> Driver<E> {
             PathReport::LocalRefused { endpoint } => {
                 self.node.handle_health(now, &endpoint, false);
                 self.effects.refused(&endpoint);
+            }
+            // Whoever asked may have gone.
+            PathReport::MayRelay { from, to, answer } => {
+                let _ = answer.send(self.node.may_relay(now, &from, &to));
             }
             PathReport::LocalBroke { endpoint } => self.effects.broke(&endpoint),
         }
@@ -329,6 +345,7 @@ impl<E: Effects> Driver<E> {
         while let Some(event) = self.node.poll_event() {
             match event {
                 Event::Watch(peers) => self.links.watch(peers),
+                Event::Relay(wishes) => self.links.relay(wishes),
                 event => self.effects.handle(event, &self.node),
             }
         }

@@ -51,6 +51,7 @@ fn values(p: &ServicePolicy) -> [(&'static str, String); 14] {
         ("max_requests", p.max_requests.to_string()),
         ("rate_limit", p.rate_limit.to_string()),
         ("exclusive", p.exclusive.as_ref().map_or_else(|| "nobody".to_owned(), owners)),
+        ("relay", p.relay.word().to_owned()),
     ]
 }
 
@@ -251,7 +252,7 @@ mod tests {
             e.to_string(),
             "mesh.toml:2:1: unknown field `min_hto`, expected one of `mode`, `min_hot`, \
              `failback`, `timeout`, `hedge`, `retries`, `panic`, `allow`, `per_try_timeout`, \
-             `idle_timeout`, `retry_on`, `max_requests`, `rate_limit`, `exclusive`\n  hint: did you mean \
+             `idle_timeout`, `retry_on`, `max_requests`, `rate_limit`, `exclusive`, `relay`\n  hint: did you mean \
              `min_hot`?"
         );
         let e = compile("mesh.toml", "[services.ledger]\ntimeout = \"5\"\n").unwrap_err();

@@ -34,6 +34,7 @@ pub mod outlier;
 pub mod plan;
 pub mod policy;
 pub mod record;
+pub mod relay;
 pub mod route;
 pub mod settings;
 pub mod table;

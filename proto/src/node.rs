@@ -3,8 +3,8 @@
 //! The surface has four kinds of method, as in quinn-proto:
 //!
 //! * inputs: [`Node::handle_datagram`], [`Node::handle_message`], [`Node::handle_link`],
-//!   [`Node::handle_outcome`], [`Node::handle_samples`], [`Node::handle_health`], [`Node::handle_hook`],
-//!   [`Node::handle_promises_saved`], [`Node::handle_timeout`];
+//!   [`Node::handle_relay`], [`Node::handle_outcome`], [`Node::handle_samples`], [`Node::handle_health`],
+//!   [`Node::handle_hook`], [`Node::handle_promises_saved`], [`Node::handle_timeout`];
 //! * commands: [`Node::drain`], [`Node::leave`], [`Node::apply`], [`Node::set_interest`];
 //! * outputs: [`Node::poll_transmit`], [`Node::poll_event`], [`Node::poll_timeout`];
 //! * getters: [`Node::snapshot`] and the views.
@@ -21,6 +21,7 @@ mod io;
 mod outliers;
 mod own;
 mod peers;
+mod relays;
 mod services;
 mod views;
 
@@ -46,7 +47,9 @@ use crate::table::Table;
 use crate::time::{Time, Wall};
 use crate::wire::{self, Hello, Message};
 
-pub use io::{EndpointConfig, Event, LinkInput, NodeConfig, Sizes, Transmit};
+pub use io::{
+    EndpointConfig, Event, LinkInput, NodeConfig, RelayInput, RelayWish, Sizes, Transmit,
+};
 
 /// Incidents remembered by an agent; the oldest closed one goes first.
 pub const MAX_INCIDENTS: usize = 256;
@@ -117,6 +120,7 @@ pub struct Node {
     incidents: VecDeque<Record>,
     snapshot: Arc<Snapshot>,
     watch: Vec<(NodeName, SocketAddr)>,
+    relays: relays::Relays,
     started: Time,
     // What is to be done at the end of a step, and when.
     stale_services: BTreeSet<ServiceName>,
@@ -166,6 +170,7 @@ impl Node {
             incidents: VecDeque::new(),
             snapshot,
             watch: Vec::new(),
+            relays: relays::Relays::default(),
             started: now,
             stale_services: config.interest.clone(),
             stale_members: false,
@@ -256,6 +261,12 @@ impl Node {
         self.settle(now);
     }
 
+    /// Takes in how it stands with a relay that was asked for ([`Event::Relay`]).
+    pub fn handle_relay(&mut self, now: Time, wish: &RelayWish, input: RelayInput) {
+        self.take_relay(now, &wish.to, &wish.via, &input);
+        self.settle(now);
+    }
+
     /// Takes in how a request to an endpoint ended.
     pub fn handle_outcome(&mut self, now: Time, endpoint: &EndpointId, outcome: Outcome) {
         self.observe_outcome(now, endpoint, outcome);
@@ -305,6 +316,7 @@ impl Node {
         self.tick_gossip(now);
         self.tick_own(now);
         self.tick_seats(now);
+        self.tick_relays(now);
         self.tick_services(now);
         self.settle(now);
     }
@@ -401,6 +413,7 @@ impl Node {
             .chain((self.member.is_idle() && !self.left).then_some(self.lonely_at))
             .chain(self.wanted.values().map(|w| w.at))
             .chain(self.forced.values().map(|f| f.until))
+            .chain(self.relays.recheck)
             .chain(own)
             .chain(services)
             .chain(self.seats.poll_timeout())
@@ -473,11 +486,13 @@ impl Node {
         }
     }
 
-    /// All services with endpoints on `node` are to be looked at again.
+    /// All services with endpoints on `node`, or on a node that it relays for us to, are to be looked at again.
     fn touch_node(&mut self, node: &NodeName) {
-        if let Some(entry) = self.table.get(node) {
-            let services = entry.advert.endpoints.iter().map(|e| e.service.clone());
-            self.stale_services.extend(services);
+        for node in self.relays.of(node).chain([node]) {
+            if let Some(entry) = self.table.get(node) {
+                let services = entry.advert.endpoints.iter().map(|e| e.service.clone());
+                self.stale_services.extend(services);
+            }
         }
     }
 

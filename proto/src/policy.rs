@@ -68,6 +68,8 @@ pub struct ServicePolicy {
     pub rate_limit: Rate,
     /// In mode `exclusive`: who may hold the lease, and who grants it.
     pub exclusive: Option<Exclusive>,
+    /// Whether requests go through a third agent when the caller's own path to every endpoint is bad.
+    pub relay: Relay,
 }
 
 impl Default for ServicePolicy {
@@ -87,6 +89,7 @@ impl Default for ServicePolicy {
             max_requests: Ceiling::None,
             rate_limit: Rate::None,
             exclusive: None,
+            relay: Relay::LastResort,
         }
     }
 }
@@ -185,6 +188,27 @@ impl TryFrom<ExclusiveText> for Exclusive {
             ));
         }
         Ok(Self { owners, lease, number, former })
+    }
+}
+
+/// Whether a third agent may carry a service's requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Relay {
+    /// Never.
+    Off,
+    /// Only where nobody who is ready can be reached otherwise. The default: it applies only where requests
+    /// would fail or wait, and what is carried is sealed.
+    LastResort,
+}
+
+impl Relay {
+    /// As it is written.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::LastResort => "last-resort",
+        }
     }
 }
 
@@ -594,6 +618,10 @@ mod tests {
             assert_eq!(Rate::parse(text).unwrap().to_string(), text);
         }
         let none = read("{}").unwrap();
+        assert_eq!(
+            (none.relay, read(r#"{"relay": "off"}"#).unwrap().relay),
+            (Relay::LastResort, Relay::Off)
+        );
         assert_eq!((none.max_requests, none.rate_limit), (Ceiling::None, Rate::None));
         for bad in [
             r#"{"per_try_timeout": "0s"}"#,
@@ -604,6 +632,7 @@ mod tests {
             r#"{"rate_limit": "0/s"}"#,
             r#"{"rate_limit": "1/0s"}"#,
             r#"{"retry_on": ["500"]}"#,
+            r#"{"relay": "always"}"#,
         ] {
             assert!(read(bad).is_err(), "{bad} was taken");
         }

@@ -63,6 +63,8 @@ pub struct Record {
     pub recovered: Option<Time>,
     /// The warm endpoint that serves in its stead.
     pub activated: Option<EndpointId>,
+    /// The relay through which the lost endpoint was reached in the end.
+    pub relayed: Option<NodeName>,
     /// The policy the decisions rest on.
     pub policy_version: u64,
     /// The decision, in words.
@@ -88,6 +90,7 @@ impl Record {
             gave_up: false,
             recovered: None,
             activated: None,
+            relayed: None,
             policy_version: 0,
             decision: String::new(),
             reports: false,
@@ -138,6 +141,9 @@ impl Record {
         failover.attributes.push(("hearth.decision", self.decision.clone()));
         if let Some(warm) = &self.activated {
             failover.attributes.push(("hearth.activated", warm.to_string()));
+        }
+        if let Some(via) = &self.relayed {
+            failover.attributes.push(("hearth.relay", via.to_string()));
         }
         failover.events = self
             .timeline

@@ -94,6 +94,8 @@ pub struct Candidate {
     pub condition: Condition,
     /// What we think of it.
     pub standing: Standing,
+    /// The relay by which its node answers us while our own path to it is bad, or was a moment ago.
+    pub via: Option<NodeName>,
     /// How much of the requests it is to get, while it is ready.
     pub share: Share,
     /// In mode exclusive: the term of the lease its owner says it holds.
@@ -121,6 +123,8 @@ pub enum Choice {
     Serve(Vec<usize>),
     /// Too few are ready: doubtful ones as well, ready ones first.
     Panic(Vec<usize>),
+    /// Nobody else can be reached: those whose nodes answer through a relay.
+    Relay(Vec<usize>),
     /// Nobody serves: these are called up; hold the request and wake them.
     Wake(Vec<usize>),
     /// Nobody is left.
@@ -128,11 +132,12 @@ pub enum Choice {
 }
 
 impl Choice {
-    /// `serve`, `panic`, `wake` or `none`.
+    /// `serve`, `panic`, `relay`, `wake` or `none`.
     pub fn word(&self) -> &'static str {
         match self {
             Self::Serve(_) => "serve",
             Self::Panic(_) => "panic",
+            Self::Relay(_) => "relay",
             Self::Wake(_) => "wake",
             Self::Nobody => "none",
         }
@@ -141,7 +146,7 @@ impl Choice {
     /// The candidates' indices.
     pub fn indices(&self) -> &[usize] {
         match self {
-            Self::Serve(v) | Self::Panic(v) | Self::Wake(v) => v,
+            Self::Serve(v) | Self::Panic(v) | Self::Relay(v) | Self::Wake(v) => v,
             Self::Nobody => &[],
         }
     }
@@ -152,10 +157,11 @@ impl Choice {
 /// 1. enough are ready (the panic threshold's share of the ready and those accused by hearsay): the
 ///    ready;
 /// 2. somebody is ready or accused by hearsay only: panic, both, the ready ones first;
-/// 3. somebody is called up or on its way: wake;
-/// 4. somebody is silent on our own link: panic, those, since when everyone is silent the fault is
+/// 3. somebody is silent on our own link only, and answers through a relay: those;
+/// 4. somebody is called up or on its way: wake;
+/// 5. somebody is silent on our own link: panic, those, since when everyone is silent the fault is
 ///    likely ours and ends without notice;
-/// 5. nobody.
+/// 6. nobody.
 ///
 /// A silent link is proof of our own, so a silent endpoint never dilutes those that answer.
 pub fn choose(policy: &ServicePolicy, candidates: &[Candidate], tally: &Tally) -> (Choice, String) {
@@ -168,6 +174,7 @@ pub fn choose(policy: &ServicePolicy, candidates: &[Candidate], tally: &Tally) -
     let is_silent = |s: &Standing| matches!(s, Standing::Doubtful(Why::Silent { .. }));
     let ready = of(&|c| c.standing == Standing::Ready);
     let silent = of(&|c| is_silent(&c.standing));
+    let relayed = of(&|c| is_silent(&c.standing) && c.via.is_some());
     let accused = of(&|c| matches!(c.standing, Standing::Doubtful(_)) && !is_silent(&c.standing));
     let waking = of(&|c| {
         tally.called.contains(&c.id)
@@ -190,6 +197,10 @@ pub fn choose(policy: &ServicePolicy, candidates: &[Candidate], tally: &Tally) -
         );
         return (Choice::Panic(ready.into_iter().chain(accused).collect()), reason);
     }
+    if !relayed.is_empty() {
+        let reason = through(relayed.iter().map(|i| &candidates[*i]));
+        return (Choice::Relay(relayed), reason);
+    }
     if !waking.is_empty() {
         let reason = "nobody serves; warm endpoints are being called up".to_owned();
         return (Choice::Wake(waking), reason);
@@ -206,6 +217,17 @@ pub fn choose(policy: &ServicePolicy, candidates: &[Candidate], tally: &Tally) -
         n => format!("none of {n} endpoints can serve, and no warm one is left to call"),
     };
     (Choice::Nobody, reason)
+}
+
+/// `relayed through c-1: our own path to b-1 is silent`.
+fn through<'a>(relayed: impl Iterator<Item = &'a Candidate>) -> String {
+    let ways: Vec<String> = relayed
+        .filter_map(|c| {
+            let via = c.via.as_ref()?;
+            Some(format!("through {via}: our own path to {} is silent", c.id.node))
+        })
+        .collect();
+    format!("relayed {}", ways.join("; "))
 }
 
 /// A pick and its reason.
@@ -245,6 +267,7 @@ impl Route {
         let (indices, reason) = match &self.choice {
             Choice::Serve(v) => (v, "ready, less loaded of two"),
             Choice::Panic(v) => (v, "panic: too few are ready"),
+            Choice::Relay(v) => (v, "relayed: our own path to it is silent"),
             Choice::Wake(_) => return (None, "being called up"),
             Choice::Nobody => return (None, "nobody is left"),
         };

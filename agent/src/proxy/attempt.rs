@@ -13,7 +13,7 @@ use hearth_proto::ids::{EndpointId, NodeName};
 use hearth_proto::route::Candidate;
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -27,7 +27,7 @@ use super::safety::{Reach, is_idempotent};
 use super::supply::{Lazy, Supply};
 use super::upgrade::{Carried, Tunnel};
 use super::{Inner, grpc, interim};
-use crate::link::{DataStream, InFlight, LinkError, Sender, StreamError};
+use crate::link::{DataStream, InFlight, LinkError, LinkHealth, Sender, StreamError};
 use http_body_util::BodyExt;
 
 /// A dial that takes longer leaves the request for others; the dial itself goes on for later ones.
@@ -89,12 +89,25 @@ pub(crate) struct Target {
     pub(crate) address: SocketAddr,
     /// It was picked for want of better although its link is silent.
     pub(crate) silent: bool,
+    /// The relay it is reached through.
+    pub(crate) via: Option<NodeName>,
 }
 
 impl Target {
     pub(crate) fn of(candidate: &Candidate) -> Self {
-        let silent = matches!(candidate.standing, Standing::Doubtful(Why::Silent { .. }));
-        Self { id: candidate.id.clone(), address: candidate.address, silent }
+        let via = candidate.via.clone();
+        // Through a relay it answers.
+        let silent =
+            via.is_none() && matches!(candidate.standing, Standing::Doubtful(Why::Silent { .. }));
+        Self { id: candidate.id.clone(), address: candidate.address, silent, via }
+    }
+
+    /// How it stands with its node on the way that leads there.
+    pub(crate) fn health(&self, inner: &Inner) -> watch::Receiver<LinkHealth> {
+        match &self.via {
+            Some(via) => inner.mesh.links.health_through(&self.id.node, via),
+            None => inner.mesh.links.health(&self.id.node),
+        }
     }
 }
 
@@ -170,7 +183,8 @@ impl Fault {
         Self { reach: Reach::Unknown, kind, detail: detail.into() }
     }
 
-    /// What it says of the endpoint. `None`: nothing. `silent`: its link is, which is for the links to tell.
+    /// What it says of the endpoint. `None`: nothing. `silent`: its link is, or a relay is in between, which is
+    /// for the links to tell.
     pub(crate) fn outcome(&self, silent: bool) -> Option<Outcome> {
         match (self.reach, self.kind) {
             (_, FaultKind::Silent | FaultKind::Lapsed) => None,
@@ -284,20 +298,26 @@ async fn local(
     Ok(Answer { status, headers, body, tunnel, since })
 }
 
+async fn open_direct(inner: &Inner, target: &Target) -> Result<DataStream, Fault> {
+    let opened = inner.mesh.links.open_stream(&target.id.node, target.address);
+    match timeout(DIAL_PATIENCE, opened).await {
+        Ok(opened) => Ok(opened?),
+        Err(_) => {
+            let why = format!("{} is still being dialled", target.id.node);
+            Err(Fault::not_executed(FaultKind::Dial, why))
+        }
+    }
+}
+
 /// Opens a stream to an endpoint's node, on which the request may be sent.
 pub(crate) async fn open(
     inner: &Inner,
     target: &Target,
     repeatable: bool,
 ) -> Result<DataStream, Fault> {
-    let opened = inner.mesh.links.open_stream(&target.id.node, target.address);
-    let stream = match timeout(DIAL_PATIENCE, opened).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return Err(error.into()),
-        Err(_) => {
-            let why = format!("{} is still being dialled", target.id.node);
-            return Err(Fault::not_executed(FaultKind::Dial, why));
-        }
+    let stream = match &target.via {
+        Some(via) => inner.mesh.links.open_stream_through(&target.id.node, via)?,
+        None => open_direct(inner, target).await?,
     };
     // The route is a moment older than the link. And what must not be done twice is not sent where its fate
     // may stay unknown: it is held, and goes when the link answers.

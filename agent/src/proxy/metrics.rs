@@ -34,6 +34,12 @@ pub struct ProxyMetrics {
     pub tunnels: Family<[(&'static str, &'static str); 2], Counter>,
     /// `hearth_requests_held`: waiting for somebody to serve.
     pub held: Gauge,
+    /// `hearth_relay_streams`: streams that this agent carries between two others.
+    pub relay_streams: Gauge,
+    /// `hearth_relay_streams_carried_total`
+    pub relayed: Counter,
+    /// `hearth_relay_streams_refused_total{reason}`
+    pub relay_refusals: Labelled,
     /// `hearth_connections`: of clients.
     pub connections: Gauge,
     /// `hearth_dropped_total{queue}`; the family is shared with whoever else drops something.
@@ -50,6 +56,9 @@ impl Default for ProxyMetrics {
             udp_sessions: Gauge::default(),
             tunnels: Family::default(),
             held: Gauge::default(),
+            relay_streams: Gauge::default(),
+            relayed: Counter::default(),
+            relay_refusals: Labelled::default(),
             connections: Gauge::default(),
             dropped: Labelled::default(),
         }
@@ -94,7 +103,26 @@ impl ProxyMetrics {
             "Requests waiting for somebody to serve",
             self.held.clone(),
         );
+        registry.register(
+            "hearth_relay_streams",
+            "Streams that this agent relays between two others at the moment",
+            self.relay_streams.clone(),
+        );
+        registry.register(
+            "hearth_relay_streams_carried",
+            "Streams that this agent relayed between two others",
+            self.relayed.clone(),
+        );
+        registry.register(
+            "hearth_relay_streams_refused",
+            "Streams that this agent did not relay for others, by reason",
+            self.relay_refusals.clone(),
+        );
         registry.register("hearth_connections", "Connections of clients", self.connections.clone());
+    }
+
+    pub(crate) fn relay_refused(&self, reason: &'static str) {
+        self.relay_refusals.get_or_create(&[("reason", reason)]).inc();
     }
 
     /// The counter of a service's requests with this outcome.

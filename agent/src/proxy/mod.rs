@@ -16,6 +16,7 @@
 //! | `prepare`, `supply` | a request made ready to be sent any number of times |
 //! | `frame`, `head`, `body` | requests and bodies on streams |
 //! | `tcp`, `udp`, `reach` | connections carried as opaque bytes, sessions of datagrams, and who takes them |
+//! | `relay` | bytes of a peer to another one that it cannot reach itself |
 //! | `connect`, `socks` | tunnels to services, for programs that speak to proxies |
 //! | `ingress` | clients outside the mesh |
 //! | `target`, `framing`, `headers`, `grpc`, `safety`, `budget`, `load`, `latency`, `learnt`, `answer` | the pure pieces |
@@ -52,6 +53,7 @@ mod outbound;
 mod prepare;
 mod race;
 mod reach;
+mod relay;
 mod safety;
 mod scan;
 mod socks;
@@ -193,6 +195,8 @@ pub(crate) struct Inner {
     mesh: MeshHandle,
     locals: ArcSwap<Vec<Arc<Local>>>,
     applications: Applications,
+    /// What is relayed for others.
+    carrying: relay::Carrying,
     limits: Limits,
     loads: Loads,
     services: Services,
@@ -294,6 +298,7 @@ impl Proxy {
             mesh,
             locals: ArcSwap::from_pointee(kept(locals, &metrics)),
             applications: Applications::default(),
+            carrying: relay::Carrying::default(),
             limits: Limits::default(),
             loads: Loads::new(now),
             services: Services::default(),
@@ -315,8 +320,15 @@ impl Proxy {
         links.serve_streams(move |caller, stream| {
             tokio::spawn(inbound::serve(served.clone(), caller, stream));
         });
+        let asking = links.clone();
+        links.relay_by(move |wish| Box::pin(relay::ask(asking.clone(), wish)));
         drop(_context);
         Self { inner, runtimes: runtimes.into(), stop: watch::Sender::new(false) }
+    }
+
+    /// Whether bytes are relayed between two other members, one of which cannot reach the other.
+    pub fn relay_for_others(&self, willing: bool) {
+        self.inner.carrying.be_willing(willing);
     }
 
     /// Replaces what this host offers, after a reload.

@@ -304,7 +304,7 @@ impl<'a> Race<'a> {
             self.wish(reason, payer, now + BUDGET_WAIT, self.deadline);
             return None;
         }
-        let (exclude, again) = self.excluded(now);
+        let (exclude, again) = self.excluded(&route, now);
         let loads = &self.inner.loads;
         let decision = route.pick(rand::random(), &exclude, |id| loads.cost(id, now));
         let Some(candidate) = decision.pick else {
@@ -314,6 +314,10 @@ impl<'a> Race<'a> {
         };
         self.decision = format!("{}; {}", route.reason, decision.reason);
         let target = Target::of(candidate);
+        if target.silent && self.running() {
+            // No better than the one that is waited for.
+            return self.hold(&route, reason, Payer::Nobody, again, now);
+        }
         self.start(target, reason, now);
         None
     }
@@ -365,18 +369,19 @@ impl<'a> Race<'a> {
         });
         self.arm_hedge(now);
         if !self.hopeful() && self.may_repeat() {
+            // Whoever is better, by a relay or by itself, is asked at once.
             self.wish(BESIDE, Payer::Nobody, now + LOOK_AGAIN, self.deadline);
         }
     }
 
     /// Endpoints not to be picked now, and when the first of them may be tried again.
-    fn excluded(&self, now: Instant) -> (Vec<EndpointId>, Instant) {
+    fn excluded(&self, route: &Route, now: Instant) -> (Vec<EndpointId>, Instant) {
         let mut again = now + LOOK_AGAIN;
         let mut exclude: Vec<EndpointId> = Vec::new();
         for t in &self.tries {
             let id = &t.target.id;
             let barred = match t.standing {
-                Standing::Running => true,
+                Standing::Running => !is_rerouted(t, route),
                 Standing::Ended { at } => {
                     let failures = self.failures(id).min(4);
                     let free = at + SPACING * (1 << (failures - 1));
@@ -413,7 +418,7 @@ impl<'a> Race<'a> {
         }
         let limit = match route.choice {
             Choice::Wake(_) => HOLD_WAKE,
-            Choice::Serve(_) | Choice::Panic(_) => self.policy.timeout.0,
+            Choice::Serve(_) | Choice::Panic(_) | Choice::Relay(_) => self.policy.timeout.0,
             Choice::Nobody if route.candidates.is_empty() => Duration::ZERO,
             Choice::Nobody => HOLD_NOBODY,
         };
@@ -461,6 +466,12 @@ impl<'a> Race<'a> {
             None => Err(failure),
         }
     }
+}
+
+/// Whether another way leads to the endpoint of a running attempt than the one on which it went silent.
+fn is_rerouted(t: &Try, route: &Route) -> bool {
+    (t.doubtful || t.target.silent)
+        && route.candidates.iter().any(|c| c.id == t.target.id && c.via != t.target.via)
 }
 
 impl Drop for Race<'_> {

@@ -27,9 +27,12 @@ pub(crate) struct Reached<T> {
     pub(crate) under_way: UnderWay,
 }
 
-/// Takes note of what a failure says of its endpoint.
+/// Takes note of what a failure says of its endpoint. What is relayed may have failed on the way.
 pub(crate) fn failed(inner: &Inner, id: &EndpointId, began: Instant, fault: &Fault) {
-    let silent = inner.mesh.links.health(&id.node).borrow().is_silent();
+    let relayed = inner
+        .route(&id.service)
+        .is_some_and(|route| route.candidates.iter().any(|c| c.id == *id && c.via.is_some()));
+    let silent = inner.mesh.links.health(&id.node).borrow().is_silent() || relayed;
     if let Some(outcome) = fault.outcome(silent) {
         inner.blame(id, outcome, began);
     }

@@ -5,6 +5,7 @@
 //! is lost the client's connection is reset: nobody can say what became of its bytes.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -121,9 +122,11 @@ pub(crate) async fn open(
     opening: &Opening,
 ) -> Result<Carried, Fault> {
     let node = &target.id.node;
-    let DataStream { mut send, recv, guard } =
-        inner.mesh.links.open_stream(node, target.address).await?;
-    let mut health = inner.mesh.links.health(node);
+    let DataStream { mut send, recv, guard } = match &target.via {
+        Some(via) => inner.mesh.links.open_stream_through(node, via)?,
+        None => inner.mesh.links.open_stream(node, target.address).await?,
+    };
+    let mut health = target.health(inner);
     let silent = async {
         if target.silent || health.wait_for(|h| h.is_silent()).await.is_err() {
             std::future::pending::<()>().await;
@@ -180,18 +183,19 @@ async fn exchange(client: Pipe, taken: Taken) {
 /// is given up breaks the pipe, whenever this is dropped. `ahead` was read of the stream already.
 pub(crate) async fn both_ways(pipe: Pipe, send: &mut Sender, ahead: Bytes, recv: Receiver) {
     let mut whole = Whole::new(pipe);
+    let moved = Moved::default();
     let copied = match whole.pipe() {
         Pipe::Tcp(stream) => {
             let (read, write) = stream.split();
-            copy_both(read, write, send, ahead, recv).await
+            copy_both(read, write, send, ahead, recv, &moved).await
         }
         Pipe::Unix(stream) => {
             let (read, write) = stream.split();
-            copy_both(read, write, send, ahead, recv).await
+            copy_both(read, write, send, ahead, recv, &moved).await
         }
         Pipe::Tunnel(stream) => {
             let (read, write) = tokio::io::split(stream);
-            copy_both(read, write, send, ahead, recv).await
+            copy_both(read, write, send, ahead, recv, &moved).await
         }
     };
     match copied {
@@ -200,12 +204,29 @@ pub(crate) async fn both_ways(pipe: Pipe, send: &mut Sender, ahead: Bytes, recv:
     }
 }
 
-async fn copy_both(
+/// Whether bytes have moved.
+#[derive(Debug, Default)]
+pub(crate) struct Moved(AtomicBool);
+
+impl Moved {
+    fn on(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether any have since this was last asked.
+    pub(crate) fn since_last(&self) -> bool {
+        self.0.swap(false, Ordering::Relaxed)
+    }
+}
+
+/// Copies until both halves have ended or one has broken, and notes that bytes move.
+pub(crate) async fn copy_both(
     mut read: impl AsyncRead + Unpin,
     mut write: impl AsyncWrite + Unpin,
     send: &mut Sender,
     ahead: Bytes,
     mut recv: Receiver,
+    moved: &Moved,
 ) -> Result<(), Ended> {
     let out = async {
         let mut buffer = BytesMut::new();
@@ -215,6 +236,7 @@ async fn copy_both(
                 break;
             }
             send.write_chunk(buffer.split().freeze()).await?;
+            moved.on();
         }
         send.finish();
         Ok::<_, Ended>(())
@@ -223,6 +245,7 @@ async fn copy_both(
         write.write_all(&ahead).await?;
         while let Some(piece) = recv.read_chunk(usize::MAX).await? {
             write.write_all(&piece).await?;
+            moved.on();
         }
         Ok(write.shutdown().await?)
     };

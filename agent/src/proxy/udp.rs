@@ -251,7 +251,8 @@ async fn moved(inner: &Inner, service: &ServiceName, id: &EndpointId) {
     loop {
         changed.borrow_and_update();
         if let Some(route) = inner.route(service)
-            && let Choice::Serve(these) | Choice::Panic(these) = &route.choice
+            && let Choice::Serve(these) | Choice::Panic(these) | Choice::Relay(these) =
+                &route.choice
             && !these.is_empty()
             && !these.iter().any(|i| route.candidates.get(*i).is_some_and(|c| c.id == *id))
         {

@@ -71,6 +71,26 @@ pub enum LinkInput {
     },
 }
 
+/// A relay that is to carry our streams to a peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RelayWish {
+    /// The peer.
+    pub to: NodeName,
+    /// Who is to carry.
+    pub via: NodeName,
+    /// Where that one is reached.
+    pub address: SocketAddr,
+}
+
+/// How it stands with a relay that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RelayInput {
+    /// The peer answers through it.
+    Up,
+    /// It refused, the peer could not be reached through it, or it no longer answers there: why, in words.
+    Down(String),
+}
+
 /// Something to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Transmit {
@@ -130,6 +150,9 @@ pub enum Event {
     Lonely,
     /// Keep a link with exactly these and sense them.
     Watch(Vec<(NodeName, SocketAddr)>),
+    /// Have exactly these relays carry; [`Node::handle_relay`](super::Node::handle_relay) is told how it stands
+    /// with each.
+    Relay(Vec<RelayWish>),
     /// The table changed in a way worth keeping.
     SaveTable,
     /// The documents changed: keep them.

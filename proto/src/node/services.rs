@@ -14,7 +14,7 @@ use crate::evidence::{self, EndpointEvidence, NodeEvidence, Outcome, Standing, S
 use crate::failover::{self, Subject, Tally};
 use crate::ids::{EndpointId, NodeName, ServiceName, Version};
 use crate::incident::IncidentKey;
-use crate::policy::ServicePolicy;
+use crate::policy::{Relay, ServicePolicy};
 use crate::route::{self, Candidate, Choice, Route, Share, Snapshot};
 use crate::time::Time;
 use crate::wire::{Message, Wake};
@@ -45,6 +45,7 @@ impl Node {
             self.call_up(now, &service);
         }
         self.update_watch();
+        self.update_relays(now);
         let services =
             self.services.iter().map(|(name, s)| (name.clone(), s.route.clone())).collect();
         let own = self
@@ -72,7 +73,7 @@ impl Node {
     }
 
     /// Looks at every endpoint of a service.
-    fn survey(&self, service: &ServiceName, now: Time) -> Survey {
+    fn survey(&self, service: &ServiceName, relay: Relay, now: Time) -> Survey {
         let mut survey = Survey {
             candidates: Vec::new(),
             subjects: Vec::new(),
@@ -88,7 +89,9 @@ impl Node {
                 let node = self.node_evidence(name, now);
                 let outcome = self.outcomes.get(&id);
                 let standing = evidence::standing(&node, advert.left, e.condition, outcome, now);
-                let node_lost = node.lost(now).unwrap_or_else(|at| {
+                let via = self.relays.via(name, &node, now).filter(|_| relay == Relay::LastResort);
+                let lost = if via.is_some() { Ok(false) } else { node.lost(now) };
+                let node_lost = lost.unwrap_or_else(|at| {
                     survey.recheck = Some(survey.recheck.map_or(at, |r| r.min(at)));
                     false
                 });
@@ -122,6 +125,7 @@ impl Node {
                     condition: e.condition,
                     share: outcome.map(share).unwrap_or_default(),
                     standing,
+                    via: via.cloned(),
                 });
             }
         }
@@ -152,9 +156,9 @@ impl Node {
     fn refresh(&mut self, now: Time, service: &ServiceName) {
         self.expire_ejections(now, service);
         let policy = self.policy.service(service);
-        let mut survey = self.survey(service, now);
+        let mut survey = self.survey(service, policy.relay, now);
         if self.readmit_outliers(now, &policy, &survey.candidates) {
-            survey = self.survey(service, now);
+            survey = self.survey(service, policy.relay, now);
         }
         let tally = failover::tally(&policy, &survey.subjects);
         let (choice, reason) = route::choose(&policy, &survey.candidates, &tally);
@@ -211,7 +215,7 @@ impl Node {
         if !self.config.interest.contains(service) {
             return;
         }
-        let urgent = !matches!(route.choice, Choice::Serve(_));
+        let urgent = !matches!(route.choice, Choice::Serve(_) | Choice::Relay(_));
         for id in &route.tally.called {
             let standing_by = route.candidates.iter().any(|c| {
                 c.id == *id
@@ -401,6 +405,10 @@ fn remember_ready(
 ) {
     for c in &route.candidates {
         match (&c.standing, versions.get(&c.id)) {
+            // Lost for us alone, and reached all the same: when its relay is lost, it is lost anew.
+            (Standing::Doubtful(Why::Silent { .. }), Some(version)) if c.via.is_some() => {
+                state.was_ready.insert(c.id.clone(), *version);
+            }
             (Standing::Doubtful(Why::Silent { .. }), _) if !gone.contains(&c.id) => {}
             (Standing::Ready, Some(version)) => {
                 state.was_ready.insert(c.id.clone(), *version);

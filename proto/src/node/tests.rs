@@ -22,6 +22,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 mod exclusive;
 mod outliers;
+mod relays;
 
 struct Hash(Identity);
 

@@ -266,11 +266,19 @@ impl Node {
 /// Why an endpoint is not ready, or not in full.
 fn reason(candidate: &Candidate) -> String {
     match (candidate.standing.why(), candidate.share) {
-        (Some(why), _) => why.to_string(),
+        (Some(why), _) => match &candidate.via {
+            Some(via) => format!("{why}; it answers through {via}"),
+            None => why.to_string(),
+        },
         (None, Share::Trial) => {
             format!("on trial: one request in {TRIAL_ONE_IN} is to tell how well it answers")
         }
-        (None, Share::Full) => String::new(),
+        (None, Share::Full) => match &candidate.via {
+            Some(via) => {
+                format!("still relayed through {via}, until our own path has held for a while")
+            }
+            None => String::new(),
+        },
     }
 }
 

@@ -5,16 +5,17 @@ use crate::evidence::{Standing, Why};
 use crate::exclusive::electorate::majority;
 use crate::policy::ServicePolicy;
 
-use super::{Candidate, Choice};
+use super::{Candidate, Choice, through};
 
 /// Decides by the first rule that fits:
 ///
 /// 1. of those that say they serve under a lease, the one with the greatest term counts, nobody else;
 /// 2. it is ready: it;
-/// 3. our link to it is silent, or it is out, and another stands by: wait, for it or for its successor;
-/// 4. it is doubtful: it all the same, since it alone may serve;
-/// 5. nobody serves and somebody stands by: wait for the lease to be granted;
-/// 6. nobody.
+/// 3. our link to it is silent, and it answers through a relay: it, by that way;
+/// 4. our link to it is silent, or it is out, and another stands by: wait, for it or for its successor;
+/// 5. it is doubtful: it all the same, since it alone may serve;
+/// 6. nobody serves and somebody stands by: wait for the lease to be granted;
+/// 7. nobody.
 pub(super) fn choose(policy: &ServicePolicy, candidates: &[Candidate]) -> (Choice, String) {
     let Some(exclusive) = &policy.exclusive else {
         return (Choice::Nobody, "the policy says exclusive and names no owners".to_owned());
@@ -35,6 +36,10 @@ pub(super) fn choose(policy: &ServicePolicy, candidates: &[Candidate]) -> (Choic
     let who = |i: usize, term: u64| format!("{} holds the lease, term {term}", candidates[i].id);
     match holder.map(|(term, i)| (term, i, &candidates[i].standing)) {
         Some((term, i, Standing::Ready)) => (Choice::Serve(vec![i]), who(i, term)),
+        Some((term, i, Standing::Doubtful(Why::Silent { .. }))) if candidates[i].via.is_some() => {
+            let way = through(std::iter::once(&candidates[i]));
+            (Choice::Relay(vec![i]), format!("{}, {way}", who(i, term)))
+        }
         Some((term, i, Standing::Doubtful(why)))
             if waiting.is_empty() || !matches!(why, Why::Silent { .. }) =>
         {

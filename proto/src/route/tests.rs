@@ -29,6 +29,7 @@ fn candidate(node: &str, standing: Standing) -> Candidate {
         role: Role::Hot,
         condition,
         standing,
+        via: None,
         share: Share::Full,
         term: None,
     }
@@ -44,6 +45,10 @@ fn accused(node: &str) -> Candidate {
 
 fn silent(node: &str) -> Candidate {
     candidate(node, Standing::Doubtful(Why::Silent { since: Time(1) }))
+}
+
+fn relayed(node: &str, via: &str) -> Candidate {
+    Candidate { via: Some(NodeName::parse(via).unwrap()), ..silent(node) }
 }
 
 fn down(node: &str) -> Candidate {
@@ -121,6 +126,44 @@ fn known_from_disk_only_is_better_than_waiting() {
 #[test]
 fn when_all_are_silent_and_nobody_can_be_called_they_are_tried_all_the_same() {
     assert_eq!(chosen(&[silent("a"), silent("b")], &[]), Choice::Panic(vec![0, 1]));
+}
+
+#[test]
+fn who_answers_through_a_relay_is_used_before_anybody_is_woken_and_instead_of_those_who_do_not() {
+    let all = [relayed("a", "c"), silent("b"), standby("w")];
+    assert_eq!(chosen(&all, &["w"]), Choice::Relay(vec![0]));
+    let (_, reason) = choose(&ServicePolicy::default(), &all, &Tally::default());
+    assert_eq!(reason, "relayed through c: our own path to a is silent");
+}
+
+#[test]
+fn a_relay_is_the_last_resort_whoever_is_ready_or_only_accused_comes_first() {
+    assert_eq!(chosen(&[relayed("a", "c"), ready("b")], &[]), Choice::Serve(vec![1]));
+    assert_eq!(chosen(&[relayed("a", "c"), accused("b")], &[]), Choice::Panic(vec![1]));
+}
+
+#[test]
+fn an_endpoint_that_is_ready_again_is_ready_though_it_is_still_reached_through_a_relay() {
+    let held = Candidate { standing: Standing::Ready, ..relayed("a", "c") };
+    assert_eq!(chosen(&[held], &[]), Choice::Serve(vec![0]));
+}
+
+#[test]
+fn the_holder_of_a_lease_that_answers_through_a_relay_is_used_though_others_stand_by() {
+    let owners = ["a", "w"].map(|n| NodeName::parse(n).unwrap()).to_vec();
+    let lease = crate::time::Span(std::time::Duration::from_secs(5));
+    let exclusive = crate::policy::Exclusive { owners, lease, number: 1, former: Vec::new() };
+    let policy = ServicePolicy {
+        mode: Mode::Exclusive,
+        exclusive: Some(exclusive),
+        ..ServicePolicy::default()
+    };
+    let choice = |holder| {
+        let all = [Candidate { term: Some(3), ..holder }, standby("w")];
+        choose(&policy, &all, &Tally::default()).0
+    };
+    assert_eq!(choice(relayed("a", "c")), Choice::Relay(vec![0]));
+    assert_eq!(choice(silent("a")), Choice::Wake(vec![1]));
 }
 
 #[test]

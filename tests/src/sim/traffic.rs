@@ -228,7 +228,7 @@ impl World {
         self.note_view(caller, &route);
         let Some(request) = self.requests.get(&id) else { return };
         match &route.choice {
-            Choice::Serve(_) | Choice::Panic(_) => {
+            Choice::Serve(_) | Choice::Panic(_) | Choice::Relay(_) => {
                 let decision = route.pick(self.rng.random(), &request.tried, |_| 0);
                 let Some(pick) = decision.pick else {
                     // All were tried: whoever comes up next gets it.

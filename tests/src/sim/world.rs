@@ -515,7 +515,8 @@ impl World {
             Event::Lease { service, term, held } => {
                 self.tell(|| format!("host {host}: lease of {service}, term {term}: {held:?}"));
             }
-            Event::Trust(_) | Event::Spans(_) => {}
+            // Third agents do not carry here: a wish for one stays unanswered.
+            Event::Trust(_) | Event::Spans(_) | Event::Relay(_) => {}
             Event::Revoked(revoked) => {
                 let mut known =
                     self.hosts[host].revoked.lock().unwrap_or_else(PoisonError::into_inner);

@@ -325,7 +325,7 @@ impl Client<'_> {
         );
         let hedge = plan.hedge_delay(since).filter(|_| ask.repeatable);
         let until = hedge.map_or(deadline, |delay| deadline.min(since + delay));
-        let mut health = self.inner.mesh.links.health(&target.id.node);
+        let mut health = target.health(self.inner);
         health.mark_unchanged();
         let frames = Frames::new(recv);
         let mut asked = Asked { send, written: 0, frames, health, guard, under_way, since };

@@ -147,7 +147,7 @@ impl Race<'_> {
         if !self.tries[n].silent && fault.kind != FaultKind::Silent {
             self.tries[n].load.observe(now, waited);
         }
-        if let Some(outcome) = fault.outcome(self.tries[n].silent) {
+        if let Some(outcome) = fault.outcome(self.tries[n].silent || target.via.is_some()) {
             self.report(n, outcome);
         }
         if let FaultKind::Owner(Cause::Denied) = fault.kind {

@@ -139,6 +139,7 @@ impl Host {
                 role: Role::Hot,
                 condition: Condition::Serving,
                 standing: Standing::Ready,
+                via: None,
                 share: Share::Full,
                 term: None,
             })

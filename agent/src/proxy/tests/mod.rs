@@ -13,6 +13,7 @@ mod limits;
 mod losses;
 mod mesh;
 mod opaque;
+mod relays;
 mod requests;
 mod soak;
 mod streams;

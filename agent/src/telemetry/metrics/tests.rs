@@ -278,6 +278,7 @@ fn the_last_word_of_a_dead_node_is_no_strength() {
         role: Role::Warm { priority: 0 },
         condition,
         standing,
+        via: None,
         share: Share::Full,
         term: None,
     };

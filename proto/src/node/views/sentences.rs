@@ -46,6 +46,7 @@ fn traffic(route: &Route) -> String {
         ),
         Choice::Serve(_) => format!("Requests for {service} go to {to} ({reason})."),
         Choice::Panic(_) => format!("Requests for {service} go to {to}, good or not: {reason}."),
+        Choice::Relay(_) => format!("Requests for {service} go to {to}, {reason}."),
         Choice::Wake(_) => format!("Requests for {service} wait for {to}: {reason}."),
         Choice::Nobody => format!("Requests for {service} fail: {reason}."),
     }

@@ -28,6 +28,7 @@ fn route(picks: &[&str], serving: usize, called: &[&str]) -> Route {
         role: Role::Hot,
         condition: Condition::Serving,
         standing: Standing::Ready,
+        via: None,
         share: Share::Full,
         term: None,
     };
