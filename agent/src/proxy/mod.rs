@@ -53,6 +53,7 @@ mod race;
 mod reach;
 mod safety;
 mod scan;
+mod session;
 mod socks;
 mod supply;
 mod target;
@@ -293,7 +294,7 @@ impl Proxy {
             mesh,
             locals: ArcSwap::from_pointee(kept(locals, &metrics)),
             applications: Applications::default(),
-            limits: Limits::default(),
+            limits: Limits::new(metrics.clone()),
             loads: Loads::new(now),
             services: Services::default(),
             plans: Plans::default(),

@@ -2,6 +2,7 @@
 //! happens when one of them fails.
 
 mod applications;
+mod balance;
 mod datagrams;
 mod edge;
 mod failures;
