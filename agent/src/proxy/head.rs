@@ -163,7 +163,7 @@ const LEFT_MOST: u64 = (1 << LEFT_BITS) - 1;
 
 /// What stands in a head for the time that is left after so many attempts.
 pub(crate) fn left_after(left_us: u64, attempts: u8) -> u64 {
-    left_us.min(LEFT_MOST) | u64::from(attempts) << LEFT_BITS
+    left_us.min(LEFT_MOST) | (u64::from(attempts) << LEFT_BITS)
 }
 
 /// The parts of a request's head as they stand in the bytes of the one or the other edge.

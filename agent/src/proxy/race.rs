@@ -289,6 +289,9 @@ impl<'a> Race<'a> {
                     Some(self.broken("its budget is used up"))
                 };
             }
+            if let Some(failure) = self.shed(&route) {
+                return Some(failure);
+            }
             self.decision = "the budget for other endpoints is used up for the moment".into();
             self.wish(reason, payer, now + BUDGET_WAIT, self.deadline);
             return None;

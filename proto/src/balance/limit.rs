@@ -45,9 +45,9 @@ const SMOOTH: f64 = 0.3;
 const BEST: Duration = Duration::from_secs(5);
 /// Answers of an experiment: from as many as are let in, within these.
 const TOLD: (usize, usize) = (4, 16);
-/// An experiment takes at most this, or so many times the latency it began with.
+/// An experiment takes at most this, or so many times what it should with the latency it began with.
 const EXPERIMENT: Duration = Duration::from_secs(1);
-const EXPERIMENT_TIMES: f64 = 4.0;
+const EXPERIMENT_TIMES: f64 = 2.0;
 /// The next one comes after this, or so many times as long as the last took: half of the endpoint idles
 /// meanwhile.
 const AGAIN: Duration = Duration::from_secs(15);
@@ -247,8 +247,8 @@ impl Limit {
         self.passed(now, under_way);
     }
 
-    /// Whether an answer that took this long is none that anybody waited for in vain for nothing: a request
-    /// given up counts as answered from then on.
+    /// Whether `latency` is slow: a request that was given up after it counts as an answer that took as long,
+    /// for it would have taken longer.
     pub fn is_slow(&self, latency: Duration) -> bool {
         let slow = self.usual.value(Usual::least).map_or(f64::INFINITY, Usual::slow);
         latency.as_micros() as f64 > slow
@@ -331,11 +331,14 @@ impl Limit {
 
     fn experiment(&mut self, now: Time) {
         let Some(usual) = self.usual.value(Usual::least) else { return };
-        // Those under way have to be answered first.
+        let limit = ((self.best() * usual.mean / 2.0) as usize).max(1);
+        // Those under way have to be answered first, then those that tell.
+        let rounds = 1 + limit.clamp(TOLD.0, TOLD.1).div_ceil(limit);
         let latency = self.seen.map_or(usual.slow(), |seen| seen.mean);
-        let patience = Duration::from_micros((latency * EXPERIMENT_TIMES) as u64).max(EXPERIMENT);
+        let patience = latency * rounds as f64 * EXPERIMENT_TIMES;
+        let patience = Duration::from_micros(patience as u64).max(EXPERIMENT);
         self.state = State::Experiment {
-            limit: ((self.best() * usual.mean / 2.0) as usize).max(1),
+            limit,
             began: now,
             until: now + patience,
             slow: self.recent_quarter(usual),
@@ -357,7 +360,8 @@ impl Limit {
     fn conclude(&mut self, now: Time) {
         let State::Experiment { began, slow, answers, .. } = &self.state else { return };
         let Some(usual) = self.usual.value(Usual::least) else { return };
-        let (took, told) = (now.since(*began), answers.n as usize >= TOLD.0);
+        // Where there is no answer at all, it hangs.
+        let (took, told) = (now.since(*began), answers.n > 0);
         let seen = answers.usual();
         let faster = !told || seen.quarter < (usual.quarter + slow) / 2.0;
         self.restart(now);

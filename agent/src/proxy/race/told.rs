@@ -17,8 +17,8 @@ impl Race<'_> {
         Some(Failure::Nobody { service: self.service.to_string(), why })
     }
 
-    /// The failure of a request that everybody who could take it turned away, the last one for having too much
-    /// to do.
+    /// The failure of a request that everybody who could take it turned away, or as many as its budget lets it
+    /// ask, the last one for having too much to do.
     pub(super) fn shed(&self, route: &Route) -> Option<Failure> {
         let serves = matches!(route.choice, Choice::Serve(_) | Choice::Panic(_));
         match &self.last {

@@ -35,15 +35,9 @@ impl Mesh {
     }
 
     fn route(&self, to: &[&str], policy: &ServicePolicy) {
-        let address = |name: &&str| {
-            let of = self.owners.iter().find(|(host, _)| host.agent.name.as_str() == *name);
-            (*name, of.unwrap().0.agent.address)
-        };
-        let to: Vec<(&str, SocketAddr)> = ["b", "c", "d"]
-            .iter()
-            .filter(|name| to.contains(name))
-            .map(|name| address(name))
-            .collect();
+        let all =
+            self.owners.iter().map(|(host, _)| (host.agent.name.as_str(), host.agent.address));
+        let to: Vec<(&str, SocketAddr)> = all.filter(|(name, _)| to.contains(name)).collect();
         self.a.route(&to, policy.clone());
     }
 

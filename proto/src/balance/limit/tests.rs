@@ -109,6 +109,8 @@ struct World {
     load: Box<dyn Fn(f64) -> f64>,
     /// How much slower everything is.
     slow: Box<dyn Fn(f64) -> f64>,
+    /// Nothing goes on between these seconds.
+    stall: (f64, f64),
     /// The first endpoint is lost then.
     loss: f64,
     seconds: f64,
@@ -123,6 +125,7 @@ impl Default for World {
             adaptive: true,
             load: Box::new(|_| 0.7),
             slow: Box::new(|_| 1.0),
+            stall: (0.0, 0.0),
             loss: f64::MAX,
             seconds: 60.0,
         }
@@ -302,8 +305,10 @@ impl Sim<'_> {
             && let Some(r) = self.endpoints[e].queue.pop_front()
         {
             self.endpoints[e].busy += 1;
-            let slow = (self.world.slow)(self.now.0 as f64 / 1e6);
-            let us = self.world.work.draw(&mut self.rng) * slow;
+            let t = self.now.0 as f64 / 1e6;
+            let (from, to) = self.world.stall;
+            let stalled = if (from..to).contains(&t) { (to - t) * 1e6 } else { 0.0 };
+            let us = self.world.work.draw(&mut self.rng) * (self.world.slow)(t) + stalled;
             self.after(us, Event::Done(e, r));
         }
     }
@@ -423,9 +428,7 @@ fn without_a_limit_the_survivors_answer_whom_nobody_waits_for_any_more() {
 #[test]
 fn a_stall_of_the_machine_turns_nobody_away() {
     for work in [Work::Constant(10_000.0), Work::Exponential(10_000.0)] {
-        // What is begun within 300 ms takes until their end: none has a core.
-        let slow = |t: f64| if (20.0..20.3).contains(&t) { 1.0 + (20.3 - t) / 0.01 } else { 1.0 };
-        let world = World { work, slow: Box::new(slow), ..World::default() };
+        let world = World { work, stall: (20.0, 20.3), ..World::default() };
         let sum = world.run(2).between(0, 60);
         assert_eq!(sum.shed, 0, "{work:?}: {sum:?}");
     }
@@ -446,6 +449,23 @@ fn an_application_that_became_slow_by_itself_is_not_limited_for_long() {
     let sum = run.between(20, 120);
     assert!(sum.shed * 100 <= sum.came, "{sum:?}");
     assert!(!run.limited[30..].contains(&true), "{:?}", run.limited);
+}
+
+/// Few requests at a time, so that an experiment takes long: its answers come one after the other.
+#[test]
+fn requests_that_take_longer_by_nature_are_not_taken_for_overload() {
+    let slow = |t: f64| if t > 20.0 { 30.0 } else { 1.0 };
+    let world = World {
+        workers: 1000,
+        load: Box::new(|_| 0.0005),
+        slow: Box::new(slow),
+        seconds: 120.0,
+        ..World::default()
+    };
+    let run = world.run(3);
+    let sum = run.between(20, 120);
+    assert!(sum.shed * 50 <= sum.came, "{sum:?}");
+    assert!(!run.limited[35..].contains(&true), "{:?}", run.limited);
 }
 
 #[test]

@@ -64,7 +64,8 @@ fn distance(route: &Route) -> Option<String> {
     let mut before = 0;
     let mut parts = Vec::new();
     for share in route.spread.shares() {
-        let percent = (share.upto - std::mem::replace(&mut before, share.upto)) * 100 / WHOLE;
+        let part = share.upto - std::mem::replace(&mut before, share.upto);
+        let percent = (part * 100 + WHOLE / 2) / WHOLE;
         let endpoints = |thousandths: u64| {
             let tenths = thousandths.div_ceil(100);
             match tenths % 10 {
