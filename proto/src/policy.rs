@@ -63,8 +63,8 @@ pub struct ServicePolicy {
     /// says that this service's calls may.
     pub retry_on: Vec<RetryOn>,
     /// Requests that one endpoint works on at once, as its own agent counts them; some wait their turn
-    /// there, and the rest is sent elsewhere or refused. By default nothing is limited while answers come in
-    /// their usual time.
+    /// there, and the rest is sent elsewhere or refused. `auto`: nothing is limited while answers come in
+    /// their usual time. Off by default: simulated queues speak for `auto`, real ones have not been asked.
     pub max_requests: Ceiling,
     /// How often each calling node may call each endpoint. More is refused (429).
     pub rate_limit: Rate,
@@ -90,7 +90,7 @@ impl Default for ServicePolicy {
             per_try_timeout: Patience::Endless,
             idle_timeout: Patience::Endless,
             retry_on: Vec::new(),
-            max_requests: Ceiling::Auto,
+            max_requests: Ceiling::None,
             rate_limit: Rate::None,
             balance: Balance::PeakEwma,
             locality: Locality::Zone,
@@ -492,7 +492,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_are_off_until_they_are_written_or_needed_and_print_as_they_read() {
+    fn limits_are_off_until_they_are_written_and_print_as_they_read() {
         let read = |t: &str| serde_json::from_str::<ServicePolicy>(t);
         let p = read(
             r#"{"per_try_timeout": "250ms", "idle_timeout": "5m", "max_requests": 100,
@@ -508,7 +508,7 @@ mod tests {
             assert_eq!(Rate::parse(text).unwrap().to_string(), text);
         }
         let none = read("{}").unwrap();
-        assert_eq!((none.max_requests, none.rate_limit), (Ceiling::Auto, Rate::None));
+        assert_eq!((none.max_requests, none.rate_limit), (Ceiling::None, Rate::None));
         assert_eq!(read(r#"{"max_requests": "off"}"#).unwrap().max_requests, Ceiling::None);
         for bad in [
             r#"{"per_try_timeout": "0s"}"#,
