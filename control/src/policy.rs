@@ -28,7 +28,7 @@ pub fn compile(file: &str, text: &str) -> Result<Policy, SettingsError> {
 }
 
 /// The keys of a service's policy with their values as written, in the order of the documentation.
-fn values(p: &ServicePolicy) -> [(&'static str, String); 14] {
+fn values(p: &ServicePolicy) -> [(&'static str, String); 18] {
     let mode = match p.mode {
         Mode::HotHot => "hot-hot",
         Mode::HotWarm => "hot-warm",
@@ -52,6 +52,9 @@ fn values(p: &ServicePolicy) -> [(&'static str, String); 14] {
         ("rate_limit", p.rate_limit.to_string()),
         ("exclusive", p.exclusive.as_ref().map_or_else(|| "nobody".to_owned(), owners)),
         ("relay", p.relay.word().to_owned()),
+        ("balance", p.balance.to_string()),
+        ("locality", p.locality.to_string()),
+        ("affinity", p.affinity.as_ref().map_or_else(|| "off".into(), ToString::to_string)),
     ]
 }
 
@@ -252,8 +255,8 @@ mod tests {
             e.to_string(),
             "mesh.toml:2:1: unknown field `min_hto`, expected one of `mode`, `min_hot`, \
              `failback`, `timeout`, `hedge`, `retries`, `panic`, `allow`, `per_try_timeout`, \
-             `idle_timeout`, `retry_on`, `max_requests`, `rate_limit`, `exclusive`, `relay`\n  hint: did you mean \
-             `min_hot`?"
+             `idle_timeout`, `retry_on`, `max_requests`, `rate_limit`, `exclusive`, `relay`, \
+             `balance`, `locality`, `affinity`\n  hint: did you mean `min_hot`?"
         );
         let e = compile("mesh.toml", "[services.ledger]\ntimeout = \"5\"\n").unwrap_err();
         assert_eq!(

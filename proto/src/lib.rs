@@ -13,6 +13,7 @@
 //! | [`table`], [`member`] | what is known of the mesh: replicated records, SWIM membership |
 //! | [`evidence`], [`outlier`], [`failover`], [`route`] | what this agent thinks of endpoints, who must serve, who is picked |
 //! | [`exclusive`] | who alone may serve an exclusive service: leases, terms, promises |
+//! | [`balance`] | how requests are spread over those, and what an owner lets in at once |
 //! | [`lifecycle`] | an own endpoint's life |
 //! | [`incident`], [`record`] | a loss: its name, and what was seen and decided until it was stable |
 //! | [`node`] | all of it composed: one agent's core |
@@ -21,6 +22,7 @@
 
 pub mod advert;
 pub mod api;
+pub mod balance;
 pub mod document;
 pub mod evidence;
 pub mod exclusive;

@@ -15,6 +15,8 @@ use crate::exclusive;
 use crate::ids::{NodeName, ServiceName};
 use crate::time::Span;
 
+pub use traffic::{Affinity, Balance, FieldName, Locality};
+
 /// The policy of a whole mesh.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -61,8 +63,9 @@ pub struct ServicePolicy {
     /// with `Retry-After`). Only requests that may be repeated are, but for gRPC, where `grpc-unavailable`
     /// says that this service's calls may.
     pub retry_on: Vec<RetryOn>,
-    /// Requests that one endpoint works on at once, as its own agent counts them; as many again wait
-    /// their turn there, and the rest is sent elsewhere or refused.
+    /// Requests that one endpoint works on at once, as its own agent counts them; some wait their turn
+    /// there, and the rest is sent elsewhere or refused. `auto`: nothing is limited while answers come in
+    /// their usual time. Off by default: simulated queues speak for `auto`, real ones have not been asked.
     pub max_requests: Ceiling,
     /// How often each calling node may call each endpoint. More is refused (429).
     pub rate_limit: Rate,
@@ -70,6 +73,12 @@ pub struct ServicePolicy {
     pub exclusive: Option<Exclusive>,
     /// Whether requests go through a third agent when the caller's own path to every endpoint is bad.
     pub relay: Relay,
+    /// How one of the ready endpoints is picked.
+    pub balance: Balance,
+    /// Whether endpoints nearby go first, as far as their capacity reaches.
+    pub locality: Locality,
+    /// What keeps a session's requests on one endpoint; those without it are balanced.
+    pub affinity: Option<Affinity>,
 }
 
 impl Default for ServicePolicy {
@@ -90,6 +99,9 @@ impl Default for ServicePolicy {
             rate_limit: Rate::None,
             exclusive: None,
             relay: Relay::LastResort,
+            balance: Balance::PeakEwma,
+            locality: Locality::Zone,
+            affinity: None,
         }
     }
 }
@@ -286,6 +298,9 @@ pub enum Ceiling {
     None,
     /// At most so many; at least one.
     At(u32),
+    /// Any number as long as answers come in their usual time; while they do not, as many as the endpoint
+    /// is found to work on at once ([`crate::balance::limit`]).
+    Auto,
 }
 
 /// How often.
@@ -446,19 +461,21 @@ impl Word for RetryOn {
 }
 
 impl Word for Ceiling {
-    const EXPECTED: &'static str = "\"off\" or a count such as 100";
+    const EXPECTED: &'static str = "\"auto\", \"off\" or a count such as 100";
     fn parse(text: &str) -> Result<Self, String> {
         match text {
             "off" => Ok(Self::None),
+            "auto" => Ok(Self::Auto),
             _ => text
                 .parse()
-                .map_err(|_| format!("{text:?} is neither a count nor \"off\""))
+                .map_err(|_| format!("{text:?} is neither a count nor \"auto\" nor \"off\""))
                 .and_then(Self::number),
         }
     }
     fn print(&self) -> String {
         match self {
             Self::None => "off".into(),
+            Self::Auto => "auto".into(),
             Self::At(n) => n.to_string(),
         }
     }
@@ -544,6 +561,9 @@ macro_rules! word_serde {
     )+};
 }
 word_serde!(Percent, Need, Failback, Hedge, Caller, Patience, RetryOn, Ceiling, Rate);
+word_serde!(Balance, Locality, FieldName);
+
+mod traffic;
 
 #[cfg(test)]
 mod tests {
@@ -623,6 +643,7 @@ mod tests {
             (Relay::LastResort, Relay::Off)
         );
         assert_eq!((none.max_requests, none.rate_limit), (Ceiling::None, Rate::None));
+        assert_eq!(read(r#"{"max_requests": "off"}"#).unwrap().max_requests, Ceiling::None);
         for bad in [
             r#"{"per_try_timeout": "0s"}"#,
             r#"{"idle_timeout": "5"}"#,

@@ -10,6 +10,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::advert::{Condition, Protocol, Role};
+use crate::balance::tiers::Place;
+use crate::balance::{Draw, Measure, Spread};
 use crate::evidence::{Standing, Why};
 use crate::failover::Tally;
 use crate::ids::{EndpointId, Generation, NodeName, ServiceName};
@@ -69,6 +71,8 @@ pub struct Route {
     pub candidates: Vec<Candidate>,
     /// Who is picked from now.
     pub choice: Choice,
+    /// In which proportions, by which balancer: compiled from the choice.
+    pub spread: Spread,
     /// Why, in words.
     pub reason: String,
     /// How many must serve, do serve, are called up.
@@ -100,6 +104,11 @@ pub struct Candidate {
     pub share: Share,
     /// In mode exclusive: the term of the lease its owner says it holds.
     pub term: Option<u64>,
+    /// What it can take, in thousandths of what one in full can: its ramp times its capacity
+    /// ([`crate::balance::FULL_WEIGHT`]).
+    pub weight: u16,
+    /// Where its node is.
+    pub place: Place,
 }
 
 /// How much of a service's requests a ready endpoint is to get.
@@ -112,9 +121,7 @@ pub enum Share {
     Trial,
 }
 
-/// Of so many first picks one goes to the endpoints on trial. Of 500 requests per second that is thirty: a
-/// verdict within a quarter second, and few that meet one that is still sick.
-pub const TRIAL_ONE_IN: u64 = 16;
+pub use crate::balance::TRIAL_ONE_IN;
 
 /// Who is picked from. The numbers are indices into [`Route::candidates`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -240,19 +247,18 @@ pub struct Decision<'a> {
 }
 
 impl Route {
-    /// Picks an endpoint: of two drawn at random the one with less load (power of two choices,
-    /// Mitzenmacher 2001). `exclude` are those this request has met already; if only they are left,
-    /// nobody is picked.
+    /// Picks an endpoint, by the route's [`Spread`]. `exclude` are those this request has met already; if
+    /// only they are left, nobody is picked.
     pub fn pick(
         &self,
-        random: u64,
+        draw: impl Into<Draw>,
         exclude: &[EndpointId],
-        load: impl Fn(&EndpointId) -> u64,
+        load: impl Fn(&EndpointId, Measure) -> u64,
     ) -> Decision<'_> {
         let (picked, reason) = self.pick_index(
-            random,
+            draw,
             |i| exclude.contains(&self.candidates[i].id),
-            |i| load(&self.candidates[i].id),
+            |i, measure| load(&self.candidates[i].id, measure),
         );
         Decision { pick: picked.map(|i| &self.candidates[i]), reason }
     }
@@ -260,45 +266,20 @@ impl Route {
     /// [`Route::pick`] by indices into [`Route::candidates`], for who keeps what it knows beside them.
     pub fn pick_index(
         &self,
-        random: u64,
+        draw: impl Into<Draw>,
         exclude: impl Fn(usize) -> bool,
-        load: impl Fn(usize) -> u64,
+        load: impl Fn(usize, Measure) -> u64,
     ) -> (Option<usize>, &'static str) {
-        let (indices, reason) = match &self.choice {
-            Choice::Serve(v) => (v, "ready, less loaded of two"),
-            Choice::Panic(v) => (v, "panic: too few are ready"),
-            Choice::Relay(v) => (v, "relayed: our own path to it is silent"),
+        match &self.choice {
+            Choice::Serve(_) | Choice::Panic(_) | Choice::Relay(_) => {}
             Choice::Wake(_) => return (None, "being called up"),
             Choice::Nobody => return (None, "nobody is left"),
-        };
-        // What was tried elsewhere already takes no risk while there is somebody of whom none is known.
-        let on_trial = |i: usize| self.candidates[i].share == Share::Trial;
-        let open = |trial: bool| indices.iter().any(|i| !exclude(*i) && on_trial(*i) == trial);
-        let first = !indices.iter().any(|i| exclude(*i));
-        let trial = open(true) && (!open(false) || first && is_trial(random));
-        let some_on_trial = indices.iter().any(|i| on_trial(*i));
-        let fresh = |i: &&usize| !exclude(**i) && (!some_on_trial || on_trial(**i) == trial);
-        let n = indices.iter().filter(fresh).count();
-        if n == 0 {
-            return (None, "every candidate was tried");
         }
-        let reason = if trial { "on trial: its answers are to tell how it is" } else { reason };
-        let nth = |k: usize| indices.iter().filter(fresh).nth(k).copied();
-        // Two distinct draws from one random number: its halves, the second skipping the first.
-        let a = (random >> 32) as usize % n;
-        let b = if n > 1 { (a + 1 + (random as u32 as usize) % (n - 1)) % n } else { a };
-        let pick = match (nth(a), nth(b)) {
-            (Some(x), Some(y)) if x != y && load(y) < load(x) => Some(y),
-            (x, _) => x,
-        };
-        (pick, reason)
+        match self.spread.pick(&draw.into(), exclude, load) {
+            Some(picked) => (Some(picked.index), picked.why),
+            None => (None, "every candidate was tried"),
+        }
     }
-}
-
-/// Whether this draw is the one in [`TRIAL_ONE_IN`]. Bits that choose between few candidates only by their
-/// remainder.
-fn is_trial(random: u64) -> bool {
-    (random >> 20).is_multiple_of(TRIAL_ONE_IN)
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ use super::frame::{self, Cause, Frame, FrameError, Frames, Opening};
 use super::guard::Control;
 use super::head::{BodyKind, RequestHead, ResponseHead};
 use super::inbound::MAX_INTERIM;
+use super::limit::Comer;
 use super::load::UnderWay;
 use super::safety::{Reach, is_idempotent};
 use super::supply::{Lazy, Supply};
@@ -44,12 +45,14 @@ pub(crate) struct Prepared {
     pub(crate) supply: Arc<Supply>,
     /// The client's connection, where it can be told interim answers.
     pub(crate) client: Option<Arc<Control>>,
+    /// The session it belongs to.
+    pub(crate) session: Option<u64>,
 }
 
 impl Prepared {
     /// A request whose client hears of nothing but its answer.
     pub(crate) fn new(method: Method, head: RequestHead, supply: Supply) -> Self {
-        Self { method, due: None, head, supply: Arc::new(supply), client: None }
+        Self { method, due: None, head, supply: Arc::new(supply), client: None, session: None }
     }
 
     /// Whether doing it twice is the same as doing it once. A connection that becomes another protocol's
@@ -59,9 +62,9 @@ impl Prepared {
     }
 
     /// The head for an attempt that is made now.
-    fn head(&self, instance: u16, now: Instant) -> RequestHead {
+    fn head(&self, target: &Target, now: Instant) -> RequestHead {
         let mut head = self.head.clone();
-        head.instance = instance;
+        (head.instance, head.attempts) = (target.id.instance, target.attempts);
         if let Some(due) = self.due
             && let Ok(mut headers) = HeaderMap::try_from(&head.fields)
         {
@@ -91,6 +94,8 @@ pub(crate) struct Target {
     pub(crate) silent: bool,
     /// The relay it is reached through.
     pub(crate) via: Option<NodeName>,
+    /// How often the request was tried before, wherever.
+    pub(crate) attempts: u8,
 }
 
 impl Target {
@@ -99,7 +104,7 @@ impl Target {
         // Through a relay it answers.
         let silent =
             via.is_none() && matches!(candidate.standing, Standing::Doubtful(Why::Silent { .. }));
-        Self { id: candidate.id.clone(), address: candidate.address, silent, via }
+        Self { id: candidate.id.clone(), address: candidate.address, silent, via, attempts: 0 }
     }
 
     /// How it stands with its node on the way that leads there.
@@ -154,6 +159,8 @@ pub(crate) enum FaultKind {
     Lapsed,
     /// The link is silent: nothing was sent, or what was sent is lost.
     Silent,
+    /// The link to the node takes no more at the moment.
+    Full,
 }
 
 impl FaultKind {
@@ -165,6 +172,7 @@ impl FaultKind {
             Self::Cut => "cut",
             Self::Lapsed => "lapsed",
             Self::Silent => "silent",
+            Self::Full => "busy",
         }
     }
 }
@@ -187,7 +195,7 @@ impl Fault {
     /// for the links to tell.
     pub(crate) fn outcome(&self, silent: bool) -> Option<Outcome> {
         match (self.reach, self.kind) {
-            (_, FaultKind::Silent | FaultKind::Lapsed) => None,
+            (_, FaultKind::Silent | FaultKind::Lapsed | FaultKind::Full) => None,
             (_, FaultKind::Dial | FaultKind::Cut) if silent => None,
             // It does not serve, or is full.
             (_, FaultKind::Owner(Cause::NotServing | Cause::NotOurs | Cause::Busy)) => None,
@@ -202,7 +210,7 @@ impl Fault {
 impl From<LinkError> for Fault {
     fn from(error: LinkError) -> Self {
         let kind = match error {
-            LinkError::Busy { .. } => FaultKind::Owner(Cause::Busy),
+            LinkError::Busy { .. } => FaultKind::Full,
             _ => FaultKind::Dial,
         };
         Self::not_executed(kind, error.to_string())
@@ -226,7 +234,7 @@ impl From<FrameError> for Fault {
     fn from(error: FrameError) -> Self {
         match &error {
             FrameError::Stream(StreamError::Busy) => {
-                Self::not_executed(FaultKind::Owner(Cause::Busy), error.to_string())
+                Self::not_executed(FaultKind::Full, error.to_string())
             }
             FrameError::Stream(StreamError::Lost { unseen: true, .. }) => {
                 Self::not_executed(FaultKind::Dial, error.to_string())
@@ -245,7 +253,7 @@ pub(crate) async fn attempt(
     under_way: UnderWay,
 ) -> Result<Answer, Fault> {
     if &target.id.node == inner.node() {
-        local(&inner, &request, &target.id, deadline, under_way).await
+        local(&inner, &request, &target, deadline, under_way).await
     } else {
         remote(&inner, &request, &target, deadline, under_way).await
     }
@@ -255,16 +263,17 @@ pub(crate) async fn attempt(
 async fn local(
     inner: &Arc<Inner>,
     request: &Prepared,
-    id: &EndpointId,
+    target: &Target,
     deadline: Instant,
     under_way: UnderWay,
 ) -> Result<Answer, Fault> {
     let caller: &NodeName = inner.node();
     let since = Instant::now();
-    let head = request.head(id.instance, since);
+    let head = request.head(target, since);
     let left = deadline.saturating_duration_since(since);
     let endpoint = inner.admit(caller, &head, left).await?;
-    let place = inner.enter(&endpoint, caller, left).await?;
+    let who = Comer { caller, attempts: head.attempts, left, lasts: false };
+    let mut place = inner.enter(&endpoint, who).await?;
     let body = Lazy::new(request.supply.clone()).boxed_unsync();
     let (hint, mut early) = mpsc::channel(MAX_INTERIM);
     let mut hints = interim::Count::default();
@@ -277,9 +286,12 @@ async fn local(
                 hints.one_more()?;
                 request.interim(&head);
             }
-            called = &mut call => break called?,
+            called = &mut call => {
+                break called.inspect_err(|refused| place.failed(refused.cause))?;
+            }
         }
     };
+    place.headed(called.response.status().as_u16());
     let (mut parts, body) = called.response.into_parts();
     let (status, headers) = (parts.status, std::mem::take(&mut parts.headers));
     let tunnel = match called.upgraded {
@@ -347,7 +359,7 @@ async fn remote(
 ) -> Result<Answer, Fault> {
     let stream = open(inner, target, request.is_repeatable()).await?;
     let since = Instant::now();
-    let mut head = request.head(target.id.instance, since);
+    let mut head = request.head(target, since);
     let left = deadline.saturating_duration_since(since);
     head.left_us = u64::try_from(left.as_micros()).unwrap_or(u64::MAX);
     let after_go = head.body == BodyKind::AfterGo;

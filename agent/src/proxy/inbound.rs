@@ -28,7 +28,7 @@ use super::call::Called;
 use super::callers::Full;
 use super::frame::{self, Cause, Frames, HTTP, Opening, Refused};
 use super::head::{BodyKind, HeadRef, RequestHead, ResponseHead};
-use super::limit::Place;
+use super::limit::{Comer, Place};
 use super::{Inner, Local, LocalEndpoint, fast, interim, relay, tcp, udp, upgrade};
 use crate::link::{DataStream, Sender};
 
@@ -180,9 +180,10 @@ async fn plain(
     let endpoint = &local.endpoint;
     inner.let_in(caller, &endpoint.id, limit).await?;
     let left = limit.saturating_sub(arrived.elapsed());
-    let _place = inner.enter(endpoint, caller, left).await?;
+    let who = Comer { caller, attempts: head.attempts, left, lasts: false };
+    let mut place = inner.enter(endpoint, who).await?;
     let left = limit.saturating_sub(arrived.elapsed());
-    fast::owner::serve(inner, endpoint, head, left, send, frames).await
+    fast::owner::serve(inner, endpoint, head, left, send, frames, &mut place).await
 }
 
 /// Whatever is not for the fast path.
@@ -225,7 +226,8 @@ async fn http(
     let limit = Duration::from_micros(head.left_us);
     let endpoint = inner.admit(caller, &head, limit).await?;
     let left = limit.saturating_sub(arrived.elapsed());
-    let _place = inner.enter(&endpoint, caller, left).await?;
+    let who = Comer { caller, attempts: head.attempts, left, lasts: false };
+    let mut place = inner.enter(&endpoint, who).await?;
     let left = limit.saturating_sub(arrived.elapsed());
     let (go, asked) = oneshot::channel();
     let (hint, early) = mpsc::channel(MAX_INTERIM);
@@ -243,7 +245,10 @@ async fn http(
         BodyKind::AfterGo => framed(frames, (), Some(go)),
     };
     let call = inner.call_application(&endpoint, head, body, left, arrived, hint);
-    let called = answering(call, asks.then_some(asked), early, send).await?;
+    let called = answering(call, asks.then_some(asked), early, send)
+        .await
+        .inspect_err(|refused| place.failed(refused.cause))?;
+    place.headed(called.response.status().as_u16());
     match (called.upgraded, tunnel) {
         (Some(upgraded), Some(frames)) => tunnelled(called.response, upgraded, send, frames).await,
         _ => answered(caller, called.response, send).await,
@@ -374,7 +379,8 @@ impl Inner {
         let limit = Duration::from_micros(head.left_us);
         let endpoint = self.admit(caller, head, limit).await?;
         let left = limit.saturating_sub(arrived.elapsed());
-        let place = self.enter(&endpoint, caller, left).await?;
+        let who = Comer { caller, attempts: head.attempts, left, lasts: true };
+        let place = self.enter(&endpoint, who).await?;
         Ok((endpoint, place))
     }
 
@@ -430,12 +436,11 @@ impl Inner {
     pub(crate) async fn enter(
         &self,
         endpoint: &LocalEndpoint,
-        caller: &NodeName,
-        left: Duration,
+        who: Comer<'_>,
     ) -> Result<Place, Refused> {
         match self.route(&endpoint.id.service) {
-            Some(route) => self.limits.enter(&endpoint.id, caller, &route.policy, left).await,
-            None => Ok(None),
+            Some(route) => self.limits.enter(&endpoint.id, who, &route.policy).await,
+            None => Ok(Place::default()),
         }
     }
 }

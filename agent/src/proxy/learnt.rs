@@ -6,10 +6,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use hearth_proto::balance::Draw;
 use hearth_proto::ids::ServiceName;
+use hearth_proto::policy::{Balance, ServicePolicy};
 
 use super::budget::{self, Budget};
 use super::latency::Latencies;
@@ -21,6 +24,8 @@ pub(crate) struct Learnt {
     pub(crate) retries: Budget,
     pub(crate) moves: Budget,
     pub(crate) hedges: Budget,
+    /// Whose turn it is, where turns are taken.
+    turn: AtomicU64,
 }
 
 impl Learnt {
@@ -30,6 +35,8 @@ impl Learnt {
             retries: Budget::new(budget::RETRIES, now),
             moves: Budget::new(budget::MOVES, now),
             hedges: Budget::new(budget::HEDGES, now),
+            // Callers that begin together are not to begin with the same endpoint.
+            turn: AtomicU64::new(rand::random::<u64>() >> 1),
         }
     }
 }
@@ -40,6 +47,16 @@ impl Learnt {
         self.retries.deposit();
         self.moves.deposit();
         self.hedges.deposit();
+    }
+
+    /// What a pick is made by for a request that belongs to `session`. Only those that take turns share a
+    /// counter.
+    pub(crate) fn draw(&self, policy: &ServicePolicy, session: Option<u64>) -> Draw {
+        let turn = match policy.balance {
+            Balance::RoundRobin => self.turn.fetch_add(1, Ordering::Relaxed),
+            _ => 0,
+        };
+        Draw { random: rand::random(), turn, session }
     }
 }
 

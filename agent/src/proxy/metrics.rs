@@ -20,12 +20,14 @@ fn latency() -> Histogram {
 /// The traffic path's metrics. Clones share their values.
 #[derive(Clone, Debug)]
 pub struct ProxyMetrics {
-    /// `hearth_requests_total{service,outcome}`: `ok`, `client_error`, `server_error`, `failed`.
+    /// `hearth_requests_total{service,outcome}`: `ok`, `client_error`, `server_error`, `shed`, `failed`.
     pub requests: Family<ByServiceAnd, Counter>,
     /// `hearth_request_duration_seconds{service}`: until the answer's head.
     pub duration: Family<ByService, Histogram, fn() -> Histogram>,
     /// `hearth_retries_total{service,reason}`
     pub retries: Family<ByServiceAnd, Counter>,
+    /// `hearth_concurrency_limit{service}`: how many requests our endpoint of it takes at once; 0: any number.
+    pub limit: Family<ByService, Gauge>,
     /// `hearth_inbound_requests_total{service,outcome}`: `ok`, or why not.
     pub inbound: Family<ByServiceAnd, Counter>,
     /// `hearth_udp_sessions`: of clients.
@@ -52,6 +54,7 @@ impl Default for ProxyMetrics {
             requests: Family::default(),
             duration: Family::new_with_constructor(latency),
             retries: Family::default(),
+            limit: Family::default(),
             inbound: Family::default(),
             udp_sessions: Gauge::default(),
             tunnels: Family::default(),
@@ -87,6 +90,11 @@ impl ProxyMetrics {
             "hearth_inbound_requests",
             "Requests of peers to our own endpoints, by service and outcome",
             self.inbound.clone(),
+        );
+        registry.register(
+            "hearth_concurrency_limit",
+            "Requests that our own endpoint of a service takes at once, 0 for any number",
+            self.limit.clone(),
         );
         registry.register(
             "hearth_udp_sessions",
@@ -129,6 +137,11 @@ impl ProxyMetrics {
     pub(crate) fn requests_of(&self, service: &ServiceName, outcome: &str) -> Counter {
         let labels = [("service", service.to_string()), ("outcome", outcome.to_owned())];
         self.requests.get_or_create(&labels).clone()
+    }
+
+    /// The gauge of what our endpoint of a service takes at once.
+    pub(crate) fn limit_of(&self, service: &ServiceName) -> Gauge {
+        self.limit.get_or_create(&[("service", service.to_string())]).clone()
     }
 
     /// The histogram of a service's durations.

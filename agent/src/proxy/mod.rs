@@ -56,6 +56,7 @@ mod reach;
 mod relay;
 mod safety;
 mod scan;
+mod session;
 mod socks;
 mod supply;
 mod target;
@@ -299,7 +300,7 @@ impl Proxy {
             locals: ArcSwap::from_pointee(kept(locals, &metrics)),
             applications: Applications::default(),
             carrying: relay::Carrying::default(),
-            limits: Limits::default(),
+            limits: Limits::new(metrics.clone()),
             loads: Loads::new(now),
             services: Services::default(),
             plans: Plans::default(),

@@ -16,7 +16,8 @@
 //!
 //! When nobody is left to pick the request is held until the routes change or somebody may be tried
 //! again, bounded in time and number; the core is told, so that it wakes whom it can. What did not reach an
-//! application may wait for its budget; what may have is not repeated when the budget is used up, for an
+//! application may wait for its budget, unless every endpoint turned it away for having too much to do: they
+//! had it wait already, and who waits on joins those that come after. What may have is not repeated when the budget is used up, for an
 //! application that fails half of what it is asked must not be asked twice as much. The loss of a host
 //! costs each request that was under way there one repetition: they are as many as one moment had, however
 //! long the host stays away, and no budget need cover them. What is sent after its host fell silent can neither be
@@ -300,20 +301,26 @@ impl<'a> Race<'a> {
                     Some(self.broken("its budget is used up"))
                 };
             }
+            if let Some(failure) = self.shed(&route) {
+                return Some(failure);
+            }
             self.decision = "the budget for other endpoints is used up for the moment".into();
             self.wish(reason, payer, now + BUDGET_WAIT, self.deadline);
             return None;
         }
         let (exclude, again) = self.excluded(&route, now);
         let loads = &self.inner.loads;
-        let decision = route.pick(rand::random(), &exclude, |id| loads.cost(id, now));
+        let draw = self.learnt.draw(&route.policy, self.request.session);
+        let decision = route.pick(draw, &exclude, |id, what| loads.measure(id, what, now));
         let Some(candidate) = decision.pick else {
             self.decision = format!("{}; {}", route.reason, decision.reason);
             // It is paid for, whenever it is made.
             return self.hold(&route, reason, Payer::Nobody, again, now);
         };
         self.decision = format!("{}; {}", route.reason, decision.reason);
-        let target = Target::of(candidate);
+        // A request that goes elsewhere goes before those that come fresh.
+        let attempts = u8::try_from(self.tries.len()).unwrap_or(u8::MAX);
+        let target = Target { attempts, ..Target::of(candidate) };
         if target.silent && self.running() {
             // No better than the one that is waited for.
             return self.hold(&route, reason, Payer::Nobody, again, now);
@@ -415,6 +422,9 @@ impl<'a> Race<'a> {
         // A kept answer beats waiting for a better one.
         if self.fallback.is_some() && !self.running() {
             return self.nobody();
+        }
+        if let Some(failure) = self.shed(route) {
+            return Some(failure);
         }
         let limit = match route.choice {
             Choice::Wake(_) => HOLD_WAKE,

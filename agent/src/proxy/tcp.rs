@@ -4,13 +4,14 @@
 //! to one endpoint, and it ends with whatever ends first. Each half ends by itself, as in TCP. When the peer
 //! is lost the client's connection is reset: nobody can say what became of its bytes.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
-use hearth_proto::ids::{EndpointId, NodeName, ServiceName};
+use hearth_proto::ids::{NodeName, ServiceName};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
@@ -29,9 +30,9 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 const COPY: usize = 64 * 1024;
 
 /// Carries a client's connection to an endpoint of `service`.
-pub(crate) async fn carry(inner: &Arc<Inner>, service: &ServiceName, client: Pipe) {
+pub(crate) async fn carry(inner: &Arc<Inner>, service: &ServiceName, client: Pipe, from: IpAddr) {
     let reached = tokio::select! {
-        reached = reach(inner, service) => reached,
+        reached = reach(inner, service, from) => reached,
         // Nobody is to be troubled for its sake.
         () = client.broken() => return,
     };
@@ -57,9 +58,13 @@ impl Reached {
 }
 
 /// Has an endpoint of `service` take a connection.
-pub(crate) async fn reach(inner: &Arc<Inner>, service: &ServiceName) -> Option<Reached> {
+pub(crate) async fn reach(
+    inner: &Arc<Inner>,
+    service: &ServiceName,
+    client: IpAddr,
+) -> Option<Reached> {
     let take = |target, deadline| take(inner, target, deadline).boxed();
-    reach::reach(inner, service, None, take).await.map(Reached)
+    reach::reach(inner, service, None, client, take).await.map(Reached)
 }
 
 /// A stream whose endpoint took the connection.
@@ -80,7 +85,7 @@ pub(crate) enum Taken {
 }
 
 async fn take(inner: &Arc<Inner>, target: Target, deadline: Instant) -> Result<Taken, Fault> {
-    let head = head(&target.id, deadline);
+    let head = head(&target, deadline);
     if &target.id.node == inner.node() {
         let (stream, place) = connect(inner, inner.node(), &head).await?;
         return Ok(Taken::Local(stream, place));
@@ -90,11 +95,12 @@ async fn take(inner: &Arc<Inner>, target: Target, deadline: Instant) -> Result<T
 }
 
 /// What is said of a connection or session: whose it is.
-pub(crate) fn head(id: &EndpointId, deadline: Instant) -> RequestHead {
+pub(crate) fn head(target: &Target, deadline: Instant) -> RequestHead {
     let left = deadline.saturating_duration_since(Instant::now());
     RequestHead {
-        service: id.service.clone(),
-        instance: id.instance,
+        attempts: target.attempts,
+        service: target.id.service.clone(),
+        instance: target.id.instance,
         left_us: u64::try_from(left.as_micros()).unwrap_or(u64::MAX),
         body: BodyKind::AfterGo,
         length: None,

@@ -203,7 +203,9 @@ async fn session(
         let Some(first) = first else { break };
         activity.now();
         let take = |target, deadline| take(&inner, target, deadline).boxed();
-        let Some(reached) = reach::reach(&inner, &leads.service, avoid.take(), take).await else {
+        let Some(reached) =
+            reach::reach(&inner, &leads.service, avoid.take(), client.address.ip(), take).await
+        else {
             tracing::info!(service = %leads.service, client = %client.address,
                 "session failed: nobody took it");
             break;
@@ -274,7 +276,7 @@ enum Taken {
 }
 
 async fn take(inner: &Arc<Inner>, target: Target, deadline: Instant) -> Result<Taken, Fault> {
-    let head = head(&target.id, deadline);
+    let head = head(&target, deadline);
     if &target.id.node == inner.node() {
         let (app, place) = owner::connect(inner, inner.node(), &head).await?;
         return Ok(Taken::Local(app, place));

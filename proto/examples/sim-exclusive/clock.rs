@@ -4,7 +4,7 @@ use hearth_proto::time::Time;
 
 /// Local time as a line through real time, bent now and then.
 #[derive(Clone, Copy, Debug)]
-pub struct DriftingClock {
+pub(crate) struct DriftingClock {
     since: u64,
     local: u64,
     /// In thousandths of real time: 900 to 1,100.
@@ -13,23 +13,23 @@ pub struct DriftingClock {
 
 impl DriftingClock {
     /// A clock that shows `local` at the real time `now`.
-    pub fn new(now: u64, local: u64, rate: u64) -> Self {
+    pub(crate) fn new(now: u64, local: u64, rate: u64) -> Self {
         Self { since: now, local, rate }
     }
 
     /// What it shows.
-    pub fn at(&self, now: u64) -> Time {
+    pub(crate) fn at(&self, now: u64) -> Time {
         Time(self.local + (now - self.since) * self.rate / 1_000)
     }
 
     /// When it will show at least `local`, if its rate stays.
-    pub fn when(&self, local: Time) -> u64 {
+    pub(crate) fn when(&self, local: Time) -> u64 {
         let left = local.0.saturating_sub(self.local);
         self.since + left.saturating_mul(1_000).div_ceil(self.rate)
     }
 
     /// It runs at another rate from now on.
-    pub fn bend(&mut self, now: u64, rate: u64) {
+    pub(crate) fn bend(&mut self, now: u64, rate: u64) {
         *self = Self::new(now, self.at(now).0, rate);
     }
 }

@@ -5,7 +5,7 @@ use rand::rngs::StdRng;
 
 /// One fault, or one that ends.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// The hosts fall into groups that do not hear each other: by host, its group.
     Split(Vec<u8>),
     /// What one sends does not reach the other; the other way it does.
@@ -35,10 +35,10 @@ pub enum Fault {
 }
 
 /// A thousandth of a second.
-pub const MS: u64 = 1_000;
+pub(crate) const MS: u64 = 1_000;
 
 /// Draws the next fault.
-pub fn draw(rng: &mut StdRng, hosts: usize, lease: u64) -> Fault {
+pub(crate) fn draw(rng: &mut StdRng, hosts: usize, lease: u64) -> Fault {
     let host = rng.random_range(0..hosts);
     let long = |rng: &mut StdRng| rng.random_range(lease / 10..lease * 3);
     match rng.random_range(0..26) {

@@ -24,7 +24,7 @@ const S: u64 = 1_000 * MS;
 
 /// A rule that is broken on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Broken {
+pub(crate) enum Broken {
     /// A voter forgets to whom it promised when it restarts.
     Promise,
     /// A holder believes for as long as the voters promise.
@@ -41,11 +41,11 @@ pub enum Broken {
 
 impl Broken {
     /// All of them.
-    pub const ALL: [Self; 6] =
+    pub(crate) const ALL: [Self; 6] =
         [Self::Promise, Self::Drift, Self::Blank, Self::Disk, Self::Former, Self::Fence];
 
     /// Its name on the command line.
-    pub fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Promise => "promise",
             Self::Drift => "drift",
@@ -59,7 +59,7 @@ impl Broken {
 
 /// What was seen, so that a run that tested nothing is noticed.
 #[derive(Clone, Debug, Default)]
-pub struct Tally {
+pub(crate) struct Tally {
     events: u64,
     won: u64,
     expired: u64,
@@ -74,7 +74,7 @@ pub struct Tally {
 
 impl Tally {
     /// Adds another's.
-    pub fn add(&mut self, other: &Self) {
+    pub(crate) fn add(&mut self, other: &Self) {
         self.events += other.events;
         self.won += other.won;
         self.expired += other.expired;
@@ -114,13 +114,13 @@ impl fmt::Display for Tally {
 }
 
 /// What a run came to.
-pub struct Report {
+pub(crate) struct Report {
     /// What must not have happened.
-    pub violations: Vec<String>,
+    pub(crate) violations: Vec<String>,
     /// What happened, if asked for.
-    pub story: Vec<String>,
+    pub(crate) story: Vec<String>,
     /// Numbers.
-    pub tally: Tally,
+    pub(crate) tally: Tally,
 }
 
 enum Event {
@@ -172,7 +172,7 @@ struct World {
 }
 
 /// Runs one seed.
-pub fn run(seed: u64, broken: Option<Broken>, story: bool) -> Report {
+pub(crate) fn run(seed: u64, broken: Option<Broken>, story: bool) -> Report {
     let mut world = World::new(seed, broken, story);
     world.play();
     world.report

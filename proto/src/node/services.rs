@@ -10,6 +10,8 @@ use std::time::Duration;
 use rand::RngExt;
 
 use crate::advert::{Condition, Role, extension};
+use crate::balance::tiers::Place;
+use crate::balance::{FULL_WEIGHT, Spread};
 use crate::evidence::{self, EndpointEvidence, NodeEvidence, Outcome, Standing, Swim, Why};
 use crate::failover::{self, Subject, Tally};
 use crate::ids::{EndpointId, NodeName, ServiceName, Version};
@@ -72,6 +74,11 @@ impl Node {
         self.nodes.get(node).cloned().unwrap_or_else(|| NodeEvidence::unheard(now))
     }
 
+    /// Where this node is.
+    fn home(&self) -> Place {
+        Place { zone: self.config.zone.clone(), region: self.config.region.clone() }
+    }
+
     /// Looks at every endpoint of a service.
     fn survey(&self, service: &ServiceName, relay: Relay, now: Time) -> Survey {
         let mut survey = Survey {
@@ -124,6 +131,8 @@ impl Node {
                     role: e.role,
                     condition: e.condition,
                     share: outcome.map(share).unwrap_or_default(),
+                    weight: FULL_WEIGHT,
+                    place: Place { zone: advert.zone.clone(), region: advert.region.clone() },
                     standing,
                     via: via.cloned(),
                 });
@@ -165,11 +174,13 @@ impl Node {
         let Survey { candidates, subjects, versions, recheck } = survey;
         let gone: BTreeSet<EndpointId> =
             subjects.into_iter().filter(|s| s.lost).map(|s| s.id).collect();
+        let spread = Spread::of(&policy, &candidates, &choice, &self.home());
         let route = Route {
             service: service.clone(),
             policy,
             candidates,
             choice,
+            spread,
             reason,
             tally,
             watched: false,
@@ -329,6 +340,7 @@ fn empty_route(service: &ServiceName, policy: ServicePolicy) -> Route {
         policy,
         candidates: Vec::new(),
         choice: Choice::Nobody,
+        spread: Spread::default(),
         reason: String::new(),
         tally: Tally::default(),
         watched: false,

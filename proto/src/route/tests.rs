@@ -1,6 +1,7 @@
 //! Who is picked from, rule by rule, and how the draw falls.
 
 use super::*;
+use crate::balance::FULL_WEIGHT;
 use crate::evidence::{LinkState, NodeEvidence, Swim};
 use crate::policy::Percent;
 use crate::time::Time;
@@ -32,6 +33,8 @@ fn candidate(node: &str, standing: Standing) -> Candidate {
         via: None,
         share: Share::Full,
         term: None,
+        weight: FULL_WEIGHT,
+        place: Place::default(),
     }
 }
 
@@ -69,11 +72,22 @@ fn route(candidates: Vec<Candidate>) -> Route {
     let policy = ServicePolicy::default();
     let tally = Tally::default();
     let (choice, reason) = choose(&policy, &candidates, &tally);
-    let service = ServiceName::parse("ledger").unwrap();
-    Route { service, policy, candidates, choice, reason, tally, watched: false }
+    routed(policy, candidates, choice, reason, tally)
 }
 
-fn idle(_: &EndpointId) -> u64 {
+fn routed(
+    policy: ServicePolicy,
+    candidates: Vec<Candidate>,
+    choice: Choice,
+    reason: String,
+    tally: Tally,
+) -> Route {
+    let service = ServiceName::parse("ledger").unwrap();
+    let spread = Spread::of(&policy, &candidates, &choice, &Place::default());
+    Route { service, policy, candidates, choice, spread, reason, tally, watched: false }
+}
+
+fn idle(_: &EndpointId, _: Measure) -> u64 {
     0
 }
 
@@ -180,7 +194,7 @@ fn nobody_left_has_a_name_and_a_reason() {
 #[test]
 fn of_two_drawn_the_less_loaded_is_picked() {
     let r = route(vec![ready("a"), ready("b")]);
-    let load = |e: &EndpointId| u64::from(e.node.as_str() == "a");
+    let load = |e: &EndpointId, _| u64::from(e.node.as_str() == "a");
     for random in 0..100u64 {
         let random = random << 32 | random;
         let pick = r.pick(random, &[], load).pick.unwrap();
@@ -216,7 +230,7 @@ fn draws_are_uniform() {
     let mut rng = StdRng::seed_from_u64(7);
     let mut counts = BTreeMap::new();
     for _ in 0..70_000 {
-        let pick = r.pick(rng.random(), &[], idle).pick.unwrap();
+        let pick = r.pick(rng.random::<u64>(), &[], idle).pick.unwrap();
         *counts.entry(pick.id.clone()).or_insert(0f64) += 1.0;
     }
     let chi: f64 = counts.values().map(|n| (n - 10_000.0).powi(2) / 10_000.0).sum();
@@ -230,9 +244,9 @@ fn draws_are_uniform() {
 fn the_two_draws_are_distinct() {
     let r = route(["a", "b", "c"].map(ready).to_vec());
     let mut rng = StdRng::seed_from_u64(8);
-    let load = |e: &EndpointId| u64::from(e.node.as_str() == "b");
+    let load = |e: &EndpointId, _| u64::from(e.node.as_str() == "b");
     for _ in 0..10_000 {
-        assert_ne!(r.pick(rng.random(), &[], load).pick.unwrap().id, id("b"));
+        assert_ne!(r.pick(rng.random::<u64>(), &[], load).pick.unwrap().id, id("b"));
     }
 }
 
@@ -272,10 +286,9 @@ proptest! {
             prop_assert!(matches!(choice.word(), "serve" | "panic"), "{:?}", choice);
         }
         let excluded = some(excluded);
-        let service = ServiceName::parse("ledger").unwrap();
         let picked_from: Vec<usize> = choice.indices().to_vec();
-        let r = Route { service, policy, candidates: all, choice, reason, tally, watched: false };
-        let decision = r.pick(random, &excluded, |e| loads >> (e.node.as_str().len() * 7) & 3);
+        let r = routed(policy, all, choice, reason, tally);
+        let decision = r.pick(random, &excluded, |e, _| loads >> (e.node.as_str().len() * 7) & 3);
         if let Some(pick) = decision.pick {
             prop_assert!(!excluded.contains(&pick.id));
             prop_assert!(!matches!(pick.standing, Standing::Out(_)));
@@ -295,8 +308,8 @@ fn picks(candidates: Vec<Candidate>, exclude: &[EndpointId], busy: &str) -> BTre
     let mut rng = StdRng::seed_from_u64(4);
     let mut picks = BTreeMap::new();
     for _ in 0..16_000 {
-        let cost = |id: &EndpointId| if id.node.as_str() == busy { 1_000_000 } else { 1 };
-        let decision = route.pick(rng.random(), exclude, cost);
+        let cost = |id: &EndpointId, _| if id.node.as_str() == busy { 1_000_000 } else { 1 };
+        let decision = route.pick(rng.random::<u64>(), exclude, cost);
         let node = decision.pick.map_or("nobody".to_owned(), |c| c.id.node.to_string());
         *picks.entry(node).or_default() += 1;
     }

@@ -229,7 +229,8 @@ impl World {
         let Some(request) = self.requests.get(&id) else { return };
         match &route.choice {
             Choice::Serve(_) | Choice::Panic(_) | Choice::Relay(_) => {
-                let decision = route.pick(self.rng.random(), &request.tried, |_| 0);
+                let random: u64 = self.rng.random();
+                let decision = route.pick(random, &request.tried, |_, _| 0);
                 let Some(pick) = decision.pick else {
                     // All were tried: whoever comes up next gets it.
                     self.hold(id, caller, &service, decision.reason);

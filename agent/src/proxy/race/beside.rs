@@ -150,7 +150,8 @@ impl Race<'_> {
         let route = self.inner.route(self.service)?;
         let (exclude, _) = self.excluded(&route, now);
         let loads = &self.inner.loads;
-        let decision = route.pick(rand::random(), &exclude, |id| loads.cost(id, now));
+        let draw = self.learnt.draw(&route.policy, self.request.session);
+        let decision = route.pick(draw, &exclude, |id, what| loads.measure(id, what, now));
         let Some(candidate) = decision.pick else {
             // Nobody else to ask; a change of routes will be seen when the hedge is due again.
             self.hedge_at = Some(now + LOOK_AGAIN);

@@ -3,6 +3,7 @@
 
 mod ahead;
 mod applications;
+mod balance;
 mod datagrams;
 mod edge;
 mod failures;

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
+use hearth_proto::balance::tiers::WHOLE;
 use hearth_proto::evidence::{Standing, Why};
 use hearth_proto::ids::ServiceName;
 use hearth_proto::route::{Candidate, Snapshot};
@@ -34,6 +35,8 @@ pub(super) struct Picture {
     endpoints: BTreeMap<(ServiceName, &'static str, &'static str), u64>,
     /// By service; in the order of [`STANDINGS`].
     routable: BTreeMap<ServiceName, [u64; 3]>,
+    /// Where distance counts: by service and tier, in thousandths.
+    tiers: BTreeMap<(ServiceName, &'static str), u64>,
 }
 
 impl Picture {
@@ -55,6 +58,12 @@ impl Picture {
                 }
             }
             picture.routable.insert(service.clone(), standings);
+            let mut before = 0;
+            for share in route.spread.shares() {
+                let part = share.upto - std::mem::replace(&mut before, share.upto);
+                let key = (service.clone(), share.tier.word());
+                picture.tiers.insert(key, part * 1000 / WHOLE);
+            }
         }
         picture
     }
@@ -155,6 +164,12 @@ impl Picture {
             series.map(|(s, n)| ([("service", service.as_str()), ("standing", *s)], *n))
         });
         out.gauges("hearth_routable_endpoints", "Endpoints as this agent routes", routable)?;
+        let tiers = self.tiers.iter().map(|((service, tier), n)| {
+            ([("service", service.as_str()), ("tier", *tier)], *n as f64 / 1000.0)
+        });
+        let help =
+            "Part of a service's requests that stay in the zone, in the region, or go beyond";
+        out.ratios("hearth_locality_ratio", help, tiers)?;
         out.gauge("hearth_policy_version", "Policy version in force", c.policy_version)?;
         out.gauge("hearth_trust_version", "Trust bundle version in force", c.trust_version)?;
         out.gauge("hearth_table_records", "Records in the table", c.records as u64)?;
@@ -181,6 +196,19 @@ impl Out<'_> {
         name: &str,
         help: &str,
         series: impl IntoIterator<Item = ([(&'l str, &'l str); N], u64)>,
+    ) -> Result<(), fmt::Error> {
+        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (labels, value) in series {
+            ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
+    fn ratios<'l, const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        series: impl IntoIterator<Item = ([(&'l str, &'l str); N], f64)>,
     ) -> Result<(), fmt::Error> {
         let mut family = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for (labels, value) in series {

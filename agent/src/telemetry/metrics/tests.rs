@@ -5,6 +5,8 @@ use hearth_proto::advert::Untrusted;
 use hearth_proto::advert::{
     Advert, Condition, EndpointAdvert, Keyring, Protocol, Role, SignedAdvert,
 };
+use hearth_proto::balance::tiers::Place;
+use hearth_proto::balance::{FULL_WEIGHT, Spread};
 use hearth_proto::document::{Content, Document, SignedDocument};
 use hearth_proto::evidence::{Standing, Why};
 use hearth_proto::ids::{EndpointId, Generation, Identity, NodeName, ServiceName, Version};
@@ -281,6 +283,8 @@ fn the_last_word_of_a_dead_node_is_no_strength() {
         via: None,
         share: Share::Full,
         term: None,
+        weight: FULL_WEIGHT,
+        place: Place::default(),
     };
     let out = Standing::Out;
     let route = Route {
@@ -294,6 +298,7 @@ fn the_last_word_of_a_dead_node_is_no_strength() {
             candidate("e", Condition::Serving, Standing::Doubtful(Why::Silent { since: T0 })),
         ],
         choice: Choice::Nobody,
+        spread: Spread::default(),
         reason: String::new(),
         tally: Default::default(),
         watched: false,
