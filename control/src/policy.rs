@@ -26,7 +26,7 @@ pub fn compile(file: &str, text: &str) -> Result<Policy, SettingsError> {
 }
 
 /// The keys of a service's policy with their values as written, in the order of the documentation.
-fn values(p: &ServicePolicy) -> [(&'static str, String); 13] {
+fn values(p: &ServicePolicy) -> [(&'static str, String); 14] {
     let mode = match p.mode {
         Mode::HotHot => "hot-hot",
         Mode::HotWarm => "hot-warm",
