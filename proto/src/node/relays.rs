@@ -211,7 +211,8 @@ impl Node {
                     return false;
                 }
                 let evidence = self.node_evidence(&c.id.node, now);
-                is_bad(&evidence) && evidence.lost(now) == Ok(true)
+                // Who is relayed already stays so from the first moment of the next silence.
+                is_bad(&evidence) && (c.via.is_some() || evidence.lost(now) == Ok(true))
             });
             if last_resort {
                 wanted.extend(silent.map(|c| c.id.node.clone()));
