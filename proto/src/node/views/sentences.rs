@@ -3,9 +3,9 @@
 //!
 //! Pure: the same values that stand beside the sentences in `ExplainView`, said aloud. Decides nothing.
 
+use crate::balance::tiers::{Tier, WHOLE};
 use crate::exclusive::Status;
 use crate::policy::{Balance, Failback, Mode, Need};
-use crate::balance::tiers::{Tier, WHOLE};
 use crate::route::{Choice, Route};
 use crate::time::Wall;
 use crate::view::{EndpointView, IncidentView};
