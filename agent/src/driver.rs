@@ -274,7 +274,7 @@ impl<E: Effects> Driver<E> {
                 self.node.handle_link(now, &peer, LinkInput::Silent { unanswered: since });
             }
             LinkEvent::Heard { peer } => self.node.handle_link(now, &peer, LinkInput::Heard),
-            LinkEvent::Relay { wish, input } => self.node.handle_relay(now, &wish, input),
+            LinkEvent::Relay { wish, input } => self.node.handle_relay(now, &wish, &input),
             LinkEvent::Datagram { from, bytes } => self.node.handle_datagram(now, &from, &bytes),
             LinkEvent::Message { from, message, reply } => {
                 let answer = self.node.handle_message(now, &from, message);

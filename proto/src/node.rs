@@ -262,8 +262,8 @@ impl Node {
     }
 
     /// Takes in how it stands with a relay that was asked for ([`Event::Relay`]).
-    pub fn handle_relay(&mut self, now: Time, wish: &RelayWish, input: RelayInput) {
-        self.take_relay(now, &wish.to, &wish.via, &input);
+    pub fn handle_relay(&mut self, now: Time, wish: &RelayWish, input: &RelayInput) {
+        self.take_relay(now, &wish.to, &wish.via, input);
         self.settle(now);
     }
 

@@ -49,7 +49,7 @@ struct Gated {
 fn rule(ceiling: Ceiling, now: Time) -> Rule {
     match ceiling {
         Ceiling::At(most) => Rule::Fixed(usize::try_from(most).unwrap_or(usize::MAX)),
-        Ceiling::Auto | Ceiling::None => Rule::Adaptive(Limit::new(now)),
+        Ceiling::Auto | Ceiling::None => Rule::Adaptive(Box::new(Limit::new(now))),
     }
 }
 

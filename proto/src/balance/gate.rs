@@ -33,7 +33,7 @@ pub enum Rule {
     /// A number of the policy's.
     Fixed(usize),
     /// What the endpoint is found to work on.
-    Adaptive(Limit),
+    Adaptive(Box<Limit>),
 }
 
 /// Which of those who wait: who failed more often first, then who came first.

@@ -396,7 +396,7 @@ impl Seat {
         let Stand::Asking { told, .. } = self.core.claimant().stand() else {
             return Duration::ZERO;
         };
-        let left = told.iter().filter_map(|(_, t)| match &t.vote {
+        let left = told.values().filter_map(|t| match &t.vote {
             Vote::Promised { to, left } if *to != self.core.me => Some(left.0),
             _ => None,
         });

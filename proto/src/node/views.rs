@@ -220,7 +220,7 @@ impl Node {
         let sentences =
             sentences::of(&state.route, &endpoints, &incidents, self.policy_version, wall);
         let seat = self.seat_status(service, now);
-        let sentences = sentences.into_iter().chain(seat.map(sentences::seat)).collect();
+        let sentences = sentences.into_iter().chain(seat.as_ref().map(sentences::seat)).collect();
         Some(ExplainView {
             service: service.clone(),
             node: self.config.name.clone(),

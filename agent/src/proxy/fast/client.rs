@@ -612,6 +612,10 @@ async fn race(
 }
 
 /// What a first attempt came to.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is the usual one: a box would be an allocation per request"
+)]
 enum Got {
     /// The head of an answer that can be passed on, and what belongs to it until its end.
     Head(ResponseHead, Frames, Held),

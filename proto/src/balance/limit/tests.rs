@@ -149,7 +149,7 @@ struct Sim<'a> {
 impl World {
     fn run(&self, seed: u64) -> Run {
         let rule = || match self.adaptive {
-            true => Rule::Adaptive(Limit::new(Time(0))),
+            true => Rule::Adaptive(Box::new(Limit::new(Time(0)))),
             false => Rule::Fixed(usize::MAX),
         };
         let endpoint =

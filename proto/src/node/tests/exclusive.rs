@@ -67,7 +67,7 @@ fn says(lab: &Lab, n: &str) -> String {
 fn one_endpoint_serves_and_callers_use_it_alone_under_its_term() {
     let lab = lab(&["h1", "h2", "h3"]);
     let holder = only(&lab);
-    assert_eq!(picks(&lab), [holder.clone()]);
+    assert_eq!(picks(&lab), std::slice::from_ref(&holder));
     let snapshot = lab.nodes[&name("c1")].snapshot();
     let candidates = &snapshot.services[&ledger()].candidates;
     let told = candidates.iter().find(|c| c.id == at(&holder)).unwrap().term;

@@ -44,7 +44,7 @@ fn wish(lab: &Lab) -> RelayWish {
     wishes[0].clone()
 }
 
-fn tell(lab: &mut Lab, wish: &RelayWish, input: RelayInput) {
+fn tell(lab: &mut Lab, wish: &RelayWish, input: &RelayInput) {
     let now = lab.now;
     lab.node("c1").handle_relay(now, wish, input);
     lab.pump();
@@ -76,7 +76,7 @@ fn requests_go_through_the_relay_from_the_moment_the_peer_answers_there() {
     let mut lab = Lab::new(&["c1", "h1", "x1"]);
     confirmed(&mut lab);
     let wish = wish(&lab);
-    tell(&mut lab, &wish, RelayInput::Up);
+    tell(&mut lab, &wish, &RelayInput::Up);
     let route = route(&lab);
     assert_eq!(route.choice, Choice::Relay(vec![0]));
     assert_eq!(route.candidates[0].via, Some(name("x1")));
@@ -89,7 +89,7 @@ fn who_answers_through_a_relay_is_not_lost_and_nobody_is_called_up_in_its_stead(
     confirmed(&mut lab);
     assert_eq!(route(&lab).tally.called, [at("w1")]);
     let wish = wish(&lab);
-    tell(&mut lab, &wish, RelayInput::Up);
+    tell(&mut lab, &wish, &RelayInput::Up);
     assert_eq!(route(&lab).tally.called, []);
     lab.run(Duration::from_secs(20));
     assert_eq!(lab.condition("w1"), Condition::Standby);
@@ -129,7 +129,7 @@ fn a_relay_that_refuses_is_followed_by_another_and_only_so_many_are_asked() {
     for _ in 0..MAX_ASKED {
         let wish = wish(&lab);
         assert!(asked.insert(wish.via.clone()), "{wish:?} was asked before");
-        tell(&mut lab, &wish, down());
+        tell(&mut lab, &wish, &down());
     }
     assert_eq!(wishes(&lab), [], "enough for now");
     lab.run(ASK_AGAIN + Duration::from_secs(1));
@@ -141,14 +141,14 @@ fn a_relay_whose_link_falls_silent_gives_way_to_another_and_its_requests_wait_fo
     let mut lab = Lab::new(&["c1", "h1", "x1", "x2"]);
     confirmed(&mut lab);
     let first = wish(&lab);
-    tell(&mut lab, &first, RelayInput::Up);
+    tell(&mut lab, &first, &RelayInput::Up);
     lab.lose(first.via.as_str());
     let second = wish(&lab);
     assert_ne!(second.via, first.via);
     assert_ne!(lab.choice("c1").word(), "relay");
-    tell(&mut lab, &first, RelayInput::Up);
+    tell(&mut lab, &first, &RelayInput::Up);
     assert_ne!(lab.choice("c1").word(), "relay", "a late word of the old one says nothing");
-    tell(&mut lab, &second, RelayInput::Up);
+    tell(&mut lab, &second, &RelayInput::Up);
     assert_eq!(route(&lab).candidates[0].via, Some(second.via));
 }
 
@@ -157,7 +157,7 @@ fn requests_go_direct_again_once_our_own_path_has_held_for_a_while() {
     let mut lab = Lab::new(&["c1", "h1", "x1"]);
     confirmed(&mut lab);
     let wish = wish(&lab);
-    tell(&mut lab, &wish, RelayInput::Up);
+    tell(&mut lab, &wish, &RelayInput::Up);
     lab.run(Duration::from_secs(1));
     heal(&mut lab);
     assert_eq!(lab.choice("c1"), Choice::Serve(vec![0]));
@@ -177,7 +177,7 @@ fn the_incident_says_by_whom_the_lost_endpoint_was_reached_and_is_stable_then() 
     let mut lab = Lab::new(&["c1", "h1", "x1"]);
     confirmed(&mut lab);
     let wish = wish(&lab);
-    tell(&mut lab, &wish, RelayInput::Up);
+    tell(&mut lab, &wish, &RelayInput::Up);
     lab.run(Duration::from_secs(3));
     let incidents = lab.nodes[&name("c1")].incidents_view();
     let told = incidents.iter().find(|i| i.lost == "ledger@h1").unwrap();
@@ -227,7 +227,7 @@ fn a_relay_that_leaves_gives_way_to_another() {
     let mut lab = Lab::new(&["c1", "h1", "x1", "x2"]);
     confirmed(&mut lab);
     let first = wish(&lab);
-    tell(&mut lab, &first, RelayInput::Up);
+    tell(&mut lab, &first, &RelayInput::Up);
     let now = lab.now;
     lab.node(first.via.as_str()).leave(now);
     lab.run(ms(500));
@@ -242,7 +242,7 @@ fn once_somebody_else_is_ready_the_relay_is_let_go_and_its_endpoint_counts_as_lo
     lab.run(ms(500));
     confirmed(&mut lab);
     let wish = wish(&lab);
-    tell(&mut lab, &wish, RelayInput::Up);
+    tell(&mut lab, &wish, &RelayInput::Up);
     assert_eq!((lab.choice("c1"), route(&lab).tally.serving), (Choice::Relay(vec![0]), 1));
     let now = lab.now;
     lab.node("h2").handle_health(now, &at("h2"), true);

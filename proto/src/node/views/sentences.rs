@@ -37,7 +37,7 @@ pub(super) fn of(
 }
 
 /// Where this node's seat among the owners of an exclusive service stands.
-pub(super) fn seat(status: Status) -> String {
+pub(super) fn seat(status: &Status) -> String {
     format!("Of the lease: {status}.")
 }
 
