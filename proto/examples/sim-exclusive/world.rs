@@ -305,7 +305,8 @@ impl World {
             let found = self.now;
             let Some(holder) = self.holder().filter(|h| among.contains(h)) else {
                 let states: Vec<String> = among.iter().map(|h| self.describe(*h)).collect();
-                return self.violate(format!("no holder within {bound} µs: {}", states.join("; ")));
+                return self
+                    .violate(&format!("no holder within {bound} µs: {}", states.join("; ")));
             };
             while self.now < found + 3 * lease && self.holder() == Some(holder) {
                 self.run_until(self.now + 20 * MS);
@@ -317,7 +318,7 @@ impl World {
             }
             // One that held from before may lose it while others are without memory yet.
             if self.now >= began + bound {
-                return self.violate(format!("{holder} lost the lease with nothing in its way"));
+                return self.violate(&format!("{holder} lost the lease with nothing in its way"));
             }
         }
     }
@@ -354,7 +355,7 @@ impl World {
         let minority = gone.iter().filter(|h| self.refuses_as_minority(**h)).count();
         if minority == 0 {
             let states: Vec<String> = gone.iter().map(|h| self.describe(*h)).collect();
-            self.violate(format!("a minority does not say so: {}", states.join("; ")));
+            self.violate(&format!("a minority does not say so: {}", states.join("; ")));
         }
     }
 
@@ -400,7 +401,7 @@ impl World {
             Event::Fault if self.faulty => {
                 let lease = self.lease();
                 let fault = faults::draw(&mut self.rng, self.hosts.len(), lease);
-                self.inflict(fault);
+                self.inflict(&fault);
                 let next = self.now + self.rng.random_range(lease / 20..lease);
                 self.at(next, Event::Fault);
             }
@@ -474,7 +475,7 @@ impl World {
         match out {
             Out::Send { to, body } => {
                 if let Some(to) = self.hosts.iter().position(|h| h.name == to) {
-                    self.send(host, to, body);
+                    self.send(host, to, &body);
                 }
             }
             Out::Save { serial, book } if self.broken == Some(Broken::Disk) => {
@@ -496,7 +497,7 @@ impl World {
                 self.tell(|| format!("{host} holds the lease under term {term}"));
                 let (before, by) = self.won;
                 if term < before || (term == before && by != host) {
-                    self.violate(format!(
+                    self.violate(&format!(
                         "{host} won under term {term}, {by} had {before} already"
                     ));
                 }
@@ -512,7 +513,7 @@ impl World {
         }
     }
 
-    fn send(&mut self, from: usize, to: usize, body: Body) {
+    fn send(&mut self, from: usize, to: usize, body: &Body) {
         if self.blocked.contains(&(from, to)) || self.rng.random_range(0..1_000) < self.loss {
             return;
         }
@@ -525,8 +526,8 @@ impl World {
 
     // ---- faults ---------------------------------------------------------------------------------
 
-    fn inflict(&mut self, fault: Fault) {
-        let word = self.do_inflict(&fault);
+    fn inflict(&mut self, fault: &Fault) {
+        let word = self.do_inflict(fault);
         if let Some(word) = word {
             *self.report.tally.faults.entry(word).or_default() += 1;
             self.tell(|| format!("{fault:?}"));
@@ -663,7 +664,7 @@ impl World {
         }
         let able = self.hosts[host].able;
         self.set_able(host, able);
-        self.with(host, |seat, now| seat.handle_timeout(now));
+        self.with(host, Seat::handle_timeout);
     }
 
     fn set_able(&mut self, host: usize, able: bool) {
@@ -718,13 +719,13 @@ impl World {
         }
         if term < self.fence {
             let fence = self.fence;
-            self.violate(format!("the resource took term {term} of {host} after {fence}"));
+            self.violate(&format!("the resource took term {term} of {host} after {fence}"));
         }
         self.fence = self.fence.max(term);
         self.report.tally.accepted += 1;
         let first = *self.accepted.entry(term).or_insert(host);
         if first != host {
-            self.violate(format!("{first} and {host} were both accepted under term {term}"));
+            self.violate(&format!("{first} and {host} were both accepted under term {term}"));
         }
     }
 
@@ -743,11 +744,11 @@ impl World {
     fn check(&mut self) {
         let believers = self.believers();
         if believers.len() > 1 {
-            self.violate(format!("{believers:?} believe in the lease at once"));
+            self.violate(&format!("{believers:?} believe in the lease at once"));
         }
     }
 
-    fn violate(&mut self, what: String) {
+    fn violate(&mut self, what: &str) {
         let at = self.now as f64 / S as f64;
         self.tell(|| format!("VIOLATED {what}"));
         self.report.violations.push(format!("at {at:.6} s: {what}"));
