@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint purity deny advisories unit sim soak sim-soak sim-failover sim-availability lab bench-speed bench-failover bench-sensing soak-healthy soak-posts allocations docs release clean conformance protocols oracle fuzz sim-hotwarm
+.PHONY: help setup build demo test lint purity deny advisories unit sim sim-hotwarm sim-exclusive explore-exclusive soak sim-soak sim-failover sim-availability lab bench-speed bench-failover bench-sensing soak-healthy soak-posts allocations docs release clean conformance protocols oracle fuzz
 
 PROFILE ?= lab
 CARGO   := cargo
@@ -51,6 +51,14 @@ sim: ## seeded simulator slice; `make sim SEED=n` replays one run, SEEDS=a..b NO
 
 sim-hotwarm: ## losses, flaps, partitions, bad hooks over warm benches (SEEDS=0..5000)
 	$(CARGO) run --profile $(PROFILE) -q -p hearth-tests --bin sim -- --scenario hotwarm --seeds $(if $(filter 0..200,$(SEEDS)),0..5000,$(SEEDS)) --nodes 12
+
+sim-exclusive: ## leases under partitions, pauses, drift, restarts, wiped disks: 10,000 seeds, then every rule broken once and found
+	$(CARGO) run --profile $(PROFILE) -q -p hearth-proto --example sim-exclusive -- --seeds 0..10000
+	for rule in promise drift blank disk former fence; do \
+	  $(CARGO) run --profile $(PROFILE) -q -p hearth-proto --example sim-exclusive -- --seeds 0..2000 --break $$rule || exit 1; done
+
+explore-exclusive: ## everything that three owners of a lease can do, exhaustively, in full size
+	$(CARGO) test --profile $(PROFILE) -p hearth-proto --lib explore -- --include-ignored --nocapture
 
 soak: ## the long tests of links and traffic path that `make test` leaves out
 	$(CARGO) test --profile $(PROFILE) -p hearth-agent --lib -- --ignored --nocapture

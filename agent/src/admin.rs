@@ -228,7 +228,10 @@ async fn members(State(admin): State<Arc<Admin>>) -> Answer {
     let mut members = admin.handle.read(Node::members_view).await?;
     for link in admin.links.views() {
         for member in members.iter_mut().filter(|m| m.node == link.node) {
-            member.link.clone_from(&link.carrier);
+            member.link = match &link.via {
+                Some(via) => format!("through {via}"),
+                None => link.carrier.clone(),
+            };
         }
     }
     Ok(Json(members).into_response())

@@ -84,6 +84,8 @@ pub struct Mesh {
     pub lane: LaneChoice,
     /// Whether the silence of peers is sensed on links.
     pub sensing: bool,
+    /// Whether bytes are relayed between two other members, one of which cannot reach the other.
+    pub relay: bool,
 }
 
 /// The control plane and the token it gave out.

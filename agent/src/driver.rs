@@ -8,6 +8,7 @@
 //! Aborting the task ends the agent's judgement, not its traffic: routes stay as last published.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,7 @@ use hearth_proto::flight::Recorder;
 use hearth_proto::ids::{EndpointId, Identity, NodeName, ServiceName};
 use hearth_proto::node::{DrillAsk, EndpointConfig, Event, HookFailed, LinkInput, Node, Transmit};
 use hearth_proto::outlier::Sample;
+use hearth_proto::relay::Refusal;
 use hearth_proto::route::Snapshot;
 use hearth_proto::time::Time;
 use hearth_proto::view::FailbackView;
@@ -34,7 +36,7 @@ const BATCH: usize = 64;
 
 /// What a request taught, or what it needs. From the traffic path, on a bounded queue: what does not
 /// fit is dropped and counted, the next request teaches the same.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum PathReport {
     /// How a request to an endpoint ended.
     Outcome {
@@ -52,6 +54,15 @@ pub enum PathReport {
     LocalRefused {
         /// Which endpoint of ours.
         endpoint: EndpointId,
+    },
+    /// A peer asks us to relay to another.
+    MayRelay {
+        /// Who asks.
+        from: NodeName,
+        /// To whom.
+        to: NodeName,
+        /// Where that one is reached, or why not. Dropped: too much is asked of the core.
+        answer: oneshot::Sender<Result<SocketAddr, Refusal>>,
     },
     /// An application of this host broke a request off.
     LocalBroke {
@@ -303,6 +314,7 @@ impl<E: Effects> Driver<E> {
                 self.node.handle_link(now, &peer, LinkInput::Silent { unanswered: since });
             }
             LinkEvent::Heard { peer } => self.node.handle_link(now, &peer, LinkInput::Heard),
+            LinkEvent::Relay { wish, input } => self.node.handle_relay(now, &wish, &input),
             LinkEvent::Datagram { from, bytes } => self.node.handle_datagram(now, &from, &bytes),
             // Between the shells of two agents: the core has no part in it.
             LinkEvent::Message {
@@ -348,6 +360,10 @@ impl<E: Effects> Driver<E> {
             PathReport::LocalRefused { endpoint } => {
                 self.node.handle_health(now, &endpoint, false);
                 self.effects.refused(&endpoint);
+            }
+            // Whoever asked may have gone.
+            PathReport::MayRelay { from, to, answer } => {
+                let _ = answer.send(self.node.may_relay(now, &from, &to));
             }
             PathReport::LocalBroke { endpoint } => self.effects.broke(&endpoint),
         }
@@ -406,6 +422,7 @@ impl<E: Effects> Driver<E> {
         while let Some(event) = self.node.poll_event() {
             match event {
                 Event::Watch(peers) => self.links.watch(peers),
+                Event::Relay(wishes) => self.links.relay(wishes),
                 event => self.effects.handle(event, &self.node),
             }
         }

@@ -105,7 +105,7 @@ impl Effects for Outside {
             }
             Event::Revoked(revoked) => self.credentials.set_revoked(revoked),
             Event::Spans(spans) => self.spans.send(spans),
-            Event::Watch(_) => {}
+            Event::Watch(_) | Event::Relay(_) => {}
             told => tell(told),
         }
     }

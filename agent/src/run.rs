@@ -275,6 +275,7 @@ async fn live(
         links: links.clone(),
     };
     let proxy = Proxy::new(mesh, local::for_path(&config), metrics.proxy(), data.to_vec());
+    proxy.relay_for_others(config.mesh.relay);
     for (address, entry) in entries(&config)? {
         proxy.listen(address, entry).await?;
     }

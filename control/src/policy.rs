@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use hearth_proto::ids::{NodeName, ServiceName};
 use hearth_proto::policy::{
-    Caller, Drills, Failback, Hedge, Mode, Need, Patience, Percent, Policy, ServicePolicy,
+    Caller, Drills, Exclusive, Failback, Hedge, Mode, Need, Patience, Percent, Policy,
+    ServicePolicy,
 };
 use hearth_proto::settings::{self, SettingsError};
 
@@ -28,10 +29,11 @@ pub fn compile(file: &str, text: &str) -> Result<Policy, SettingsError> {
 }
 
 /// The keys of a service's policy with their values as written, in the order of the documentation.
-fn values(p: &ServicePolicy) -> [(&'static str, String); 16] {
+fn values(p: &ServicePolicy) -> [(&'static str, String); 21] {
     let mode = match p.mode {
         Mode::HotHot => "hot-hot",
         Mode::HotWarm => "hot-warm",
+        Mode::Exclusive => "exclusive",
     };
     let allow: Vec<String> = p.allow.iter().map(ToString::to_string).collect();
     let retry_on: Vec<String> = p.retry_on.iter().map(ToString::to_string).collect();
@@ -50,9 +52,76 @@ fn values(p: &ServicePolicy) -> [(&'static str, String); 16] {
         ("max_requests", p.max_requests.to_string()),
         ("rate_limit", p.rate_limit.to_string()),
         ("drills", if p.drills == Drills::On { "on".into() } else { "off".into() }),
+        ("exclusive", p.exclusive.as_ref().map_or_else(|| "nobody".to_owned(), owners)),
+        ("relay", p.relay.word().to_owned()),
+        ("balance", p.balance.to_string()),
+        ("locality", p.locality.to_string()),
+        ("affinity", p.affinity.as_ref().map_or_else(|| "off".into(), ToString::to_string)),
         ("ramp", p.ramp.to_string()),
         ("damping", p.damping.to_string()),
     ]
+}
+
+/// `db-1, db-2, db-3 (number 2, lease 5s, before: db-1, db-2)`
+fn owners(e: &Exclusive) -> String {
+    let names = |set: &[NodeName]| set.iter().map(NodeName::as_str).collect::<Vec<_>>().join(", ");
+    let before: Vec<String> = e.former.iter().map(|set| names(set)).collect();
+    let before =
+        if before.is_empty() { String::new() } else { format!(", before: {}", before.join("; ")) };
+    format!("{} (number {}, lease {}{before})", names(&e.owners), e.number, e.lease)
+}
+
+/// What must not come into force after `old`. The first mistake found, in words.
+pub fn refusal(old: &Policy, new: &Policy) -> Option<String> {
+    succession(old, new).or_else(|| unsupported(new))
+}
+
+/// What no agent carries out yet: leases are granted by the core, but neither kept on disk nor heeded by the
+/// traffic path, so that nobody would serve.
+fn unsupported(new: &Policy) -> Option<String> {
+    let (name, _) = new.services.iter().find(|(_, p)| p.mode == Mode::Exclusive)?;
+    Some(format!(
+        "services.{name}: the agents of this version do not carry mode exclusive out: nobody would serve; \
+         write mode = \"hot-warm\", or leave mode out"
+    ))
+}
+
+/// An exclusive service without owners, or owners that changed in a way in which two nodes could hold its
+/// lease at once.
+fn succession(old: &Policy, new: &Policy) -> Option<String> {
+    new.services.iter().find_map(|(name, p)| {
+        if p.mode != Mode::Exclusive {
+            return None;
+        }
+        let Some(now) = &p.exclusive else {
+            return Some(format!(
+                "services.{name}: mode exclusive needs its owners; write exclusive = {{ owners = [\"…\"] }}"
+            ));
+        };
+        let was = old.services.get(name).filter(|p| p.mode == Mode::Exclusive);
+        let was = was.and_then(|p| p.exclusive.as_ref())?;
+        let set = |names: &[NodeName]| names.iter().cloned().collect::<BTreeSet<NodeName>>();
+        let same = set(&was.owners) == set(&now.owners);
+        match same {
+            true if was.number == now.number => None,
+            false if now.number == was.number + 1
+                && now.former.first().is_some_and(|f| set(f) == set(&was.owners)) =>
+            {
+                None
+            }
+            true => Some(format!(
+                "services.{name}: exclusive.number goes from {} to {} and the owners stay; it grows by one \
+                 with each change of owners, and only then",
+                was.number, now.number
+            )),
+            false => Some(format!(
+                "services.{name}: the owners of the lease change; write number = {} and, first in former, \
+                 the owners before: {:?}",
+                was.number + 1,
+                was.owners.iter().map(NodeName::as_str).collect::<Vec<_>>()
+            )),
+        }
+    })
 }
 
 /// What changes from `old` to `new`, a line each: `services.ledger.min_hot: 100% -> 2`. A service
@@ -133,6 +202,18 @@ pub fn warnings(policy: &Policy) -> Vec<String> {
         {
             warn(format!("ramp {ramp} is longer than failback {hold}: it ends after {hold}"));
         }
+        if p.mode != Mode::Exclusive && p.exclusive.is_some() {
+            warn("exclusive has no effect: mode is not exclusive".into());
+        }
+        if let (Mode::Exclusive, Some(e)) = (p.mode, &p.exclusive)
+            && e.owners.len() < 3
+        {
+            warn(format!(
+                "exclusive has {} owners: when one is lost nobody serves, since a majority takes all of \
+                 them",
+                e.owners.len()
+            ));
+        }
         if p.retries == 0 && !p.retry_on.is_empty() {
             warn("retry_on has no effect: retries is 0".into());
         }
@@ -202,8 +283,9 @@ mod tests {
             e.to_string(),
             "mesh.toml:2:1: unknown field `min_hto`, expected one of `mode`, `min_hot`, \
              `failback`, `timeout`, `hedge`, `retries`, `panic`, `allow`, `per_try_timeout`, \
-             `idle_timeout`, `retry_on`, `max_requests`, `rate_limit`, `drills`, `ramp`, `damping`\n  \
-             hint: did you mean `min_hot`?"
+             `idle_timeout`, `retry_on`, `max_requests`, `rate_limit`, `drills`, `exclusive`, \
+             `relay`, `balance`, `locality`, `affinity`, `ramp`, `damping`\n  hint: did you mean \
+             `min_hot`?"
         );
         let e = compile("mesh.toml", "[services.ledger]\ntimeout = \"5\"\n").unwrap_err();
         assert_eq!(
@@ -211,6 +293,30 @@ mod tests {
             "mesh.toml:2:11: \"5\" has no unit; write for example \"5s\" or \"5ms\" (units: us, \
              ms, s, m, h, d)"
         );
+    }
+
+    #[test]
+    fn owners_of_a_lease_change_by_one_number_and_with_those_before_or_not_at_all() {
+        let of = |exclusive: &str| {
+            policy(&format!("[services.db]\nmode = \"exclusive\"\nexclusive = {{ {exclusive} }}\n"))
+        };
+        let one = of("owners = [\"a\", \"b\", \"c\"]");
+        assert_eq!(succession(&Policy::default(), &one), None);
+        assert_eq!(succession(&one, &of("owners = [\"c\", \"b\", \"a\"], lease = \"9s\"")), None);
+        let two = "owners = [\"a\", \"b\", \"d\"], number = 2, former = [[\"a\", \"b\", \"c\"]]";
+        assert_eq!(succession(&one, &of(two)), None);
+        for bad in [
+            "owners = [\"a\", \"b\"]",
+            "owners = [\"a\", \"b\"], number = 2, former = [[\"a\", \"x\"]]",
+            "owners = [\"a\", \"b\"], number = 3, former = [[\"a\", \"b\", \"c\"]]",
+            "owners = [\"a\", \"b\", \"c\"], number = 2, former = [[\"a\"]]",
+        ] {
+            assert!(succession(&one, &of(bad)).is_some(), "{bad} was taken");
+        }
+        let bare = policy("[services.db]\nmode = \"exclusive\"\n");
+        assert!(succession(&Policy::default(), &bare).unwrap().contains("needs its owners"));
+        let told = refusal(&Policy::default(), &one).unwrap();
+        assert!(told.starts_with("services.db: the agents of this version do not"), "{told}");
     }
 
     #[test]

@@ -95,7 +95,8 @@ pub fn tally(policy: &ServicePolicy, subjects: &[Subject]) -> Tally {
         Need::Percent(p) => (sum(&|_| true) * u64::from(p.0)).div_ceil(100),
     };
     let deficit = match policy.mode {
-        Mode::HotHot => 0,
+        // In mode exclusive who serves is not called up but holds the lease: `exclusive`.
+        Mode::HotHot | Mode::Exclusive => 0,
         Mode::HotWarm => wanted.saturating_sub(sum(&|s| serves(s) && !s.damped)),
     };
     let starting = sum(&|s| s.starting && !serves(s) && !s.lost && !s.damped);
@@ -164,6 +165,7 @@ fn missing(capacity: u64, declared: u64, endpoints: usize) -> usize {
 /// How many must serve of so many declared hot ones.
 pub fn needed(policy: &ServicePolicy, declared: usize) -> usize {
     match policy.min_hot {
+        _ if policy.mode == Mode::Exclusive => 1,
         Need::Count(n) => usize::try_from(n).unwrap_or(usize::MAX),
         Need::Percent(p) => p.of(declared),
     }
@@ -171,7 +173,7 @@ pub fn needed(policy: &ServicePolicy, declared: usize) -> usize {
 
 /// Highest random weight of an endpoint for its service (Thaler and Ravishankar 1998): everyone orders
 /// the bench alike, and different services call different nodes first.
-fn rendezvous(id: &EndpointId) -> u64 {
+pub(crate) fn rendezvous(id: &EndpointId) -> u64 {
     xxh3_64(id.to_string().as_bytes())
 }
 

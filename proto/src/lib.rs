@@ -12,6 +12,8 @@
 //! | [`advert`], [`document`], [`wire`] | what is said, under whose signature, in which bytes |
 //! | [`table`], [`member`] | what is known of the mesh: replicated records, SWIM membership |
 //! | [`evidence`], [`outlier`], [`failover`], [`route`] | what this agent thinks of endpoints, who must serve, who is picked |
+//! | [`exclusive`] | who alone may serve an exclusive service: leases, terms, promises |
+//! | [`balance`] | how requests are spread over those, and what an owner lets in at once |
 //! | [`lifecycle`], [`activation`] | an own endpoint's life; how long its activations took |
 //! | [`damping`], [`ramp`], [`budget`] | who flaps, who starts slowly, how much moves at once |
 //! | [`incident`], [`record`] | a loss: its name, and what was seen and decided until it was stable |
@@ -26,11 +28,13 @@
 pub mod activation;
 pub mod advert;
 pub mod api;
+pub mod balance;
 pub mod budget;
 pub mod damping;
 pub mod document;
 pub mod drill;
 pub mod evidence;
+pub mod exclusive;
 pub mod failover;
 pub mod flight;
 pub mod history;
@@ -45,6 +49,7 @@ pub mod plan;
 pub mod policy;
 pub mod ramp;
 pub mod record;
+pub mod relay;
 pub mod route;
 pub mod settings;
 pub mod table;

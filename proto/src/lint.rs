@@ -172,7 +172,7 @@ fn redundancy(s: &Service<'_>) -> Vec<Finding> {
     }
     match s.policy.mode {
         Mode::HotHot if warm > 0 => found.push(Finding::WarmNeverCalled { warm }),
-        Mode::HotHot => {}
+        Mode::HotHot | Mode::Exclusive => {}
         Mode::HotWarm if needed == 0 && warm > 0 => found.push(Finding::NeverShort { warm }),
         Mode::HotWarm if needed > hot + warm => {
             found.push(Finding::Unreachable { needed, hot, warm });
@@ -230,13 +230,13 @@ fn left_without(
     let left = |all: &[&EndpointFacts]| all.iter().filter(|e| !lost(e)).count();
     let bench = match s.policy.mode {
         Mode::HotHot => 0,
-        Mode::HotWarm => left(&s.warm),
+        Mode::HotWarm | Mode::Exclusive => left(&s.warm),
     };
     let left = left(&s.hot) + bench;
     // In mode hot-hot the survivors absorb, as long as there are any.
     let needed = match s.policy.mode {
         Mode::HotHot => 1,
-        Mode::HotWarm => s.needed,
+        Mode::HotWarm | Mode::Exclusive => s.needed,
     };
     (left < needed).then_some(Finding::DomainNotCovered { domain, left, needed })
 }

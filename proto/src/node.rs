@@ -3,8 +3,8 @@
 //! The surface has four kinds of method, as in quinn-proto:
 //!
 //! * inputs: [`Node::handle_datagram`], [`Node::handle_message`], [`Node::handle_link`],
-//!   [`Node::handle_outcome`], [`Node::handle_samples`], [`Node::handle_health`], [`Node::handle_hook`],
-//!   [`Node::handle_warmed`], [`Node::handle_timeout`];
+//!   [`Node::handle_relay`], [`Node::handle_outcome`], [`Node::handle_samples`], [`Node::handle_health`],
+//!   [`Node::handle_hook`], [`Node::handle_warmed`], [`Node::handle_promises_saved`], [`Node::handle_timeout`];
 //! * commands: [`Node::drain`], [`Node::failback`], [`Node::leave`], [`Node::apply`], [`Node::set_interest`];
 //! * outputs: [`Node::poll_transmit`], [`Node::poll_event`], [`Node::poll_timeout`];
 //! * getters: [`Node::snapshot`] and the views.
@@ -16,6 +16,7 @@
 mod checkpoint;
 mod documents;
 mod drills;
+mod exclusive;
 mod gossip;
 mod incidents;
 mod io;
@@ -25,6 +26,7 @@ mod own;
 mod pace;
 mod peers;
 mod prospects;
+mod relays;
 mod services;
 mod views;
 
@@ -58,7 +60,10 @@ use crate::wire::{self, Hello, Message};
 pub use checkpoint::Checkpoint;
 pub(crate) use checkpoint::Mark;
 pub use drills::DrillAsk;
-pub use io::{EndpointConfig, Event, HookFailed, LinkInput, NodeConfig, Sizes, Transmit};
+pub use io::{
+    EndpointConfig, Event, HookFailed, LinkInput, NodeConfig, RelayInput, RelayWish, Sizes,
+    Transmit,
+};
 pub use membership::Hearsay;
 use membership::Membership;
 use pace::Pace;
@@ -141,6 +146,7 @@ pub struct Node {
     policy_version: u64,
     revoked: BTreeMap<NodeName, Wall>,
     services: BTreeMap<ServiceName, ServiceState>,
+    seats: exclusive::Seats,
     incidents: VecDeque<Record>,
     drills: Drills,
     /// Those of which it was told that they began.
@@ -148,6 +154,7 @@ pub struct Node {
     drills_at: Time,
     snapshot: Arc<Snapshot>,
     watch: Vec<(NodeName, SocketAddr)>,
+    relays: relays::Relays,
     started: Time,
     // What is to be done at the end of a step, and when.
     stale_services: BTreeSet<ServiceName>,
@@ -198,12 +205,14 @@ impl Node {
             policy_version: 0,
             revoked: BTreeMap::new(),
             services: BTreeMap::new(),
+            seats: exclusive::Seats::default(),
             incidents: VecDeque::new(),
             drills: Drills::default(),
             drills_running: Vec::new(),
             drills_at: now,
             snapshot,
             watch: Vec::new(),
+            relays: relays::Relays::default(),
             started: now,
             stale_services: config.interest.clone(),
             stale_members: false,
@@ -287,6 +296,7 @@ impl Node {
             (Identity::Node(node), Message::Wake(wake)) => self.take_wake(now, node, wake),
             (Identity::Node(node), Message::Drill(words)) => self.take_drills(now, node, words),
             (Identity::Node(node), Message::Failback(f)) => self.take_failback(now, node, &f),
+            (Identity::Node(node), Message::Lease(lease)) => self.take_lease(now, node, lease),
             (Identity::Node(_), Message::Hint(hint)) if hint.node == self.config.name => {
                 self.renew_advert(now);
             }
@@ -307,6 +317,12 @@ impl Node {
             LinkInput::Silent { unanswered } => self.link_silent(now, peer, unanswered),
             LinkInput::Closed { orderly } => self.link_closed(now, peer, orderly),
         }
+        self.settle(now);
+    }
+
+    /// Takes in how it stands with a relay that was asked for ([`Event::Relay`]).
+    pub fn handle_relay(&mut self, now: Time, wish: &RelayWish, input: &RelayInput) {
+        self.take_relay(now, &wish.to, &wish.via, input);
         self.settle(now);
     }
 
@@ -374,6 +390,8 @@ impl Node {
         self.tick_gossip(now);
         self.tick_drills(now);
         self.tick_own(now);
+        self.tick_seats(now);
+        self.tick_relays(now);
         self.tick_services(now);
         self.settle(now);
     }
@@ -489,8 +507,10 @@ impl Node {
             .chain(self.wanted.values().map(|w| w.at))
             .chain(self.forced.values().map(|f| f.until))
             .chain(self.drills_due())
+            .chain(self.relays.recheck)
             .chain(own)
             .chain(services)
+            .chain(self.seats.poll_timeout())
             .min()
             .unwrap_or(self.digest_at)
     }
@@ -540,6 +560,8 @@ impl Node {
     fn settle(&mut self, now: Time) {
         self.take_members(now);
         self.note_drills();
+        self.set_seats(now);
+        self.drain_seats(now);
         // A refresh can call up an endpoint of ours, whose new advert makes its service stale again;
         // each round moves an endpoint forward in its life, so that a few rounds settle it.
         for _ in 0..8 {
@@ -559,11 +581,13 @@ impl Node {
         }
     }
 
-    /// All services with endpoints on `node` are to be looked at again.
+    /// All services with endpoints on `node`, or on a node that it relays for us to, are to be looked at again.
     fn touch_node(&mut self, node: &NodeName) {
-        if let Some(entry) = self.table.get(node) {
-            let services = entry.advert.endpoints.iter().map(|e| e.service.clone());
-            self.stale_services.extend(services);
+        for node in self.relays.of(node).chain([node]) {
+            if let Some(entry) = self.table.get(node) {
+                let services = entry.advert.endpoints.iter().map(|e| e.service.clone());
+                self.stale_services.extend(services);
+            }
         }
     }
 

@@ -11,8 +11,11 @@ use std::time::Duration;
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::exclusive;
 use crate::ids::{NodeName, ServiceName};
 use crate::time::Span;
+
+pub use traffic::{Affinity, Balance, FieldName, Locality};
 
 /// The policy of a whole mesh.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,13 +82,24 @@ pub struct ServicePolicy {
     /// with `Retry-After`). Only requests that may be repeated are, but for gRPC, where `grpc-unavailable`
     /// says that this service's calls may.
     pub retry_on: Vec<RetryOn>,
-    /// Requests that one endpoint works on at once, as its own agent counts them; as many again wait
-    /// their turn there, and the rest is sent elsewhere or refused.
+    /// Requests that one endpoint works on at once, as its own agent counts them; some wait their turn
+    /// there, and the rest is sent elsewhere or refused. `auto`: nothing is limited while answers come in
+    /// their usual time. Off by default: simulated queues speak for `auto`, real ones have not been asked.
     pub max_requests: Ceiling,
     /// How often each calling node may call each endpoint. More is refused (429).
     pub rate_limit: Rate,
     /// Whether losses may be made on purpose (`hearth drill`).
     pub drills: Drills,
+    /// In mode `exclusive`: who may hold the lease, and who grants it.
+    pub exclusive: Option<Exclusive>,
+    /// Whether requests go through a third agent when the caller's own path to every endpoint is bad.
+    pub relay: Relay,
+    /// How one of the ready endpoints is picked.
+    pub balance: Balance,
+    /// Whether endpoints nearby go first, as far as their capacity reaches.
+    pub locality: Locality,
+    /// What keeps a session's requests on one endpoint; those without it are balanced.
+    pub affinity: Option<Affinity>,
 
     // ---- hot and warm: how endpoints come and go -------------------------------------------------
     /// An endpoint that begins to serve takes its full share of requests after so long, or after the hold of
@@ -114,6 +128,11 @@ impl Default for ServicePolicy {
             drills: Drills::On,
             ramp: Patience::For(Span(Duration::from_secs(10))),
             damping: Patience::For(Span(Duration::from_secs(60))),
+            exclusive: None,
+            relay: Relay::LastResort,
+            balance: Balance::PeakEwma,
+            locality: Locality::Zone,
+            affinity: None,
         }
     }
 }
@@ -156,6 +175,104 @@ pub enum Mode {
     HotHot,
     /// N serve, M stand by and are activated one for one.
     HotWarm,
+    /// One serves, and only while a majority of the owners has leased it to its node.
+    Exclusive,
+}
+
+/// The owners of an exclusive service. Written by the operator, not read off adverts: all must count the
+/// same majority.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "ExclusiveText")]
+pub struct Exclusive {
+    /// The nodes whose endpoints may serve. More than half of them must be in touch for one to do so.
+    pub owners: Vec<NodeName>,
+    /// How long a lease lasts without renewal, at most: about so long nobody serves after the holder died.
+    pub lease: Span,
+    /// Grows by one with each change of `owners`.
+    pub number: u64,
+    /// The owners before, newest first: a majority of them is asked as well until a lease was granted
+    /// under the present ones.
+    pub former: Vec<Vec<NodeName>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ExclusiveText {
+    owners: Vec<NodeName>,
+    #[serde(default = "default_lease")]
+    lease: Span,
+    #[serde(default = "first_number")]
+    number: u64,
+    #[serde(default)]
+    former: Vec<Vec<NodeName>>,
+}
+
+fn default_lease() -> Span {
+    Span(Duration::from_secs(5))
+}
+
+fn first_number() -> u64 {
+    1
+}
+
+impl TryFrom<ExclusiveText> for Exclusive {
+    type Error = String;
+    fn try_from(text: ExclusiveText) -> Result<Self, String> {
+        let ExclusiveText { owners, lease, number, former } = text;
+        for set in former.iter().chain([&owners]) {
+            let distinct = set.iter().collect::<std::collections::BTreeSet<_>>().len();
+            if distinct != set.len()
+                || set.is_empty()
+                || set.len() > exclusive::electorate::MAX_OWNERS
+            {
+                let most = exclusive::electorate::MAX_OWNERS;
+                return Err(format!(
+                    "owners are 1 to {most} different nodes, an odd number at best"
+                ));
+            }
+        }
+        if !(exclusive::MIN_LEASE..=exclusive::MAX_LEASE).contains(&lease.0) {
+            return Err(format!(
+                "lease {lease} is not from {} to {}",
+                Span(exclusive::MIN_LEASE),
+                Span(exclusive::MAX_LEASE)
+            ));
+        }
+        let before = u64::try_from(former.len()).unwrap_or(u64::MAX);
+        if number == 0 || before >= number || former.len() > exclusive::electorate::MAX_FORMER {
+            return Err(format!(
+                "number {number} with {before} former sets of owners; number counts from 1"
+            ));
+        }
+        if number > 1 && former.is_empty() {
+            return Err(format!(
+                "number {number} without former; write the owners before as former = [[\"…\"]]: a majority \
+                 of them must let go first"
+            ));
+        }
+        Ok(Self { owners, lease, number, former })
+    }
+}
+
+/// Whether a third agent may carry a service's requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Relay {
+    /// Never.
+    Off,
+    /// Only where nobody who is ready can be reached otherwise. The default: it applies only where requests
+    /// would fail or wait, and what is carried is sealed.
+    LastResort,
+}
+
+impl Relay {
+    /// As it is written.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::LastResort => "last-resort",
+        }
+    }
 }
 
 /// Whether a service may be drilled.
@@ -250,6 +367,9 @@ pub enum Ceiling {
     None,
     /// At most so many; at least one.
     At(u32),
+    /// Any number as long as answers come in their usual time; while they do not, as many as the endpoint
+    /// is found to work on at once ([`crate::balance::limit`]).
+    Auto,
 }
 
 /// How often.
@@ -414,19 +534,21 @@ impl Word for RetryOn {
 }
 
 impl Word for Ceiling {
-    const EXPECTED: &'static str = "\"off\" or a count such as 100";
+    const EXPECTED: &'static str = "\"auto\", \"off\" or a count such as 100";
     fn parse(text: &str) -> Result<Self, String> {
         match text {
             "off" => Ok(Self::None),
+            "auto" => Ok(Self::Auto),
             _ => text
                 .parse()
-                .map_err(|_| format!("{text:?} is neither a count nor \"off\""))
+                .map_err(|_| format!("{text:?} is neither a count nor \"auto\" nor \"off\""))
                 .and_then(Self::number),
         }
     }
     fn print(&self) -> String {
         match self {
             Self::None => "off".into(),
+            Self::Auto => "auto".into(),
             Self::At(n) => n.to_string(),
         }
     }
@@ -512,6 +634,9 @@ macro_rules! word_serde {
     )+};
 }
 word_serde!(Percent, Need, Failback, Hedge, Caller, Patience, RetryOn, Ceiling, Rate);
+word_serde!(Balance, Locality, FieldName);
+
+mod traffic;
 
 #[cfg(test)]
 mod tests {
@@ -560,6 +685,31 @@ mod tests {
     }
 
     #[test]
+    fn owners_of_an_exclusive_service_are_named_once_and_numbered_with_those_before() {
+        let read = |t: &str| serde_json::from_str::<ServicePolicy>(t);
+        let p = read(r#"{"mode": "exclusive", "exclusive": {"owners": ["a", "b", "c"]}}"#).unwrap();
+        let e = p.exclusive.unwrap();
+        assert_eq!((e.number, e.lease.to_string(), e.former.len()), (1, "5s".into(), 0));
+        let changed =
+            r#"{"exclusive": {"owners": ["a", "d"], "number": 2, "former": [["a", "b"]]}}"#;
+        let policy = read(changed).unwrap();
+        let bytes = crate::wire::encode_body(&policy).unwrap();
+        assert_eq!(crate::wire::decode_body(&bytes), Ok(policy), "as gossip carries it");
+        for bad in [
+            r#"{"exclusive": {"owners": []}}"#,
+            r#"{"exclusive": {"owners": ["a", "a"]}}"#,
+            r#"{"exclusive": {"owners": ["a"], "number": 0}}"#,
+            r#"{"exclusive": {"owners": ["a"], "number": 2}}"#,
+            r#"{"exclusive": {"owners": ["a"], "former": [["b"]]}}"#,
+            r#"{"exclusive": {"owners": ["a"], "lease": "100ms"}}"#,
+            r#"{"exclusive": {"owners": ["a"], "lease": "61s"}}"#,
+            r#"{"exclusive": {"owner": ["a"]}}"#,
+        ] {
+            assert!(read(bad).is_err(), "{bad} was taken");
+        }
+    }
+
+    #[test]
     fn limits_are_off_until_they_are_written_and_print_as_they_read() {
         let read = |t: &str| serde_json::from_str::<ServicePolicy>(t);
         let p = read(
@@ -576,7 +726,12 @@ mod tests {
             assert_eq!(Rate::parse(text).unwrap().to_string(), text);
         }
         let none = read("{}").unwrap();
+        assert_eq!(
+            (none.relay, read(r#"{"relay": "off"}"#).unwrap().relay),
+            (Relay::LastResort, Relay::Off)
+        );
         assert_eq!((none.max_requests, none.rate_limit), (Ceiling::None, Rate::None));
+        assert_eq!(read(r#"{"max_requests": "off"}"#).unwrap().max_requests, Ceiling::None);
         for bad in [
             r#"{"per_try_timeout": "0s"}"#,
             r#"{"idle_timeout": "5"}"#,
@@ -586,6 +741,7 @@ mod tests {
             r#"{"rate_limit": "0/s"}"#,
             r#"{"rate_limit": "1/0s"}"#,
             r#"{"retry_on": ["500"]}"#,
+            r#"{"relay": "always"}"#,
         ] {
             assert!(read(bad).is_err(), "{bad} was taken");
         }

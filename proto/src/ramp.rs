@@ -6,8 +6,8 @@
 
 use std::time::Duration;
 
-/// A whole share, in thousandths.
-pub const WHOLE: u16 = 1_000;
+use crate::balance::FULL_WEIGHT;
+
 /// A ramp has so many steps, the first of which is taken at once: Envoy's `min_weight_percent` of 10.
 const STEPS: u32 = 10;
 /// Those up to speed carry at most this many hundredths of what they are counted for, Envoy's default
@@ -17,10 +17,10 @@ const OVERPROVISION: u64 = 140;
 /// The share, in thousandths, of an endpoint that has served for so long.
 pub fn share(ramp: Duration, served: Duration) -> u16 {
     if served >= ramp {
-        return WHOLE;
+        return FULL_WEIGHT;
     }
     let step = (served.as_micros() * u128::from(STEPS) / ramp.as_micros()) as u16 + 1;
-    step * (WHOLE / STEPS as u16)
+    step * (FULL_WEIGHT / STEPS as u16)
 }
 
 /// In how long its share grows again; `None` once it is whole.
@@ -50,7 +50,11 @@ pub struct Ready {
 /// speed all are whole.
 pub fn weights(needed: u64, ready: &[Ready]) -> Vec<u16> {
     let sum = |whole: bool| -> u64 {
-        ready.iter().filter(|r| (r.share >= WHOLE) == whole).map(|r| u64::from(r.capacity)).sum()
+        ready
+            .iter()
+            .filter(|r| (r.share >= FULL_WEIGHT) == whole)
+            .map(|r| u64::from(r.capacity))
+            .sum()
     };
     let (full, ramping) = (sum(true), sum(false));
     let room = full * OVERPROVISION / 100;
@@ -58,16 +62,16 @@ pub fn weights(needed: u64, ready: &[Ready]) -> Vec<u16> {
     // Of `needed` the ramping get R/(F + R) when their weights sum to R: that shall be what is missing.
     let least = match (missing, room.min(needed)) {
         (0, _) => 0,
-        (_, 0) => u64::from(WHOLE),
+        (_, 0) => u64::from(FULL_WEIGHT),
         (missing, carried) => {
             let wanted = missing * full;
-            (wanted * u64::from(WHOLE)).div_ceil((carried * ramping).max(1))
+            (wanted * u64::from(FULL_WEIGHT)).div_ceil((carried * ramping).max(1))
         }
     };
     let alone = full == 0;
     let weight = |r: &Ready| {
-        let share = u64::from(r.share).max(least).min(u64::from(WHOLE));
-        let share = if alone { u64::from(WHOLE) } else { share };
+        let share = u64::from(r.share).max(least).min(u64::from(FULL_WEIGHT));
+        let share = if alone { u64::from(FULL_WEIGHT) } else { share };
         u16::try_from((u64::from(r.capacity) * share / 100).max(1)).unwrap_or(u16::MAX)
     };
     ready.iter().map(weight).collect()
@@ -89,8 +93,8 @@ mod tests {
         for (ms, expected) in [(0, 100), (999, 100), (1_000, 200), (5_500, 600), (9_999, 1_000)] {
             assert_eq!(share(RAMP, Duration::from_millis(ms)), expected, "{ms}");
         }
-        assert_eq!(share(RAMP, RAMP), WHOLE);
-        assert_eq!(share(Duration::ZERO, Duration::ZERO), WHOLE);
+        assert_eq!(share(RAMP, RAMP), FULL_WEIGHT);
+        assert_eq!(share(Duration::ZERO, Duration::ZERO), FULL_WEIGHT);
     }
 
     #[test]
@@ -137,10 +141,10 @@ mod tests {
 
     #[test]
     fn capacity_scales_the_weight() {
-        let big = Ready { capacity: 250, share: WHOLE };
+        let big = Ready { capacity: 250, share: FULL_WEIGHT };
         let small = Ready { capacity: 50, share: 500 };
         assert_eq!(weights(200, &[big, small]), [2500, 250]);
-        let most = Ready { capacity: crate::advert::extension::MAX_WEIGHT, share: WHOLE };
+        let most = Ready { capacity: crate::advert::extension::MAX_WEIGHT, share: FULL_WEIGHT };
         assert_eq!(weights(1, &[most]), [50_000]);
     }
 
@@ -160,7 +164,7 @@ mod tests {
             for (r, w) in ready.iter().zip(&weights) {
                 prop_assert!(*w >= 1 && *w <= r.capacity * 10);
             }
-            let whole = |r: &Ready| r.share >= WHOLE;
+            let whole = |r: &Ready| r.share >= FULL_WEIGHT;
             let full: u64 = ready.iter().filter(|r| whole(r)).map(|r| u64::from(r.capacity)).sum();
             let given: u64 =
                 ready.iter().zip(&weights).filter(|(r, _)| whole(r)).map(|(_, w)| u64::from(*w)).sum();

@@ -73,6 +73,8 @@ pub struct Record {
     pub drill: Option<DrillId>,
     /// What the decision rests on: name and value.
     pub inputs: Vec<(Cow<'static, str>, String)>,
+    /// The relay through which the lost endpoint was reached in the end.
+    pub relayed: Option<NodeName>,
     /// The policy the decisions rest on.
     pub policy_version: u64,
     /// The decision, in words.
@@ -103,6 +105,7 @@ impl Record {
                 _ => None,
             },
             inputs: Vec::new(),
+            relayed: None,
             why,
             policy_version: 0,
             decision: String::new(),
@@ -162,6 +165,9 @@ impl Record {
         }
         if let Some(warm) = &self.activated {
             failover.attributes.push(("hearth.activated", warm.to_string()));
+        }
+        if let Some(via) = &self.relayed {
+            failover.attributes.push(("hearth.relay", via.to_string()));
         }
         failover.events = self
             .timeline

@@ -3,6 +3,8 @@
 //! A [`Route`] is an immutable snapshot. The traffic path reads it without a lock and picks with
 //! [`Route::pick`], a pure function. Nothing here changes what anybody thinks of an endpoint.
 
+mod exclusive;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,10 +12,13 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::advert::{Condition, Protocol, Role};
+use crate::balance::tiers::Place;
+use crate::balance::{Draw, Measure, Spread};
 use crate::evidence::{Standing, Why};
 use crate::failover::Tally;
 use crate::ids::{EndpointId, Generation, NodeName, ServiceName};
-use crate::policy::ServicePolicy;
+use crate::policy::{Mode, ServicePolicy};
+use crate::time::Time;
 
 /// All routes of an agent at one moment.
 #[derive(Clone, Debug)]
@@ -30,6 +35,19 @@ pub struct Snapshot {
     pub drilled: BTreeSet<ServiceName>,
     /// What this node's own endpoints are in, for the inbound side.
     pub own: BTreeMap<EndpointId, Condition>,
+    /// The leases this node holds, for the inbound side, which looks at the clock itself.
+    pub leases: BTreeMap<ServiceName, HeldLease>,
+}
+
+/// A lease of ours.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldLease {
+    /// The endpoint that serves under it.
+    pub endpoint: EndpointId,
+    /// Its term.
+    pub term: u64,
+    /// Nothing may be accepted under it from then on.
+    pub until: Time,
 }
 
 impl Snapshot {
@@ -42,6 +60,7 @@ impl Snapshot {
             services: BTreeMap::new(),
             drilled: BTreeSet::new(),
             own: BTreeMap::new(),
+            leases: BTreeMap::new(),
         }
     }
 }
@@ -57,6 +76,8 @@ pub struct Route {
     pub candidates: Vec<Candidate>,
     /// Who is picked from now.
     pub choice: Choice,
+    /// In which proportions, by which balancer: compiled from the choice.
+    pub spread: Spread,
     /// Why, in words.
     pub reason: String,
     /// How many must serve, do serve, are called up.
@@ -82,11 +103,19 @@ pub struct Candidate {
     pub condition: Condition,
     /// What we think of it.
     pub standing: Standing,
+    /// The relay by which its node answers us while our own path to it is bad, or was a moment ago.
+    pub via: Option<NodeName>,
     /// How much of the requests it is to get, while it is ready.
     pub share: Share,
-    /// Its part of the requests beside the others': 1,000 for a whole endpoint of weight 100, less while it
-    /// starts slowly ([`crate::ramp`]). Never nought.
+    /// In mode exclusive: the term of the lease its owner says it holds.
+    pub term: Option<u64>,
+    /// What it can take, as its owner declares it ([`crate::advert::extension::WEIGHT`]).
+    pub capacity: u16,
+    /// Its part of the requests beside the others': 1,000 for a whole endpoint of capacity 100
+    /// ([`crate::balance::FULL_WEIGHT`]), less while it starts slowly ([`crate::ramp`]). Never nought.
     pub weight: u16,
+    /// Where its node is.
+    pub place: Place,
 }
 
 /// How much of a service's requests a ready endpoint is to get.
@@ -101,9 +130,7 @@ pub enum Share {
     Spare,
 }
 
-/// Of so many first picks one goes to the endpoints on trial. Of 500 requests per second that is thirty: a
-/// verdict within a quarter second, and few that meet one that is still sick.
-pub const TRIAL_ONE_IN: u64 = 16;
+pub use crate::balance::TRIAL_ONE_IN;
 
 /// Who is picked from. The numbers are indices into [`Route::candidates`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,6 +139,8 @@ pub enum Choice {
     Serve(Vec<usize>),
     /// Too few are ready: doubtful ones as well, ready ones first.
     Panic(Vec<usize>),
+    /// Nobody else can be reached: those whose nodes answer through a relay.
+    Relay(Vec<usize>),
     /// Nobody serves: these are called up; hold the request and wake them.
     Wake(Vec<usize>),
     /// Nobody is left.
@@ -119,11 +148,12 @@ pub enum Choice {
 }
 
 impl Choice {
-    /// `serve`, `panic`, `wake` or `none`.
+    /// `serve`, `panic`, `relay`, `wake` or `none`.
     pub fn word(&self) -> &'static str {
         match self {
             Self::Serve(_) => "serve",
             Self::Panic(_) => "panic",
+            Self::Relay(_) => "relay",
             Self::Wake(_) => "wake",
             Self::Nobody => "none",
         }
@@ -132,7 +162,7 @@ impl Choice {
     /// The candidates' indices.
     pub fn indices(&self) -> &[usize] {
         match self {
-            Self::Serve(v) | Self::Panic(v) | Self::Wake(v) => v,
+            Self::Serve(v) | Self::Panic(v) | Self::Relay(v) | Self::Wake(v) => v,
             Self::Nobody => &[],
         }
     }
@@ -143,13 +173,17 @@ impl Choice {
 /// 1. enough are ready (the panic threshold's share of the ready and those accused by hearsay): the
 ///    ready; those that are damped only where fewer than must serve are left without them;
 /// 2. somebody is ready or accused by hearsay only: panic, both, the ready ones first;
-/// 3. somebody is called up or on its way, or would be if it were not for hot ones that are starting: wake;
-/// 4. somebody is silent on our own link: panic, those, since when everyone is silent the fault is
+/// 3. somebody is silent on our own link only, and answers through a relay: those;
+/// 4. somebody is called up or on its way, or would be if it were not for hot ones that are starting: wake;
+/// 5. somebody is silent on our own link: panic, those, since when everyone is silent the fault is
 ///    likely ours and ends without notice;
-/// 5. nobody.
+/// 6. nobody.
 ///
 /// A silent link is proof of our own, so a silent endpoint never dilutes those that answer.
 pub fn choose(policy: &ServicePolicy, candidates: &[Candidate], tally: &Tally) -> (Choice, String) {
+    if policy.mode == Mode::Exclusive {
+        return exclusive::choose(policy, candidates);
+    }
     let of = |wanted: &dyn Fn(&Candidate) -> bool| -> Vec<usize> {
         (0..candidates.len()).filter(|i| wanted(&candidates[*i])).collect()
     };
@@ -157,6 +191,7 @@ pub fn choose(policy: &ServicePolicy, candidates: &[Candidate], tally: &Tally) -
         |s: &Standing| matches!(s, Standing::Doubtful(Why::Silent { .. } | Why::Drill { .. }));
     let ready = of(&|c| c.standing == Standing::Ready);
     let silent = of(&|c| is_silent(&c.standing));
+    let relayed = of(&|c| is_silent(&c.standing) && c.via.is_some());
     let accused = of(&|c| matches!(c.standing, Standing::Doubtful(_)) && !is_silent(&c.standing));
     let waits = |c: &Candidate| {
         matches!(
@@ -178,6 +213,10 @@ pub fn choose(policy: &ServicePolicy, candidates: &[Candidate], tally: &Tally) -
             policy.panic
         );
         return (Choice::Panic(ready.into_iter().chain(accused).collect()), reason);
+    }
+    if !relayed.is_empty() {
+        let reason = through(relayed.iter().map(|i| &candidates[*i]));
+        return (Choice::Relay(relayed), reason);
     }
     if !waking.is_empty() {
         let reason = "nobody serves; warm endpoints are being called up".to_owned();
@@ -227,6 +266,17 @@ fn bench(tally: &Tally) -> String {
     }
 }
 
+/// `relayed through c-1: our own path to b-1 is silent`.
+fn through<'a>(relayed: impl Iterator<Item = &'a Candidate>) -> String {
+    let ways: Vec<String> = relayed
+        .filter_map(|c| {
+            let via = c.via.as_ref()?;
+            Some(format!("through {via}: our own path to {} is silent", c.id.node))
+        })
+        .collect();
+    format!("relayed {}", ways.join("; "))
+}
+
 /// A pick and its reason.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decision<'a> {
@@ -237,19 +287,18 @@ pub struct Decision<'a> {
 }
 
 impl Route {
-    /// Picks an endpoint: of two drawn at random the one with less load (power of two choices,
-    /// Mitzenmacher 2001). `exclude` are those this request has met already; if only they are left,
-    /// nobody is picked.
+    /// Picks an endpoint, by the route's [`Spread`]. `exclude` are those this request has met already; if
+    /// only they are left, nobody is picked.
     pub fn pick(
         &self,
-        random: u64,
+        draw: impl Into<Draw>,
         exclude: &[EndpointId],
-        load: impl Fn(&EndpointId) -> u64,
+        load: impl Fn(&EndpointId, Measure) -> u64,
     ) -> Decision<'_> {
         let (picked, reason) = self.pick_index(
-            random,
+            draw,
             |i| exclude.contains(&self.candidates[i].id),
-            |i| load(&self.candidates[i].id),
+            |i, measure| load(&self.candidates[i].id, measure),
         );
         Decision { pick: picked.map(|i| &self.candidates[i]), reason }
     }
@@ -257,44 +306,20 @@ impl Route {
     /// [`Route::pick`] by indices into [`Route::candidates`], for who keeps what it knows beside them.
     pub fn pick_index(
         &self,
-        random: u64,
+        draw: impl Into<Draw>,
         exclude: impl Fn(usize) -> bool,
-        load: impl Fn(usize) -> u64,
+        load: impl Fn(usize, Measure) -> u64,
     ) -> (Option<usize>, &'static str) {
-        let (indices, reason) = match &self.choice {
-            Choice::Serve(v) => (v, "ready, less loaded of two"),
-            Choice::Panic(v) => (v, "panic: too few are ready"),
+        match &self.choice {
+            Choice::Serve(_) | Choice::Panic(_) | Choice::Relay(_) => {}
             Choice::Wake(_) => return (None, "being called up"),
             Choice::Nobody => return (None, "nobody is left"),
-        };
-        // What was tried elsewhere already takes no risk while there is somebody of whom none is known.
-        let on_trial = |i: usize| self.candidates[i].share == Share::Trial;
-        let open = |trial: bool| indices.iter().any(|i| !exclude(*i) && on_trial(*i) == trial);
-        let first = !indices.iter().any(|i| exclude(*i));
-        let trial = open(true) && (!open(false) || first && is_trial(random));
-        let some_on_trial = indices.iter().any(|i| on_trial(*i));
-        let fresh = |i: &&usize| !exclude(**i) && (!some_on_trial || on_trial(**i) == trial);
-        let n = indices.iter().filter(fresh).count();
-        if n == 0 {
-            return (None, "every candidate was tried");
         }
-        let reason = if trial { "on trial: its answers are to tell how it is" } else { reason };
-        let nth = |k: usize| indices.iter().filter(fresh).nth(k).copied();
-        // Two distinct draws from one random number: its halves, the second skipping the first.
-        let a = (random >> 32) as usize % n;
-        let b = if n > 1 { (a + 1 + (random as u32 as usize) % (n - 1)) % n } else { a };
-        let pick = match (nth(a), nth(b)) {
-            (Some(x), Some(y)) if x != y && load(y) < load(x) => Some(y),
-            (x, _) => x,
-        };
-        (pick, reason)
+        match self.spread.pick(&draw.into(), exclude, load) {
+            Some(picked) => (Some(picked.index), picked.why),
+            None => (None, "every candidate was tried"),
+        }
     }
-}
-
-/// Whether this draw is the one in [`TRIAL_ONE_IN`]. Bits that choose between few candidates only by their
-/// remainder.
-fn is_trial(random: u64) -> bool {
-    (random >> 20).is_multiple_of(TRIAL_ONE_IN)
 }
 
 #[cfg(test)]

@@ -45,7 +45,7 @@ pub struct Wall(pub u64);
 
 /// Maps the core's time to wall time. Fixed when the agent starts, so that a wall clock that is set
 /// later bends no record.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Clock {
     /// Wall time at `Time(0)`.
     pub origin: Wall,

@@ -64,6 +64,9 @@ pub struct LinkView {
     /// What it runs on: `quic`, or `tcp (udp blocked)`.
     #[serde(default)]
     pub carrier: String,
+    /// Who carries requests to it, while our own path to it is bad.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<NodeName>,
 }
 
 /// One of `GET /v1/members`

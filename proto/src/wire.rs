@@ -18,7 +18,8 @@ use serde::{Deserialize, Serialize};
 use crate::advert::SignedAdvert;
 use crate::document::{DocumentKind, SignedDocument};
 use crate::drill::Said;
-use crate::ids::{EndpointId, Generation, NodeName, Version};
+use crate::exclusive::message::Body;
+use crate::ids::{EndpointId, Generation, NodeName, ServiceName, Version};
 use crate::incident::IncidentKey;
 use crate::member::MemberRecord;
 
@@ -147,6 +148,17 @@ pub enum Message {
     Answer(Answer),
     /// Words on drills.
     Drill(Vec<Said>),
+    /// Between the owners of an exclusive service; each body is a kind of its own.
+    Lease(Lease),
+}
+
+/// A word about the lease of an exclusive service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Which service.
+    pub service: ServiceName,
+    /// What.
+    pub body: Body,
 }
 
 /// A question of an agent to another, for an operator.
@@ -258,10 +270,18 @@ impl Message {
             Self::Hint(_) => 8,
             Self::Documents(_) => 9,
             Self::DocumentsAck(_) => 10,
+            Self::Failback(_) => 16,
             Self::Ask(_) => 20,
             Self::Answer(_) => 21,
             Self::Drill(_) => 22,
-            Self::Failback(_) => 16,
+            Self::Lease(lease) => match lease.body {
+                Body::Ask(_) => 30,
+                Body::Tell(_) => 31,
+                Body::Claim(_) => 32,
+                Body::Grant(_) => 33,
+                Body::Refuse(_) => 34,
+                Body::Release(_) => 35,
+            },
         }
     }
 
@@ -282,6 +302,7 @@ impl Message {
             Self::Answer(_) => "answer",
             Self::Drill(_) => "drill",
             Self::Failback(_) => "failback",
+            Self::Lease(_) => "lease",
         }
     }
 
@@ -300,10 +321,18 @@ impl Message {
             Self::Hint(m) => encode_into(m, &mut bytes),
             Self::Documents(m) => encode_into(m, &mut bytes),
             Self::DocumentsAck(m) => encode_into(m, &mut bytes),
+            Self::Failback(m) => encode_into(m, &mut bytes),
             Self::Ask(m) => encode_into(m, &mut bytes),
             Self::Answer(m) => encode_into(m, &mut bytes),
             Self::Drill(m) => encode_into(m, &mut bytes),
-            Self::Failback(m) => encode_into(m, &mut bytes),
+            Self::Lease(Lease { service, body }) => match body {
+                Body::Ask(m) => encode_into(&(service, m), &mut bytes),
+                Body::Tell(m) => encode_into(&(service, m), &mut bytes),
+                Body::Claim(m) => encode_into(&(service, m), &mut bytes),
+                Body::Grant(m) => encode_into(&(service, m), &mut bytes),
+                Body::Refuse(m) => encode_into(&(service, m), &mut bytes),
+                Body::Release(m) => encode_into(&(service, m), &mut bytes),
+            },
         }?;
         Ok(bytes)
     }
@@ -327,13 +356,24 @@ impl Message {
             8 => Self::Hint(decode_body(body)?),
             9 => Self::Documents(decode_body(body)?),
             10 => Self::DocumentsAck(decode_body(body)?),
+            16 => Self::Failback(decode_body(body)?),
             20 => Self::Ask(decode_body(body)?),
             21 => Self::Answer(decode_body(body)?),
             22 => Self::Drill(decode_body(body)?),
-            16 => Self::Failback(decode_body(body)?),
+            30 => lease(body, Body::Ask)?,
+            31 => lease(body, Body::Tell)?,
+            32 => lease(body, Body::Claim)?,
+            33 => lease(body, Body::Grant)?,
+            34 => lease(body, Body::Refuse)?,
+            35 => lease(body, Body::Release)?,
             _ => return Ok(None),
         }))
     }
+}
+
+fn lease<T: DeserializeOwned>(body: &[u8], of: fn(T) -> Body) -> Result<Message, WireError> {
+    let (service, said) = decode_body(body)?;
+    Ok(Message::Lease(Lease { service, body: of(said) }))
 }
 
 /// Wraps a SWIM packet for a datagram.

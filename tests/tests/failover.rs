@@ -7,6 +7,8 @@
 
 #[path = "failover/posts.rs"]
 mod posts;
+#[path = "failover/relay.rs"]
+mod relay;
 
 use std::time::{Duration, Instant};
 

@@ -71,6 +71,7 @@ fn slot<'a>(config: &'a mut Config, key: &str, variable: &str) -> Option<Slot<'a
         "MESH_ADVERTISE" => Slot::One(&mut config.mesh.advertise),
         "MESH_LANE" => Slot::One(&mut config.mesh.lane),
         "MESH_SENSING" => Slot::One(&mut config.mesh.sensing),
+        "MESH_RELAY" => Slot::One(&mut config.mesh.relay),
         "MESH_SEEDS" => Slot::Commas(&mut config.mesh.seeds),
         "JOIN_CONTROL" => Slot::One(&mut join(config, variable).control),
         // One of the two replaces the other of the file: the variable is the later word.

@@ -103,7 +103,7 @@ tables! {
         telemetry: Telemetry,
         flight: Flight,
     }
-    Mesh { listen: Key, advertise: Key, seeds: List, lane: Key, sensing: Key }
+    Mesh { listen: Key, advertise: Key, seeds: List, lane: Key, sensing: Key, relay: Key }
     Join { control: Key, token: Key, token_file: Key }
     Admin { socket: Key, http: Key }
     Outbound { http: Key, socks5: Key }

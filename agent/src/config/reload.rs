@@ -34,6 +34,8 @@ pub struct Changes {
     pub lane: bool,
     /// Whether silence is sensed differs.
     pub sensing: bool,
+    /// Whether others are relayed for differs.
+    pub relay: bool,
     /// Zone or region differ.
     pub locality: bool,
     /// The control plane's address or the token differ.
@@ -115,6 +117,7 @@ impl Config {
             seeds: self.mesh.seeds != new.mesh.seeds,
             lane: self.mesh.lane != new.mesh.lane,
             sensing: self.mesh.sensing != new.mesh.sensing,
+            relay: self.mesh.relay != new.mesh.relay,
             locality: (&self.zone, &self.region) != (&new.zone, &new.region),
             join: self.join != new.join,
         })

@@ -162,7 +162,7 @@ fn mistakes_say_what_where_and_what_to_do() {
         (
             with("lisen = 1\n"),
             "agent.toml:4:1: unknown field `lisen`, expected one of `listen`, `advertise`, `seeds`, \
-             `lane`, `sensing`\n  \
+             `lane`, `sensing`, `relay`\n  \
              hint: did you mean `listen`?",
         ),
         (

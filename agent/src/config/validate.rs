@@ -111,7 +111,8 @@ pub(super) fn config(
             advertise,
             seeds: seeds(raw.mesh.seeds.as_deref(), m),
             lane: lane(raw.mesh.lane.as_ref(), m),
-            sensing: sensing(raw.mesh.sensing.as_ref(), m),
+            sensing: is_on(raw.mesh.sensing.as_ref(), "sensing", m),
+            relay: is_on(raw.mesh.relay.as_ref(), "relay", m),
         },
         join: raw.join.as_ref().and_then(|table| join(table, m)),
         admin: Admin { socket: path(raw.admin.socket.as_ref(), SOCKET, m), http: admin_http },
@@ -198,8 +199,9 @@ fn lane(given: Option<&Given>, m: &mut Mistakes<'_>) -> LaneChoice {
     }
 }
 
-fn sensing(given: Option<&Given>, m: &mut Mistakes<'_>) -> bool {
-    given.and_then(|given| word(given, "sensing", &["on", "off"], m)) != Some("off")
+/// Whether something is on that is unless it says `off`.
+fn is_on(given: Option<&Given>, key: &'static str, m: &mut Mistakes<'_>) -> bool {
+    given.and_then(|given| word(given, key, &["on", "off"], m)) != Some("off")
 }
 
 fn seeds(given: Option<&[Given]>, m: &mut Mistakes<'_>) -> Vec<HostPort> {

@@ -22,6 +22,7 @@ use super::lane::choose::{self, Carrier, LaneChoice};
 use super::lane::pool::{self, Found};
 use super::line::Line;
 use super::peer::Peer;
+use super::relay::Relayed;
 use super::stream::{DataStream, Receiver, Sender};
 use super::{CloseCode, Farewell, Kind, LinkError, LinkHealth, Shared, health, lock, mesh};
 use crate::identity::Expected;
@@ -99,8 +100,17 @@ impl Drop for Waiting<'_> {
 /// A request of ours that is under way: while there is one, its peer is watched closely.
 pub struct InFlight {
     peer: Arc<Peer>,
-    /// The QUIC connection it is on. A lane counts its own streams.
-    connection: Option<Arc<DataConnection>>,
+    on: On,
+}
+
+/// What a request is on.
+enum On {
+    /// A lane of ours, which counts its own streams.
+    Lane,
+    /// A QUIC connection.
+    Connection(Arc<DataConnection>),
+    /// A lane through a relay, which senses for itself.
+    Relayed(Arc<Relayed>),
 }
 
 impl InFlight {
@@ -108,14 +118,18 @@ impl InFlight {
         connection.streams.fetch_add(1, Ordering::SeqCst);
         peer.begun.fetch_add(1, Ordering::Relaxed);
         peer.in_flight.fetch_add(1, Ordering::Relaxed);
-        Self { peer: peer.clone(), connection: Some(connection.clone()) }
+        Self { peer: peer.clone(), on: On::Connection(connection.clone()) }
     }
 
     pub(crate) fn on_lane(peer: &Arc<Peer>) -> Self {
         peer.begun.fetch_add(1, Ordering::Relaxed);
         peer.in_flight.fetch_add(1, Ordering::Relaxed);
         peer.on_lanes.fetch_add(1, Ordering::Relaxed);
-        Self { peer: peer.clone(), connection: None }
+        Self { peer: peer.clone(), on: On::Lane }
+    }
+
+    pub(crate) fn relayed(peer: &Arc<Peer>, relayed: &Arc<Relayed>) -> Self {
+        Self { peer: peer.clone(), on: On::Relayed(relayed.clone()) }
     }
 
     /// Whether the peer is silent at this moment.
@@ -123,9 +137,12 @@ impl InFlight {
         self.health().borrow().is_silent()
     }
 
-    /// How it stands with the peer, to be awaited.
+    /// How it stands with the peer on the way the request took, to be awaited.
     pub fn health(&self) -> watch::Receiver<LinkHealth> {
-        self.peer.health()
+        match &self.on {
+            On::Lane | On::Connection(_) => self.peer.health(),
+            On::Relayed(relayed) => relayed.health(),
+        }
     }
 
     /// Waits until the peer is lost.
@@ -142,14 +159,15 @@ impl std::fmt::Debug for InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.peer.in_flight.fetch_sub(1, Ordering::Relaxed);
-        match &self.connection {
-            Some(connection) => {
+        match &self.on {
+            On::Connection(connection) => {
                 connection.streams.fetch_sub(1, Ordering::SeqCst);
                 connection.close_if_done();
             }
-            None => drop(self.peer.on_lanes.fetch_sub(1, Ordering::Relaxed)),
+            On::Lane => drop(self.peer.on_lanes.fetch_sub(1, Ordering::Relaxed)),
+            On::Relayed(_) => return,
         }
+        self.peer.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -25,6 +25,8 @@ pub struct LinkMetrics {
     pub dropped: Labelled,
     /// `hearth_dials_total{result}`
     pub dials: Labelled,
+    /// `hearth_relay_requests_total`: requests of ours that went through a relay.
+    pub relayed: Counter,
     /// `hearth_link_patience`: by how much false alarms stretch the threshold of a silence; 1 in calm weather.
     pub patience: Gauge<f64, AtomicU64>,
     /// `hearth_sense_lag_seconds`: how late the silence monitor woke the last time.
@@ -51,6 +53,11 @@ impl LinkMetrics {
             self.handshakes_refused.clone(),
         );
         registry.register("hearth_dials", "Dials, by result", self.dials.clone());
+        registry.register(
+            "hearth_relay_requests",
+            "Requests of ours that went through a relay, our own path being bad",
+            self.relayed.clone(),
+        );
         registry.register(
             "hearth_link_patience",
             "By how much false alarms stretch the threshold of a silence",

@@ -7,7 +7,8 @@
 //!
 //! Two kinds of connection, told apart by ALPN: one *mesh link* per pair (SWIM datagrams, messages),
 //! and *data connections* (a bi stream per request), dialled by the caller when it first needs one. Beside
-//! them [`lane`]s: requests over TLS on TCP, which cost less where the path is good. A peer is its name, proven by its certificate, plus the generation its Hello presents; never an
+//! them [`lane`]s: requests over TLS on TCP, which cost less where the path is good, and where our own path is
+//! bad, through a third agent ([`relay`]). A peer is its name, proven by its certificate, plus the generation its Hello presents; never an
 //! address.
 //!
 //! Tasks: one acceptor, one silence monitor ([`monitor`]), per peer at most one mesh dialler and one data
@@ -30,6 +31,7 @@ mod metrics;
 mod monitor;
 mod patience;
 mod peer;
+mod relay;
 mod sense;
 mod settle;
 mod silence;
@@ -45,9 +47,12 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use hearth_proto::ids::{Identity, NodeName};
+use hearth_proto::node::{RelayInput, RelayWish};
 use hearth_proto::{view, wire};
 use quinn::{Endpoint, VarInt};
+use tokio::io::DuplexStream;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
@@ -163,6 +168,13 @@ pub enum LinkEvent {
         /// Who.
         peer: NodeName,
     },
+    /// How it stands with a relay that was wished for.
+    Relay {
+        /// Which.
+        wish: RelayWish,
+        /// How.
+        input: RelayInput,
+    },
     /// A datagram of the peer.
     Datagram {
         /// Who sent it, by its certificate.
@@ -271,6 +283,8 @@ pub(crate) struct Shared {
     closed: AtomicBool,
     /// The same, to be awaited.
     ended: watch::Sender<bool>,
+    /// Third agents that carry for us.
+    relays: relay::Relays,
     /// What the windows of lanes may grow by.
     budget: Arc<lane::Budget>,
     choice: AtomicU8,
@@ -381,6 +395,7 @@ impl Links {
             monitor: Monitor::default(),
             closed: AtomicBool::new(false),
             ended: watch::Sender::new(false),
+            relays: relay::Relays::default(),
             budget: Arc::default(),
             choice: AtomicU8::new(0),
         });
@@ -493,7 +508,39 @@ impl Links {
 
     /// Every peer there is a connection with.
     pub fn views(&self) -> Vec<view::LinkView> {
-        self.shared.all().iter().filter_map(|p| p.view()).collect()
+        let mut views = self.shared.all().iter().filter_map(|p| p.view()).collect();
+        self.shared.relays.show(&mut views);
+        views
+    }
+
+    /// Who asks third agents for a way to a peer. Set once, before the first wish; a later call changes nothing.
+    pub fn relay_by(
+        &self,
+        open: impl Fn(RelayWish) -> BoxFuture<'static, Result<DuplexStream, String>>
+        + Send
+        + Sync
+        + 'static,
+    ) {
+        self.shared.relays.open_by(Box::new(open));
+    }
+
+    /// Has exactly these third agents carry for us. [`LinkEvent::Relay`] follows for each.
+    pub fn relay(&self, wishes: Vec<RelayWish>) {
+        relay::wish(&self.shared, wishes);
+    }
+
+    /// Opens a stream to `to` that `via` relays, if it does at this moment.
+    pub fn open_stream_through(
+        &self,
+        to: &NodeName,
+        via: &NodeName,
+    ) -> Result<DataStream, LinkError> {
+        relay::open(&self.shared, to, via)
+    }
+
+    /// How it stands with a peer through a relay, to be awaited.
+    pub fn health_through(&self, to: &NodeName, via: &NodeName) -> watch::Receiver<LinkHealth> {
+        relay::health(&self.shared, to, via)
     }
 
     /// What carries requests whose policy does not say.
@@ -544,9 +591,8 @@ impl Links {
 
     /// How it stands with a peer, to be awaited.
     pub fn health(&self, peer: &NodeName) -> watch::Receiver<LinkHealth> {
-        // A peer nobody dialled yet has no address; whoever dials brings it.
-        let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
-        self.shared.peer(peer, unknown).health()
+        // Whoever dials brings its address.
+        self.shared.peer(peer, relay::NOWHERE).health()
     }
 
     /// Since when a peer has left us without an answer, if it is silent.

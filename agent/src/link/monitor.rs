@@ -89,6 +89,10 @@ impl Monitor {
         self.bell.notify_one();
     }
 
+    pub(crate) fn is_off(&self) -> bool {
+        self.off.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn wake(&self) {
         self.bell.notify_one();
     }

@@ -77,6 +77,8 @@ pub(crate) struct State {
     pub(crate) connections: Vec<Tracked>,
     /// Lanes, whoever dialled them.
     pub(crate) lanes: Vec<TrackedLane>,
+    /// Lanes that a third agent relays, whoever dialled them: what is heard on them says nothing of our path.
+    relayed: Vec<Arc<Lane>>,
     pub(crate) dialling: bool,
     pub(crate) watched: bool,
     pub(crate) told_down: bool,
@@ -162,6 +164,7 @@ impl Peer {
                 data_dial: DataDial::default(),
                 connections: Vec::new(),
                 lanes: Vec::new(),
+                relayed: Vec::new(),
                 dialling: false,
                 watched: false,
                 told_down: false,
@@ -409,17 +412,22 @@ impl Peer {
         self.publish(&state);
     }
 
+    /// A lane to or from it that a third agent relays.
+    pub(crate) fn keep_relayed(&self, lane: &Arc<Lane>) {
+        lock(&self.state).relayed.push(lane.clone());
+    }
+
+    pub(crate) fn forget_relayed(&self, lane: &Arc<Lane>) {
+        lock(&self.state).relayed.retain(|l| !Arc::ptr_eq(l, lane));
+    }
+
     pub(crate) fn close_lanes(&self, code: CloseCode, reason: &str) {
-        for tracked in &lock(&self.state).lanes {
-            tracked.lane.close(code, reason);
-        }
+        lock(&self.state).all_lanes().for_each(|lane| lane.close(code, reason));
     }
 
     /// Its lanes give back memory that they do not use at the moment.
     pub(crate) fn rest(&self) {
-        for tracked in &lock(&self.state).lanes {
-            tracked.lane.rest();
-        }
+        lock(&self.state).all_lanes().for_each(|lane| lane.rest());
     }
 
     /// What `auto` means on the path to it.
@@ -454,7 +462,7 @@ impl Peer {
     /// Whether it may open one more connection.
     pub(crate) fn has_room(&self) -> bool {
         let state = lock(&self.state);
-        state.connections.len() < MAX_CONNECTIONS && state.lanes.len() < MAX_LANES
+        state.connections.len() < MAX_CONNECTIONS && state.all_lanes().count() < MAX_LANES
     }
 
     /// Whether this is the `times`th sweep in a row that finds nothing here that anybody needs.
@@ -465,6 +473,7 @@ impl Peer {
             || state.dialling
             || state.data_dial.is_under_way()
             || state.is_connected()
+            || !state.relayed.is_empty()
             || lock(&self.slots).is_under_way()
             || !state.datagrams.is_empty()
             || !state.messages.is_empty();
@@ -521,6 +530,7 @@ impl Peer {
             state: if state.sense.silence.is_some() { "silent" } else { "up" }.into(),
             rtt_us: u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX),
             carrier: carrier.into(),
+            via: None,
         })
     }
 
@@ -561,6 +571,10 @@ impl State {
         let linked = self.mesh.as_ref().map(|m| m.since);
         let used = self.sense.used.max(linked);
         used.map_or(Duration::ZERO, |t| now.saturating_duration_since(t))
+    }
+
+    fn all_lanes(&self) -> impl Iterator<Item = &Arc<Lane>> {
+        self.lanes.iter().map(|tracked| &tracked.lane).chain(&self.relayed)
     }
 
     /// Whether there is any connection with it.

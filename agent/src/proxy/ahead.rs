@@ -1,8 +1,9 @@
 //! Connects with who is about to serve, so that the first requests sent there need not wait for handshakes.
 //!
 //! An endpoint that is called up, and one that was called from here before and is ready again, has its
-//! connections dialled at once. Until they stand the balancer takes it for costly: somebody else answers
-//! meanwhile, if there is anybody. Only for services that this host's applications call.
+//! connections dialled at once. Until they stand it counts as costly and busy: somebody else answers meanwhile,
+//! if there is anybody, but where endpoints take turns. One that is reached through a relay is dialled
+//! when its own path is used again. Only for services that this host's applications call.
 //!
 //! One task, woken by every change of the routes. If it is aborted, the first requests dial.
 
@@ -55,9 +56,10 @@ fn is_expected(inner: &Inner, route: &Route, candidate: &Candidate) -> bool {
     let rising = matches!(candidate.role, Role::Warm { .. })
         && matches!(candidate.condition, Condition::Activating | Condition::Serving);
     let ready = candidate.standing == Standing::Ready;
-    rising
-        || route.tally.called.contains(&candidate.id)
-        || ready && inner.loads.is_known(&candidate.id)
+    candidate.via.is_none()
+        && (rising
+            || route.tally.called.contains(&candidate.id)
+            || ready && inner.loads.is_known(&candidate.id))
 }
 
 fn prepare(inner: &Arc<Inner>, candidate: &Candidate) {

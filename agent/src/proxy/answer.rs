@@ -4,6 +4,8 @@
 //! took the request and broke it; 504, somebody took it and did not answer in time. `Proxy-Status`
 //! (RFC 9209) names the error, the next hop and the decision.
 
+use std::ops::RangeInclusive;
+
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
@@ -11,6 +13,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use super::body::{Body, full};
 use super::grpc;
 use super::scan::Refusal;
+
+/// Who finds nobody, or nobody with room, is to come again after so many seconds.
+const AGAIN: RangeInclusive<u16> = 1..=3;
 
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
@@ -62,6 +67,14 @@ pub(crate) enum Failure {
         /// The service.
         service: String,
     },
+    /// Every endpoint has too much to do.
+    #[error("every endpoint of {service} has as much to do as it can: {why}")]
+    Shed {
+        /// The service.
+        service: String,
+        /// The last one's word.
+        why: String,
+    },
     /// The caller calls too often.
     #[error("{hop} has had its share of calls of this node: {why}")]
     TooOften {
@@ -103,7 +116,9 @@ impl Failure {
             Self::Circle(_) => StatusCode::LOOP_DETECTED,
             Self::Denied { .. } | Self::Outside(_) => StatusCode::FORBIDDEN,
             Self::TooOften { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::Nobody { .. } | Self::Overloaded { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Nobody { .. } | Self::Overloaded { .. } | Self::Shed { .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Broken { .. } => StatusCode::BAD_GATEWAY,
             Self::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -120,6 +135,7 @@ impl Failure {
             }
             Self::Nobody { .. } => "destination_unavailable",
             Self::Overloaded { .. } => "proxy_internal_error",
+            Self::Shed { .. } => "connection_limit_reached",
             Self::Broken { .. } => "connection_terminated",
             Self::TimedOut { .. } => "http_response_timeout",
         }
@@ -141,9 +157,15 @@ impl Failure {
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-        let again = [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS];
-        if again.contains(&self.status()) {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        match self.status() {
+            StatusCode::TOO_MANY_REQUESTS => {
+                headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            StatusCode::SERVICE_UNAVAILABLE => {
+                // Those that are turned away together are not to come back together.
+                headers.insert(RETRY_AFTER, HeaderValue::from(rand::random_range(AGAIN)));
+            }
+            _ => {}
         }
         self.sign(headers, node);
         response
@@ -213,6 +235,16 @@ mod tests {
         let r = broken.respond("web-1");
         assert_eq!(r.status(), 502);
         assert!(r.headers()["proxy-status"].to_str().unwrap().contains("next-hop=\"ledger@a\""));
+        let shed = || Failure::Shed { service: "ledger".into(), why: "full".into() };
+        let r = shed().respond("web-1");
+        assert_eq!(r.status(), 503);
+        assert!(r.headers()["proxy-status"].to_str().unwrap().contains("connection_limit_reached"));
+        let again: std::collections::BTreeSet<u16> = (0..200)
+            .map(|_| {
+                shed().respond("w").headers()["retry-after"].to_str().unwrap().parse().unwrap()
+            })
+            .collect();
+        assert_eq!(again.into_iter().collect::<Vec<_>>(), [1, 2, 3], "they come back together");
         let late = Failure::TimedOut { hop: "x".into(), limit_ms: 15_000, why: "ü".into() };
         let r = late.respond("web-1");
         assert_eq!(r.status(), 504);

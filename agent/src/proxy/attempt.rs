@@ -13,7 +13,7 @@ use hearth_proto::ids::{EndpointId, NodeName};
 use hearth_proto::route::Candidate;
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -22,12 +22,13 @@ use super::frame::{self, Cause, Frame, FrameError, Frames, Opening};
 use super::guard::Control;
 use super::head::{BodyKind, RequestHead, ResponseHead};
 use super::inbound::MAX_INTERIM;
+use super::limit::Comer;
 use super::load::UnderWay;
 use super::safety::{Reach, is_idempotent};
 use super::supply::{Lazy, Supply};
 use super::upgrade::{Carried, Tunnel};
 use super::{Inner, grpc, interim};
-use crate::link::{DataStream, InFlight, LinkError, Sender, StreamError};
+use crate::link::{DataStream, InFlight, LinkError, LinkHealth, Sender, StreamError};
 use http_body_util::BodyExt;
 
 /// A dial that takes longer leaves the request for others; the dial itself goes on for later ones.
@@ -44,12 +45,14 @@ pub(crate) struct Prepared {
     pub(crate) supply: Arc<Supply>,
     /// The client's connection, where it can be told interim answers.
     pub(crate) client: Option<Arc<Control>>,
+    /// The session it belongs to.
+    pub(crate) session: Option<u64>,
 }
 
 impl Prepared {
     /// A request whose client hears of nothing but its answer.
     pub(crate) fn new(method: Method, head: RequestHead, supply: Supply) -> Self {
-        Self { method, due: None, head, supply: Arc::new(supply), client: None }
+        Self { method, due: None, head, supply: Arc::new(supply), client: None, session: None }
     }
 
     /// Whether doing it twice is the same as doing it once. A connection that becomes another protocol's
@@ -59,9 +62,9 @@ impl Prepared {
     }
 
     /// The head for an attempt that is made now.
-    fn head(&self, instance: u16, now: Instant) -> RequestHead {
+    fn head(&self, target: &Target, now: Instant) -> RequestHead {
         let mut head = self.head.clone();
-        head.instance = instance;
+        (head.instance, head.attempts) = (target.id.instance, target.attempts);
         if let Some(due) = self.due
             && let Ok(mut headers) = HeaderMap::try_from(&head.fields)
         {
@@ -89,12 +92,27 @@ pub(crate) struct Target {
     pub(crate) address: SocketAddr,
     /// It was picked for want of better although its link is silent.
     pub(crate) silent: bool,
+    /// The relay it is reached through.
+    pub(crate) via: Option<NodeName>,
+    /// How often the request was tried before, wherever.
+    pub(crate) attempts: u8,
 }
 
 impl Target {
     pub(crate) fn of(candidate: &Candidate) -> Self {
-        let silent = matches!(candidate.standing, Standing::Doubtful(Why::Silent { .. }));
-        Self { id: candidate.id.clone(), address: candidate.address, silent }
+        let via = candidate.via.clone();
+        // Through a relay it answers.
+        let silent =
+            via.is_none() && matches!(candidate.standing, Standing::Doubtful(Why::Silent { .. }));
+        Self { id: candidate.id.clone(), address: candidate.address, silent, via, attempts: 0 }
+    }
+
+    /// How it stands with its node on the way that leads there.
+    pub(crate) fn health(&self, inner: &Inner) -> watch::Receiver<LinkHealth> {
+        match &self.via {
+            Some(via) => inner.mesh.links.health_through(&self.id.node, via),
+            None => inner.mesh.links.health(&self.id.node),
+        }
     }
 }
 
@@ -141,6 +159,8 @@ pub(crate) enum FaultKind {
     Lapsed,
     /// The link is silent: nothing was sent, or what was sent is lost.
     Silent,
+    /// The link to the node takes no more at the moment.
+    Full,
 }
 
 impl FaultKind {
@@ -152,6 +172,7 @@ impl FaultKind {
             Self::Cut => "cut",
             Self::Lapsed => "lapsed",
             Self::Silent => "silent",
+            Self::Full => "busy",
         }
     }
 }
@@ -170,10 +191,11 @@ impl Fault {
         Self { reach: Reach::Unknown, kind, detail: detail.into() }
     }
 
-    /// What it says of the endpoint. `None`: nothing. `silent`: its link is, which is for the links to tell.
+    /// What it says of the endpoint. `None`: nothing. `silent`: its link is, or a relay is in between, which is
+    /// for the links to tell.
     pub(crate) fn outcome(&self, silent: bool) -> Option<Outcome> {
         match (self.reach, self.kind) {
-            (_, FaultKind::Silent | FaultKind::Lapsed) => None,
+            (_, FaultKind::Silent | FaultKind::Lapsed | FaultKind::Full) => None,
             (_, FaultKind::Dial | FaultKind::Cut) if silent => None,
             // It does not serve, or is full.
             (_, FaultKind::Owner(Cause::NotServing | Cause::NotOurs | Cause::Busy)) => None,
@@ -188,7 +210,7 @@ impl Fault {
 impl From<LinkError> for Fault {
     fn from(error: LinkError) -> Self {
         let kind = match error {
-            LinkError::Busy { .. } => FaultKind::Owner(Cause::Busy),
+            LinkError::Busy { .. } => FaultKind::Full,
             _ => FaultKind::Dial,
         };
         Self::not_executed(kind, error.to_string())
@@ -212,7 +234,7 @@ impl From<FrameError> for Fault {
     fn from(error: FrameError) -> Self {
         match &error {
             FrameError::Stream(StreamError::Busy) => {
-                Self::not_executed(FaultKind::Owner(Cause::Busy), error.to_string())
+                Self::not_executed(FaultKind::Full, error.to_string())
             }
             FrameError::Stream(StreamError::Lost { unseen: true, .. }) => {
                 Self::not_executed(FaultKind::Dial, error.to_string())
@@ -231,7 +253,7 @@ pub(crate) async fn attempt(
     under_way: UnderWay,
 ) -> Result<Answer, Fault> {
     if &target.id.node == inner.node() {
-        local(&inner, &request, &target.id, deadline, under_way).await
+        local(&inner, &request, &target, deadline, under_way).await
     } else {
         remote(&inner, &request, &target, deadline, under_way).await
     }
@@ -241,16 +263,17 @@ pub(crate) async fn attempt(
 async fn local(
     inner: &Arc<Inner>,
     request: &Prepared,
-    id: &EndpointId,
+    target: &Target,
     deadline: Instant,
     under_way: UnderWay,
 ) -> Result<Answer, Fault> {
     let caller: &NodeName = inner.node();
     let since = Instant::now();
-    let head = request.head(id.instance, since);
+    let head = request.head(target, since);
     let left = deadline.saturating_duration_since(since);
     let endpoint = inner.admit(caller, &head, left).await?;
-    let place = inner.enter(&endpoint, caller, left).await?;
+    let who = Comer { caller, attempts: head.attempts, left, lasts: false };
+    let mut place = inner.enter(&endpoint, who).await?;
     let body = Lazy::new(request.supply.clone()).boxed_unsync();
     let (hint, mut early) = mpsc::channel(MAX_INTERIM);
     let mut hints = interim::Count::default();
@@ -263,9 +286,12 @@ async fn local(
                 hints.one_more()?;
                 request.interim(&head);
             }
-            called = &mut call => break called?,
+            called = &mut call => {
+                break called.inspect_err(|refused| place.failed(refused.cause))?;
+            }
         }
     };
+    place.headed(called.response.status().as_u16());
     let (mut parts, body) = called.response.into_parts();
     let (status, headers) = (parts.status, std::mem::take(&mut parts.headers));
     let tunnel = match called.upgraded {
@@ -284,20 +310,26 @@ async fn local(
     Ok(Answer { status, headers, body, tunnel, since })
 }
 
+async fn open_direct(inner: &Inner, target: &Target) -> Result<DataStream, Fault> {
+    let opened = inner.mesh.links.open_stream(&target.id.node, target.address);
+    match timeout(DIAL_PATIENCE, opened).await {
+        Ok(opened) => Ok(opened?),
+        Err(_) => {
+            let why = format!("{} is still being dialled", target.id.node);
+            Err(Fault::not_executed(FaultKind::Dial, why))
+        }
+    }
+}
+
 /// Opens a stream to an endpoint's node, on which the request may be sent.
 pub(crate) async fn open(
     inner: &Inner,
     target: &Target,
     repeatable: bool,
 ) -> Result<DataStream, Fault> {
-    let opened = inner.mesh.links.open_stream(&target.id.node, target.address);
-    let stream = match timeout(DIAL_PATIENCE, opened).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return Err(error.into()),
-        Err(_) => {
-            let why = format!("{} is still being dialled", target.id.node);
-            return Err(Fault::not_executed(FaultKind::Dial, why));
-        }
+    let stream = match &target.via {
+        Some(via) => inner.mesh.links.open_stream_through(&target.id.node, via)?,
+        None => open_direct(inner, target).await?,
     };
     // The route is a moment older than the link. And what must not be done twice is not sent where its fate
     // may stay unknown: it is held, and goes when the link answers.
@@ -327,7 +359,7 @@ async fn remote(
 ) -> Result<Answer, Fault> {
     let stream = open(inner, target, request.is_repeatable()).await?;
     let since = Instant::now();
-    let mut head = request.head(target.id.instance, since);
+    let mut head = request.head(target, since);
     let left = deadline.saturating_duration_since(since);
     head.left_us = u64::try_from(left.as_micros()).unwrap_or(u64::MAX);
     let after_go = head.body == BodyKind::AfterGo;

@@ -4,7 +4,7 @@
 //! requests of an HTTP or gRPC service one by one, a `tcp` service's bytes to one endpoint, which has taken
 //! the connection before the client is told that the tunnel stands. Nothing outside the mesh is reached.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -81,11 +81,15 @@ pub(crate) enum Tunnel {
 }
 
 impl Tunnel {
-    pub(crate) async fn reach(inner: &Arc<Inner>, service: ServiceName) -> Result<Self, Refusal> {
+    pub(crate) async fn reach(
+        inner: &Arc<Inner>,
+        service: ServiceName,
+        client: IpAddr,
+    ) -> Result<Self, Refusal> {
         match inner.protocol(&service) {
             Some(Protocol::Udp) => Err(Refusal::Datagrams),
             Some(Protocol::Tcp) => {
-                tcp::reach(inner, &service).await.map(Self::Bytes).ok_or(Refusal::Nobody)
+                tcp::reach(inner, &service, client).await.map(Self::Bytes).ok_or(Refusal::Nobody)
             }
             _ => Ok(Self::Requests(service)),
         }
@@ -132,7 +136,9 @@ pub(crate) async fn open(
     let permit = inner.connections.clone().try_acquire_owned();
     let tunnel = match (inner.destination(&host), permit) {
         (Ok(_), Err(_)) => Err(Refusal::Full),
-        (Ok(service), Ok(permit)) => Tunnel::reach(inner, service).await.map(|t| (t, permit)),
+        (Ok(service), Ok(permit)) => {
+            Tunnel::reach(inner, service, client.ip()).await.map(|t| (t, permit))
+        }
         (Err(refusal), _) => Err(refusal),
     };
     let (tunnel, permit) = match tunnel {

@@ -10,6 +10,7 @@
 //! before it leaves the body untouched, to be sent elsewhere.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use hearth_proto::ids::NodeName;
 use hearth_proto::wire;
 use http::HeaderMap;
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,8 @@ pub(crate) const HEADER: usize = 5;
 pub(crate) const HTTP: u8 = 1;
 const BYTES: u8 = 2;
 const DATAGRAMS: u8 = 3;
+/// No request: a way to another member is asked for. In place of a head stands that one's name.
+pub(crate) const RELAY: u8 = 4;
 
 /// Largest head or trailers, in bytes: above what the HTTP servers at the edges let in.
 pub(crate) const MAX_HEAD: usize = 128 * 1024;
@@ -146,6 +149,14 @@ pub(crate) fn encode_opening(opening: &Opening) -> Option<Bytes> {
     bytes.put_u8(wire::PROTOCOL);
     let written = with_header(&mut bytes, what, |bytes| head.put(bytes));
     (head.fits() && written <= MAX_HEAD).then(|| bytes.freeze())
+}
+
+/// The preamble of a stream that is to be relayed to `to`.
+pub(crate) fn relay(to: &NodeName) -> Bytes {
+    let mut bytes = BytesMut::new();
+    bytes.put_u8(wire::PROTOCOL);
+    with_header(&mut bytes, RELAY, |bytes| bytes.put_slice(to.as_str().as_bytes()));
+    bytes.freeze()
 }
 
 /// Appends a frame whose payload is written by `put`, and returns the payload's length.

@@ -134,6 +134,8 @@ pub(crate) struct RequestHead {
     pub(crate) instance: u16,
     /// Microseconds left until the caller gives up.
     pub(crate) left_us: u64,
+    /// How often the request was tried before, wherever: who failed more often goes first.
+    pub(crate) attempts: u8,
     /// How the body comes.
     pub(crate) body: BodyKind,
     /// Its length where it is known.
@@ -153,12 +155,24 @@ pub(crate) struct RequestHead {
 /// No length is known.
 const UNKNOWN: u64 = u64::MAX;
 
+/// The time that is left and the attempts made before share eight bytes, so that heads are read alike by
+/// agents that know nothing of attempts: to them a repeated request has time without end. The lower 56 bits
+/// hold two thousand years.
+const LEFT_BITS: u32 = 56;
+const LEFT_MOST: u64 = (1 << LEFT_BITS) - 1;
+
+/// What stands in a head for the time that is left after so many attempts.
+pub(crate) fn left_after(left_us: u64, attempts: u8) -> u64 {
+    left_us.min(LEFT_MOST) | (u64::from(attempts) << LEFT_BITS)
+}
+
 /// The parts of a request's head as they stand in the bytes of the one or the other edge.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HeadParts<'a> {
     pub(crate) service: &'a ServiceName,
     pub(crate) instance: u16,
     pub(crate) left_us: u64,
+    pub(crate) attempts: u8,
     pub(crate) body: BodyKind,
     pub(crate) length: Option<u64>,
     pub(crate) method: &'a str,
@@ -171,7 +185,7 @@ pub(crate) struct HeadParts<'a> {
 pub(crate) fn put_request(out: &mut BytesMut, head: &HeadParts<'_>) {
     let short = |text: &str| u8::try_from(text.len()).unwrap_or(u8::MAX);
     out.put_u16(head.instance);
-    out.put_u64(head.left_us);
+    out.put_u64(left_after(head.left_us, head.attempts));
     out.put_u8(match head.body {
         BodyKind::None => 0,
         BodyKind::Inline => 1,
@@ -207,6 +221,7 @@ impl RequestHead {
             service: &self.service,
             instance: self.instance,
             left_us: self.left_us,
+            attempts: self.attempts,
             body: self.body,
             length: self.length,
             method: &self.method,
@@ -229,6 +244,7 @@ impl RequestHead {
             service: self.service.as_str(),
             instance: self.instance,
             left_us: self.left_us,
+            attempts: self.attempts,
             body: self.body,
             length: self.length,
             method: &self.method,
@@ -246,6 +262,7 @@ impl RequestHead {
             service: ServiceName::parse(head.service).map_err(|_| BAD)?,
             instance: head.instance,
             left_us: head.left_us,
+            attempts: head.attempts,
             body: head.body,
             length: head.length,
             method: head.method.to_owned(),
@@ -266,6 +283,7 @@ pub(crate) struct HeadRef<'a> {
     pub(crate) service: &'a str,
     pub(crate) instance: u16,
     pub(crate) left_us: u64,
+    pub(crate) attempts: u8,
     pub(crate) body: BodyKind,
     pub(crate) length: Option<u64>,
     pub(crate) method: &'a str,
@@ -281,7 +299,9 @@ impl<'a> HeadRef<'a> {
     pub(crate) fn read(bytes: &'a [u8]) -> Result<Self, BadHead> {
         let (mut fixed, mut texts) = bytes.split_at_checked(FIXED).ok_or(BAD)?;
         let instance = fixed.get_u16();
-        let left_us = fixed.get_u64();
+        let left = fixed.get_u64();
+        // Proof: what is left of a shift by 56 fits a byte.
+        let (left_us, attempts) = (left & LEFT_MOST, (left >> LEFT_BITS) as u8);
         let body = match fixed.get_u8() {
             0 => BodyKind::None,
             1 => BodyKind::Inline,
@@ -305,6 +325,7 @@ impl<'a> HeadRef<'a> {
             service,
             instance,
             left_us,
+            attempts,
             body,
             length,
             method,
@@ -372,6 +393,7 @@ mod tests {
             service: ServiceName::parse("ledger").unwrap(),
             instance: 3,
             left_us: 15_000_000,
+            attempts: 2,
             body: BodyKind::AfterGo,
             length: Some(7),
             method: "POST".into(),
@@ -398,6 +420,19 @@ mod tests {
         let mut out = BytesMut::new();
         answer.put(&mut out);
         assert_eq!(ResponseHead::decode(out.freeze()), Ok(answer));
+    }
+
+    /// What an agent that knows nothing of attempts writes, and what it reads of ours.
+    #[test]
+    fn a_first_attempt_stands_in_a_head_as_it_did_before_there_were_attempts_in_it() {
+        let first = written(&RequestHead { attempts: 0, ..head() });
+        assert_eq!(first[2..10], 15_000_000u64.to_be_bytes());
+        assert_eq!(first.len(), written(&head()).len());
+        let left = u64::from_be_bytes(written(&head())[2..10].try_into().unwrap());
+        assert!(left > 15_000_000, "a later one has at least its time");
+        let endless = RequestHead { left_us: u64::MAX, attempts: 0, ..head() };
+        let read = RequestHead::decode(&written(&endless)).unwrap();
+        assert_eq!((read.left_us, read.attempts), (LEFT_MOST, 0));
     }
 
     #[test]

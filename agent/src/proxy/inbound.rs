@@ -25,10 +25,11 @@ use tokio::time::{timeout, timeout_at};
 use super::application::pipe_of;
 use super::body::{BodyError, framed, pump};
 use super::call::Called;
+use super::callers::Full;
 use super::frame::{self, Cause, Frames, HTTP, Opening, Refused};
 use super::head::{BodyKind, HeadRef, RequestHead, ResponseHead};
-use super::limit::Place;
-use super::{Inner, Local, LocalEndpoint, fast, interim, tcp, udp, upgrade};
+use super::limit::{Comer, Place};
+use super::{Inner, Local, LocalEndpoint, fast, interim, relay, tcp, udp, upgrade};
 use crate::link::{DataStream, Sender};
 
 /// Interim answers that wait to be passed on; more are left out.
@@ -50,6 +51,11 @@ pub(crate) async fn serve(inner: Arc<Inner>, caller: NodeName, stream: DataStrea
         Ok(read) => read,
         Err(why) => return refuse(&mut send, &malformed(why)).await,
     };
+    if kind == frame::RELAY {
+        // It has bounds of its own, and nobody who leaves waits for its end.
+        let full = counted.err();
+        return Box::pin(relayed(&inner, &caller, &bytes, full.as_ref(), send, frames)).await;
+    }
     let head = match HeadRef::read(&bytes) {
         Ok(head) => head,
         Err(bad) => return refuse(&mut send, &malformed(bad.to_string())).await,
@@ -73,8 +79,7 @@ pub(crate) async fn serve(inner: Arc<Inner>, caller: NodeName, stream: DataStrea
     // Names that peers make up must not become time series.
     let service = local.map_or_else(|| inner.unknown.clone(), |l| l.endpoint.id.service.clone());
     let ended = if let Err(full) = &counted {
-        let detail = format!("{} is busy: {full}", inner.node());
-        Some(Err(Refused { executed: false, cause: Cause::Busy, detail }))
+        Some(Err(busy(&inner, full)))
     } else {
         match frame::opening(kind, &bytes) {
             Ok(opening) => {
@@ -89,6 +94,33 @@ pub(crate) async fn serve(inner: Arc<Inner>, caller: NodeName, stream: DataStrea
 
 fn malformed(detail: String) -> Refused {
     Refused { executed: false, cause: Cause::Malformed, detail }
+}
+
+fn busy(inner: &Inner, full: &Full) -> Refused {
+    let detail = format!("{} is busy: {full}", inner.node());
+    Refused { executed: false, cause: Cause::Busy, detail }
+}
+
+/// A stream that is not for us: bytes of `caller` to another member.
+async fn relayed(
+    inner: &Arc<Inner>,
+    caller: &NodeName,
+    named: &[u8],
+    full: Option<&Full>,
+    mut send: Sender,
+    frames: Frames,
+) {
+    let given_up = pin!(send.stopped());
+    let ended = match full {
+        Some(full) => Some(Err(busy(inner, full))),
+        None => {
+            let work = Box::pin(relay::serve(inner, caller, named, &mut send, frames));
+            until(work, given_up).await
+        }
+    };
+    if let Some(Err(refused)) = ended {
+        refuse(&mut send, &refused).await;
+    }
 }
 
 /// Works until it is done, or until the caller gives up (`None`).
@@ -148,9 +180,10 @@ async fn plain(
     let endpoint = &local.endpoint;
     inner.let_in(caller, &endpoint.id, limit).await?;
     let left = limit.saturating_sub(arrived.elapsed());
-    let _place = inner.enter(endpoint, caller, left).await?;
+    let who = Comer { caller, attempts: head.attempts, left, lasts: false };
+    let mut place = inner.enter(endpoint, who).await?;
     let left = limit.saturating_sub(arrived.elapsed());
-    fast::owner::serve(inner, endpoint, head, left, send, frames).await
+    fast::owner::serve(inner, endpoint, head, left, send, frames, &mut place).await
 }
 
 /// Whatever is not for the fast path.
@@ -193,7 +226,8 @@ async fn http(
     let limit = Duration::from_micros(head.left_us);
     let endpoint = inner.admit(caller, &head, limit).await?;
     let left = limit.saturating_sub(arrived.elapsed());
-    let _place = inner.enter(&endpoint, caller, left).await?;
+    let who = Comer { caller, attempts: head.attempts, left, lasts: false };
+    let mut place = inner.enter(&endpoint, who).await?;
     let left = limit.saturating_sub(arrived.elapsed());
     let (go, asked) = oneshot::channel();
     let (hint, early) = mpsc::channel(MAX_INTERIM);
@@ -211,7 +245,10 @@ async fn http(
         BodyKind::AfterGo => framed(frames, (), Some(go)),
     };
     let call = inner.call_application(&endpoint, head, body, left, arrived, hint);
-    let called = answering(call, asks.then_some(asked), early, send).await?;
+    let called = answering(call, asks.then_some(asked), early, send)
+        .await
+        .inspect_err(|refused| place.failed(refused.cause))?;
+    place.headed(called.response.status().as_u16());
     match (called.upgraded, tunnel) {
         (Some(upgraded), Some(frames)) => tunnelled(called.response, upgraded, send, frames).await,
         _ => answered(caller, called.response, send).await,
@@ -342,7 +379,8 @@ impl Inner {
         let limit = Duration::from_micros(head.left_us);
         let endpoint = self.admit(caller, head, limit).await?;
         let left = limit.saturating_sub(arrived.elapsed());
-        let place = self.enter(&endpoint, caller, left).await?;
+        let who = Comer { caller, attempts: head.attempts, left, lasts: true };
+        let place = self.enter(&endpoint, who).await?;
         Ok((endpoint, place))
     }
 
@@ -398,12 +436,11 @@ impl Inner {
     pub(crate) async fn enter(
         &self,
         endpoint: &LocalEndpoint,
-        caller: &NodeName,
-        left: Duration,
+        who: Comer<'_>,
     ) -> Result<Place, Refused> {
         match self.route(&endpoint.id.service) {
-            Some(route) => self.limits.enter(&endpoint.id, caller, &route.policy, left).await,
-            None => Ok(None),
+            Some(route) => self.limits.enter(&endpoint.id, who, &route.policy).await,
+            None => Ok(Place::default()),
         }
     }
 }

@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use hearth_proto::balance::Draw;
 use hearth_proto::ids::ServiceName;
+use hearth_proto::policy::{Balance, ServicePolicy};
 
 use super::budget::{self, Budget};
 use super::latency::Latencies;
@@ -25,6 +27,8 @@ pub(crate) struct Learnt {
     /// Requests that may be repeated, and those that may not.
     repeatable: AtomicU64,
     once: AtomicU64,
+    /// Whose turn it is, where turns are taken.
+    turn: AtomicU64,
 }
 
 impl Learnt {
@@ -36,6 +40,8 @@ impl Learnt {
             hedges: Budget::new(budget::HEDGES, now),
             repeatable: AtomicU64::new(0),
             once: AtomicU64::new(0),
+            // Callers that begin together are not to begin with the same endpoint.
+            turn: AtomicU64::new(rand::random::<u64>() >> 1),
         }
     }
 }
@@ -47,6 +53,16 @@ impl Learnt {
         self.retries.deposit();
         self.moves.deposit();
         self.hedges.deposit();
+    }
+
+    /// What a pick is made by for a request that belongs to `session`. Only those that take turns share a
+    /// counter.
+    pub(crate) fn draw(&self, policy: &ServicePolicy, session: Option<u64>) -> Draw {
+        let turn = match policy.balance {
+            Balance::RoundRobin => self.turn.fetch_add(1, Ordering::Relaxed),
+            _ => 0,
+        };
+        Draw { random: rand::random(), turn, session }
     }
 }
 

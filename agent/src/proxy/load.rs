@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use hearth_proto::balance::Measure;
 use hearth_proto::ids::{EndpointId, ServiceName};
 use hearth_proto::outlier::{BUCKETS, Sample, sample};
 
@@ -27,6 +28,9 @@ const DECAY: Duration = Duration::from_secs(3);
 const FLOOR_US: f64 = 1_024.0;
 /// What an endpoint nobody has called yet is taken for: cheap enough to be tried soon.
 const UNKNOWN_US: f64 = FLOOR_US;
+/// Being turned away is quick, and must not look like being served quickly: it counts as an answer that took
+/// twice the usual time, within these.
+const TURNED_AWAY: (f64, f64) = (20_000.0, 1_000_000.0);
 
 /// What is known of one endpoint.
 #[derive(Debug)]
@@ -79,6 +83,22 @@ impl Load {
     pub(crate) fn away(self: &Arc<Self>) -> Away {
         self.away.fetch_add(1, Ordering::Relaxed);
         Away(self.clone())
+    }
+
+    /// What a balancer wants to know.
+    pub(crate) fn measure(&self, what: Measure, now: Instant) -> u64 {
+        match what {
+            Measure::Cost => self.cost(now),
+            Measure::UnderWay if self.away.load(Ordering::Relaxed) > 0 => u64::from(u32::MAX),
+            Measure::UnderWay => u64::from(self.under_way.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// A request was turned away: it has too much to do.
+    pub(crate) fn turned_away(&self, now: Instant) {
+        let twice = 2.0 * self.decayed(self.micros(now));
+        let (least, most) = TURNED_AWAY;
+        self.observe(now, Duration::from_micros(twice.clamp(least, most) as u64));
     }
 
     fn decayed(&self, now: u64) -> f64 {
@@ -188,11 +208,12 @@ impl Loads {
         Self { map: ArcSwap::default(), peaks: Mutex::default(), origin }
     }
 
-    /// What a further request to `id` would cost.
-    pub(crate) fn cost(&self, id: &EndpointId, now: Instant) -> u64 {
-        match self.map.load().get(id) {
-            Some(load) => load.cost(now),
-            None => FLOOR_US as u64,
+    /// What a balancer wants to know of `id`.
+    pub(crate) fn measure(&self, id: &EndpointId, what: Measure, now: Instant) -> u64 {
+        match (self.map.load().get(id), what) {
+            (Some(load), _) => load.measure(what, now),
+            (None, Measure::Cost) => FLOOR_US as u64,
+            (None, Measure::UnderWay) => 0,
         }
     }
 
@@ -316,6 +337,20 @@ mod tests {
         assert_eq!(loads.peak(&on("a").service), 2);
         loads.retain(|_| false);
         assert_eq!(loads.peak(&on("a").service), 0);
+    }
+
+    #[test]
+    fn being_turned_away_makes_an_endpoint_expensive_though_it_is_quick() {
+        let t = Instant::now();
+        let load = Load::new(t);
+        load.observe(t, MS);
+        load.turned_away(t);
+        assert_eq!(load.measure(Measure::Cost, t), 16_384, "20 ms, in powers of two");
+        load.turned_away(t);
+        assert_eq!(load.measure(Measure::Cost, t), 32_768);
+        (0..20).for_each(|_| load.turned_away(t));
+        assert_eq!(load.measure(Measure::Cost, t), 524_288, "a second at most");
+        assert_eq!(load.measure(Measure::UnderWay, t), 0);
     }
 
     #[test]

@@ -20,12 +20,14 @@ fn latency() -> Histogram {
 /// The traffic path's metrics. Clones share their values.
 #[derive(Clone, Debug)]
 pub struct ProxyMetrics {
-    /// `hearth_requests_total{service,outcome}`: `ok`, `client_error`, `server_error`, `failed`.
+    /// `hearth_requests_total{service,outcome}`: `ok`, `client_error`, `server_error`, `shed`, `failed`.
     pub requests: Family<ByServiceAnd, Counter>,
     /// `hearth_request_duration_seconds{service}`: until the answer's head.
     pub duration: Family<ByService, Histogram, fn() -> Histogram>,
     /// `hearth_retries_total{service,reason}`
     pub retries: Family<ByServiceAnd, Counter>,
+    /// `hearth_concurrency_limit{service}`: how many requests our endpoint of it takes at once; 0: any number.
+    pub limit: Family<ByService, Gauge>,
     /// `hearth_inbound_requests_total{service,outcome}`: `ok`, or why not.
     pub inbound: Family<ByServiceAnd, Counter>,
     /// `hearth_udp_sessions`: of clients.
@@ -34,6 +36,12 @@ pub struct ProxyMetrics {
     pub tunnels: Family<[(&'static str, &'static str); 2], Counter>,
     /// `hearth_requests_held`: waiting for somebody to serve.
     pub held: Gauge,
+    /// `hearth_relay_streams`: streams that this agent carries between two others.
+    pub relay_streams: Gauge,
+    /// `hearth_relay_streams_carried_total`
+    pub relayed: Counter,
+    /// `hearth_relay_streams_refused_total{reason}`
+    pub relay_refusals: Labelled,
     /// `hearth_connections`: of clients.
     pub connections: Gauge,
     /// `hearth_dropped_total{queue}`; the family is shared with whoever else drops something.
@@ -46,10 +54,14 @@ impl Default for ProxyMetrics {
             requests: Family::default(),
             duration: Family::new_with_constructor(latency),
             retries: Family::default(),
+            limit: Family::default(),
             inbound: Family::default(),
             udp_sessions: Gauge::default(),
             tunnels: Family::default(),
             held: Gauge::default(),
+            relay_streams: Gauge::default(),
+            relayed: Counter::default(),
+            relay_refusals: Labelled::default(),
             connections: Gauge::default(),
             dropped: Labelled::default(),
         }
@@ -80,6 +92,11 @@ impl ProxyMetrics {
             self.inbound.clone(),
         );
         registry.register(
+            "hearth_concurrency_limit",
+            "Requests that our own endpoint of a service takes at once, 0 for any number",
+            self.limit.clone(),
+        );
+        registry.register(
             "hearth_udp_sessions",
             "Sessions of clients that speak in datagrams",
             self.udp_sessions.clone(),
@@ -94,7 +111,26 @@ impl ProxyMetrics {
             "Requests waiting for somebody to serve",
             self.held.clone(),
         );
+        registry.register(
+            "hearth_relay_streams",
+            "Streams that this agent relays between two others at the moment",
+            self.relay_streams.clone(),
+        );
+        registry.register(
+            "hearth_relay_streams_carried",
+            "Streams that this agent relayed between two others",
+            self.relayed.clone(),
+        );
+        registry.register(
+            "hearth_relay_streams_refused",
+            "Streams that this agent did not relay for others, by reason",
+            self.relay_refusals.clone(),
+        );
         registry.register("hearth_connections", "Connections of clients", self.connections.clone());
+    }
+
+    pub(crate) fn relay_refused(&self, reason: &'static str) {
+        self.relay_refusals.get_or_create(&[("reason", reason)]).inc();
     }
 
     /// The counter of a service's requests with this outcome.
@@ -109,6 +145,11 @@ impl ProxyMetrics {
         let of = |outcome| self.requests_of(service, outcome).get();
         let failed = of("server_error") + of("failed");
         (of("ok") + of("client_error") + failed, failed)
+    }
+
+    /// The gauge of what our endpoint of a service takes at once.
+    pub(crate) fn limit_of(&self, service: &ServiceName) -> Gauge {
+        self.limit.get_or_create(&[("service", service.to_string())]).clone()
     }
 
     /// The histogram of a service's durations.

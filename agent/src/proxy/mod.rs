@@ -16,6 +16,7 @@
 //! | `prepare`, `supply` | a request made ready to be sent any number of times |
 //! | `frame`, `head`, `body` | requests and bodies on streams |
 //! | `tcp`, `udp`, `reach` | connections carried as opaque bytes, sessions of datagrams, and who takes them |
+//! | `relay` | bytes of a peer to another one that it cannot reach itself |
 //! | `connect`, `socks` | tunnels to services, for programs that speak to proxies |
 //! | `ingress` | clients outside the mesh |
 //! | `target`, `framing`, `headers`, `grpc`, `safety`, `budget`, `load`, `latency`, `learnt`, `answer` | the pure pieces |
@@ -52,8 +53,10 @@ mod outbound;
 mod prepare;
 mod race;
 mod reach;
+mod relay;
 mod safety;
 mod scan;
+mod session;
 mod socks;
 mod supply;
 mod target;
@@ -194,6 +197,8 @@ pub(crate) struct Inner {
     mesh: MeshHandle,
     locals: ArcSwap<Vec<Arc<Local>>>,
     applications: Applications,
+    /// What is relayed for others.
+    carrying: relay::Carrying,
     limits: Limits,
     loads: Loads,
     services: Services,
@@ -295,7 +300,8 @@ impl Proxy {
             mesh,
             locals: ArcSwap::from_pointee(kept(locals, &metrics)),
             applications: Applications::default(),
-            limits: Limits::default(),
+            carrying: relay::Carrying::default(),
+            limits: Limits::new(metrics.clone()),
             loads: Loads::new(now),
             services: Services::default(),
             plans: Plans::default(),
@@ -316,8 +322,15 @@ impl Proxy {
         links.serve_streams(move |caller, stream| {
             tokio::spawn(inbound::serve(served.clone(), caller, stream));
         });
+        let asking = links.clone();
+        links.relay_by(move |wish| Box::pin(relay::ask(asking.clone(), wish)));
         drop(_context);
         Self { inner, runtimes: runtimes.into(), stop: watch::Sender::new(false) }
+    }
+
+    /// Whether bytes are relayed between two other members, one of which cannot reach the other.
+    pub fn relay_for_others(&self, willing: bool) {
+        self.inner.carrying.be_willing(willing);
     }
 
     /// Replaces what this host offers, after a reload.

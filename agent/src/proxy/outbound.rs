@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use hearth_proto::advert::Protocol;
 use hearth_proto::ids::ServiceName;
 use hearth_proto::policy::Patience;
+use http::header::SET_COOKIE;
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use socket2::{SockRef, TcpKeepalive};
@@ -28,6 +29,7 @@ use super::headers::{in_a_circle, sign_via};
 use super::ingress::Gate;
 use super::prepare::prepare;
 use super::race::{Race, Won};
+use super::session::Session;
 use super::{Inner, edge, fast, grpc, socks, tcp, upgrade};
 use crate::pipe::Pipe;
 use crate::threads::slot;
@@ -186,7 +188,7 @@ async fn connection(
 pub(crate) async fn serve(inner: &Arc<Inner>, pipe: Pipe, client: SocketAddr, door: &Arc<Door>) {
     match (&*door.leads(), pipe) {
         (Entry::Upstream(service), pipe) if inner.protocol(service) == Some(Protocol::Tcp) => {
-            Box::pin(tcp::carry(inner, service, pipe)).await;
+            Box::pin(tcp::carry(inner, service, pipe, client.ip())).await;
         }
         (Entry::Upstream(_) | Entry::Shared, Pipe::Tcp(stream)) => {
             match fast::client::serve(inner, door, stream, client).await {
@@ -258,6 +260,7 @@ pub(crate) fn concluded(
                 StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN | StatusCode::LOOP_DETECTED => {
                     "client_error"
                 }
+                _ if matches!(failure, Failure::Shed { .. }) => "shed",
                 _ => "failed",
             };
             inner.metrics.request(counted, outcome, seconds);
@@ -352,7 +355,10 @@ async fn answer(
     let limit = policy.timeout.0.max(Duration::from_secs(1));
     let given = grpc::timeout(request.headers()).filter(|_| grpc::is_grpc(request.headers()));
     let is_11 = request.version() == Version::HTTP_11;
+    let fields = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+    let session = Session::of(&policy, client.ip(), fields);
     let mut prepared = prepare(inner, service, client, request, started + limit).await?;
+    prepared.session = session.key();
     // HTTP/1.0 has no interim answers, and hyper sends none in HTTP/2.
     prepared.client = is_11.then(|| control.clone());
     prepared.due = given.map(|given| started + given);
@@ -363,6 +369,9 @@ async fn answer(
     }
     let moved = prepared.supply.moved();
     let mut won = Race::new(inner, &Arc::new(prepared), service, started).run().await?;
+    if let Session::New(_, cookie) = session {
+        won.headers.append(SET_COOKIE, cookie);
+    }
     if let Patience::For(limit) = policy.idle_timeout {
         won.body = impatient(won.body, limit.0, moved);
     }

@@ -68,6 +68,7 @@ pub(crate) async fn prepare(
         service: service.clone(),
         instance: 0,
         left_us: 0,
+        attempts: 0,
         body: kind,
         length: if kind == BodyKind::None && !told { None } else { length },
         method: parts.method.as_str().to_owned(),

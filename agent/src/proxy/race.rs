@@ -16,7 +16,8 @@
 //!
 //! When nobody is left to pick the request is held until the routes change or somebody may be tried
 //! again, bounded in time and number; the core is told, so that it wakes whom it can. What did not reach an
-//! application may wait for its budget; what may have is not repeated when the budget is used up, for an
+//! application may wait for its budget, unless every endpoint turned it away for having too much to do: they
+//! had it wait already, and who waits on joins those that come after. What may have is not repeated when the budget is used up, for an
 //! application that fails half of what it is asked must not be asked twice as much. The loss of a host
 //! costs each request that was under way there one repetition: they are as many as one moment had, however
 //! long the host stays away, and no budget need cover them. What is sent after its host fell silent can neither be
@@ -299,20 +300,30 @@ impl<'a> Race<'a> {
                     Some(self.broken("its budget is used up"))
                 };
             }
+            if let Some(failure) = self.shed(&route) {
+                return Some(failure);
+            }
             self.decision = "the budget for other endpoints is used up for the moment".into();
             self.wish(reason, payer, now + BUDGET_WAIT, self.deadline);
             return None;
         }
-        let (exclude, again) = self.excluded(now);
+        let (exclude, again) = self.excluded(&route, now);
         let loads = &self.inner.loads;
-        let decision = route.pick(rand::random(), &exclude, |id| loads.cost(id, now));
+        let draw = self.learnt.draw(&route.policy, self.request.session);
+        let decision = route.pick(draw, &exclude, |id, what| loads.measure(id, what, now));
         let Some(candidate) = decision.pick else {
             self.decision = format!("{}; {}", route.reason, decision.reason);
             // It is paid for, whenever it is made.
             return self.hold(&route, reason, Payer::Nobody, again, now);
         };
         self.decision = format!("{}; {}", route.reason, decision.reason);
-        let target = Target::of(candidate);
+        // A request that goes elsewhere goes before those that come fresh.
+        let attempts = u8::try_from(self.tries.len()).unwrap_or(u8::MAX);
+        let target = Target { attempts, ..Target::of(candidate) };
+        if target.silent && self.running() {
+            // No better than the one that is waited for.
+            return self.hold(&route, reason, Payer::Nobody, again, now);
+        }
         self.start(target, reason, now);
         None
     }
@@ -364,18 +375,19 @@ impl<'a> Race<'a> {
         });
         self.arm_hedge(now);
         if !self.hopeful() && self.may_repeat(Reach::Unknown) {
+            // Whoever is better, by a relay or by itself, is asked at once.
             self.wish(BESIDE, Payer::Nobody, now + LOOK_AGAIN, self.deadline);
         }
     }
 
     /// Endpoints not to be picked now, and when the first of them may be tried again.
-    fn excluded(&self, now: Instant) -> (Vec<EndpointId>, Instant) {
+    fn excluded(&self, route: &Route, now: Instant) -> (Vec<EndpointId>, Instant) {
         let mut again = now + LOOK_AGAIN;
         let mut exclude: Vec<EndpointId> = Vec::new();
         for t in &self.tries {
             let id = &t.target.id;
             let barred = match t.standing {
-                Standing::Running => true,
+                Standing::Running => !is_rerouted(t, route),
                 Standing::Ended { at } => {
                     let failures = self.failures(id).min(4);
                     let free = at + SPACING * (1 << (failures - 1));
@@ -410,9 +422,12 @@ impl<'a> Race<'a> {
         if self.fallback.is_some() && !self.running() {
             return self.nobody();
         }
+        if let Some(failure) = self.shed(route) {
+            return Some(failure);
+        }
         let limit = match route.choice {
             Choice::Wake(_) => HOLD_WAKE,
-            Choice::Serve(_) | Choice::Panic(_) => self.policy.timeout.0,
+            Choice::Serve(_) | Choice::Panic(_) | Choice::Relay(_) => self.policy.timeout.0,
             Choice::Nobody if route.candidates.is_empty() => Duration::ZERO,
             Choice::Nobody => HOLD_NOBODY,
         };
@@ -460,6 +475,12 @@ impl<'a> Race<'a> {
             None => Err(failure),
         }
     }
+}
+
+/// Whether another way leads to the endpoint of a running attempt than the one on which it went silent.
+fn is_rerouted(t: &Try, route: &Route) -> bool {
+    (t.doubtful || t.target.silent)
+        && route.candidates.iter().any(|c| c.id == t.target.id && c.via != t.target.via)
 }
 
 impl Drop for Race<'_> {

@@ -2,6 +2,7 @@
 //! until one does, or until the service's time is over. A silent link is not held against its endpoints: the
 //! links tell of it.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use tokio::time::timeout;
 use super::Inner;
 use super::attempt::{Fault, Target};
 use super::load::UnderWay;
+use super::session::Session;
 
 /// One endpoint has so long to take it.
 const TAKE_LIMIT: Duration = Duration::from_secs(2);
@@ -27,20 +29,24 @@ pub(crate) struct Reached<T> {
     pub(crate) under_way: UnderWay,
 }
 
-/// Takes note of what a failure says of its endpoint.
+/// Takes note of what a failure says of its endpoint. What is relayed may have failed on the way.
 pub(crate) fn failed(inner: &Inner, id: &EndpointId, began: Instant, fault: &Fault) {
-    let silent = inner.mesh.links.health(&id.node).borrow().is_silent();
+    let relayed = inner
+        .route(&id.service)
+        .is_some_and(|route| route.candidates.iter().any(|c| c.id == *id && c.via.is_some()));
+    let silent = inner.mesh.links.health(&id.node).borrow().is_silent() || relayed;
     if let Some(outcome) = fault.outcome(silent) {
         inner.blame(id, outcome, began);
     }
 }
 
-/// Asks endpoints of `service` by `take`, which gets the endpoint and when it is too late. `avoid` is asked
+/// Asks endpoints of `service` for `client` by `take`, which gets the endpoint and when it is too late. `avoid` is asked
 /// only when nobody else is left.
 pub(crate) async fn reach<'a, T>(
     inner: &'a Arc<Inner>,
     service: &ServiceName,
     avoid: Option<EndpointId>,
+    client: IpAddr,
     take: impl Fn(Target, Instant) -> BoxFuture<'a, Result<T, Fault>>,
 ) -> Option<Reached<T>> {
     let started = Instant::now();
@@ -50,7 +56,9 @@ pub(crate) async fn reach<'a, T>(
     while Instant::now() < deadline {
         let now = Instant::now();
         let Some(route) = inner.route(service) else { break };
-        let decision = route.pick(rand::random(), &tried, |id| inner.loads.cost(id, now));
+        let session = Session::of_client(&route.policy, client).key();
+        let draw = inner.learnt(service, now).draw(&route.policy, session);
+        let decision = route.pick(draw, &tried, |id, what| inner.loads.measure(id, what, now));
         let Some(candidate) = decision.pick else {
             tried.clear();
             inner.need_wake(service, now);
@@ -60,7 +68,9 @@ pub(crate) async fn reach<'a, T>(
             let _ = timeout(LOOK_AGAIN, changed.changed()).await;
             continue;
         };
-        let (target, id) = (Target::of(candidate), candidate.id.clone());
+        let attempts = u8::try_from(tried.len()).unwrap_or(u8::MAX);
+        let target = Target { attempts, ..Target::of(candidate) };
+        let id = candidate.id.clone();
         let load = inner.loads.of(&id);
         let under_way = UnderWay::new(&load);
         let fault = match timeout(TAKE_LIMIT, take(target, deadline)).await {

@@ -89,7 +89,7 @@ pub(crate) async fn serve(
     };
     let tunnel = match service {
         Ok(service) => tokio::select! {
-            reached = Tunnel::reach(inner, service) => reached,
+            reached = Tunnel::reach(inner, service, client.ip()) => reached,
             () = broken(&stream) => return inner.metrics.tunnel("socks5", "left"),
         },
         Err(refusal) => Err(refusal),

@@ -4,12 +4,14 @@
 //! to one endpoint, and it ends with whatever ends first. Each half ends by itself, as in TCP. When the peer
 //! is lost the client's connection is reset: nobody can say what became of its bytes.
 
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
-use hearth_proto::ids::{EndpointId, NodeName, ServiceName};
+use hearth_proto::ids::{NodeName, ServiceName};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
@@ -28,9 +30,9 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 const COPY: usize = 64 * 1024;
 
 /// Carries a client's connection to an endpoint of `service`.
-pub(crate) async fn carry(inner: &Arc<Inner>, service: &ServiceName, client: Pipe) {
+pub(crate) async fn carry(inner: &Arc<Inner>, service: &ServiceName, client: Pipe, from: IpAddr) {
     let reached = tokio::select! {
-        reached = reach(inner, service) => reached,
+        reached = reach(inner, service, from) => reached,
         // Nobody is to be troubled for its sake.
         () = client.broken() => return,
     };
@@ -56,9 +58,13 @@ impl Reached {
 }
 
 /// Has an endpoint of `service` take a connection.
-pub(crate) async fn reach(inner: &Arc<Inner>, service: &ServiceName) -> Option<Reached> {
+pub(crate) async fn reach(
+    inner: &Arc<Inner>,
+    service: &ServiceName,
+    client: IpAddr,
+) -> Option<Reached> {
     let take = |target, deadline| take(inner, target, deadline).boxed();
-    reach::reach(inner, service, None, take).await.map(Reached)
+    reach::reach(inner, service, None, client, take).await.map(Reached)
 }
 
 /// A stream whose endpoint took the connection.
@@ -79,7 +85,7 @@ pub(crate) enum Taken {
 }
 
 async fn take(inner: &Arc<Inner>, target: Target, deadline: Instant) -> Result<Taken, Fault> {
-    let head = head(&target.id, deadline);
+    let head = head(&target, deadline);
     if &target.id.node == inner.node() {
         let (stream, place) = connect(inner, inner.node(), &head).await?;
         return Ok(Taken::Local(stream, place));
@@ -89,11 +95,12 @@ async fn take(inner: &Arc<Inner>, target: Target, deadline: Instant) -> Result<T
 }
 
 /// What is said of a connection or session: whose it is.
-pub(crate) fn head(id: &EndpointId, deadline: Instant) -> RequestHead {
+pub(crate) fn head(target: &Target, deadline: Instant) -> RequestHead {
     let left = deadline.saturating_duration_since(Instant::now());
     RequestHead {
-        service: id.service.clone(),
-        instance: id.instance,
+        attempts: target.attempts,
+        service: target.id.service.clone(),
+        instance: target.id.instance,
         left_us: u64::try_from(left.as_micros()).unwrap_or(u64::MAX),
         body: BodyKind::AfterGo,
         length: None,
@@ -121,9 +128,11 @@ pub(crate) async fn open(
     opening: &Opening,
 ) -> Result<Carried, Fault> {
     let node = &target.id.node;
-    let DataStream { mut send, recv, guard } =
-        inner.mesh.links.open_stream(node, target.address).await?;
-    let mut health = inner.mesh.links.health(node);
+    let DataStream { mut send, recv, guard } = match &target.via {
+        Some(via) => inner.mesh.links.open_stream_through(node, via)?,
+        None => inner.mesh.links.open_stream(node, target.address).await?,
+    };
+    let mut health = target.health(inner);
     let silent = async {
         if target.silent || health.wait_for(|h| h.is_silent()).await.is_err() {
             std::future::pending::<()>().await;
@@ -180,18 +189,19 @@ async fn exchange(client: Pipe, taken: Taken) {
 /// is given up breaks the pipe, whenever this is dropped. `ahead` was read of the stream already.
 pub(crate) async fn both_ways(pipe: Pipe, send: &mut Sender, ahead: Bytes, recv: Receiver) {
     let mut whole = Whole::new(pipe);
+    let moved = Moved::default();
     let copied = match whole.pipe() {
         Pipe::Tcp(stream) => {
             let (read, write) = stream.split();
-            copy_both(read, write, send, ahead, recv).await
+            copy_both(read, write, send, ahead, recv, &moved).await
         }
         Pipe::Unix(stream) => {
             let (read, write) = stream.split();
-            copy_both(read, write, send, ahead, recv).await
+            copy_both(read, write, send, ahead, recv, &moved).await
         }
         Pipe::Tunnel(stream) => {
             let (read, write) = tokio::io::split(stream);
-            copy_both(read, write, send, ahead, recv).await
+            copy_both(read, write, send, ahead, recv, &moved).await
         }
     };
     match copied {
@@ -200,12 +210,29 @@ pub(crate) async fn both_ways(pipe: Pipe, send: &mut Sender, ahead: Bytes, recv:
     }
 }
 
-async fn copy_both(
+/// Whether bytes have moved.
+#[derive(Debug, Default)]
+pub(crate) struct Moved(AtomicBool);
+
+impl Moved {
+    fn on(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether any have since this was last asked.
+    pub(crate) fn since_last(&self) -> bool {
+        self.0.swap(false, Ordering::Relaxed)
+    }
+}
+
+/// Copies until both halves have ended or one has broken, and notes that bytes move.
+pub(crate) async fn copy_both(
     mut read: impl AsyncRead + Unpin,
     mut write: impl AsyncWrite + Unpin,
     send: &mut Sender,
     ahead: Bytes,
     mut recv: Receiver,
+    moved: &Moved,
 ) -> Result<(), Ended> {
     let out = async {
         let mut buffer = BytesMut::new();
@@ -215,6 +242,7 @@ async fn copy_both(
                 break;
             }
             send.write_chunk(buffer.split().freeze()).await?;
+            moved.on();
         }
         send.finish();
         Ok::<_, Ended>(())
@@ -223,6 +251,7 @@ async fn copy_both(
         write.write_all(&ahead).await?;
         while let Some(piece) = recv.read_chunk(usize::MAX).await? {
             write.write_all(&piece).await?;
+            moved.on();
         }
         Ok(write.shutdown().await?)
     };

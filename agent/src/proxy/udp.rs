@@ -203,7 +203,9 @@ async fn session(
         let Some(first) = first else { break };
         activity.now();
         let take = |target, deadline| take(&inner, target, deadline).boxed();
-        let Some(reached) = reach::reach(&inner, &leads.service, avoid.take(), take).await else {
+        let Some(reached) =
+            reach::reach(&inner, &leads.service, avoid.take(), client.address.ip(), take).await
+        else {
             tracing::info!(service = %leads.service, client = %client.address,
                 "session failed: nobody took it");
             break;
@@ -251,7 +253,8 @@ async fn moved(inner: &Inner, service: &ServiceName, id: &EndpointId) {
     loop {
         changed.borrow_and_update();
         if let Some(route) = inner.route(service)
-            && let Choice::Serve(these) | Choice::Panic(these) = &route.choice
+            && let Choice::Serve(these) | Choice::Panic(these) | Choice::Relay(these) =
+                &route.choice
             && !these.is_empty()
             && !these.iter().any(|i| route.candidates.get(*i).is_some_and(|c| c.id == *id))
         {
@@ -273,7 +276,7 @@ enum Taken {
 }
 
 async fn take(inner: &Arc<Inner>, target: Target, deadline: Instant) -> Result<Taken, Fault> {
-    let head = head(&target.id, deadline);
+    let head = head(&target, deadline);
     if &target.id.node == inner.node() {
         let (app, place) = owner::connect(inner, inner.node(), &head).await?;
         return Ok(Taken::Local(app, place));

@@ -47,6 +47,9 @@ async fn attempt(path: &Path, running: &mut Running) -> Result<String, String> {
     if changes.sensing {
         running.links.sense(new.mesh.sensing);
     }
+    if changes.relay {
+        running.proxy.relay_for_others(new.mesh.relay);
+    }
     if changes.lane {
         running.links.prefer(new.mesh.lane);
     }
@@ -142,6 +145,7 @@ fn words(changes: &Changes) -> String {
         ("seeds", changes.seeds),
         ("lane", changes.lane),
         ("sensing", changes.sensing),
+        ("relay", changes.relay),
         ("zone or region (at the next start)", changes.locality),
         ("telemetry (at the next start)", changes.telemetry),
         ("join (at the next renewal after a start)", changes.join),

@@ -49,6 +49,9 @@ fn links(links: &[LinkView]) -> String {
     for link in links.iter().filter(|l| on_tcp(&l.carrier)) {
         text += &format!("; {} over {}", link.node, link.carrier);
     }
+    for (link, via) in links.iter().filter_map(|l| Some((l, l.via.as_ref()?))) {
+        text += &format!("; {} through {via}", link.node);
+    }
     text
 }
 

@@ -3,6 +3,7 @@
 use hearth_proto::api::{PolicyAnswer, PolicyRequest, PolicyVersion};
 use hearth_proto::document::Content;
 use hearth_proto::policy::Policy;
+use hearth_proto::settings::SettingsError;
 use hearth_proto::time::Wall;
 use tracing::info;
 
@@ -26,6 +27,10 @@ impl Plane {
             Some(p) => policy::compile("the policy in force", &p.text)?,
             None => Policy::default(),
         };
+        if let Some(what) = policy::refusal(&old, &new) {
+            let file = request.file.clone();
+            return Err(SettingsError { file, place: None, what, hint: None }.into());
+        }
         let mut changes = policy::changes(&old, &new);
         let mut warnings = policy::warnings(&new);
         let known = self.store.agents()?.into_iter().map(|agent| agent.node).collect();

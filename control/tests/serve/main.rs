@@ -293,8 +293,9 @@ fn each_error_of_the_programs_says_what_where_and_what_to_do() {
             65,
             "error: /D/bad.toml:2:1: unknown field `min_hto`, expected one of `mode`, `min_hot`, \
              `failback`, `timeout`, `hedge`, `retries`, `panic`, `allow`, `per_try_timeout`, \
-             `idle_timeout`, `retry_on`, `max_requests`, `rate_limit`, `drills`, `ramp`, `damping`\n  \
-             hint: did you mean `min_hot`?\n"
+             `idle_timeout`, `retry_on`, `max_requests`, `rate_limit`, `drills`, `exclusive`, \
+             `relay`, `balance`, `locality`, `affinity`, `ramp`, `damping`\n  hint: did you mean \
+             `min_hot`?\n"
                 .into()
         )
     );

@@ -9,6 +9,12 @@
 //! |---|---|
 //! | 1 | weights: two bytes, little endian, for each endpoint of the advert in order; the first record counts |
 //! | 2 | how one endpoint is checked and activated, a record for each; see [`traits`](super::traits) |
+//! | 10 | the leases of exclusive services that the node holds; the first record counts |
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::ServiceName;
+use crate::wire;
 
 use super::Advert;
 
@@ -16,6 +22,8 @@ use super::Advert;
 pub const WEIGHTS: u8 = 1;
 /// The tag of how an endpoint is checked and activated.
 pub const TRAITS: u8 = 2;
+/// The tag of the leases held.
+pub const LEASES: u8 = 10;
 /// The weight of an endpoint whose owner says nothing: a whole one. Twice as much capacity is 200.
 pub const WEIGHT: u16 = 100;
 /// The largest weight.
@@ -72,7 +80,32 @@ pub fn add_weights(extension: &mut Vec<u8>, weights: impl Iterator<Item = u16> +
     }
 }
 
+/// A lease as its holder declares it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseAdvert {
+    /// The service.
+    pub service: ServiceName,
+    /// The instance that serves under it.
+    pub instance: u16,
+    /// The term.
+    pub term: u64,
+}
+
+/// Adds the record of the leases held, if there are any.
+pub fn add_leases(extension: &mut Vec<u8>, leases: &[LeaseAdvert]) {
+    if let (false, Ok(record)) = (leases.is_empty(), wire::encode_body(&leases)) {
+        // An advert has MAX_ENDPOINTS at most, whose leases fit into a record.
+        let _ = append(extension, LEASES, &record);
+    }
+}
+
 impl Advert {
+    /// The leases held; none where it does not say, or cannot be read.
+    pub fn leases(&self) -> Vec<LeaseAdvert> {
+        let record = records(&self.extension).find(|(tag, _)| *tag == LEASES);
+        record.and_then(|(_, body)| wire::decode_body(body).ok()).unwrap_or_default()
+    }
+
     /// The weights of the endpoints, in their order. A record that does not fit them says nothing.
     pub fn weights(&self) -> Vec<u16> {
         let record = records(&self.extension).find(|(tag, _)| *tag == WEIGHTS);
@@ -124,6 +157,19 @@ mod tests {
         add_weights(&mut extension, [100, 250].into_iter());
         assert_eq!(extension, [1, 4, 0, 100, 0, 250, 0]);
         assert_eq!(advert(2, extension).weights(), [100, 250]);
+    }
+
+    #[test]
+    fn leases_survive_beside_weights_and_records_nobody_knows() {
+        let service = ServiceName::parse("ledger").unwrap();
+        let held = vec![LeaseAdvert { service, instance: 1, term: 7 }];
+        let mut extension = Vec::new();
+        append(&mut extension, 200, b"of a later version").unwrap();
+        add_weights(&mut extension, [7].into_iter());
+        add_leases(&mut extension, &held);
+        let said = advert(1, extension);
+        assert_eq!((said.leases(), said.weights()), (held, vec![7]));
+        assert!(advert(1, vec![LEASES, 1, 0, 9]).leases().is_empty(), "one that cannot be read");
     }
 
     #[test]
@@ -181,6 +227,7 @@ mod tests {
         fn any_bytes_are_read_without_end_or_panic(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
             let read: usize = records(&bytes).map(|(_, body)| body.len() + HEAD).sum();
             prop_assert!(read <= bytes.len());
+            let _ = advert(1, bytes).leases();
         }
     }
 }

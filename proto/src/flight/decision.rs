@@ -92,6 +92,17 @@ fn event(event: &Event) -> Option<String> {
             let names: Vec<String> = peers.iter().map(|(name, _)| name.to_string()).collect();
             format!("sense {}", names.join(", "))
         }
+        Event::Relay(wishes) => {
+            let ways: Vec<String> =
+                wishes.iter().map(|w| format!("{} through {}", w.to, w.via)).collect();
+            format!("relay {}", ways.join(", "))
+        }
+        Event::Lease { service, term, held: Ok(endpoint) } => {
+            format!("{endpoint} holds the lease of {service}, term {term}")
+        }
+        Event::Lease { service, term, held: Err(why) } => {
+            format!("the lease of {service}, term {term}, is {why}")
+        }
         Event::Trust(roots) => format!("trust {} roots", roots.len()),
         Event::Revoked(revoked) => format!("revoke {} nodes", revoked.len()),
         // SWIM's packets are not in the recording, so their refusals are not either.
@@ -106,6 +117,7 @@ fn event(event: &Event) -> Option<String> {
         | Event::SaveTable
         | Event::SaveDocuments
         | Event::SaveActivations
+        | Event::SavePromises { .. }
         | Event::Spans(_) => return None,
     })
 }

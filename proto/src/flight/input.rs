@@ -8,8 +8,12 @@ use crate::advert::{SignedAdvert, Untrusted};
 use crate::document::SignedDocument;
 use crate::drill::DrillId;
 use crate::evidence::Outcome;
+use crate::exclusive::Book;
 use crate::ids::{EndpointId, Identity, NodeName, ServiceName};
-use crate::node::{Checkpoint, DrillAsk, EndpointConfig, Hearsay, HookFailed, LinkInput, Node};
+use crate::node::{
+    Checkpoint, DrillAsk, EndpointConfig, Hearsay, HookFailed, LinkInput, Node, RelayInput,
+    RelayWish,
+};
 use crate::outlier::Sample;
 use crate::time::Time;
 use crate::wire::Message;
@@ -66,6 +70,13 @@ pub enum Input {
         /// What its link tells.
         input: LinkInput,
     },
+    /// [`Node::handle_relay`]
+    Relay {
+        /// Of which relay.
+        wish: RelayWish,
+        /// How it stands with it.
+        input: RelayInput,
+    },
     /// [`Node::handle_outcome`]
     Outcome {
         /// Of a request to which endpoint.
@@ -108,6 +119,10 @@ pub enum Input {
         /// Documents from disk.
         documents: Vec<SignedDocument>,
     },
+    /// [`Node::restore_promises`]
+    RestorePromises(Vec<(ServiceName, Book)>),
+    /// [`Node::handle_promises_saved`]
+    PromisesSaved(u64),
     /// [`Node::apply`]
     Apply {
         /// What is offered.
@@ -155,6 +170,7 @@ impl Input {
             Self::Heard(from) => node.handle_heard(now, &from),
             Self::Message { from, message } => drop(node.handle_message(now, &from, message.0)),
             Self::Link { peer, input } => node.handle_link(now, &peer, input),
+            Self::Relay { wish, input } => node.handle_relay(now, &wish, &input),
             Self::Outcome { endpoint, outcome } => node.handle_outcome(now, &endpoint, outcome),
             Self::Samples(samples) => node.handle_samples(now, &samples),
             Self::Need(service) => node.handle_need(now, &service),
@@ -166,6 +182,8 @@ impl Input {
             Self::Drain(on) => node.drain(now, on),
             Self::Leave => node.leave(now),
             Self::Restore { records, documents } => node.restore(now, records, documents),
+            Self::RestorePromises(books) => node.restore_promises(now, books),
+            Self::PromisesSaved(serial) => node.handle_promises_saved(now, serial),
             Self::Apply { endpoints, interest } => node.apply(now, endpoints, interest),
             Self::Resign => node.resign(now),
             Self::StartDrill(ask) => drop(node.start_drill(now, ask)),

@@ -10,8 +10,11 @@ use crate::advert::{Keyring, SignedAdvert, Untrusted};
 use crate::document::SignedDocument;
 use crate::drill::{DrillId, DrillRefused};
 use crate::evidence::Outcome;
+use crate::exclusive::Book;
 use crate::ids::{EndpointId, Identity, NodeName, ServiceName};
-use crate::node::{DrillAsk, EndpointConfig, Event, HookFailed, LinkInput, Node, Transmit};
+use crate::node::{
+    DrillAsk, EndpointConfig, Event, HookFailed, LinkInput, Node, RelayInput, RelayWish, Transmit,
+};
 use crate::outlier::Sample;
 use crate::route::Snapshot;
 use crate::time::Time;
@@ -139,6 +142,12 @@ impl Recorder {
         self.step(now, input, |node| node.handle_link(now, peer, link.clone()));
     }
 
+    /// [`Node::handle_relay`]
+    pub fn handle_relay(&mut self, now: Time, wish: &RelayWish, relay: &RelayInput) {
+        let input = || Input::Relay { wish: wish.clone(), input: relay.clone() };
+        self.step(now, input, |node| node.handle_relay(now, wish, relay));
+    }
+
     /// [`Node::handle_outcome`]
     pub fn handle_outcome(&mut self, now: Time, endpoint: &EndpointId, outcome: Outcome) {
         let input = || Input::Outcome { endpoint: endpoint.clone(), outcome };
@@ -210,6 +219,18 @@ impl Recorder {
     ) {
         let input = || Input::Restore { records: records.clone(), documents: documents.clone() };
         self.step(now, input, |node| node.restore(now, records.clone(), documents.clone()));
+    }
+
+    /// [`Node::restore_promises`]
+    pub fn restore_promises(&mut self, now: Time, books: Vec<(ServiceName, Book)>) {
+        let input = || Input::RestorePromises(books.clone());
+        self.step(now, input, |node| node.restore_promises(now, books.clone()));
+    }
+
+    /// [`Node::handle_promises_saved`]
+    pub fn handle_promises_saved(&mut self, now: Time, serial: u64) {
+        let input = || Input::PromisesSaved(serial);
+        self.step(now, input, |node| node.handle_promises_saved(now, serial));
     }
 
     /// [`Node::apply`]

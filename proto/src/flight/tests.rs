@@ -1,16 +1,21 @@
 //! One node through a loss and back: recorded, put into bytes, read and replayed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::advert::extension::WEIGHT;
+use crate::advert::traits::CheckKind;
 use crate::advert::{
     Advert, Condition, EndpointAdvert, Keyring, Protocol, Role, SignedAdvert, Untrusted,
 };
-use crate::ids::{Generation, Identity, NodeName, ServiceName, Version};
+use crate::document::{Content, Document, SignedDocument};
+use crate::ids::{EndpointId, Generation, Identity, NodeName, ServiceName, Version};
+use crate::lifecycle::Activation;
 use crate::member::SwimConfig;
-use crate::node::{LinkInput, Node, NodeConfig};
+use crate::node::{EndpointConfig, Event, LinkInput, Node, NodeConfig, RelayInput, RelayWish};
+use crate::policy::Policy;
 use crate::time::{Clock, Time, Wall};
 use crate::wire::{Hello, Message};
 
@@ -51,9 +56,14 @@ fn address(last: u8) -> SocketAddr {
 }
 
 fn advert(node: &str, revision: u64, last: u8) -> SignedAdvert {
-    let advert = Advert {
+    let version = Version { generation: Generation(1), revision };
+    SignedAdvert::sign(&Advert { version, ..opened(node, last) }, &Good).unwrap()
+}
+
+fn opened(node: &str, last: u8) -> Advert {
+    Advert {
         node: name(node),
-        version: Version { generation: Generation(1), revision },
+        version: Version { generation: Generation(1), revision: 1 },
         address: address(last),
         zone: String::new(),
         region: String::new(),
@@ -69,13 +79,12 @@ fn advert(node: &str, revision: u64, last: u8) -> SignedAdvert {
         policy_version: 0,
         left: false,
         extension: Vec::new(),
-    };
-    SignedAdvert::sign(&advert, &Good).unwrap()
+    }
 }
 
-fn caller() -> Node {
-    let config = NodeConfig {
-        name: name("c1"),
+fn config(node: &str) -> NodeConfig {
+    NodeConfig {
+        name: name(node),
         generation: Generation(7),
         address: address(1),
         zone: String::new(),
@@ -85,8 +94,15 @@ fn caller() -> Node {
         clock: Clock { origin: Wall(1_000) },
         endpoints: Vec::new(),
         interest: BTreeSet::from([ledger()]),
-    };
-    Node::new(config, Box::new(Good), Time(0))
+    }
+}
+
+fn hello(last: u8) -> Hello {
+    Hello { generation: Generation(1), address: address(last), protocol: (1, 1) }
+}
+
+fn caller() -> Node {
+    Node::new(config("c1"), Box::new(Good), Time(0))
 }
 
 /// A node and what its recorder gave.
@@ -108,7 +124,12 @@ impl Flown {
     }
 
     fn drain(&mut self) {
-        while self.node.poll_transmit().is_some() || self.node.poll_event().is_some() {}
+        while let Some(event) = self.node.poll_event() {
+            if let Event::SavePromises { serial, .. } = event {
+                self.node.handle_promises_saved(self.now, serial);
+            }
+        }
+        while self.node.poll_transmit().is_some() {}
         self.entries.extend(std::iter::from_fn(|| self.node.poll_entry()));
     }
 
@@ -123,13 +144,19 @@ impl Flown {
     }
 }
 
+impl From<Node> for Flown {
+    fn from(node: Node) -> Self {
+        let mut flown = Self { node: Recorder::new(node), now: Time(0), entries: Vec::new() };
+        flown.drain();
+        flown
+    }
+}
+
 /// Two endpoints appear, one is silent, is lost, and returns; a forged record comes in between.
 fn flown() -> Flown {
-    let mut flown = Flown { node: Recorder::new(caller()), now: Time(0), entries: Vec::new() };
-    flown.drain();
+    let mut flown = Flown::from(caller());
     for (peer, last) in [("h1", 2), ("h2", 3)] {
-        let hello = Hello { generation: Generation(1), address: address(last), protocol: (1, 1) };
-        flown.link(peer, LinkInput::Up(hello));
+        flown.link(peer, LinkInput::Up(hello(last)));
         flown.message(peer, Message::Adverts(vec![advert(peer, 1, last)]));
     }
     flown.pass(Duration::from_secs(3));
@@ -176,6 +203,78 @@ fn a_recording_replays_to_the_same_decisions_and_the_same_state() {
     assert_eq!(node.routes_view(), flown.node.routes_view());
     assert_eq!(node.incidents_view(), flown.node.incidents_view());
     assert_eq!(node.members_view(now), flown.node.members_view(now));
+}
+
+#[test]
+fn a_relay_and_what_it_tells_replay_alike_across_a_checkpoint() {
+    let mut flown = Flown::from(caller());
+    flown.link("h1", LinkInput::Up(hello(2)));
+    flown.message("h1", Message::Adverts(vec![advert("h1", 1, 2)]));
+    flown.pass(Duration::from_secs(1));
+    flown.link("h1", LinkInput::Silent { unanswered: Duration::from_millis(20) });
+    let wish = RelayWish { to: name("h1"), via: name("x1"), address: address(4) };
+    let bystander = Advert { endpoints: Vec::new(), ..opened("x1", 4) };
+    let signed = vec![SignedAdvert::sign(&bystander, &Good).unwrap()];
+    flown.link("x1", LinkInput::Up(hello(4)));
+    flown.message("x1", Message::Adverts(signed));
+    flown.pass(Duration::from_secs(2));
+    flown.node.handle_relay(flown.now, &wish, &RelayInput::Up);
+    flown.node.ask_checkpoint();
+    flown.pass(Duration::from_secs(1));
+    flown.node.handle_relay(flown.now, &wish, &RelayInput::Down("no way".into()));
+    flown.pass(Duration::from_secs(1));
+    flown.node.ask_checkpoint();
+    flown.pass(Duration::from_secs(1));
+    let lines = decided(&flown.entries);
+    for part in ["relay h1 through x1", "route ledger: relay"] {
+        assert!(lines.iter().any(|line| line.contains(part)), "no {part:?} in {lines:#?}");
+    }
+    assert_eq!(replay(flown.entries).difference(), None);
+}
+
+#[test]
+fn a_lease_that_is_won_and_kept_replays_alike_across_a_checkpoint() {
+    let id = EndpointId { service: ledger(), node: name("h1"), instance: 0 };
+    let mut flown = Flown::from(Node::new(owner(&id), Box::new(Good), Time(0)));
+    flown.node.restore_promises(flown.now, Vec::new());
+    flown.node.restore(flown.now, Vec::new(), vec![leased_to("h1")]);
+    flown.node.handle_health(flown.now, &id, true);
+    flown.pass(Duration::from_secs(3));
+    assert!(flown.node.lease(&ledger()).is_some());
+    flown.node.ask_checkpoint();
+    flown.pass(Duration::from_secs(3));
+    flown.node.drain(flown.now, true);
+    flown.pass(Duration::from_secs(3));
+    flown.node.ask_checkpoint();
+    flown.pass(Duration::from_secs(3));
+    let lines = decided(&flown.entries);
+    for part in ["h1 holds the lease of ledger", "the lease of ledger, term"] {
+        assert!(lines.iter().any(|line| line.contains(part)), "no {part:?} in {lines:#?}");
+    }
+    assert_eq!(replay(flown.entries).difference(), None);
+}
+
+/// A node with one endpoint.
+fn owner(id: &EndpointId) -> NodeConfig {
+    let endpoint = EndpointConfig {
+        id: id.clone(),
+        role: Role::Hot,
+        protocol: Protocol::Http,
+        activation: Activation { deadline: Duration::from_secs(10), attempts: 1, warm_up: false },
+        check: CheckKind::Http,
+        hook: false,
+        weight: WEIGHT,
+    };
+    NodeConfig { endpoints: vec![endpoint], ..config(id.node.as_str()) }
+}
+
+/// The policy by which `owner` alone may hold the lease.
+fn leased_to(owner: &str) -> SignedDocument {
+    let text = format!(r#"{{"mode": "exclusive", "exclusive": {{"owners": ["{owner}"]}}}}"#);
+    let services = BTreeMap::from([(ledger(), serde_json::from_str(&text).unwrap())]);
+    let content = Content::Policy(Policy { services, ..Policy::default() });
+    let document = Document { version: 1, issued: Wall(1), source: String::new(), content };
+    SignedDocument::sign(&document, name("control"), &Good).unwrap()
 }
 
 #[test]

@@ -31,8 +31,10 @@ use crate::table::Table;
 use crate::time::{Clock, Time, Wall};
 use crate::wire::{self, WireError};
 
+use super::exclusive::Seats;
 use super::membership::{Hearsay, Membership};
 use super::pace::Pace;
+use super::relays::Relays;
 use super::{Event, Forced, Node, NodeConfig, Own, ServiceState, Transmit, Wanted};
 
 /// A node's state between two steps. Opaque: it is made by [`Node::checkpoint`] and ends in a replay.
@@ -59,12 +61,14 @@ pub struct Checkpoint {
     policy_version: u64,
     revoked: BTreeMap<NodeName, Wall>,
     services: BTreeMap<ServiceName, ServiceState>,
+    seats: Seats,
     incidents: VecDeque<Record>,
     drills: Drills,
     drills_running: Vec<DrillId>,
     drills_at: Time,
     snapshot: u64,
     watch: Vec<(NodeName, SocketAddr)>,
+    relays: Relays,
     started: Time,
     stale_services: BTreeSet<ServiceName>,
     stale_members: bool,
@@ -152,12 +156,14 @@ impl Node {
             policy_version,
             revoked,
             services,
+            seats,
             incidents,
             drills,
             drills_running,
             drills_at,
             snapshot,
             watch,
+            relays,
             started,
             stale_services,
             stale_members,
@@ -196,12 +202,14 @@ impl Node {
             policy_version: *policy_version,
             revoked: revoked.clone(),
             services: services.clone(),
+            seats: seats.clone(),
             incidents: incidents.clone(),
             drills: drills.clone(),
             drills_running: drills_running.clone(),
             drills_at: *drills_at,
             snapshot: snapshot.version,
             watch: watch.clone(),
+            relays: relays.clone(),
             started: *started,
             stale_services: stale_services.clone(),
             stale_members: *stale_members,
@@ -233,7 +241,9 @@ impl Node {
             let document = wire::decode_body(&signed.body)?;
             documents.insert(signed.kind, (signed, document));
         }
-        let own = c.own.iter().map(|(id, o)| (id.clone(), o.life.condition())).collect();
+        let conditions = c.own.iter().map(|(id, o)| (id, o.life.condition()));
+        let gated = |id, condition| c.seats.gated(&c.policy, id, condition);
+        let own = conditions.map(|(id, of)| (id.clone(), gated(id, of))).collect();
         let services = c.services.iter().map(|(name, s)| (name.clone(), s.route.clone())).collect();
         let running = c.drills.iter().filter(|held| held.over.is_none());
         let drilled = running.map(|held| held.plan.service.clone()).collect();
@@ -244,6 +254,7 @@ impl Node {
             services,
             drilled,
             own,
+            leases: c.seats.held().clone(),
         });
         Ok(Self {
             member: Membership::played(c.view, c.idle),
@@ -263,12 +274,14 @@ impl Node {
             policy_version: c.policy_version,
             revoked: c.revoked,
             services: c.services,
+            seats: c.seats,
             incidents: c.incidents,
             drills: c.drills,
             drills_running: c.drills_running,
             drills_at: c.drills_at,
             snapshot,
             watch: c.watch,
+            relays: c.relays,
             started: c.started,
             stale_services: c.stale_services,
             stale_members: c.stale_members,

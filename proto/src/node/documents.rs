@@ -67,6 +67,8 @@ impl Node {
                 self.policy_version = signed.version;
                 self.stale_services.extend(self.services.keys().cloned());
                 self.stale_advert = true;
+                self.seats.stale = true;
+                self.stale_services.extend(self.own.keys().map(|id| id.service.clone()));
             }
             Content::Trust(roots) => self.events.push_back(Event::Trust(roots.clone())),
             Content::Revocations(revoked) => {

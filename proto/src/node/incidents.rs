@@ -201,7 +201,7 @@ impl Node {
     ) -> BTreeMap<IncidentKey, (EndpointId, Condition)> {
         let mut found = BTreeMap::new();
         for (name, entry) in self.table.offering(service) {
-            if self.node_evidence(name, now).lost(now).unwrap_or(false) {
+            if self.is_lost(name, now).unwrap_or(false) {
                 continue;
             }
             for e in entry.advert.endpoints.iter().filter(|e| e.service == *service) {
@@ -246,7 +246,7 @@ fn settled(route: &Route) -> bool {
     let called_serve = route.tally.called.iter().all(|id| {
         route.candidates.iter().any(|c| c.id == *id && c.condition == Condition::Serving)
     });
-    matches!(route.choice, Choice::Serve(_)) && called_serve
+    matches!(route.choice, Choice::Serve(_) | Choice::Relay(_)) && called_serve
 }
 
 fn words(ids: &[EndpointId]) -> String {

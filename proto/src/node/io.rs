@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::advert::traits::CheckKind;
 use crate::advert::{Protocol, Role};
 use crate::drill::DrillId;
+use crate::exclusive::Book;
 use crate::ids::{EndpointId, Generation, Identity, NodeName, ServiceName};
 use crate::incident::IncidentKey;
 use crate::lifecycle::Activation;
@@ -91,6 +92,26 @@ pub enum LinkInput {
     },
 }
 
+/// A relay that is to carry our streams to a peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayWish {
+    /// The peer.
+    pub to: NodeName,
+    /// Who is to carry.
+    pub via: NodeName,
+    /// Where that one is reached.
+    pub address: SocketAddr,
+}
+
+/// How it stands with a relay that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RelayInput {
+    /// The peer answers through it.
+    Up,
+    /// It refused, the peer could not be reached through it, or it no longer answers there: why, in words.
+    Down(String),
+}
+
 /// Something to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Transmit {
@@ -163,12 +184,33 @@ pub enum Event {
     Lonely,
     /// Keep a link with exactly these and sense them.
     Watch(Vec<(NodeName, SocketAddr)>),
+    /// Have exactly these relays carry; [`Node::handle_relay`](super::Node::handle_relay) is told how it stands
+    /// with each.
+    Relay(Vec<RelayWish>),
     /// The table changed in a way worth keeping.
     SaveTable,
     /// The documents changed: keep them.
     SaveDocuments,
     /// An activation ended: keep what was measured.
     SaveActivations,
+    /// Promises of leases changed: put all of these on disk, durably, then call
+    /// [`Node::handle_promises_saved`](super::Node::handle_promises_saved) with the number. Nothing that rests
+    /// on them is said before.
+    SavePromises {
+        /// The number; a later one makes an earlier one superfluous.
+        serial: u64,
+        /// By service.
+        books: Vec<(ServiceName, Book)>,
+    },
+    /// The lease of an exclusive service came to this node, or went.
+    Lease {
+        /// Of which service.
+        service: ServiceName,
+        /// Under which term.
+        term: u64,
+        /// It is held for this endpoint, or not any longer and why, in one word.
+        held: Result<EndpointId, &'static str>,
+    },
     /// The trust bundle in force changed.
     Trust(Vec<Vec<u8>>),
     /// The revocations in force changed.

@@ -75,6 +75,8 @@ impl Node {
         let before = own.life.condition();
         let action = own.life.handle(event, &terms, now);
         let after = own.life.condition();
+        let shown = (self.gated(id, before), self.gated(id, after));
+        let Some(own) = self.own.get_mut(id) else { return };
         let incident = own.life.activated_for().cloned();
         let warm = own.config.role != Role::Hot;
         if before != Condition::Activating && after == Condition::Activating {
@@ -106,8 +108,8 @@ impl Node {
         };
         self.events.push_back(Event::Condition {
             endpoint: id.clone(),
-            from: before.word(),
-            to: after.word(),
+            from: shown.0.word(),
+            to: shown.1.word(),
             activation,
         });
     }
@@ -231,10 +233,13 @@ impl Node {
     /// Tells our own endpoints of `service` whether they are called: by the numbers, or by a caller that
     /// has nobody left.
     pub(super) fn call_up(&mut self, now: Time, service: &ServiceName) {
+        if self.follow_lease(now, service) {
+            return;
+        }
         let Some(state) = self.services.get(service) else { return };
         let called = state.route.tally.called.clone();
         let isolated = self.is_isolated();
-        let somebody = matches!(state.route.choice, Choice::Serve(_));
+        let somebody = matches!(state.route.choice, Choice::Serve(_) | Choice::Relay(_));
         let ours: Vec<EndpointId> = self
             .own
             .iter()
@@ -353,7 +358,7 @@ impl Node {
             service: own.config.id.service.clone(),
             instance: own.config.id.instance,
             role: own.config.role,
-            condition: own.life.condition(),
+            condition: self.gated(&own.config.id, own.life.condition()),
             protocol: own.config.protocol,
             since: self.config.clock.wall(own.life.since()),
             activated_for: own.life.activated_for().cloned(),
@@ -385,6 +390,7 @@ impl Node {
             };
             traits::append(&mut bytes, place, &said);
         }
+        self.add_leases(&mut bytes);
         bytes
     }
 }

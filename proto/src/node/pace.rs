@@ -114,10 +114,9 @@ impl Node {
         };
         let picked: Vec<&Candidate> =
             choice.indices().iter().map(|i| &survey.candidates[*i]).collect();
-        let weight = |c: &Candidate| survey.weights.get(&c.id).copied().unwrap_or(1);
         let ready: Vec<Ready> = picked
             .iter()
-            .map(|c| Ready { capacity: weight(c), share: ramp::share(ramp, served(c)) })
+            .map(|c| Ready { capacity: c.capacity, share: ramp::share(ramp, served(c)) })
             .collect();
         let next = picked.iter().filter_map(|c| ramp::next(ramp, served(c))).min();
         let weights = ramp::weights(tally.load, &ready);

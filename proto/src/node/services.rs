@@ -10,6 +10,8 @@ use std::time::Duration;
 use rand::RngExt;
 
 use crate::advert::{Condition, Role};
+use crate::balance::tiers::Place;
+use crate::balance::{FULL_WEIGHT, Spread};
 use crate::evidence::{
     self, CONFIRM_SILENCE, EndpointEvidence, NodeEvidence, Outcome, Standing, Swim, Why,
 };
@@ -17,8 +19,7 @@ use crate::failover::{self, Subject, Tally};
 use crate::history::History;
 use crate::ids::{EndpointId, NodeName, ServiceName, Version};
 use crate::incident::IncidentKey;
-use crate::policy::ServicePolicy;
-use crate::ramp;
+use crate::policy::{Relay, ServicePolicy};
 use crate::route::{self, Candidate, Choice, Route, Share, Snapshot};
 use crate::time::Time;
 use crate::wire::{Message, Wake};
@@ -40,7 +41,6 @@ pub(super) struct Survey {
     pub(super) candidates: Vec<Candidate>,
     pub(super) subjects: Vec<Subject>,
     versions: BTreeMap<EndpointId, Version>,
-    pub(super) weights: BTreeMap<EndpointId, u16>,
     pub(super) since: Since,
     pub(super) recheck: Option<Time>,
 }
@@ -56,9 +56,14 @@ impl Node {
             self.call_up(now, &service);
         }
         self.update_watch();
+        self.update_relays(now);
         let services =
             self.services.iter().map(|(name, s)| (name.clone(), s.route.clone())).collect();
-        let own = self.own.iter().map(|(id, o)| (id.clone(), o.life.condition())).collect();
+        let own = self
+            .own
+            .iter()
+            .map(|(id, o)| (id.clone(), self.gated(id, o.life.condition())))
+            .collect();
         let running = self.drills.iter().filter(|held| held.over.is_none());
         let drilled = running.map(|held| held.plan.service.clone()).collect();
         self.snapshot = Arc::new(Snapshot {
@@ -68,6 +73,7 @@ impl Node {
             services,
             drilled,
             own,
+            leases: self.seats.held().clone(),
         });
     }
 
@@ -80,29 +86,39 @@ impl Node {
         self.nodes.get(node).cloned().unwrap_or_else(|| NodeEvidence::unheard(now))
     }
 
+    /// Where this node is.
+    fn home(&self) -> Place {
+        Place { zone: self.config.zone.clone(), region: self.config.region.clone() }
+    }
+
     /// Looks at every endpoint of a service.
-    fn survey(&self, service: &ServiceName, now: Time) -> Survey {
+    fn survey(&self, service: &ServiceName, relay: Relay, now: Time) -> Survey {
         let mut survey = Survey::default();
         for (name, entry) in self.table.offering(service) {
             let advert = &entry.advert;
-            let weights = advert.weights();
+            let (weights, leases) = (advert.weights(), advert.leases());
             let offers =
                 advert.endpoints.iter().zip(weights).filter(|(e, _)| e.service == *service);
             let node = self.node_evidence(name, now);
-            for (e, weight) in offers {
+            let drill = self.drilled(service, name);
+            // A drill is of the paths too.
+            let relayed = relay == Relay::LastResort && drill.is_none();
+            let via = self.relays.via(name, &node, now).filter(|_| relayed);
+            for (e, capacity) in offers {
                 let id = advert.endpoint_id(e);
                 let outcome = self.outcomes.get(&id);
                 let mut standing =
                     evidence::standing(&node, advert.left, e.condition, outcome, now);
                 let mut drilled = false;
-                if let Some(held) = self.drilled(service, name) {
+                if let Some(held) = drill {
                     let lost = held.learnt + CONFIRM_SILENCE;
                     drilled = now >= lost;
                     let next = if drilled { held.until } else { lost };
                     survey.recheck = Some(survey.recheck.map_or(next, |r| r.min(next)));
                     standing = self.drill_standing(held, standing, now);
                 }
-                let node_lost = node.lost(now).unwrap_or_else(|at| {
+                let lost = if via.is_some() { Ok(false) } else { node.lost(now) };
+                let node_lost = lost.unwrap_or_else(|at| {
                     survey.recheck = Some(survey.recheck.map_or(at, |r| r.min(at)));
                     false
                 });
@@ -124,14 +140,14 @@ impl Node {
                     starting: starting.is_some(),
                     left: advert.left,
                     activated_for: e.activated_for.clone(),
-                    weight,
+                    weight: capacity,
                     doubtful: matches!(node.standing(now), Standing::Doubtful(_)),
                     damped: false,
                 });
                 survey.versions.insert(id.clone(), advert.version);
-                survey.weights.insert(id.clone(), weight);
                 survey.since.insert(id.clone(), e.since);
                 survey.candidates.push(Candidate {
+                    term: Self::claimed_term(&leases, &id),
                     id,
                     address: advert.address,
                     generation: advert.version.generation,
@@ -139,8 +155,11 @@ impl Node {
                     role: e.role,
                     condition: e.condition,
                     share: outcome.map(share).unwrap_or_default(),
-                    weight: ramp::WHOLE,
+                    capacity,
+                    weight: FULL_WEIGHT,
+                    place: Place { zone: advert.zone.clone(), region: advert.region.clone() },
                     standing,
+                    via: via.cloned(),
                 });
             }
         }
@@ -171,9 +190,9 @@ impl Node {
     fn refresh(&mut self, now: Time, service: &ServiceName) {
         self.expire_ejections(now, service);
         let policy = self.policy.service(service);
-        let mut survey = self.survey(service, now);
+        let mut survey = self.survey(service, policy.relay, now);
         if self.readmit_outliers(now, &policy, &survey.candidates) {
-            survey = self.survey(service, now);
+            survey = self.survey(service, policy.relay, now);
         }
         self.damp(now, &policy, &mut survey);
         self.note_serving(now, &survey);
@@ -191,11 +210,13 @@ impl Node {
         }
         let gone: BTreeSet<EndpointId> =
             subjects.into_iter().filter(|s| s.lost).map(|s| s.id).collect();
+        let spread = Spread::of(&policy, &candidates, &choice, &self.home());
         let route = Route {
             service: service.clone(),
             policy,
             candidates,
             choice,
+            spread,
             reason,
             tally,
             watched: false,
@@ -215,7 +236,7 @@ impl Node {
             history: History::new(now),
         });
         state.recheck = recheck;
-        let served = matches!(route.choice, Choice::Serve(_) | Choice::Panic(_));
+        let served = matches!(route.choice, Choice::Serve(_) | Choice::Panic(_) | Choice::Relay(_));
         if served || route.tally.reserve.is_empty() {
             state.waiting = None;
         }
@@ -249,7 +270,7 @@ impl Node {
         if !self.config.interest.contains(service) {
             return;
         }
-        let urgent = !matches!(route.choice, Choice::Serve(_));
+        let urgent = !matches!(route.choice, Choice::Serve(_) | Choice::Relay(_));
         let mut wanted = route.tally.called.clone();
         wanted.extend(self.reserve_due(now, route));
         for id in &wanted {
@@ -415,6 +436,7 @@ fn empty_route(service: &ServiceName, policy: ServicePolicy) -> Route {
         policy,
         candidates: Vec::new(),
         choice: Choice::Nobody,
+        spread: Spread::default(),
         reason: String::new(),
         tally: Tally::default(),
         watched: false,
@@ -491,6 +513,10 @@ fn remember_ready(
 ) {
     for c in &route.candidates {
         match (&c.standing, versions.get(&c.id)) {
+            // Lost for us alone, and reached all the same: when its relay is lost, it is lost anew.
+            (Standing::Doubtful(Why::Silent { .. }), Some(version)) if c.via.is_some() => {
+                state.was_ready.insert(c.id.clone(), *version);
+            }
             (Standing::Doubtful(Why::Silent { .. } | Why::Drill { .. }), _)
                 if !gone.contains(&c.id) => {}
             (Standing::Ready, Some(version)) => {

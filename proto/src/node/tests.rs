@@ -23,9 +23,11 @@ use std::time::Duration;
 use xxhash_rust::xxh3::xxh3_64;
 
 mod drills;
+mod exclusive;
 mod moves;
 mod outliers;
 mod prospects;
+mod relays;
 
 struct Hash(Identity);
 
@@ -161,11 +163,15 @@ impl Lab {
         for _ in 0..1_000 {
             let mut sent = Vec::new();
             for (from, node) in &mut self.nodes {
+                while let Some(e) = node.poll_event() {
+                    if let Event::SavePromises { serial, .. } = &e {
+                        // A disk that takes no time.
+                        node.handle_promises_saved(self.now, *serial);
+                    }
+                    self.events.push((from.clone(), e));
+                }
                 while let Some(t) = node.poll_transmit() {
                     sent.push((from.clone(), t));
-                }
-                while let Some(e) = node.poll_event() {
-                    self.events.push((from.clone(), e));
                 }
             }
             if sent.is_empty() {

@@ -224,6 +224,8 @@ impl Node {
         let wall = self.config.clock.wall(now);
         let sentences =
             sentences::of(&state.route, &endpoints, &incidents, self.policy_version, wall);
+        let seat = self.seat_status(service, now);
+        let sentences = sentences.into_iter().chain(seat.as_ref().map(sentences::seat)).collect();
         Some(ExplainView {
             service: service.clone(),
             node: self.config.name.clone(),
@@ -292,14 +294,22 @@ impl Node {
 /// Why an endpoint is not ready, or not in full.
 fn reason(candidate: &Candidate) -> String {
     match (candidate.standing.why(), candidate.share) {
-        (Some(why), _) => why.to_string(),
+        (Some(why), _) => match &candidate.via {
+            Some(via) => format!("{why}; it answers through {via}"),
+            None => why.to_string(),
+        },
         (None, Share::Trial) => {
             format!("on trial: one request in {TRIAL_ONE_IN} is to tell how well it answers")
         }
         (None, Share::Spare) => {
             "kept in reserve: it was lost too often of late, and others serve steadily".to_owned()
         }
-        (None, Share::Full) => String::new(),
+        (None, Share::Full) => match &candidate.via {
+            Some(via) => {
+                format!("still relayed through {via}, until our own path has held for a while")
+            }
+            None => String::new(),
+        },
     }
 }
 

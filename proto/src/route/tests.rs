@@ -1,6 +1,7 @@
 //! Who is picked from, rule by rule, and how the draw falls.
 
 use super::*;
+use crate::balance::FULL_WEIGHT;
 use crate::evidence::{LinkState, NodeEvidence, Swim};
 use crate::policy::Percent;
 use crate::time::Time;
@@ -29,8 +30,12 @@ fn candidate(node: &str, standing: Standing) -> Candidate {
         role: Role::Hot,
         condition,
         standing,
+        via: None,
         share: Share::Full,
-        weight: 1_000,
+        term: None,
+        capacity: 100,
+        weight: FULL_WEIGHT,
+        place: Place::default(),
     }
 }
 
@@ -44,6 +49,10 @@ fn accused(node: &str) -> Candidate {
 
 fn silent(node: &str) -> Candidate {
     candidate(node, Standing::Doubtful(Why::Silent { since: Time(1) }))
+}
+
+fn relayed(node: &str, via: &str) -> Candidate {
+    Candidate { via: Some(NodeName::parse(via).unwrap()), ..silent(node) }
 }
 
 fn down(node: &str) -> Candidate {
@@ -64,11 +73,22 @@ fn route(candidates: Vec<Candidate>) -> Route {
     let policy = ServicePolicy::default();
     let tally = Tally::default();
     let (choice, reason) = choose(&policy, &candidates, &tally);
-    let service = ServiceName::parse("ledger").unwrap();
-    Route { service, policy, candidates, choice, reason, tally, watched: false }
+    routed(policy, candidates, choice, reason, tally)
 }
 
-fn idle(_: &EndpointId) -> u64 {
+fn routed(
+    policy: ServicePolicy,
+    candidates: Vec<Candidate>,
+    choice: Choice,
+    reason: String,
+    tally: Tally,
+) -> Route {
+    let service = ServiceName::parse("ledger").unwrap();
+    let spread = Spread::of(&policy, &candidates, &choice, &Place::default());
+    Route { service, policy, candidates, choice, spread, reason, tally, watched: false }
+}
+
+fn idle(_: &EndpointId, _: Measure) -> u64 {
     0
 }
 
@@ -124,6 +144,44 @@ fn when_all_are_silent_and_nobody_can_be_called_they_are_tried_all_the_same() {
 }
 
 #[test]
+fn who_answers_through_a_relay_is_used_before_anybody_is_woken_and_instead_of_those_who_do_not() {
+    let all = [relayed("a", "c"), silent("b"), standby("w")];
+    assert_eq!(chosen(&all, &["w"]), Choice::Relay(vec![0]));
+    let (_, reason) = choose(&ServicePolicy::default(), &all, &Tally::default());
+    assert_eq!(reason, "relayed through c: our own path to a is silent");
+}
+
+#[test]
+fn a_relay_is_the_last_resort_whoever_is_ready_or_only_accused_comes_first() {
+    assert_eq!(chosen(&[relayed("a", "c"), ready("b")], &[]), Choice::Serve(vec![1]));
+    assert_eq!(chosen(&[relayed("a", "c"), accused("b")], &[]), Choice::Panic(vec![1]));
+}
+
+#[test]
+fn an_endpoint_that_is_ready_again_is_ready_though_it_is_still_reached_through_a_relay() {
+    let held = Candidate { standing: Standing::Ready, ..relayed("a", "c") };
+    assert_eq!(chosen(&[held], &[]), Choice::Serve(vec![0]));
+}
+
+#[test]
+fn the_holder_of_a_lease_that_answers_through_a_relay_is_used_though_others_stand_by() {
+    let owners = ["a", "w"].map(|n| NodeName::parse(n).unwrap()).to_vec();
+    let lease = crate::time::Span(std::time::Duration::from_secs(5));
+    let exclusive = crate::policy::Exclusive { owners, lease, number: 1, former: Vec::new() };
+    let policy = ServicePolicy {
+        mode: Mode::Exclusive,
+        exclusive: Some(exclusive),
+        ..ServicePolicy::default()
+    };
+    let choice = |holder| {
+        let all = [Candidate { term: Some(3), ..holder }, standby("w")];
+        choose(&policy, &all, &Tally::default()).0
+    };
+    assert_eq!(choice(relayed("a", "c")), Choice::Relay(vec![0]));
+    assert_eq!(choice(silent("a")), Choice::Wake(vec![1]));
+}
+
+#[test]
 fn nobody_left_has_a_name_and_a_reason() {
     let tally = Tally::default();
     let policy = ServicePolicy::default();
@@ -137,7 +195,7 @@ fn nobody_left_has_a_name_and_a_reason() {
 #[test]
 fn of_two_drawn_the_less_loaded_is_picked() {
     let r = route(vec![ready("a"), ready("b")]);
-    let load = |e: &EndpointId| u64::from(e.node.as_str() == "a");
+    let load = |e: &EndpointId, _| u64::from(e.node.as_str() == "a");
     for random in 0..100u64 {
         let random = random << 32 | random;
         let pick = r.pick(random, &[], load).pick.unwrap();
@@ -173,7 +231,7 @@ fn draws_are_uniform() {
     let mut rng = StdRng::seed_from_u64(7);
     let mut counts = BTreeMap::new();
     for _ in 0..70_000 {
-        let pick = r.pick(rng.random(), &[], idle).pick.unwrap();
+        let pick = r.pick(rng.random::<u64>(), &[], idle).pick.unwrap();
         *counts.entry(pick.id.clone()).or_insert(0f64) += 1.0;
     }
     let chi: f64 = counts.values().map(|n| (n - 10_000.0).powi(2) / 10_000.0).sum();
@@ -187,9 +245,9 @@ fn draws_are_uniform() {
 fn the_two_draws_are_distinct() {
     let r = route(["a", "b", "c"].map(ready).to_vec());
     let mut rng = StdRng::seed_from_u64(8);
-    let load = |e: &EndpointId| u64::from(e.node.as_str() == "b");
+    let load = |e: &EndpointId, _| u64::from(e.node.as_str() == "b");
     for _ in 0..10_000 {
-        assert_ne!(r.pick(rng.random(), &[], load).pick.unwrap().id, id("b"));
+        assert_ne!(r.pick(rng.random::<u64>(), &[], load).pick.unwrap().id, id("b"));
     }
 }
 
@@ -229,10 +287,9 @@ proptest! {
             prop_assert!(matches!(choice.word(), "serve" | "panic"), "{:?}", choice);
         }
         let excluded = some(excluded);
-        let service = ServiceName::parse("ledger").unwrap();
         let picked_from: Vec<usize> = choice.indices().to_vec();
-        let r = Route { service, policy, candidates: all, choice, reason, tally, watched: false };
-        let decision = r.pick(random, &excluded, |e| loads >> (e.node.as_str().len() * 7) & 3);
+        let r = routed(policy, all, choice, reason, tally);
+        let decision = r.pick(random, &excluded, |e, _| loads >> (e.node.as_str().len() * 7) & 3);
         if let Some(pick) = decision.pick {
             prop_assert!(!excluded.contains(&pick.id));
             prop_assert!(!matches!(pick.standing, Standing::Out(_)));
@@ -252,8 +309,8 @@ fn picks(candidates: Vec<Candidate>, exclude: &[EndpointId], busy: &str) -> BTre
     let mut rng = StdRng::seed_from_u64(4);
     let mut picks = BTreeMap::new();
     for _ in 0..16_000 {
-        let cost = |id: &EndpointId| if id.node.as_str() == busy { 1_000_000 } else { 1 };
-        let decision = route.pick(rng.random(), exclude, cost);
+        let cost = |id: &EndpointId, _| if id.node.as_str() == busy { 1_000_000 } else { 1 };
+        let decision = route.pick(rng.random::<u64>(), exclude, cost);
         let node = decision.pick.map_or("nobody".to_owned(), |c| c.id.node.to_string());
         *picks.entry(node).or_default() += 1;
     }

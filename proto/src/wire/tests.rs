@@ -95,7 +95,50 @@ fn any_said() -> impl Strategy<Value = Said> {
 }
 
 /// The kinds that are known.
-const KINDS: [u8; 13] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 20, 21, 22];
+const KINDS: [u8; 20] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 16, 20, 21, 22, 30, 31, 32, 33, 34, 35];
+
+fn any_lease() -> impl Strategy<Value = Body> {
+    use crate::exclusive::message::*;
+    let round = any::<(u64, u64)>()
+        .prop_map(|(g, count)| Round { generation: Generation(g), count })
+        .boxed();
+    let span = any::<u64>().prop_map(|us| Span(Duration::from_micros(us))).boxed();
+    let vote = prop_oneof![
+        Just(Vote::Blank),
+        Just(Vote::Free),
+        (any_name(), span.clone()).prop_map(|(to, left)| Vote::Promised { to, left }),
+    ];
+    let why = prop_oneof![
+        Just(Refusal::Blank),
+        any::<u64>().prop_map(|number| Refusal::Electorate { number }),
+        (any_name(), any::<u64>(), span.clone()).prop_map(|(by, term, left)| Refusal::Held {
+            by,
+            term,
+            left
+        }),
+        any::<u64>().prop_map(|seen| Refusal::Term { seen }),
+        Just(Refusal::NotOwner),
+        Just(Refusal::TooLong),
+    ];
+    prop_oneof![
+        round.clone().prop_map(|round| Body::Ask(Ask { round })),
+        (round.clone(), any::<(u64, u64, u64)>(), vote).prop_map(
+            |(round, (number, settled, term), vote)| {
+                Body::Tell(Tell { round, number, settled, term, vote })
+            }
+        ),
+        (round.clone(), any::<(u64, u64, u64, u64)>(), span).prop_map(
+            |(round, (number, print, settled, term), lease)| {
+                Body::Claim(Claim { round, number, print, settled, term, lease })
+            }
+        ),
+        (round.clone(), any::<(u64, u64)>())
+            .prop_map(|(round, (term, settled))| Body::Grant(Grant { round, term, settled })),
+        (round, why).prop_map(|(round, why)| Body::Refuse(Refuse { round, why })),
+        (any::<u64>(), prop::option::of(any_name()))
+            .prop_map(|(term, next)| Body::Release(Release { term, next })),
+    ]
+}
 
 fn any_message() -> BoxedStrategy<Message> {
     let list = |of: BoxedStrategy<SignedAdvert>| prop::collection::vec(of, 0..5);
@@ -140,6 +183,10 @@ fn any_message() -> BoxedStrategy<Message> {
         (any::<u64>(), prop::collection::vec(any::<u8>(), 0..40))
             .prop_map(|(nonce, body)| Message::Answer(Answer { nonce, body })),
         prop::collection::vec(any_said(), 0..4).prop_map(Message::Drill),
+        (0u8..9, any_lease()).prop_map(|(s, body)| {
+            let service = ServiceName::parse(&format!("s{s}")).unwrap();
+            Message::Lease(Lease { service, body })
+        }),
     ]
     .boxed()
 }
@@ -177,7 +224,7 @@ proptest! {
     /// With a known envelope, so that every body decoder is reached.
     #[test]
     fn no_body_makes_decoding_panic(
-        kind in 0u8..24, body in prop::collection::vec(any::<u8>(), 0..200),
+        kind in 0u8..40, body in prop::collection::vec(any::<u8>(), 0..200),
     ) {
         let _ = Message::decode(&[&[PROTOCOL, kind], body.as_slice()].concat());
         let _ = decode_body::<crate::advert::Advert>(&body);

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use hearth_proto::advert::SignedAdvert;
 use hearth_proto::document::SignedDocument;
+use hearth_proto::exclusive::Book;
 use hearth_proto::flight::Recorder;
 use hearth_proto::ids::{EndpointId, Generation, Identity, NodeName, ServiceName};
 use hearth_proto::member::SwimConfig;
@@ -57,6 +58,8 @@ pub struct Disk {
     pub records: Vec<SignedAdvert>,
     /// The documents.
     pub documents: Vec<SignedDocument>,
+    /// The promises of leases.
+    pub promises: Vec<(ServiceName, Book)>,
 }
 
 /// One host.
@@ -141,8 +144,10 @@ impl World {
         h.node = Some(Box::new(self.tapes.aboard(host, node)));
         let (records, documents) = (h.disk.records.clone(), h.disk.documents.clone());
         let (name, generation) = (h.name.clone(), h.disk.generation);
+        let promises = h.disk.promises.clone();
         self.tell(|| format!("{name} starts (generation {generation}, wiped: {wipe})"));
         self.checks.started(host);
+        self.step(host, |node, now| node.restore_promises(now, promises));
         self.step(host, |node, now| node.restore(now, records, documents));
         self.start_apps(host);
     }

@@ -232,8 +232,9 @@ impl World {
         self.note_view(caller, &route);
         let Some(request) = self.requests.get(&id) else { return };
         match &route.choice {
-            Choice::Serve(_) | Choice::Panic(_) => {
-                let decision = route.pick(self.rng.random(), &request.tried, |_| 0);
+            Choice::Serve(_) | Choice::Panic(_) | Choice::Relay(_) => {
+                let random: u64 = self.rng.random();
+                let decision = route.pick(random, &request.tried, |_, _| 0);
                 let Some(pick) = decision.pick else {
                     // All were tried: whoever comes up next gets it.
                     self.hold(id, caller, &service, decision.reason);

@@ -528,7 +528,19 @@ impl World {
                     h.disk.documents = node.document_records();
                 }
             }
-            Event::Trust(_) | Event::Spans(_) | Event::SaveActivations => {}
+            Event::SavePromises { serial, books } => {
+                let now = Time(self.now);
+                let h = &mut self.hosts[host];
+                h.disk.promises = books;
+                if let Some(node) = &mut h.node {
+                    node.handle_promises_saved(now, serial);
+                }
+            }
+            Event::Lease { service, term, held } => {
+                self.tell(|| format!("host {host}: lease of {service}, term {term}: {held:?}"));
+            }
+            // Third agents do not carry here: a wish for one stays unanswered.
+            Event::Trust(_) | Event::Spans(_) | Event::SaveActivations | Event::Relay(_) => {}
             Event::Revoked(revoked) => {
                 let mut known =
                     self.hosts[host].revoked.lock().unwrap_or_else(PoisonError::into_inner);

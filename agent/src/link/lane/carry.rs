@@ -16,9 +16,9 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWrite};
-use tokio::net::TcpStream;
 
 use super::Lane;
+use super::bearer::Bearer;
 use super::frame::Frames;
 use super::handshake::Established;
 use super::mux::{Arrival, Happened, LARGE, Mux};
@@ -70,7 +70,7 @@ fn closed(code: u32, why: String) -> Ending {
 pub(crate) struct Carry<A> {
     lane: Arc<Lane>,
     attendant: A,
-    socket: TcpStream,
+    socket: Bearer,
     records: Records,
     /// Read and not opened yet.
     read: BytesMut,

@@ -1,4 +1,4 @@
-//! The TLS handshake of a lane, over a TCP socket, on either side.
+//! The TLS handshake of a lane, over whatever carries it, on either side.
 //!
 //! Whom we talk to is settled here, by the same verifiers that QUIC connections use; afterwards the keys go to
 //! [`super::record`]. In front of the handshake the dialler says what the connection is for and which of its
@@ -18,6 +18,7 @@ use rustls::{ClientConfig, CommonState, ServerConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::bearer::Bearer;
 use super::record::{Kernel, RecordError, Records};
 use crate::link::Kind;
 
@@ -28,19 +29,29 @@ const MAGIC: [u8; 6] = *b"hearth";
 /// Length of what is in front of the handshake.
 const MARK: usize = MAGIC.len() + 2;
 
+/// Which way a connection came, as its dialler says. One that a third agent relays says nothing of the path
+/// between the two, and is not counted for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    Direct,
+    Relayed,
+}
+
 /// What the dialler says first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mark {
     pub(crate) kind: Kind,
+    pub(crate) way: Way,
     /// Which of the dialler's data threads.
     pub(crate) slot: u8,
 }
 
 impl Mark {
     fn bytes(self) -> [u8; MARK] {
-        let kind = match self.kind {
-            Kind::Mesh => b'm',
-            Kind::Data => b'd',
+        let kind = match (self.kind, self.way) {
+            (Kind::Mesh, _) => b'm',
+            (Kind::Data, Way::Direct) => b'd',
+            (Kind::Data, Way::Relayed) => b'r',
         };
         let [a, b, c, d, e, f] = MAGIC;
         [a, b, c, d, e, f, kind, self.slot]
@@ -51,15 +62,16 @@ impl Mark {
         let mut bytes = [0; MARK];
         socket.read_exact(&mut bytes).await?;
         let [magic @ .., kind, slot] = bytes;
-        let kind = match kind {
-            b'm' => Kind::Mesh,
-            b'd' => Kind::Data,
+        let (kind, way) = match kind {
+            b'm' => (Kind::Mesh, Way::Direct),
+            b'd' => (Kind::Data, Way::Direct),
+            b'r' => (Kind::Data, Way::Relayed),
             _ => return Err(HandshakeError::NotOurs),
         };
         if magic != MAGIC {
             return Err(HandshakeError::NotOurs);
         }
-        Ok(Self { kind, slot })
+        Ok(Self { kind, way, slot })
     }
 }
 
@@ -84,7 +96,7 @@ pub(crate) enum HandshakeError {
 
 /// A connection whose peer is known.
 pub(crate) struct Established {
-    pub(crate) socket: TcpStream,
+    pub(crate) socket: Bearer,
     pub(crate) records: Records,
     /// What was read beyond the handshake.
     pub(crate) rest: BytesMut,
@@ -183,14 +195,14 @@ impl Side for UnbufferedServerConnection {
 
 /// Dials: the mark, then the handshake.
 pub(crate) async fn client(
-    socket: TcpStream,
+    socket: impl Into<Bearer>,
     config: Arc<ClientConfig>,
     mark: Mark,
 ) -> Result<Established, HandshakeError> {
     // Proof: the constant is a valid DNS name; whom we expect is the verifier's business.
     let name = ServerName::try_from("hearth").expect("\"hearth\" is a DNS name");
     let side = UnbufferedClientConnection::new(config, name)?;
-    shake(socket, side, mark.bytes().to_vec()).await
+    shake(socket.into(), side, mark.bytes().to_vec()).await
 }
 
 /// Accepts, behind the mark.
@@ -198,7 +210,7 @@ pub(crate) async fn server(
     socket: TcpStream,
     config: Arc<ServerConfig>,
 ) -> Result<Established, HandshakeError> {
-    shake(socket, UnbufferedServerConnection::new(config)?, Vec::new()).await
+    shake(socket.into(), UnbufferedServerConnection::new(config)?, Vec::new()).await
 }
 
 /// The length of the first TLS record (RFC 8446 section 5.1), once all of it is here.
@@ -208,7 +220,7 @@ fn whole_record(bytes: &[u8]) -> Option<usize> {
 }
 
 async fn shake(
-    mut socket: TcpStream,
+    mut socket: Bearer,
     mut side: impl Side,
     mut out: Vec<u8>,
 ) -> Result<Established, HandshakeError> {

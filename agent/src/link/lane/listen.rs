@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-use super::handshake::{Established, HandshakeError, Mark, server};
+use super::handshake::{Established, HandshakeError, Mark, Way, server};
 use super::{mesh, pool};
 use crate::identity::peer_identity;
 use crate::link::{Kind, Shared, lock};
@@ -113,7 +113,7 @@ pub(crate) fn open(listen: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// How every lane's socket is set. What the kernel refuses costs speed, not correctness.
-pub(super) fn tune(socket: &TcpStream) {
+pub(crate) fn tune(socket: &TcpStream) {
     let socket = SockRef::from(socket);
     let results = [
         socket.set_tcp_nodelay(true),
@@ -191,7 +191,7 @@ async fn place(
     runtime.clone().spawn(async move {
         // A socket that was just taken off one runtime is fit for the next.
         let Ok(socket) = TcpStream::from_std(socket) else { return };
-        admit(&shared, socket, remote, (step, turn)).await;
+        admit(&shared, socket, remote, mark.way, (step, turn)).await;
     });
 }
 
@@ -199,6 +199,7 @@ async fn admit(
     shared: &Arc<Shared>,
     socket: TcpStream,
     remote: SocketAddr,
+    way: Way,
     turn: (Step, OwnedSemaphorePermit),
 ) {
     tune(&socket);
@@ -222,7 +223,7 @@ async fn admit(
         return;
     }
     match established.kind {
-        Some(Kind::Data) => pool::accepted(shared, &name, remote, established).await,
+        Some(Kind::Data) => pool::accepted(shared, &name, remote, way, established).await,
         Some(Kind::Mesh) => mesh::accepted(shared, &name, remote, established).await,
         None => shared.metrics.refuse("protocol"),
     }
@@ -248,14 +249,14 @@ fn caller(shared: &Shared, established: &Established, remote: SocketAddr) -> Opt
 }
 
 /// A configuration whose keys may leave rustls, for [`super::record`].
-pub(super) fn extractable<C: Clone + Extractable>(config: Arc<C>) -> Arc<C> {
+pub(crate) fn extractable<C: Clone + Extractable>(config: Arc<C>) -> Arc<C> {
     let mut config = Arc::unwrap_or_clone(config);
     config.extract();
     Arc::new(config)
 }
 
 /// What [`extractable`] works on.
-pub(super) trait Extractable {
+pub(crate) trait Extractable {
     fn extract(&mut self);
 }
 

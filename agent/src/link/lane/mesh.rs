@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::carry::{Attendant, Carry};
-use super::handshake::{Established, Mark, client};
+use super::handshake::{Established, Mark, Way, client};
 use super::listen::{extractable, tune};
 use super::mux::{Arrival, End};
 use super::{Lane, MeshSent};
@@ -79,7 +79,7 @@ async fn shake(
     let socket = TcpStream::connect(address).await.map_err(|e| e.to_string())?;
     tune(&socket);
     let config = extractable(shared.credentials.client_config(expected, Kind::Mesh.alpn()));
-    let mark = Mark { kind: Kind::Mesh, slot: 0 };
+    let mark = Mark { kind: Kind::Mesh, way: Way::Direct, slot: 0 };
     let established = client(socket, config, mark).await.map_err(|e| e.to_string())?;
     match established.kind {
         Some(Kind::Mesh) => Ok(established),

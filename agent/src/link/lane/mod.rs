@@ -5,20 +5,21 @@
 //! of the caller, so that no request crosses threads; [`mux`] shares it among streams. Sensing stays with the
 //! mesh link, since a frozen agent's kernel goes on acknowledging TCP.
 //!
-//! From the bottom: [`frame`] what is said, [`outbox`] laid out for the kernel, [`record`] sealed and opened in
-//! place, [`inflow`] and [`turns`] who may send how much, [`mux`] all streams of a connection, [`carry`] the
-//! task between them and the socket, [`handshake`] who is at the other end, [`pool`] which lanes there are,
-//! [`choose`] whether a request takes one, [`mesh`] the mesh link itself where UDP is blocked.
+//! From the bottom: [`bearer`] what it runs over, [`frame`] what is said, [`outbox`] laid out for the kernel,
+//! [`record`] sealed and opened in place, [`inflow`] and [`turns`] who may send how much, [`mux`] all streams of a
+//! connection, [`carry`] the task between them and what carries it, [`handshake`] who is at the other end, [`pool`]
+//! which lanes there are, [`choose`] whether a request takes one, [`mesh`] the mesh link itself where UDP is blocked.
 //!
 //! Tasks: one acceptor, one per lane. Aborting a lane's task breaks its streams as a lost connection does.
 
-mod carry;
+mod bearer;
+pub(crate) mod carry;
 pub(crate) mod choose;
 mod frame;
 mod half;
-mod handshake;
+pub(crate) mod handshake;
 mod inflow;
-mod listen;
+pub(crate) mod listen;
 pub(crate) mod mesh;
 pub(crate) mod mux;
 mod outbox;
@@ -72,7 +73,7 @@ pub(crate) enum MeshSent {
 }
 
 impl Lane {
-    fn new(peer: NodeName, kind: Kind, end: End, budget: Arc<Budget>) -> Arc<Self> {
+    pub(crate) fn new(peer: NodeName, kind: Kind, end: End, budget: Arc<Budget>) -> Arc<Self> {
         Arc::new(Self {
             peer,
             kind,
@@ -115,7 +116,7 @@ impl Lane {
     }
 
     /// How much is under way on it.
-    fn streams(&self) -> usize {
+    pub(crate) fn streams(&self) -> usize {
         lock(&self.mux).streams()
     }
 
@@ -137,6 +138,11 @@ impl Lane {
         self.asked.load(Ordering::Relaxed)
     }
 
+    /// This start of the peer accepted it.
+    pub(crate) fn started(&self, generation: u64) {
+        self.generation.store(generation, Ordering::Relaxed);
+    }
+
     pub(crate) fn generation(&self) -> Generation {
         Generation(self.generation.load(Ordering::Relaxed))
     }
@@ -149,7 +155,7 @@ impl Lane {
     }
 
     /// An answer to one of our pings.
-    fn answered(&self, number: u64) {
+    pub(crate) fn answered(&self, number: u64) {
         // An answer stands for all pings before it.
         let Some((_, since)) = lock(&self.timed).take_if(|(timed, _)| number >= *timed) else {
             return;

@@ -7,7 +7,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use hearth_proto::ids::{Generation, NodeName};
@@ -16,7 +15,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
 use super::carry::{Attendant, Carry};
-use super::handshake::{Established, Mark, client};
+use super::handshake::{Established, Mark, Way, client};
 use super::listen::{extractable, tune};
 use super::mux::{Arrival, End, MAX_STREAMS, NotOpened};
 use super::{Lane, frame};
@@ -25,6 +24,7 @@ use crate::link::backoff::Backoff;
 use crate::link::data::InFlight;
 use crate::link::dial::DIAL_LIMIT;
 use crate::link::peer::Peer;
+use crate::link::relay::NOWHERE;
 use crate::link::stream::DataStream;
 use crate::link::{CloseCode, Kind, LinkError, Shared, dial, lock, monitor};
 
@@ -275,7 +275,7 @@ async fn connect(
     let (welcome, welcomed) = oneshot::channel();
     let attendant =
         DataAttendant { shared: shared.clone(), peer: peer.clone(), welcome: Some(welcome) };
-    attend(shared, peer, &lane, Carry::new(lane.clone(), established, attendant));
+    attend(shared, peer, &lane, Way::Direct, Carry::new(lane.clone(), established, attendant));
     // In TLS 1.3 we are done before the acceptor has judged us.
     match timeout(DIAL_LIMIT, welcomed).await {
         Ok(Ok(())) => Ok(lane),
@@ -298,7 +298,7 @@ async fn shake(
     let expected = Expected::Node(peer.name.clone());
     let config = extractable(shared.credentials.client_config(expected, Kind::Data.alpn()));
     // Beyond 256 threads two share a mark, which costs them nothing but that.
-    let mark = Mark { kind: Kind::Data, slot: (slot % 256) as u8 };
+    let mark = Mark { kind: Kind::Data, way: Way::Direct, slot: (slot % 256) as u8 };
     let established = client(socket, config, mark).await.map_err(|e| e.to_string())?;
     if established.kind != Some(Kind::Data) {
         return Err("it does not speak the protocol of lanes".into());
@@ -313,18 +313,29 @@ pub(super) async fn accepted(
     shared: &Arc<Shared>,
     name: &NodeName,
     remote: SocketAddr,
+    way: Way,
     established: Established,
 ) {
-    let peer = shared.peer(name, remote);
+    // Where a relayed one comes from is where its relay is.
+    let peer = shared.peer(name, if way == Way::Direct { remote } else { NOWHERE });
     let lane = Lane::new(name.clone(), Kind::Data, End::Accepted, shared.budget.clone());
     lane.with(|mux| mux.say(frame::WELCOME, &shared.hello.generation.0.to_be_bytes()));
     let attendant = DataAttendant { shared: shared.clone(), peer: peer.clone(), welcome: None };
-    attend(shared, &peer, &lane, Carry::new(lane.clone(), established, attendant));
+    attend(shared, &peer, &lane, way, Carry::new(lane.clone(), established, attendant));
 }
 
 /// Carries a lane and forgets it at its end.
-fn attend(shared: &Arc<Shared>, peer: &Arc<Peer>, lane: &Arc<Lane>, carry: Carry<DataAttendant>) {
-    peer.track_lane(lane);
+fn attend(
+    shared: &Arc<Shared>,
+    peer: &Arc<Peer>,
+    lane: &Arc<Lane>,
+    way: Way,
+    carry: Carry<DataAttendant>,
+) {
+    match way {
+        Way::Direct => peer.track_lane(lane),
+        Way::Relayed => peer.keep_relayed(lane),
+    }
     if shared.is_closed() {
         lane.close(CloseCode::Leaving, "leaving");
     }
@@ -332,10 +343,15 @@ fn attend(shared: &Arc<Shared>, peer: &Arc<Peer>, lane: &Arc<Lane>, carry: Carry
     tokio::spawn(async move {
         let ending = carry.await;
         tracing::debug!(peer = %peer.name, why = ending.why, "lane ended");
-        if ending.cut {
-            monitor::cut_off(&shared, &peer);
+        match way {
+            Way::Direct => {
+                if ending.cut {
+                    monitor::cut_off(&shared, &peer);
+                }
+                peer.untrack_lane(&lane);
+            }
+            Way::Relayed => peer.forget_relayed(&lane),
         }
-        peer.untrack_lane(&lane);
     });
 }
 
@@ -357,7 +373,7 @@ impl Attendant for DataAttendant {
                 }
             }
             Arrival::Welcome(generation) => {
-                lane.generation.store(generation, Ordering::Relaxed);
+                lane.started(generation);
                 if let Some(welcome) = self.welcome.take() {
                     // Whoever dialled may have given up.
                     let _ = welcome.send(());

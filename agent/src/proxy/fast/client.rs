@@ -37,6 +37,7 @@ use super::super::load::UnderWay;
 use super::super::outbound::{Door, Entry, concluded, service_of};
 use super::super::race::{First, News, Race, Won};
 use super::super::safety::is_idempotent;
+use super::super::session::Session;
 use super::answer::{self, Coding, Shape};
 use super::opening;
 use super::plan::Plan;
@@ -139,6 +140,8 @@ struct Ask {
     repeatable: bool,
     /// Where in the opening its head ends.
     head: usize,
+    /// The session it belongs to.
+    session: Option<u64>,
 }
 
 /// What came of looking at what was read.
@@ -240,6 +243,14 @@ impl Client<'_> {
         if self.buffer.len() < whole {
             return Look::More;
         }
+        let session = match plan.route.spread.keeps_sessions() {
+            true => Session::of(&plan.route.policy, self.peer.ip(), plain.fields()),
+            false => Session::None,
+        };
+        // Its answer gets a field more.
+        if matches!(session, Session::New(..)) {
+            return Look::Unusual;
+        }
         let shape = Shape { to_head: plain.method == "HEAD", close: plain.close };
         let repeatable =
             Method::from_bytes(plain.method.as_bytes()).is_ok_and(|m| is_idempotent(&m));
@@ -251,7 +262,7 @@ impl Client<'_> {
         }
         self.buffer.advance(whole);
         self.plan = Some(plan.clone());
-        Look::Ask(Ask { plan, shape, repeatable, head })
+        Look::Ask(Ask { plan, shape, repeatable, head, session: session.key() })
     }
 
     /// Reads more of the client, or waits for it to begin.
@@ -297,7 +308,7 @@ impl Client<'_> {
 
     /// Makes the first attempt and waits for the head of its answer.
     async fn first(&mut self, plan: &Plan, ask: &Ask, started: Instant) -> Got {
-        let (picked, decision) = plan.pick(started, rand::random());
+        let (picked, decision) = plan.pick(started, ask.session);
         let Some(index) = picked else { return Got::Nobody };
         let candidate = &plan.route.candidates[index];
         let target = Target::of(candidate);
@@ -325,7 +336,7 @@ impl Client<'_> {
         );
         let hedge = plan.hedge_delay(since).filter(|_| ask.repeatable);
         let until = hedge.map_or(deadline, |delay| deadline.min(since + delay));
-        let mut health = self.inner.mesh.links.health(&target.id.node);
+        let mut health = target.health(self.inner);
         health.mark_unchanged();
         let frames = Frames::new(recv);
         let mut asked = Asked { send, written: 0, frames, health, guard, under_way, since };
@@ -592,7 +603,7 @@ async fn race(
     first: Option<First>,
     started: Instant,
 ) -> Won {
-    let prepared = Arc::new(prepared?);
+    let prepared = Arc::new(Prepared { session: ask.session, ..prepared? });
     let race = Race::new(inner, &prepared, &ask.plan.route.service, started);
     match first {
         Some(first) => race.take_over(first).await,
@@ -601,6 +612,10 @@ async fn race(
 }
 
 /// What a first attempt came to.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is the usual one: a box would be an allocation per request"
+)]
 enum Got {
     /// The head of an answer that can be passed on, and what belongs to it until its end.
     Head(ResponseHead, Frames, Held),

@@ -12,7 +12,7 @@ use http::Method;
 use super::super::answer::Failure;
 use super::super::attempt::Prepared;
 use super::super::frame::{self, DATA, END, HEADER, HTTP};
-use super::super::head::{BadHead, BodyKind, HeadParts, RequestHead, put_request};
+use super::super::head::{BadHead, BodyKind, HeadParts, RequestHead, left_after, put_request};
 use super::super::supply::Supply;
 use super::request::Plain;
 
@@ -24,7 +24,7 @@ const LEFT: usize = INSTANCE + 2;
 pub(super) fn address(opening: &mut [u8], instance: u16, left: Duration) {
     let left = u64::try_from(left.as_micros()).unwrap_or(u64::MAX);
     opening[INSTANCE..INSTANCE + 2].copy_from_slice(&instance.to_be_bytes());
-    opening[LEFT..LEFT + 8].copy_from_slice(&left.to_be_bytes());
+    opening[LEFT..LEFT + 8].copy_from_slice(&left_after(left, 0).to_be_bytes());
 }
 
 /// Appends the preamble of a request's stream, and returns how long it is.
@@ -41,6 +41,7 @@ pub(super) fn put(
         // Both are written when it is known who is asked.
         instance: 0,
         left_us: 0,
+        attempts: 0,
         body,
         length: (plain.length > 0).then_some(plain.length),
         method: plain.method,

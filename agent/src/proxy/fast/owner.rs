@@ -24,6 +24,7 @@ use super::super::frame::{
 };
 use super::super::head::{BodyKind, Fields, HeadRef, ResponseHead, parse_lines, put_field};
 use super::super::interim::Count;
+use super::super::limit::Place;
 use super::super::safety::{MAX_REPLAY, is_idempotent};
 use super::super::{Inner, LocalEndpoint};
 use super::chunked::{Chunks, Piece};
@@ -73,6 +74,7 @@ pub(in super::super) async fn serve(
     left: Duration,
     send: &mut Sender,
     frames: Frames,
+    place: &mut Place,
 ) -> Result<(), Refused> {
     let arrived = Instant::now();
     let request = Request::gather(head, frames, left).await?;
@@ -81,7 +83,13 @@ pub(in super::super) async fn serve(
     let mut exchange =
         Exchange { inner, endpoint, request, out: BytesMut::new(), to_head: head.method == "HEAD" };
     let repeatable = Method::from_bytes(head.method.as_bytes()).is_ok_and(|m| is_idempotent(&m));
-    let answered = match exchange.answered(repeatable, arrived + left, send).await {
+    let answered = exchange.answered(repeatable, arrived + left, send).await;
+    match &answered {
+        Ok((_, answer)) => place.headed(answer.status),
+        Err(Fail::Late) => place.failed(Cause::AppSilent),
+        Err(_) => place.failed(Cause::AppBroke),
+    }
+    let answered = match answered {
         Ok(answered) => answered,
         Err(Fail::NotReached(why)) => {
             inner.tell(PathReport::LocalRefused { endpoint: endpoint.id.clone() });

@@ -52,9 +52,10 @@ impl Plan {
             && policy.idle_timeout == Patience::Endless
     }
 
-    /// The endpoint for a first attempt, by its index, and why.
-    pub(super) fn pick(&self, now: Instant, random: u64) -> (Option<usize>, &'static str) {
-        self.route.pick_index(random, |_| false, |i| self.loads[i].cost(now))
+    /// The endpoint for a first attempt of a request of `session`, by its index, and why.
+    pub(super) fn pick(&self, now: Instant, session: Option<u64>) -> (Option<usize>, &'static str) {
+        let draw = self.learnt.draw(&self.route.policy, session);
+        self.route.pick_index(draw, |_| false, |i, what| self.loads[i].measure(what, now))
     }
 
     pub(super) fn load(&self, index: usize) -> &Arc<Load> {

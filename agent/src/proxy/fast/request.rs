@@ -219,6 +219,11 @@ pub(super) fn connection(value: &[u8]) -> Option<bool> {
 }
 
 impl Plain<'_, '_> {
+    /// Its header fields.
+    pub(super) fn fields(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.fields.iter().map(|field| (field.name, field.value))
+    }
+
     /// Appends the fields as they go on, with what an intermediary adds. `via` is our own line, whole.
     pub(super) fn put_fields(
         &self,

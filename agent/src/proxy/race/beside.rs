@@ -22,13 +22,13 @@ impl Race<'_> {
     /// Learns how it stands with the peer of attempt `n` from now on.
     pub(super) fn watch(&mut self, n: usize, target: &Target) {
         // What is silent already was picked for want of better; only a change is news.
-        let known = *self.inner.mesh.links.health(&target.id.node).borrow();
+        let known = *target.health(self.inner).borrow();
         self.follow(n, known, target);
     }
 
     /// Learns when it no longer stands as is known with the peer of attempt `n`.
     pub(super) fn follow(&mut self, n: usize, known: LinkHealth, target: &Target) {
-        self.await_turn(n, known, self.inner.mesh.links.health(&target.id.node));
+        self.await_turn(n, known, target.health(self.inner));
     }
 
     fn await_turn(&mut self, n: usize, known: LinkHealth, mut health: watch::Receiver<LinkHealth>) {
@@ -88,9 +88,13 @@ impl Race<'_> {
         if self.running() { None } else { Some(self.give_up(failure)) }
     }
 
-    /// Whether attempt `n` was sent when its host answered nobody any more.
+    /// Whether attempt `n` was sent when its host answered nobody any more. What goes through a relay was sent
+    /// because it answers there, however our own link to it stands.
     fn was_sent_into_silence(&self, n: usize) -> bool {
         let t = &self.tries[n];
+        if t.target.via.is_some() {
+            return false;
+        }
         let since = self.inner.mesh.links.silent_since(&t.target.id.node);
         since.is_some_and(|since| since <= t.started)
     }
@@ -144,9 +148,10 @@ impl Race<'_> {
             return None;
         }
         let route = self.inner.route(self.service)?;
-        let (exclude, _) = self.excluded(now);
+        let (exclude, _) = self.excluded(&route, now);
         let loads = &self.inner.loads;
-        let decision = route.pick(rand::random(), &exclude, |id| loads.cost(id, now));
+        let draw = self.learnt.draw(&route.policy, self.request.session);
+        let decision = route.pick(draw, &exclude, |id, what| loads.measure(id, what, now));
         let Some(candidate) = decision.pick else {
             // Nobody else to ask; a change of routes will be seen when the hedge is due again.
             self.hedge_at = Some(now + LOOK_AGAIN);

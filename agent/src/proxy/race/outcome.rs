@@ -144,10 +144,13 @@ impl Race<'_> {
             // Says nothing about the endpoint.
             return Some(Err(Failure::BadRequest(format!("its body broke off: {why}"))));
         }
-        if !self.tries[n].silent && fault.kind != FaultKind::Silent {
-            self.tries[n].load.observe(now, waited);
+        match fault.kind {
+            FaultKind::Silent => {}
+            FaultKind::Owner(Cause::Busy) | FaultKind::Full => self.tries[n].load.turned_away(now),
+            _ if self.tries[n].silent => {}
+            _ => self.tries[n].load.observe(now, waited),
         }
-        if let Some(outcome) = fault.outcome(self.tries[n].silent) {
+        if let Some(outcome) = fault.outcome(self.tries[n].silent || target.via.is_some()) {
             self.report(n, outcome);
         }
         if let FaultKind::Owner(Cause::Denied) = fault.kind {

@@ -3,7 +3,7 @@
 use super::super::answer::Failure;
 use super::super::attempt::FaultKind;
 use super::super::frame::Cause;
-use super::{Race, Standing};
+use super::{Choice, Race, Route, Standing};
 
 impl Race<'_> {
     pub(super) fn nobody(&mut self) -> Option<Failure> {
@@ -15,6 +15,21 @@ impl Race<'_> {
             why = format!("{why}; {} failed: {}", target.id, fault.detail);
         }
         Some(Failure::Nobody { service: self.service.to_string(), why })
+    }
+
+    /// The failure of a request that everybody who could take it turned away, or as many as its budget lets it
+    /// ask, the last one for having too much to do.
+    pub(super) fn shed(&self, route: &Route) -> Option<Failure> {
+        let serves = matches!(route.choice, Choice::Serve(_) | Choice::Panic(_) | Choice::Relay(_));
+        match &self.last {
+            Some((_, fault))
+                if serves && !self.running() && fault.kind == FaultKind::Owner(Cause::Busy) =>
+            {
+                let service = self.service.to_string();
+                Some(Failure::Shed { service, why: fault.detail.clone() })
+            }
+            _ => None,
+        }
     }
 
     /// Why a request that may have been executed is not sent again: `because`, or what rules it out.

@@ -11,6 +11,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use hearth_proto::advert::{Condition, Protocol, Role};
+use hearth_proto::balance::tiers::Place;
+use hearth_proto::balance::{FULL_WEIGHT, Spread};
 use hearth_proto::evidence::Standing;
 use hearth_proto::failover::Tally;
 use hearth_proto::ids::{EndpointId, Generation, ServiceName};
@@ -139,8 +141,12 @@ impl Host {
                 role: Role::Hot,
                 condition: Condition::Serving,
                 standing: Standing::Ready,
+                via: None,
                 share: Share::Full,
-                weight: 1_000,
+                term: None,
+                capacity: 100,
+                weight: FULL_WEIGHT,
+                place: Place::default(),
             })
             .collect();
         self.put(candidates, policy, choice);
@@ -156,10 +162,12 @@ impl Host {
         policy: ServicePolicy,
         choice: impl FnOnce(Vec<usize>) -> Choice,
     ) {
+        let choice = choice((0..candidates.len()).collect());
         let route = Route {
             service: ledger(),
+            spread: Spread::of(&policy, &candidates, &choice, &Place::default()),
             policy,
-            choice: choice((0..candidates.len()).collect()),
+            choice,
             candidates,
             reason: "set by the test".into(),
             tally: Tally::default(),

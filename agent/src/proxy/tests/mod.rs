@@ -3,6 +3,7 @@
 
 mod ahead;
 mod applications;
+mod balance;
 mod datagrams;
 mod edge;
 mod failures;
@@ -13,6 +14,7 @@ mod limits;
 mod losses;
 mod mesh;
 mod opaque;
+mod relays;
 mod requests;
 mod soak;
 mod streams;

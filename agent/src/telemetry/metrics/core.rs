@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
+use hearth_proto::balance::tiers::WHOLE;
 use hearth_proto::evidence::{Standing, Why};
 use hearth_proto::ids::ServiceName;
 use hearth_proto::route::{Candidate, Snapshot};
@@ -36,6 +37,8 @@ pub(super) struct Picture {
     routable: BTreeMap<ServiceName, [u64; 3]>,
     /// By service; in the order of [`NUMBERS`].
     numbers: BTreeMap<ServiceName, [u64; 3]>,
+    /// Where distance counts: by service and tier, in thousandths.
+    tiers: BTreeMap<(ServiceName, &'static str), u64>,
 }
 
 /// Numbers of a service's tally, with what they say.
@@ -70,6 +73,12 @@ impl Picture {
             let tally = &route.tally;
             let numbers = [tally.short, tally.surplus, tally.damped].map(|n| n as u64);
             picture.numbers.insert(service.clone(), numbers);
+            let mut before = 0;
+            for share in route.spread.shares() {
+                let part = share.upto - std::mem::replace(&mut before, share.upto);
+                let key = (service.clone(), share.tier.word());
+                picture.tiers.insert(key, part * 1000 / WHOLE);
+            }
         }
         picture
     }
@@ -186,6 +195,12 @@ impl Picture {
                 self.numbers.iter().map(|(s, numbers)| ([("service", s.as_str())], numbers[i]));
             out.gauges(name, help, series)?;
         }
+        let tiers = self.tiers.iter().map(|((service, tier), n)| {
+            ([("service", service.as_str()), ("tier", *tier)], *n as f64 / 1000.0)
+        });
+        let help =
+            "Part of a service's requests that stay in the zone, in the region, or go beyond";
+        out.ratios("hearth_locality_ratio", help, tiers)?;
         out.gauge("hearth_policy_version", "Policy version in force", c.policy_version)?;
         out.gauge("hearth_trust_version", "Trust bundle version in force", c.trust_version)?;
         out.gauge("hearth_table_records", "Records in the table", c.records as u64)?;
@@ -214,6 +229,19 @@ impl Out<'_> {
         name: &str,
         help: &str,
         series: impl IntoIterator<Item = ([(&'l str, &'l str); N], u64)>,
+    ) -> Result<(), fmt::Error> {
+        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (labels, value) in series {
+            ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
+    fn ratios<'l, const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        series: impl IntoIterator<Item = ([(&'l str, &'l str); N], f64)>,
     ) -> Result<(), fmt::Error> {
         let mut family = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for (labels, value) in series {

@@ -6,6 +6,8 @@ use hearth_proto::advert::traits::CheckKind;
 use hearth_proto::advert::{
     Advert, Condition, EndpointAdvert, Keyring, Protocol, Role, SignedAdvert,
 };
+use hearth_proto::balance::tiers::Place;
+use hearth_proto::balance::{FULL_WEIGHT, Spread};
 use hearth_proto::document::{Content, Document, SignedDocument};
 use hearth_proto::evidence::{Standing, Why};
 use hearth_proto::ids::{EndpointId, Generation, Identity, NodeName, ServiceName, Version};
@@ -288,8 +290,12 @@ fn the_last_word_of_a_dead_node_is_no_strength() {
         role: Role::Warm { priority: 0 },
         condition,
         standing,
+        via: None,
         share: Share::Full,
-        weight: 1_000,
+        term: None,
+        capacity: 100,
+        weight: FULL_WEIGHT,
+        place: Place::default(),
     };
     let out = Standing::Out;
     let route = Route {
@@ -303,6 +309,7 @@ fn the_last_word_of_a_dead_node_is_no_strength() {
             candidate("e", Condition::Serving, Standing::Doubtful(Why::Silent { since: T0 })),
         ],
         choice: Choice::Nobody,
+        spread: Spread::default(),
         reason: String::new(),
         tally: Default::default(),
         watched: false,

@@ -138,12 +138,14 @@ fn status_fits_a_screen() {
                 state: "up".into(),
                 rtt_us: 400,
                 carrier: "quic".into(),
+                via: None,
             },
             LinkView {
                 node: node("web-3"),
                 state: "silent".into(),
                 rtt_us: 400,
                 carrier: "quic".into(),
+                via: None,
             },
         ],
         open_incidents: 1,
@@ -173,9 +175,22 @@ fn links_that_had_to_be_made_over_tcp_are_named() {
         state: "up".into(),
         rtt_us: 400,
         carrier: carrier.into(),
+        via: None,
     };
     let list = [link("web-2", "quic"), link("web-3", "tcp (udp blocked)")];
     assert_eq!(links(&list), "2 up, 0 silent; web-3 over tcp (udp blocked)");
+}
+
+#[test]
+fn a_peer_that_is_reached_through_a_relay_is_named_with_it() {
+    let link = LinkView {
+        node: node("web-2"),
+        state: "silent".into(),
+        rtt_us: 400,
+        carrier: "quic".into(),
+        via: Some(node("web-3")),
+    };
+    assert_eq!(links(&[link]), "0 up, 1 silent; web-2 through web-3");
 }
 
 #[test]

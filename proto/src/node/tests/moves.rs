@@ -2,8 +2,8 @@
 //! orders, the budget of moves.
 
 use super::*;
+use crate::balance::FULL_WEIGHT;
 use crate::policy::{Failback, Patience, Rate};
-use crate::ramp::WHOLE;
 use crate::time::Span;
 
 fn s(n: u64) -> Duration {
@@ -200,7 +200,7 @@ fn a_new_endpoint_grows_into_its_share_and_its_replacement_stays_until_it_has() 
     lab.run(ms(100));
     lab.activate("w1");
     lab.run(s(15));
-    assert_eq!((lab.weight("c1", "w1"), lab.weight("c1", "h2")), (WHOLE, WHOLE));
+    assert_eq!((lab.weight("c1", "w1"), lab.weight("c1", "h2")), (FULL_WEIGHT, FULL_WEIGHT));
     lab.healthy("h1");
     lab.run(ms(100));
     assert_eq!(lab.weight("c1", "h1"), 100);
@@ -208,7 +208,7 @@ fn a_new_endpoint_grows_into_its_share_and_its_replacement_stays_until_it_has() 
     assert_eq!(lab.weight("c1", "h1"), 600);
     assert_eq!(lab.condition("w1"), Condition::Serving);
     lab.run(ms(4_850));
-    assert_eq!((lab.weight("c1", "h1"), lab.condition("w1")), (WHOLE, Condition::Serving));
+    assert_eq!((lab.weight("c1", "h1"), lab.condition("w1")), (FULL_WEIGHT, Condition::Serving));
     lab.run(s(2));
     assert_eq!(lab.condition("w1"), Condition::Standby);
 }
@@ -227,7 +227,7 @@ fn an_agent_that_starts_ramps_nobody_who_has_served_all_the_while() {
         lab.link(&name(h), &name("c2"));
     }
     lab.run(ms(500));
-    assert_eq!((lab.weight("c2", "h1"), lab.weight("c2", "h2")), (WHOLE, WHOLE));
+    assert_eq!((lab.weight("c2", "h1"), lab.weight("c2", "h2")), (FULL_WEIGHT, FULL_WEIGHT));
 }
 
 #[test]
@@ -239,7 +239,7 @@ fn a_recovered_hot_endpoint_is_used_at_once_in_full_when_nobody_serves() {
     assert_eq!(lab.choice("c1"), Choice::Nobody);
     lab.healthy("h1");
     assert_eq!(lab.picks("c1"), ["h1"]);
-    assert_eq!(lab.weight("c1", "h1"), WHOLE);
+    assert_eq!(lab.weight("c1", "h1"), FULL_WEIGHT);
 }
 
 #[test]
@@ -250,7 +250,7 @@ fn weights_travel_and_a_large_endpoint_lost_calls_as_many_as_replace_it() {
     let now = lab.now;
     lab.node("h1").apply(now, vec![endpoint], BTreeSet::new());
     lab.run(s(15));
-    assert_eq!((lab.weight("c1", "h1"), lab.weight("c1", "h2")), (2 * WHOLE, WHOLE));
+    assert_eq!((lab.weight("c1", "h1"), lab.weight("c1", "h2")), (2 * FULL_WEIGHT, FULL_WEIGHT));
     lab.lose("h1");
     lab.run(ms(200));
     assert_eq!(lab.count(activated), 2);

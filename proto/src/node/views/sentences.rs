@@ -3,7 +3,9 @@
 //!
 //! Pure: the same values that stand beside the sentences in `ExplainView`, said aloud. Decides nothing.
 
-use crate::policy::{Failback, Mode, Need};
+use crate::balance::tiers::{Tier, WHOLE};
+use crate::exclusive::Status;
+use crate::policy::{Balance, Failback, Mode, Need};
 use crate::route::{Choice, Route};
 use crate::time::Wall;
 use crate::view::{EndpointView, IncidentView};
@@ -19,7 +21,10 @@ pub(super) fn of(
     policy_version: u64,
     now: Wall,
 ) -> Vec<String> {
-    let mut said = vec![traffic(route), demand(route, policy_version)];
+    let mut said = vec![traffic(route)];
+    said.extend(distance(route));
+    said.extend(session(route));
+    said.push(demand(route, policy_version));
     if route.tally.short > 0 {
         let none = !endpoints.iter().any(|e| e.role == "warm");
         let why =
@@ -40,18 +45,78 @@ pub(super) fn of(
     said
 }
 
+/// Where this node's seat among the owners of an exclusive service stands.
+pub(super) fn seat(status: &Status) -> String {
+    format!("Of the lease: {status}.")
+}
+
 fn traffic(route: &Route) -> String {
     let (service, reason) = (&route.service, &route.reason);
     let to = names(route);
     match &route.choice {
-        Choice::Serve(picks) if picks.len() > 1 => format!(
-            "Requests for {service} go to {to} ({reason}), each to the less loaded of two drawn at random."
-        ),
+        Choice::Serve(picks) if picks.len() > 1 => {
+            format!("Requests for {service} go to {to} ({reason}), {}.", balancer(route))
+        }
         Choice::Serve(_) => format!("Requests for {service} go to {to} ({reason})."),
         Choice::Panic(_) => format!("Requests for {service} go to {to}, good or not: {reason}."),
+        Choice::Relay(_) => format!("Requests for {service} go to {to}, {reason}."),
         Choice::Wake(_) => format!("Requests for {service} wait for {to}: {reason}."),
         Choice::Nobody => format!("Requests for {service} fail: {reason}."),
     }
+}
+
+/// How one of several is picked.
+fn balancer(route: &Route) -> &'static str {
+    match route.policy.balance {
+        Balance::PeakEwma => "each to the less loaded of two drawn at random",
+        Balance::LeastRequest => "each to the one of two drawn at random that has fewer under way",
+        Balance::RoundRobin => "to one after the other",
+        Balance::RingHash => "those of one session or client to the same",
+    }
+}
+
+/// How far requests go, where that differs.
+fn distance(route: &Route) -> Option<String> {
+    let mut before = 0;
+    let mut parts = Vec::new();
+    for share in route.spread.shares() {
+        let part = share.upto - std::mem::replace(&mut before, share.upto);
+        let percent = (part * 100 + WHOLE / 2) / WHOLE;
+        let endpoints = |thousandths: u64| {
+            let tenths = thousandths.div_ceil(100);
+            match tenths % 10 {
+                0 => (tenths / 10).to_string(),
+                tenth => format!("{}.{tenth}", tenths / 10),
+            }
+        };
+        let place = match share.tier {
+            Tier::Zone => "stay in this zone",
+            Tier::Region => "go to other zones of this region",
+            Tier::Rest => "go beyond",
+        };
+        parts.push(format!(
+            "{percent}% {place} ({} of {} endpoints ready)",
+            endpoints(share.ready),
+            endpoints(share.should)
+        ));
+    }
+    let (last, others) = parts.split_last()?;
+    let spill = match route.spread.shares().first() {
+        Some(nearest) if nearest.upto < WHOLE => {
+            "What is nearest has too little left of what it should have, so part of the requests spills over"
+        }
+        _ => "What is nearest has enough",
+    };
+    Some(format!("{spill}: {} and {last}.", others.join(", ")))
+}
+
+/// What keeps sessions together.
+fn session(route: &Route) -> Option<String> {
+    let name = route.policy.affinity.as_ref()?;
+    Some(format!(
+        "Requests of one session (by {name}) go to the same endpoint wherever it is; when it is lost its \
+         sessions move, and return with it."
+    ))
 }
 
 /// Whom requests may go to: `hot-1, hot-2 and warm-1`.
@@ -85,6 +150,13 @@ fn demand(route: &Route, policy_version: u64) -> String {
         return format!(
             "{by}, nobody is called up (mode hot-hot); {} of {} hot serve.",
             tally.hot, tally.declared
+        );
+    }
+    if route.policy.mode == Mode::Exclusive {
+        let owners = route.policy.exclusive.as_ref().map_or(0, |e| e.owners.len());
+        return format!(
+            "{by}, one endpoint at a time serves, and only while most of the {owners} owners lease it to its \
+             node (mode exclusive)."
         );
     }
     let share = match route.policy.min_hot {

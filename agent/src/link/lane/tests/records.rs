@@ -7,7 +7,7 @@ use rustls::ServerConnection;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::super::handshake::{Established, HandshakeError, Mark, client, server};
+use super::super::handshake::{Established, HandshakeError, Mark, Way, client, server};
 use super::super::listen::extractable;
 use super::super::outbox::Outbox;
 use super::super::record::{HEAD, Opened, RecordError, Records};
@@ -23,7 +23,7 @@ async fn sockets() -> (TcpStream, TcpStream) {
     (near, listener.accept().await.unwrap().0)
 }
 
-const MARK: Mark = Mark { kind: Kind::Data, slot: 3 };
+const MARK: Mark = Mark { kind: Kind::Data, way: Way::Direct, slot: 3 };
 
 async fn pair() -> (Established, Established) {
     let authority = Authority::new("mesh.example");

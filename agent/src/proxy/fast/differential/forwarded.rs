@@ -29,6 +29,7 @@ fn check(dice: &mut Dice, counts: &mut Counts) {
     let fields = lines(&grammar::block(dice));
     let trailers = dice.one_in(3).then(|| lines(&grammar::block(dice)));
     let head = RequestHead {
+        attempts: 0,
         service: ServiceName::parse("ledger").unwrap(),
         instance: 0,
         left_us: 0,
@@ -74,6 +75,7 @@ fn what_a_peer_asks_for_is_one_message_to_the_application() {
 #[test]
 fn trailers_without_a_single_one_still_end_the_message() {
     let head = RequestHead {
+        attempts: 0,
         service: ServiceName::parse("ledger").unwrap(),
         instance: 0,
         left_us: 0,

@@ -96,6 +96,7 @@ fn request_head(dice: &mut Dice) -> Bytes {
     let [method, target, authority] = grammar::asked(dice);
     let mut out = BytesMut::new();
     let head = RequestHead {
+        attempts: dice.pick(&[0, 0, 1, 255]),
         service: ServiceName::parse(dice.pick(&["a", "ledger", "x-1"])).unwrap(),
         instance: dice.next() as u16,
         left_us: dice.next(),

@@ -1,4 +1,6 @@
 use crate::advert::{Condition, Protocol, Role};
+use crate::balance::tiers::Place;
+use crate::balance::{FULL_WEIGHT, Spread};
 use crate::evidence::Standing;
 use crate::failover::Tally;
 use crate::ids::{EndpointId, Generation, NodeName, ServiceName};
@@ -28,18 +30,26 @@ fn route(picks: &[&str], serving: usize, called: &[&str]) -> Route {
         role: Role::Hot,
         condition: Condition::Serving,
         standing: Standing::Ready,
+        via: None,
         share: Share::Full,
-        weight: 1_000,
+        term: None,
+        capacity: 100,
+        weight: FULL_WEIGHT,
+        place: Place::default(),
     };
+    let policy = ServicePolicy {
+        min_hot: Need::Percent(Percent(67)),
+        failback: Failback::After(Span(std::time::Duration::from_secs(5))),
+        ..ServicePolicy::default()
+    };
+    let candidates: Vec<Candidate> = picks.iter().map(candidate).collect();
+    let choice = Choice::Serve((0..picks.len()).collect());
     Route {
         service: service(),
-        policy: ServicePolicy {
-            min_hot: Need::Percent(Percent(67)),
-            failback: Failback::After(Span(std::time::Duration::from_secs(5))),
-            ..ServicePolicy::default()
-        },
-        candidates: picks.iter().map(candidate).collect(),
-        choice: Choice::Serve((0..picks.len()).collect()),
+        spread: Spread::of(&policy, &candidates, &choice, &Place::default()),
+        policy,
+        candidates,
+        choice,
         reason: format!("{} ready of 5 known", picks.len()),
         tally: Tally {
             declared: 3,
@@ -170,4 +180,52 @@ fn nobody_left_no_bench_and_no_policy_are_said_as_what_they_are() {
 fn of_many_endpoints_the_first_are_named_and_the_rest_counted() {
     let many = route(&["a", "b", "c", "d", "e", "f", "g", "h"], 8, &[]);
     assert!(of(&many, &[], &[], 1, NOW)[0].contains("go to a, b, c, d, e, f and 2 more ("));
+}
+
+fn placed(zones: &[&str], choice: &[usize], policy: ServicePolicy) -> Route {
+    let mut route = route(&["a", "b", "c", "d"][..zones.len()], 3, &[]);
+    for (c, zone) in route.candidates.iter_mut().zip(zones) {
+        c.place = Place { zone: (*zone).into(), region: "r".into() };
+    }
+    route.choice = Choice::Serve(choice.to_vec());
+    let home = Place { zone: "x".into(), region: "r".into() };
+    route.policy = policy;
+    route.spread = Spread::of(&route.policy, &route.candidates, &route.choice, &home);
+    route
+}
+
+#[test]
+fn how_far_requests_go_is_said_where_it_differs_and_why_some_spill_over() {
+    let policy = ServicePolicy::default;
+    let zones = ["x", "x", "y", "y"];
+    assert_eq!(distance(&placed(&["x"; 4], &[0, 1, 2, 3], policy())), None);
+    assert_eq!(
+        distance(&placed(&zones, &[0, 1, 2, 3], policy())).unwrap(),
+        "What is nearest has enough: 100% stay in this zone (2 of 2 endpoints ready) and 0% go to other \
+         zones of this region (2 of 2 endpoints ready)."
+    );
+    assert_eq!(
+        distance(&placed(&zones, &[0, 2, 3], policy())).unwrap(),
+        "What is nearest has too little left of what it should have, so part of the requests spills over: \
+         70% stay in this zone (1 of 2 endpoints ready) and 30% go to other zones of this region (2 of 2 \
+         endpoints ready)."
+    );
+}
+
+#[test]
+fn the_balancer_and_what_keeps_sessions_together_are_said() {
+    for (balance, words) in [
+        ("peak-ewma", "each to the less loaded of two drawn at random."),
+        ("least-request", "each to the one of two drawn at random that has fewer under way."),
+        ("round-robin", "to one after the other."),
+        ("ring-hash", "those of one session or client to the same."),
+    ] {
+        let policy = serde_json::from_str(&format!(r#"{{"balance": "{balance}"}}"#)).unwrap();
+        let said = traffic(&placed(&["x"; 4], &[0, 1], policy));
+        assert!(said.ends_with(words), "{said}");
+    }
+    let policy = serde_json::from_str(r#"{"affinity": {"cookie": "sid"}}"#).unwrap();
+    let said = session(&placed(&["x"; 4], &[0, 1], policy)).unwrap();
+    assert!(said.starts_with("Requests of one session (by cookie sid) go to the same"), "{said}");
+    assert_eq!(session(&placed(&["x"; 4], &[0, 1], ServicePolicy::default())), None);
 }

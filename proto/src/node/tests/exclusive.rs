@@ -1,0 +1,179 @@
+//! Exclusive services on whole nodes: who serves, whom callers use, what is said about it.
+
+use super::*;
+use crate::policy::{Exclusive, Failback};
+use crate::time::Span;
+
+const LEASE: Duration = Duration::from_secs(5);
+
+fn policy(owners: &[&str]) -> ServicePolicy {
+    let exclusive = Exclusive {
+        owners: owners.iter().map(|n| name(n)).collect(),
+        lease: Span(LEASE),
+        number: 1,
+        former: Vec::new(),
+    };
+    ServicePolicy {
+        mode: Mode::Exclusive,
+        exclusive: Some(exclusive),
+        failback: Failback::After(Span(Duration::from_secs(3))),
+        ..ServicePolicy::default()
+    }
+}
+
+/// The owners are up, the policy is everywhere, and somebody has had time to get the lease.
+fn lab(owners: &[&str]) -> Lab {
+    let mut lab = Lab::new(&[owners, &["c1"]].concat());
+    lab.give_policy(1, policy(owners));
+    lab.run(Duration::from_secs(3));
+    lab
+}
+
+fn serving(lab: &Lab) -> Vec<String> {
+    let serves = |n: &&NodeName| {
+        let snapshot = lab.nodes[*n].snapshot();
+        !lab.gone.contains(*n) && snapshot.own.get(&at(n.as_str())) == Some(&Condition::Serving)
+    };
+    lab.nodes.keys().filter(serves).map(ToString::to_string).collect()
+}
+
+fn only(lab: &Lab) -> String {
+    let serving = serving(lab);
+    assert_eq!(serving.len(), 1, "{serving:?} serve");
+    serving[0].clone()
+}
+
+fn term(lab: &Lab, n: &str) -> u64 {
+    lab.nodes[&name(n)].lease(&ledger()).unwrap().term
+}
+
+/// Whom the caller uses.
+fn picks(lab: &Lab) -> Vec<String> {
+    let snapshot = lab.nodes[&name("c1")].snapshot();
+    let route = &snapshot.services[&ledger()];
+    match &route.choice {
+        Choice::Serve(picks) => {
+            picks.iter().map(|i| route.candidates[*i].id.node.to_string()).collect()
+        }
+        other => vec![other.word().to_owned()],
+    }
+}
+
+fn says(lab: &Lab, n: &str) -> String {
+    lab.nodes[&name(n)].explain_view(&ledger(), lab.now).unwrap().sentences.join("\n")
+}
+
+#[test]
+fn one_endpoint_serves_and_callers_use_it_alone_under_its_term() {
+    let lab = lab(&["h1", "h2", "h3"]);
+    let holder = only(&lab);
+    assert_eq!(picks(&lab), std::slice::from_ref(&holder));
+    let snapshot = lab.nodes[&name("c1")].snapshot();
+    let candidates = &snapshot.services[&ledger()].candidates;
+    let told = candidates.iter().find(|c| c.id == at(&holder)).unwrap().term;
+    assert_eq!(told, Some(term(&lab, &holder)));
+    assert!(says(&lab, &holder).contains("this node holds the lease"), "{}", says(&lab, &holder));
+    assert!(says(&lab, "c1").contains("holds the lease, term"), "{}", says(&lab, "c1"));
+}
+
+#[test]
+fn the_holders_snapshot_says_until_when_and_moves_with_each_renewal() {
+    let mut lab = lab(&["h1", "h2", "h3"]);
+    let holder = only(&lab);
+    let until = |lab: &Lab| lab.nodes[&name(&holder)].snapshot().leases[&ledger()].until;
+    for _ in 0..20 {
+        assert!(until(&lab) > lab.now && until(&lab) <= lab.now + LEASE);
+        lab.run(Duration::from_secs(1));
+    }
+    assert_eq!(only(&lab), holder);
+    let saves = lab.count(|e| matches!(e, Event::SavePromises { .. }));
+    assert!(saves <= 12, "{saves} writes: renewals need none");
+}
+
+#[test]
+fn when_the_holder_is_lost_another_serves_once_its_lease_is_over_under_a_greater_term() {
+    let mut lab = lab(&["h1", "h2", "h3"]);
+    let lost = only(&lab);
+    let before = term(&lab, &lost);
+    lab.lose(&lost);
+    lab.run(ms(500));
+    assert_eq!(picks(&lab), ["wake"], "requests wait for its successor");
+    lab.run(LEASE + Duration::from_secs(1));
+    let next = only(&lab);
+    assert_ne!(next, lost);
+    assert!(term(&lab, &next) > before);
+    assert_eq!(picks(&lab), [next]);
+}
+
+#[test]
+fn a_minority_stops_serving_in_time_and_explains_why() {
+    let mut lab = lab(&["h1", "h2", "h3"]);
+    let holder = only(&lab);
+    for other in ["h1", "h2", "h3"].iter().filter(|n| **n != holder) {
+        lab.lose(other);
+    }
+    lab.run(LEASE * 9 / 11);
+    assert_eq!(serving(&lab), [""; 0]);
+    lab.run(Duration::from_secs(4));
+    assert_eq!(serving(&lab), [""; 0]);
+    let said = says(&lab, &holder);
+    assert!(
+        said.contains("no majority: 1 of 3 owners would grant the lease, 2 are needed"),
+        "{said}"
+    );
+    assert!(says(&lab, "c1").contains("the lease"), "{}", says(&lab, "c1"));
+}
+
+#[test]
+fn a_drained_holder_finishes_and_another_follows_within_two_seconds() {
+    let mut lab = lab(&["h1", "h2", "h3"]);
+    let holder = only(&lab);
+    let now = lab.now;
+    lab.node(&holder).drain(now, true);
+    lab.pump();
+    assert_eq!(lab.condition(&holder), Condition::Draining);
+    lab.run(ms(900));
+    assert_eq!(serving(&lab), [""; 0], "it finishes what it has first");
+    lab.run(ms(1_100));
+    assert_ne!(only(&lab), holder);
+}
+
+#[test]
+fn a_warm_owner_is_activated_only_with_the_lease_and_gives_it_back_after_the_hold() {
+    let mut lab = lab(&["h1", "w1", "w2"]);
+    assert_eq!(only(&lab), "h1", "hot before warm");
+    assert_eq!(lab.count(activated), 0);
+    let now = lab.now;
+    lab.node("h1").handle_health(now, &at("h1"), false);
+    lab.run(Duration::from_secs(2));
+    let up: Vec<NodeName> =
+        lab.events.iter().filter(|(_, e)| activated(e)).map(|(n, _)| n.clone()).collect();
+    assert_eq!(up.len(), 1, "one at a time: {up:?}");
+    let warm = up[0].as_str();
+    assert_eq!(lab.condition(warm), Condition::Activating);
+    let now = lab.now;
+    lab.node(warm).handle_hook(now, &at(warm), Ok(()));
+    lab.node(warm).handle_health(now, &at(warm), true);
+    lab.run(Duration::from_secs(1));
+    assert_eq!(only(&lab), warm);
+    let now = lab.now;
+    lab.node("h1").handle_health(now, &at("h1"), true);
+    lab.run(Duration::from_secs(2));
+    assert_eq!(only(&lab), warm, "not before the hold");
+    lab.run(Duration::from_secs(2));
+    assert_eq!(only(&lab), "h1");
+    assert_eq!(lab.condition(warm), Condition::Standby);
+    assert_eq!(lab.count(|e| matches!(e, Event::Deactivate { .. })), 1);
+}
+
+#[test]
+fn who_is_no_owner_never_serves_and_a_policy_without_owners_serves_nobody() {
+    let mut lab = Lab::new(&["h1", "h2", "h3", "h4", "c1"]);
+    lab.give_policy(1, policy(&["h1", "h2", "h3"]));
+    lab.run(Duration::from_secs(3));
+    assert_ne!(only(&lab), "h4");
+    lab.give_policy(2, ServicePolicy { exclusive: None, ..policy(&["h1"]) });
+    lab.run(Duration::from_secs(3));
+    assert_eq!(serving(&lab), [""; 0]);
+    assert!(says(&lab, "c1").contains("names no owners"), "{}", says(&lab, "c1"));
+}
