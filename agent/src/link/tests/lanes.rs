@@ -375,7 +375,8 @@ async fn lanes_of_an_older_start_get_no_new_requests() {
 /// After a stop of ours the peer has dialled anew and given the old link up, or it has just ended, while what
 /// lanes had to say lies unread.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn lanes_outlive_a_mesh_link_that_ends_when_we_were_stopped_however_long_they_were_not_heard() {
+async fn lanes_outlive_a_mesh_link_that_ends_when_we_were_stopped_however_long_they_were_not_heard()
+{
     for (farewell, stalled) in [(Farewell::GivenUp, false), (Farewell::None, true)] {
         let (a, b) = pair(echo).await;
         let (peer, line, mut stream) = unheard(&a, &b).await;
