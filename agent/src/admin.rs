@@ -200,18 +200,24 @@ fn problem(status: StatusCode, error: &str, hint: &str) -> Response {
     (status, Json(body)).into_response()
 }
 
-struct Failure(Response);
+struct Failure(Box<Response>);
+
+impl Failure {
+    fn new(status: StatusCode, error: &str, hint: &str) -> Self {
+        Self(Box::new(problem(status, error, hint)))
+    }
+}
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        self.0
+        *self.0
     }
 }
 
 impl From<Gone> for Failure {
     fn from(gone: Gone) -> Self {
         let hint = "ask another agent of the mesh";
-        Self(problem(StatusCode::SERVICE_UNAVAILABLE, &gone.to_string(), hint))
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, &gone.to_string(), hint)
     }
 }
 
@@ -246,7 +252,7 @@ const WHICH_SERVICES: &str = "`hearth routes` lists the services known here";
 
 fn service_name(text: &str) -> Result<ServiceName, Failure> {
     ServiceName::parse(text)
-        .map_err(|e| Failure(problem(StatusCode::BAD_REQUEST, &e.to_string(), WHICH_SERVICES)))
+        .map_err(|e| Failure::new(StatusCode::BAD_REQUEST, &e.to_string(), WHICH_SERVICES))
 }
 
 fn unknown_service(service: &ServiceName) -> Response {

@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use hearth_proto::drill::{DrillId, DrillRefused, Lose};
 use hearth_proto::ids::{NodeName, ServiceName};
-use hearth_proto::node::DrillAsk;
+use hearth_proto::node::{DrillAsk, Node};
 use hearth_proto::time::Wall;
 use hearth_proto::view::{
     AcrossView, Answered, DrillReport, DrillRequest, DrillStop, DrillView, IncidentView, Part,
@@ -92,13 +92,11 @@ pub(super) async fn across(State(admin): State<Arc<Admin>>, Path(id): Path<Strin
 }
 
 pub(super) async fn drills(State(admin): State<Arc<Admin>>) -> Answer {
-    Ok(Json(admin.handle.read(|node, now| node.drill_views(now)).await?).into_response())
+    Ok(Json(admin.handle.read(Node::drill_views).await?).into_response())
 }
 
 async fn find_drill(admin: &Admin, id: String) -> Result<Option<DrillView>, Gone> {
-    let find = move |node: &hearth_proto::node::Node, now| {
-        node.drill_views(now).into_iter().find(|d| d.id == id)
-    };
+    let find = move |node: &Node, now| node.drill_views(now).into_iter().find(|d| d.id == id);
     admin.handle.read(find).await
 }
 

@@ -192,8 +192,9 @@ pub(crate) async fn ended(
     farewell: Farewell,
 ) {
     let now = Instant::now();
-    let stalled = shared.monitor.lateness.excuses(now, now);
-    let lost = peer.unregister(line, farewell, stalled);
+    // We were kept waiting until a moment ago: what the peer had to say on lanes lies unread.
+    let unread = farewell == Farewell::None && shared.monitor.lateness.excuses(now, now);
+    let lost = peer.unregister(line, if unread { Farewell::GivenUp } else { farewell });
     shared.metrics.links.set(i64::try_from(count(shared)).unwrap_or(i64::MAX));
     if lost == Lost::Link {
         let orderly = farewell == Farewell::Said;

@@ -352,9 +352,8 @@ impl Peer {
         registered
     }
 
-    /// Forgets a connection that is closed. `stalled`: we were kept waiting until a moment ago, so that what
-    /// lanes had to say may lie unread.
-    pub(crate) fn unregister(&self, line: &Line, mut farewell: Farewell, stalled: bool) -> Lost {
+    /// Forgets a connection that is closed.
+    pub(crate) fn unregister(&self, line: &Line, mut farewell: Farewell) -> Lost {
         let mut state = lock(&self.state);
         match line {
             Line::Quic(connection) => {
@@ -377,7 +376,6 @@ impl Peer {
                 Farewell::Said => false,
                 // It has just been heard, though perhaps on nothing else: we may have been stopped.
                 Farewell::GivenUp => state.has_lanes() || state.data.is_some(),
-                Farewell::None if stalled => state.has_lanes(),
                 Farewell::None => state.hears_lanes(Instant::now()),
             };
             if farewell != Farewell::GivenUp {

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::link::line::Line;
+use crate::link::mesh::ended;
 use crate::link::peer::{Lost, Peer};
 use crate::link::{DataStream, Farewell, LaneChoice, LinkError, Receiver, Sender, StreamError};
 
@@ -372,26 +373,30 @@ async fn lanes_of_an_older_start_get_no_new_requests() {
     assert!(timed("the echo", before.recv.read_chunk(1)).await.unwrap().is_some());
 }
 
-/// After a stop of ours the peer has dialled anew and given the old link up, or it has just ended, while what
-/// lanes had to say lies unread.
+/// After a stop of ours the peer has dialled anew and given the old link up, while nothing was heard on lanes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn lanes_outlive_a_mesh_link_that_ends_when_we_were_stopped_however_long_they_were_not_heard() {
-    for (farewell, stalled) in [(Farewell::GivenUp, false), (Farewell::None, true)] {
-        let (a, b) = pair(echo).await;
-        let (peer, line, mut stream) = unheard(&a, &b).await;
-        assert_eq!(peer.unregister(&line, farewell, stalled), Lost::Quietly);
-        stream.send.write_last(b"y").await.unwrap();
-        assert_eq!(timed("the answer", read_all(&mut stream.recv)).await.unwrap(), b"xy");
-    }
+async fn lanes_outlive_a_mesh_link_that_their_peer_gave_up_however_long_they_were_not_heard() {
+    let (a, b) = pair(echo).await;
+    let (peer, line, mut stream) = unheard(&a, &b).await;
+    assert_eq!(peer.unregister(&line, Farewell::GivenUp), Lost::Quietly);
+    stream.send.write_last(b"y").await.unwrap();
+    assert_eq!(timed("the answer", read_all(&mut stream.recv)).await.unwrap(), b"xy");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn lanes_that_were_not_heard_end_with_a_mesh_link_that_broke_while_we_looked() {
-    let (a, b) = pair(echo).await;
-    let (peer, line, mut stream) = unheard(&a, &b).await;
-    assert_eq!(peer.unregister(&line, Farewell::None, false), Lost::Link);
-    let _ = stream.send.write_last(b"y").await;
-    assert!(timed("the end", read_all(&mut stream.recv)).await.is_err());
+async fn lanes_that_were_not_heard_end_with_a_broken_mesh_link_unless_we_were_stopped_ourselves() {
+    for stopped in [true, false] {
+        let (a, b) = pair(echo).await;
+        let (peer, line, mut stream) = unheard(&a, &b).await;
+        if stopped {
+            let lag = Duration::from_secs(2);
+            a.links.shared.monitor.lateness.came(Instant::now(), lag);
+        }
+        ended(&a.links.shared, &peer, &line, "it broke".into(), Farewell::None).await;
+        let sent = stream.send.write_last(b"y").await;
+        let answer = timed("the answer or the end", read_all(&mut stream.recv)).await;
+        assert_eq!(answer.ok().as_deref(), stopped.then_some(&b"xy"[..]), "sent: {sent:?}");
+    }
 }
 
 /// A peer with a mesh link and a stream under way on a lane that has not been heard lately.
