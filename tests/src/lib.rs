@@ -20,3 +20,4 @@ pub mod python;
 pub mod sensing;
 pub mod sim;
 pub mod soak;
+pub mod strike;

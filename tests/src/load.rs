@@ -46,6 +46,27 @@ pub struct LoadSpec {
     pub rate: u32,
     /// A request not answered by then has failed, and its connection is dropped.
     pub deadline: Duration,
+    /// What sessions its requests belong to; to none without.
+    pub sessions: Option<Sessions>,
+}
+
+/// Sessions that requests belong to in turn.
+#[derive(Debug, Clone)]
+pub struct Sessions {
+    /// The header field that names them.
+    pub field: String,
+    /// Its value; `{s}` in it becomes the session's number.
+    pub value: String,
+    /// How many there are.
+    pub count: u32,
+}
+
+impl Sessions {
+    /// The session of the request with this number.
+    #[must_use]
+    pub fn of(&self, number: u32) -> u32 {
+        number % self.count.max(1)
+    }
 }
 
 impl LoadSpec {
@@ -59,6 +80,7 @@ impl LoadSpec {
             host: "ledger".to_owned(),
             rate: 500,
             deadline: Duration::from_secs(1),
+            sessions: None,
         }
     }
 }
@@ -213,12 +235,13 @@ async fn one(shared: Arc<Shared>, number: u32, scheduled: Duration) {
         latency,
         status: 0,
         served_by: String::new(),
+        retry_after: None,
         error: None,
     };
     match answer {
-        Ok(Ok((status, served_by))) => {
+        Ok(Ok(Answer { status, served_by, retry_after })) => {
             sample.status = status.as_u16();
-            sample.served_by = served_by;
+            (sample.served_by, sample.retry_after) = (served_by, retry_after);
             sample.error = (!status.is_success()).then(|| format!("answered {status}"));
         }
         Ok(Err(error)) => sample.error = Some(error),
@@ -228,8 +251,26 @@ async fn one(shared: Arc<Shared>, number: u32, scheduled: Duration) {
     shared.flying.fetch_sub(1, Ordering::SeqCst);
 }
 
+/// What of an answer goes on record.
+struct Answer {
+    status: StatusCode,
+    served_by: String,
+    retry_after: Option<String>,
+}
+
+/// The request with this number.
+fn request(spec: &LoadSpec, number: u32) -> Result<Request<Empty<Bytes>>, String> {
+    let path = spec.path.replace("{n}", &number.to_string());
+    let mut request = Request::builder().method(&spec.method).uri(path).header("host", &spec.host);
+    if let Some(sessions) = &spec.sessions {
+        let session = sessions.of(number).to_string();
+        request = request.header(&sessions.field, sessions.value.replace("{s}", &session));
+    }
+    request.body(Empty::new()).map_err(|e| format!("cannot make the request: {e}"))
+}
+
 /// Sends the request and reads the whole answer.
-async fn ask(shared: &Shared, number: u32) -> Result<(StatusCode, String), String> {
+async fn ask(shared: &Shared, number: u32) -> Result<Answer, String> {
     loop {
         let idle = lock(&shared.idle).pop();
         let reused = idle.is_some();
@@ -240,13 +281,7 @@ async fn ask(shared: &Shared, number: u32) -> Result<(StatusCode, String), Strin
         if sender.ready().await.is_err() {
             continue; // Closed while idle; nothing of the request was written.
         }
-        let path = shared.spec.path.replace("{n}", &number.to_string());
-        let request = Request::builder()
-            .method(&shared.spec.method)
-            .uri(path)
-            .header("host", &shared.spec.host)
-            .body(Empty::new())
-            .map_err(|e| format!("cannot make the request: {e}"))?;
+        let request = request(&shared.spec, number)?;
         let response = match sender.send_request(request).await {
             Ok(response) => response,
             Err(error) if reused && error.is_canceled() => continue, // Never written, says hyper.
@@ -259,13 +294,14 @@ async fn ask(shared: &Shared, number: u32) -> Result<(StatusCode, String), Strin
             .map_err(|e| format!("the answer broke off: {}", chain(&e)))?
             .to_bytes();
         lock(&shared.idle).push(sender);
-        let header = head.headers.get(SERVED_BY).and_then(|v| v.to_str().ok());
+        let header = |name| head.headers.get(name).and_then(|v| v.to_str().ok());
         let first = || body.split(|&b| b == b'\n').next().unwrap_or_default();
-        let served_by = match header {
+        let served_by = match header(SERVED_BY) {
             Some(name) => name.to_owned(),
             None => String::from_utf8_lossy(first()).chars().take(40).collect(),
         };
-        return Ok((head.status, served_by));
+        let retry_after = header("retry-after").map(str::to_owned);
+        return Ok(Answer { status: head.status, served_by, retry_after });
     }
 }
 

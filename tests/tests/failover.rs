@@ -13,74 +13,14 @@ mod relay;
 use std::time::{Duration, Instant};
 
 use hearth_proto::view::ExplainView;
-use hearth_tests::lab::Lab;
 use hearth_tests::lab::entry::in_lab;
 use hearth_tests::lab::mesh::{Mesh, MeshSpec, POLICY, SERVICE, active_warm, sketch};
 use hearth_tests::lab::wait::wait_for;
 use hearth_tests::lab::web::Kind;
-use hearth_tests::load::{Load, LoadSpec, PhaseReport};
+use hearth_tests::load::{Load, LoadSpec};
 use hearth_tests::otlp::Span;
+use hearth_tests::strike::{FAILBACK, Run, SOON};
 use hyper::Method;
-
-const SOON: Duration = Duration::from_secs(30);
-/// Hold of 3 s, rejoining and health checks before it.
-const FAILBACK: Duration = Duration::from_secs(60);
-/// This long without a bad request, and the fault is over.
-const QUIET: Duration = Duration::from_millis(1500);
-
-/// A mesh under load.
-struct Run {
-    // Before the mesh: nobody is to call an agent that is being taken down.
-    load: Load,
-    mesh: Mesh,
-}
-
-impl Run {
-    fn start(lab: &Lab, spec: &MeshSpec) -> Self {
-        let mesh = Mesh::start(lab, spec).unwrap();
-        let load = mesh.load().unwrap();
-        let run = Self { load, mesh };
-        run.sent(500);
-        let before = run.load.since(Duration::ZERO);
-        assert_eq!(before.failed, 0, "before any fault: {before:?}");
-        assert_eq!(before.served.len(), spec.hot, "each hot host serves: {before:?}");
-        run
-    }
-
-    /// Waits for this many requests on record.
-    fn sent(&self, count: usize) {
-        wait_for("requests", SOON, || match self.load.samples().len() {
-            got if got >= count => Ok(()),
-            got => Err(got.to_string()),
-        })
-        .unwrap();
-    }
-
-    /// Strikes, waits until `settled` holds and the traffic is normal, and returns the figures.
-    /// No request may have failed.
-    fn strike(
-        &self,
-        what: &str,
-        fault: impl FnOnce(&Mesh),
-        settled: impl FnOnce(&Mesh) -> ExplainView,
-    ) -> (PhaseReport, ExplainView) {
-        let mark = self.load.mark();
-        fault(&self.mesh);
-        let view = settled(&self.mesh);
-        wait_for("normal traffic", SOON, || {
-            let enough = self.load.mark() > mark + QUIET && self.load.quiet_for() > QUIET;
-            if enough { Ok(()) } else { Err(format!("{:?}", self.load.lately(QUIET))) }
-        })
-        .unwrap();
-        let phase = self.load.since(mark);
-        println!(
-            "{what}: {} sent, {} failed, slowest {:.1} ms, {} over 100 ms, normal after {:.0} ms",
-            phase.sent, phase.failed, phase.slowest_ms, phase.over_100_ms, phase.normal_after_ms
-        );
-        assert_eq!(phase.failed, 0, "{what}: {phase:?}\n{}", sketch(&view));
-        (phase, view)
-    }
-}
 
 /// The one warm endpoint that comes first was called up, and no other.
 fn first_warm(mesh: &Mesh) -> ExplainView {
@@ -157,7 +97,7 @@ fn a_gray_application_is_left_soon_and_used_again_when_it_is_well() {
             println!("{gray}: back {:?} after its recovery", began.elapsed());
         }
         let mark = run.load.mark();
-        run.sent(run.load.samples().len() + 500);
+        run.sent_more(500);
         assert_eq!(run.load.since(mark).failed, 0);
     });
 }

@@ -143,6 +143,7 @@ mod tests {
             latency: at(latency),
             status: 200,
             served_by: "hot-1".to_owned(),
+            retry_after: None,
             error: error.map(str::to_owned),
         }
     }

@@ -113,6 +113,11 @@ impl Host {
         &self.space
     }
 
+    /// Where processes of its lab are noted.
+    pub(super) fn ledger(&self) -> &Path {
+        &self.ledger
+    }
+
     /// Writes a file into its directory.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ use hearth_proto::view::{ExplainView, IncidentView};
 use super::agent::Agent;
 use super::control::Control;
 use super::error::LabError;
+use super::hooked;
 use super::host::Host;
 use super::spec::{AgentSpec, Check, MESH};
 use super::wait::wait_for;
@@ -56,6 +57,10 @@ pub struct MeshSpec {
     pub seldom_checked: bool,
     /// Agents of the hot ones watch the process of their application.
     pub watched: bool,
+    /// Hot hosts stand in so many zones, as many in each; the caller is in the first. 0: in none.
+    pub zones: usize,
+    /// Nothing runs on the warm ones until their hook starts it.
+    pub hooked: bool,
 }
 
 /// Where a host's application has its process id.
@@ -76,7 +81,24 @@ impl Default for MeshSpec {
             udp_blocked: false,
             seldom_checked: false,
             watched: false,
+            zones: 0,
+            hooked: false,
         }
+    }
+}
+
+impl MeshSpec {
+    /// The zone of the hot host with this number, from 0; empty for none.
+    fn zone(&self, hot: usize) -> String {
+        match self.zones {
+            0 => String::new(),
+            zones => format!("zone-{}", hot * zones / self.hot.max(1) + 1),
+        }
+    }
+
+    /// What runs on a warm host from the start.
+    fn asleep(&self) -> Option<Kind> {
+        (!self.hooked).then_some(Kind::Warm { activate: self.activate })
     }
 }
 
@@ -84,6 +106,20 @@ fn hot_spec(mesh: &MeshSpec, host: &Host, spec: AgentSpec) -> AgentSpec {
     let spec = spec.hot(SERVICE, PORT).checked(&mesh.check);
     let spec = if mesh.seldom_checked { spec.seldom_checked() } else { spec };
     if mesh.watched { spec.watching(&host.dir().join(PID_FILE)) } else { spec }
+}
+
+fn warm_spec(
+    mesh: &MeshSpec,
+    host: &Host,
+    spec: AgentSpec,
+    priority: u8,
+) -> Result<AgentSpec, LabError> {
+    let spec = spec.warm(SERVICE, PORT, priority).checked(&mesh.check);
+    if !mesh.hooked {
+        return Ok(spec);
+    }
+    let (start, stop) = hooked::hooks(host, mesh.kind)?;
+    Ok(spec.hooks(&start, &stop))
 }
 
 /// A host with an agent, and an application if it offers the service.
@@ -160,14 +196,14 @@ impl Mesh {
             Ok(agent.join(control.address(), &token))
         };
         // All tokens first: they are made while the control plane does not serve.
-        let caller_spec = plan(&caller)?.upstream(SERVICE, UPSTREAM);
-        let hot_specs = hot
-            .iter()
-            .map(|host| Ok(hot_spec(spec, host, plan(host)?)))
+        let caller_spec = plan(&caller)?.upstream(SERVICE, UPSTREAM).zone(&spec.zone(0));
+        let hot_specs = (0..)
+            .zip(&hot)
+            .map(|(n, host)| Ok(hot_spec(spec, host, plan(host)?.zone(&spec.zone(n)))))
             .collect::<Result<Vec<_>, LabError>>()?;
         let warm_specs = (0..)
             .zip(&warm)
-            .map(|(n, host)| Ok(plan(host)?.warm(SERVICE, PORT, n).checked(&spec.check)))
+            .map(|(n, host)| warm_spec(spec, host, plan(host)?, n))
             .collect::<Result<Vec<_>, LabError>>()?;
         control.serve()?;
         let start = |host: Arc<Host>, agent: AgentSpec, kind: Option<Kind>| {
@@ -179,7 +215,7 @@ impl Mesh {
             Ok::<Node, LabError>(Node { host, agent, web })
         };
         let awake = Some(spec.kind);
-        let asleep = Some(Kind::Warm { activate: spec.activate });
+        let asleep = spec.asleep();
         let mesh = Self {
             caller: start(caller, caller_spec, None)?,
             hot: hot
@@ -212,8 +248,13 @@ impl Mesh {
     /// # Errors
     /// [`LabError::Space`].
     pub fn load(&self) -> Result<Load, LabError> {
-        let target = SocketAddr::from(([127, 0, 0, 1], UPSTREAM));
-        Load::start(&self.caller.host, LoadSpec::new(target))
+        Load::start(&self.caller.host, LoadSpec::new(Self::entry()))
+    }
+
+    /// Where the caller's application calls the service.
+    #[must_use]
+    pub fn entry() -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], UPSTREAM))
     }
 
     /// The caller's view of the service.

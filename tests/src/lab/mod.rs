@@ -20,6 +20,7 @@ pub mod control;
 
 pub mod entry;
 pub mod error;
+pub mod hooked;
 pub mod host;
 pub mod http;
 pub mod mesh;
@@ -142,6 +143,8 @@ impl Drop for Lab {
         for host in &hosts {
             let _ = host.kill_all();
         }
+        // What a hook started is nobody's child here.
+        sweep::end_all(&self.dir.join(sweep::LEDGER));
         let keep = std::thread::panicking() || self.keep.load(Ordering::Relaxed);
         if keep {
             eprintln!("lab {}: logs stay in {}", self.id, self.dir.display());

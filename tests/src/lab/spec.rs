@@ -228,6 +228,13 @@ impl AgentSpec {
         }
     }
 
+    /// Stands in this zone.
+    #[must_use]
+    pub fn zone(mut self, zone: &str) -> Self {
+        zone.clone_into(&mut self.zone);
+        self
+    }
+
     /// Joins through this control plane with this token.
     #[must_use]
     pub fn join(mut self, control: SocketAddr, token: &str) -> Self {
@@ -288,6 +295,16 @@ impl AgentSpec {
             priority: Some(priority),
             ..endpoint(service, port, "warm")
         });
+        self
+    }
+
+    /// Wakes every endpoint that it has so far with `activate`, and puts it to sleep with `deactivate`.
+    #[must_use]
+    pub fn hooks(mut self, activate: &Hook, deactivate: &Hook) -> Self {
+        for endpoint in &mut self.endpoint {
+            endpoint.activate = Some(activate.clone());
+            endpoint.deactivate = Some(deactivate.clone());
+        }
         self
     }
 

@@ -1,10 +1,10 @@
 //! Removes what a lab whose driver is dead left behind.
 //!
 //! Namespaces vanish by themselves and processes die with their parent, so what stays is
-//! directories, and in the worst case (a program that cleared its parent-death signal) a process.
+//! directories, and processes that a hook started (or a program that cleared its parent-death signal).
 //! Decides by process id *and* start time, so that a recycled id is never taken for the old one.
 //!
-//! Never: touch a directory not named like a lab's, or a process not in a dead lab's ledger.
+//! Never: touch a directory not named like a lab's, or a process not in the ledger of a lab that ended.
 
 use std::fs;
 use std::path::Path;
@@ -40,15 +40,20 @@ pub(super) fn sweep(root: &Path) {
         .filter(|dir| !alive(&dir.join(OWNER)))
         .collect();
     for dir in &dead {
-        for (pid, started) in ledger(&dir.join(LEDGER)) {
-            if born(pid) == Some(started) {
-                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-            }
-        }
+        end_all(&dir.join(LEDGER));
     }
     dead.sort_by_key(|dir| fs::metadata(dir).and_then(|m| m.modified()).ok());
     for dir in dead.iter().rev().skip(KEPT) {
         let _ = fs::remove_dir_all(dir);
+    }
+}
+
+/// Ends what of a ledger still runs.
+pub(super) fn end_all(path: &Path) {
+    for (pid, started) in ledger(path) {
+        if born(pid) == Some(started) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
     }
 }
 

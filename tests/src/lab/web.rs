@@ -100,10 +100,7 @@ impl Web {
     /// # Errors
     /// The reason in words.
     pub fn ask(&self, method: &'static str, path: &str) -> Result<(u16, String), String> {
-        let path = path.to_owned();
-        let asked = self.host.space().call(move || ask_tcp(address(), method, &path, ""));
-        let answer = asked.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
-        Ok((answer.status, answer.body))
+        ask(&self.host, method, path)
     }
 
     fn wait_up(&self) -> Result<(), LabError> {
@@ -116,11 +113,27 @@ impl Web {
     }
 }
 
+/// Asks whatever application there is on a host, past any agent.
+///
+/// # Errors
+/// The reason in words: that nothing listens, if so.
+pub fn ask(host: &Host, method: &'static str, path: &str) -> Result<(u16, String), String> {
+    let path = path.to_owned();
+    let asked = host.space().call(move || ask_tcp(address(), method, &path, ""));
+    let answer = asked.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
+    Ok((answer.status, answer.body))
+}
+
 fn address() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], PORT))
 }
 
 fn spawn(host: &Host, kind: Kind) -> Result<Arc<Process>, LabError> {
+    host.spawn(&program(host, kind)?)
+}
+
+/// The program that is the application, with its files in place.
+pub(super) fn program(host: &Host, kind: Kind) -> Result<Program, LabError> {
     let listen = address().to_string();
     let app = || -> Result<Program, LabError> {
         let ledger = host.dir().join(LEDGER).display().to_string();
@@ -128,11 +141,11 @@ fn spawn(host: &Host, kind: Kind) -> Result<Arc<Process>, LabError> {
         Ok(Program::new("app", ours("lab-app")?).args(flags))
     };
     match kind {
-        Kind::Nginx => host.spawn(&nginx(host)?),
-        Kind::App => host.spawn(&app()?),
+        Kind::Nginx => nginx(host),
+        Kind::App => app(),
         Kind::Warm { activate } => {
             let ms = activate.as_millis().to_string();
-            host.spawn(&app()?.args(["--warm", "--activate-ms", &ms]))
+            Ok(app()?.args(["--warm", "--activate-ms", &ms]))
         }
     }
 }

@@ -27,6 +27,8 @@ pub struct Sample {
     pub status: u16,
     /// Who answered.
     pub served_by: String,
+    /// Its `Retry-After`.
+    pub retry_after: Option<String>,
     /// Why it failed.
     pub error: Option<String>,
 }
@@ -127,6 +129,7 @@ mod tests {
             latency: Duration::from_millis(latency),
             status: if error.is_some() { 0 } else { 200 },
             served_by: "a".to_owned(),
+            retry_after: None,
             error: error.map(str::to_owned),
         }
     }
