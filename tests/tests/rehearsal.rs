@@ -68,7 +68,7 @@ fn a_drills_report_is_what_its_clients_felt() {
         let views: Vec<&DrillView> = report.hosts.iter().filter_map(|h| h.view.as_ref()).collect();
         assert_eq!(views.len(), mesh.nodes().count(), "everybody took part: {report:?}");
         let caller = views.iter().find(|v| v.part.requests > 0).expect("one agent carries traffic");
-        assert_eq!(caller.part.called, [warm.clone()]);
+        assert_eq!(caller.part.called, std::slice::from_ref(&warm));
         assert!(caller.part.shifted.is_some() && caller.part.activated.is_some(), "{caller:?}");
         let by_warm = felt.served.get(mesh.warm[0].agent.host().name());
         assert!(by_warm.is_some_and(|n| *n > 0), "{:?}", felt.served);

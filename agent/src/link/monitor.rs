@@ -322,10 +322,13 @@ fn sample(state: &mut State, now: Instant, lag: Duration, patience: f64) -> Samp
             tracked.give_up();
         }
     }
+    let threshold = threshold.max(FLOOR).mul_f64(patience);
+    // Not before the peer would be called silent: until then nobody knows that it answers elsewhere.
+    let dead = LANE_DEAD.max(threshold * DEAD_FACTOR);
     for tracked in &mut state.lanes {
         let (asked, h) = tracked.moved();
         tracked.window.forgive(now, lag);
-        let sign = tracked.window.sample(now, asked, h, LANE_DEAD);
+        let sign = tracked.window.sample(now, asked, h, dead);
         if sign == Sign::Silent && state.sense.silence.is_none() {
             tracked.lane.close(CloseCode::Stale, "nothing is answered here");
         }
@@ -335,7 +338,6 @@ fn sample(state: &mut State, now: Instant, lag: Duration, patience: f64) -> Samp
             (state.sense.lane_heard, state.sense.stirred, heard) = (Some(now), true, true);
         }
     }
-    let threshold = threshold.max(FLOOR).mul_f64(patience);
     let sign = state.sense.window.sample(now, sent, heard, threshold);
     Sampled { sign, sent, worked, threshold }
 }

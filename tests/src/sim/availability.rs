@@ -333,7 +333,7 @@ impl Outcome {
     }
 
     /// What is predicted of what callers' agents have seen, nothing else known; the mean over seeds.
-    fn from_live(&self, needed: u32) -> Result<f64, NoPrediction> {
+    fn predicted_from_live(&self, needed: u32) -> Result<f64, NoPrediction> {
         let given = Given { needed: Some(needed), ..Given::default() };
         let seen = self.all.iter().filter_map(|f| f.seen.as_ref());
         let predicted: Result<Vec<f64>, NoPrediction> = seen
@@ -355,7 +355,7 @@ impl Outcome {
             // One seed has no interval: nothing is borne with.
             by: if shares.len() > 1 { ERRORS * (variance / n).sqrt() } else { 0.0 },
             predicted: self.forecast(needed)?.unavailability,
-            from_live: self.from_live(needed)?,
+            from_live: self.predicted_from_live(needed)?,
         })
     }
 

@@ -35,6 +35,9 @@ const TROUBLE: u64 = 15 * S;
 /// Largest deviation of a failback from the hold, by what the owner learns late.
 const LATE_VIEW: u64 = 3 * S;
 
+/// Records by their origin: which version, and its bytes.
+type Held = BTreeMap<NodeName, (Version, Arc<[u8]>)>;
+
 /// The state of the checks.
 pub struct Checks {
     /// What was violated, and when.
@@ -50,7 +53,7 @@ pub struct Checks {
     /// Faults so far.
     pub faults: u32,
     /// By host: each record it held when it was looked at last.
-    held: Vec<BTreeMap<NodeName, (Version, Arc<[u8]>)>>,
+    held: Vec<Held>,
     /// Hosts whose certificate was withdrawn.
     pub revoked: BTreeSet<usize>,
     left: BTreeSet<usize>,

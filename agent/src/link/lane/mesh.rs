@@ -39,6 +39,9 @@ const MESSAGE_RETRY: Duration = Duration::from_millis(10);
 /// Whether QUIC works again is tried so often, at least and at most.
 const RETURN_AFTER: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(10));
 
+/// A peer that was stopped answers QUIC and TCP at once when it goes on: QUIC has so long to be the first.
+const QUIC_FIRST: Duration = Duration::from_millis(200);
+
 /// Dials once, whoever answers, and makes a mesh link of it.
 pub(crate) async fn dial(
     shared: &Arc<Shared>,
@@ -62,6 +65,7 @@ pub(crate) async fn dial(
         Ok(other) => return failed("refused", format!("{other} answered, not a node")),
         Err(error) => return failed("refused", error.to_string()),
     };
+    tokio::time::sleep(QUIC_FIRST).await;
     match establish(shared, established, &name, address, true).await {
         Ok(()) => {
             shared.metrics.dial("connected");

@@ -147,6 +147,12 @@ pub(crate) async fn until<T, S: Debug>(what: &str, mut probe: impl FnMut() -> Re
     }
 }
 
+/// For how long the peer has not answered what was sent to it.
+pub(crate) fn unanswered(agent: &Agent, peer: &NodeName) -> Option<Duration> {
+    let peer = agent.links.shared.known(peer)?;
+    super::lock(&peer.state).sense.window.age(Instant::now())
+}
+
 /// Waits for a state of health.
 pub(crate) async fn healthy(agent: &Agent, peer: &NodeName, wanted: LinkHealth) {
     let mut health = agent.links.health(peer);
