@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use hearth_proto::view::ExplainView;
 use hearth_tests::lab::entry::in_lab;
-use hearth_tests::lab::mesh::Mesh;
-use hearth_tests::lab::mesh::{MeshSpec, Node, sketch};
+use hearth_tests::lab::mesh::{Mesh, MeshSpec, Node, SERVICE, sketch};
 use hearth_tests::load::LoadSpec;
 use hearth_tests::strike::{FAILBACK, Run};
 
@@ -56,7 +55,7 @@ impl Watch {
 
 /// How often it was activated, as it says itself.
 fn activations(node: &Node) -> u64 {
-    let view = node.agent.explain(hearth_tests::lab::mesh::SERVICE).unwrap();
+    let view = node.agent.explain(SERVICE).unwrap();
     let own = view.endpoints.into_iter().find(|e| e.endpoint == node.endpoint());
     own.and_then(|e| e.activations).map_or(0, |a| a.count + a.failures)
 }

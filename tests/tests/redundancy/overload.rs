@@ -32,7 +32,6 @@ fn policy() -> String {
 struct Goodput {
     per_second: f64,
     shed: usize,
-    slowest: Duration,
 }
 
 /// The load of a [`WINDOW`] from now on. Whoever was not served was turned away in good order.
@@ -47,7 +46,7 @@ fn goodput(run: &Run, what: &str) -> Goodput {
     let slowest = good.clone().map(|s| s.latency).max().unwrap_or_default();
     #[allow(clippy::cast_precision_loss)]
     let per_second = good.count() as f64 / (until - mark).as_secs_f64();
-    let goodput = Goodput { per_second, shed: none_but_shed(&ended, what), slowest };
+    let goodput = Goodput { per_second, shed: none_but_shed(&ended, what) };
     println!(
         "{what}: {RATE}/s sent, {per_second:.1}/s served, {} shed, slowest {:.0} ms",
         goodput.shed,

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use hearth_proto::balance::FULL_WEIGHT;
+use hearth_proto::view::ExplainView;
 use hearth_tests::lab::Host;
 use hearth_tests::lab::entry::in_lab;
 use hearth_tests::lab::mesh::{Mesh, MeshSpec, Node};
-use hearth_tests::lab::wait::wait_for;
 use hearth_tests::load::{LoadSpec, PhaseReport};
 use hearth_tests::strike::{FAILBACK, Run};
 
@@ -25,6 +26,11 @@ fn share(phase: &PhaseReport, nodes: &[Node]) -> f64 {
     here as f64 / phase.served.values().sum::<usize>().max(1) as f64
 }
 
+/// Nobody who serves is only just beginning to.
+fn in_full(view: &ExplainView) -> bool {
+    view.endpoints.iter().all(|e| e.standing == "ready" && e.weight == FULL_WEIGHT)
+}
+
 #[test]
 fn a_zone_that_is_lost_whole_costs_nobody_a_request_and_serves_its_callers_again_when_it_is_well() {
     in_lab(|lab| {
@@ -37,16 +43,16 @@ fn a_zone_that_is_lost_whole_costs_nobody_a_request_and_serves_its_callers_again
         };
         let run = Run::under(Mesh::start(lab, &spec).unwrap(), LoadSpec::new(Mesh::entry()));
         let (near, far) = run.mesh.hot.split_at(SIX);
-        let stays_near = |nearly_all: f64| {
-            wait_for("the caller's zone to serve", FAILBACK, || {
-                let lately = run.load.lately(Duration::from_secs(2));
-                let enough = share(&lately, near) >= nearly_all;
-                if enough { Ok(lately) } else { Err(format!("{:?}", lately.served)) }
-            })
-            .unwrap()
+        let stays_near = |when: &str| {
+            run.mesh.wait_view("all to take their full share", FAILBACK, in_full).unwrap();
+            let mark = run.load.mark();
+            run.sent_more(1000);
+            let phase = run.load.since(mark);
+            let part = share(&phase, near);
+            println!("{when}: {:.1} % stay in the zone", part * 100.0);
+            assert!(part >= NEARLY_ALL, "{when}: {:?}", phase.served);
         };
-        let before = stays_near(NEARLY_ALL);
-        println!("before: {:.1} % stay in the zone", share(&before, near) * 100.0);
+        stays_near("before");
 
         let hole = |_: &Mesh| {
             let lost: Vec<&Host> = near.iter().map(|node| &*node.host).collect();
@@ -63,13 +69,8 @@ fn a_zone_that_is_lost_whole_costs_nobody_a_request_and_serves_its_callers_again
         assert!(after.all(|s| s.error.is_none() && there(&s.served_by)), "none by who is lost");
 
         let heal = |_: &Mesh| near.iter().for_each(|node| node.host.heal().unwrap());
-        let well = |mesh: &Mesh| {
-            let view = mesh.steady(FAILBACK).unwrap();
-            stays_near(NEARLY_ALL);
-            view
-        };
-        run.strike("zone healed", heal, well);
-        let after = run.load.lately(Duration::from_secs(1));
-        println!("after: {:.1} % stay in the zone", share(&after, near) * 100.0);
+        run.strike("zone healed", heal, |mesh| mesh.steady(FAILBACK).unwrap());
+        stays_near("after");
+        assert_eq!(run.load.since(Duration::ZERO).failed, 0, "from beginning to end");
     });
 }
