@@ -23,7 +23,7 @@ impl Node {
     pub(super) fn open_incident(&mut self, now: Time, key: IncidentKey, why: Why, route: &Route) {
         match self.incidents.iter().position(|r| r.key == key) {
             Some(known) if self.incidents[known].is_open() => return,
-            Some(known) if self.goes_on(known, &why, now) => return,
+            _ if self.goes_on(&key.lost, &why, now) => return,
             // Lost again before its owner could renew its advert: one name, the later loss is kept.
             Some(known) => drop(self.incidents.remove(known)),
             None => {}
@@ -74,20 +74,22 @@ impl Node {
         }
     }
 
-    /// Whether the loss of an incident goes on: its host answered again, and its owner says that the endpoint is
-    /// not ready. As a host that was started again does.
-    fn goes_on(&mut self, known: usize, why: &Why, now: Time) -> bool {
-        let record = &mut self.incidents[known];
-        let Some(recovered) = record.recovered.filter(|r| now < *r + A_WORD) else { return false };
+    /// Whether an earlier loss goes on: its host answered again a moment ago, and its owner says that the endpoint
+    /// is not ready. As a host that was started again does.
+    fn goes_on(&mut self, lost: &EndpointId, why: &Why, now: Time) -> bool {
         if !matches!(why, Why::Condition(_)) {
             return false;
         }
-        record.recovered = None;
+        let earlier = self.incidents.iter_mut().rev().find(|r| r.key.lost == *lost);
+        let Some(record) = earlier.filter(|r| r.recovered.is_some_and(|t| now < t + A_WORD)) else {
+            return false;
+        };
+        let took = record.recovered.take().map_or(Duration::ZERO, |t| t.since(record.opened));
         record.note(now, "still-lost", format!("it answers again, but {why}"));
         if record.drill.is_none()
-            && let Some(state) = self.services.get_mut(&record.key.lost.service)
+            && let Some(state) = self.services.get_mut(&lost.service)
         {
-            state.history.not_mended(recovered.since(record.opened));
+            state.history.not_mended(took);
         }
         true
     }
