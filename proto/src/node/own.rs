@@ -198,7 +198,7 @@ impl Node {
             let since = held.map_or(now, |f| f.since);
             let believed = held.is_some_and(|f| f.believed)
                 || now >= since + INSIST
-                || self.doubts(&wake.endpoint.service);
+                || !self.is_behind(now) && self.doubts(&wake.endpoint.service);
             let (incident, until, by) = (wake.incident, now + FORCE, from.clone());
             self.look(&incident.lost.node);
             self.forced.insert(wake.endpoint, Forced { incident, since, until, by, believed });
@@ -233,7 +233,8 @@ impl Node {
     pub(super) fn call_up(&mut self, now: Time, service: &ServiceName) {
         let Some(state) = self.services.get(service) else { return };
         let called = state.route.tally.called.clone();
-        let isolated = self.is_isolated();
+        let behind = self.is_behind(now);
+        let unsure = self.is_isolated() || behind;
         let somebody = matches!(state.route.choice, Choice::Serve(_));
         let ours: Vec<EndpointId> = self
             .own
@@ -241,11 +242,15 @@ impl Node {
             .filter(|(id, own)| id.service == *service && own.config.role != Role::Hot)
             .map(|(id, _)| id.clone())
             .collect();
+        if behind {
+            self.recheck_at(service, self.caught_up);
+        }
         for id in ours {
             let believed = self.forced.get(&id).filter(|f| f.believed);
             let forced = believed.map(|f| f.incident.clone());
-            if forced.is_none() && isolated {
-                // Cut off ourselves, we can neither judge the others nor serve anybody.
+            if forced.is_none() && unsure {
+                // Cut off ourselves, we can neither judge the others nor serve anybody; back from an absence, we
+                // cannot yet.
                 self.drive(now, &id, &Life::Unsure);
                 continue;
             }
