@@ -1,9 +1,9 @@
 //! What follows from our own absence: we were stopped, starved or moved, and go on.
 //!
 //! What we know is then as old as the absence was long, links have died of it that nobody was there to keep
-//! alive, and what lies unread is older than it looks. Until that is caught up with we are in the place of one
-//! that is cut off: we count nobody lost whom we had not lost before, and neither call up nor stand down.
-//! Traffic does not wait: a silent link is doubted at once, as ever.
+//! alive, and what lies unread is older than it looks. Until that is caught up with we count nobody lost whom we
+//! had not lost before, and neither call up an endpoint of ours nor have one stand down. Traffic does not wait: a
+//! silent link is doubted at once, as ever.
 //!
 //! Noticed by SWIM's timers, the earliest of which is never far off; see [`crate::member`]. A recording holds
 //! what they said.
@@ -30,8 +30,11 @@ impl Node {
         }
         // Whoever asked before is asked again if it still waits.
         self.forced.retain(|_, forced| forced.until > now);
-        for id in self.own.keys().cloned().collect::<Vec<_>>() {
-            self.drive(now, &id, &Life::Unsure);
+        // Shorter ones are daily life on a busy host, where a hold would else never end.
+        if absence >= CATCH_UP {
+            for id in self.own.keys().cloned().collect::<Vec<_>>() {
+                self.drive(now, &id, &Life::Unsure);
+            }
         }
         self.stale_services.extend(self.services.keys().cloned());
     }

@@ -233,8 +233,7 @@ impl Node {
     pub(super) fn call_up(&mut self, now: Time, service: &ServiceName) {
         let Some(state) = self.services.get(service) else { return };
         let called = state.route.tally.called.clone();
-        let behind = self.is_behind(now);
-        let unsure = self.is_isolated() || behind;
+        let isolated = self.is_isolated();
         let somebody = matches!(state.route.choice, Choice::Serve(_));
         let ours: Vec<EndpointId> = self
             .own
@@ -242,15 +241,11 @@ impl Node {
             .filter(|(id, own)| id.service == *service && own.config.role != Role::Hot)
             .map(|(id, _)| id.clone())
             .collect();
-        if behind {
-            self.recheck_at(service, self.caught_up);
-        }
         for id in ours {
             let believed = self.forced.get(&id).filter(|f| f.believed);
             let forced = believed.map(|f| f.incident.clone());
-            if forced.is_none() && unsure {
-                // Cut off ourselves, we can neither judge the others nor serve anybody; back from an absence, we
-                // cannot yet.
+            if forced.is_none() && isolated {
+                // Cut off ourselves, we can neither judge the others nor serve anybody.
                 self.drive(now, &id, &Life::Unsure);
                 continue;
             }
@@ -258,9 +253,10 @@ impl Node {
                 self.drive(now, &id, &Life::NotCalled);
                 continue;
             }
-            let room = self.pace.budget.room(self.policy.moves);
-            if forced.is_none() && somebody && now < room && self.stands_by(&id) {
-                // Others serve meanwhile; too much has moved of late.
+            // Where others serve meanwhile, too much may have moved of late.
+            let budget = somebody.then(|| self.pace.budget.room(self.policy.moves));
+            let room = budget.unwrap_or_default().max(self.caught_up);
+            if forced.is_none() && now < room && self.stands_by(&id) {
                 self.recheck_at(service, room);
                 continue;
             }
