@@ -245,8 +245,8 @@ impl Member {
         self.foca.identity()
     }
 
-    /// Every input starts here: time in which we did not run does not count. Returns how long that was. An input
-    /// of its own only where something else has to know.
+    /// Every input starts here: time in which we did not run does not count. Returns how long that was, once:
+    /// whoever else has to know asks before any other input.
     pub fn begin(&mut self, now: Time) -> Option<Duration> {
         self.effects.now = now;
         let late = self.effects.timers.peek().map(|due| now.since(due.at))?;

@@ -496,8 +496,7 @@ fn remember_ready(
 ) {
     for c in &route.candidates {
         match (&c.standing, versions.get(&c.id)) {
-            (standing, _)
-                if standing.why().is_some_and(is_open) && !gone.contains(&c.id) => {}
+            (standing, _) if standing.why().is_some_and(is_open) && !gone.contains(&c.id) => {}
             (Standing::Ready, Some(version)) => {
                 state.was_ready.insert(c.id.clone(), *version);
             }

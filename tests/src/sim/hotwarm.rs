@@ -272,8 +272,7 @@ impl Line {
             let cooling = condition == Some(Condition::Unready);
             // Its application went away while it was called, and with it what the hook did there: that it is back
             // does not bring this back, and only the deadline will tell.
-            let in_vain =
-                condition == Some(Condition::Activating) && !self.able.contains_key(&id);
+            let in_vain = condition == Some(Condition::Activating) && !self.able.contains_key(&id);
             if runs && !cooling && !in_vain {
                 self.able.entry(id).or_insert(w.now);
             } else if self.able.remove(&id).is_some() {

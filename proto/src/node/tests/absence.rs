@@ -126,7 +126,8 @@ fn a_stop_does_not_make_a_lost_host_return() {
     lab.relink("w1", &["c1", "h2"].map(name));
     lab.run(Duration::from_secs(20));
     assert_eq!(lab.condition("w1"), Condition::Serving);
-    let lost_again = |e: &Event| matches!(e, Event::IncidentOpened { key, .. } if key.lost == at("h1"));
+    let lost_again =
+        |e: &Event| matches!(e, Event::IncidentOpened { key, .. } if key.lost == at("h1"));
     assert_eq!(lab.count(lost_again), 0);
 }
 
