@@ -282,6 +282,36 @@ fn leased_to(owner: &str) -> SignedDocument {
 }
 
 #[test]
+fn what_follows_from_a_stop_of_our_own_replays_alike() {
+    let mut flown = flown();
+    let alive = |peer: &str, last| MemberRecord {
+        id: MemberId {
+            name: name(peer),
+            generation: Generation(1),
+            rejoin: 0,
+            address: address(last),
+            extension: 0,
+        },
+        incarnation: 0,
+        state: 0,
+    };
+    let members = vec![alive("h1", 2), alive("h2", 3)];
+    flown.message("h2", Message::Members(Members { reply: false, members }));
+    flown.pass(Duration::from_secs(1));
+    flown.now = flown.now + Duration::from_secs(12);
+    flown.link("h2", LinkInput::Closed { orderly: false });
+    // Its state shows what a replay that knew of no stop would miss.
+    flown.node.ask_checkpoint();
+    flown.pass(Duration::from_millis(500));
+    let lost = |flown: &Flown| flown.node.snapshot().services[&ledger()].tally.hot < 2;
+    assert!(!lost(&flown), "we may have caught up too little to tell");
+    flown.node.ask_checkpoint();
+    flown.pass(Duration::from_secs(1));
+    assert!(lost(&flown), "nor does it answer now");
+    assert_eq!(replay(flown.entries).difference(), None);
+}
+
+#[test]
 fn a_recording_can_be_cut_before_any_checkpoint() {
     let entries = flown().entries;
     let second = entries.iter().rposition(|e| matches!(e, Entry::Checkpoint(_))).unwrap();
