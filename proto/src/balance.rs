@@ -168,6 +168,17 @@ impl Spread {
         &self.shares
     }
 
+    /// An endpoint's part of the requests, of [`tiers::WHOLE`]; `None` for one on trial or not picked from.
+    pub fn part(&self, index: usize) -> Option<u64> {
+        let mut from = 0;
+        self.pools.iter().find_map(|pool| {
+            let of_pool = pool.upto - std::mem::replace(&mut from, pool.upto);
+            let member = pool.members.iter().find(|m| m.at() == index)?;
+            let all: u64 = pool.members.iter().map(|m| u64::from(m.weight)).sum();
+            Some(of_pool * u64::from(member.weight) / all.max(1))
+        })
+    }
+
     /// Whether requests of a session go to the session's endpoint.
     pub fn keeps_sessions(&self) -> bool {
         self.sessions.is_some()

@@ -209,6 +209,8 @@ pub struct NodeEvidence {
     pub link_since: Time,
     /// When a silence counts as confirmed.
     pub confirmed: Time,
+    /// Not lost before: what speaks against it may be our own absence.
+    pub spared: Time,
     /// When the node last proved to be alive over a link of ours.
     pub heard: Option<Time>,
     /// Trust withdrawn.
@@ -224,6 +226,7 @@ impl NodeEvidence {
             link: LinkState::None,
             link_since: now,
             confirmed: now,
+            spared: Time(0),
             heard: None,
             revoked: false,
         }
@@ -277,15 +280,23 @@ impl NodeEvidence {
     }
 
     /// Whether the node is lost as far as calling up warm endpoints goes: confirmed silent, down and not
-    /// provably alive, or unheard of for [`UNHEARD_LOST`]. `Err` says when to ask again.
+    /// provably alive, or unheard of for [`UNHEARD_LOST`]; none of it while it is spared. `Err` says when to ask
+    /// again.
     pub fn lost(&self, now: Time) -> Result<bool, Time> {
-        let after = |moment: Time| if now >= moment { Ok(true) } else { Err(moment) };
-        match self.standing(now) {
-            Standing::Ready => Ok(false),
-            Standing::Out(_) => Ok(true),
-            Standing::Doubtful(Why::Silent { .. }) => after(self.confirmed),
-            Standing::Doubtful(Why::Unheard) => after(self.swim_since + UNHEARD_LOST),
-            Standing::Doubtful(_) => Ok(false),
+        let moment = match self.standing(now) {
+            Standing::Out(_) => self.spared,
+            Standing::Doubtful(Why::Silent { .. }) => self.confirmed.max(self.spared),
+            Standing::Doubtful(Why::Unheard) => (self.swim_since + UNHEARD_LOST).max(self.spared),
+            Standing::Ready | Standing::Doubtful(_) => return Ok(false),
+        };
+        if now >= moment { Ok(true) } else { Err(moment) }
+    }
+
+    /// This agent was away since `left` and catches up until then: a node that was not lost by that time is not
+    /// before.
+    pub fn spare(&mut self, left: Time, until: Time) {
+        if self.lost(left) != Ok(true) {
+            self.spared = until;
         }
     }
 }

@@ -72,6 +72,11 @@ impl History {
         self.repair.add(took);
     }
 
+    /// One that seemed to be ready again after so long is not.
+    pub fn not_mended(&mut self, took: Duration) {
+        self.repair.take_back(took);
+    }
+
     /// Time looked at.
     pub fn watched(&self, now: Time) -> Duration {
         now.since(self.since)
@@ -121,6 +126,14 @@ impl Times {
         self.latest.push_back(took);
     }
 
+    /// Takes the last one that was as long out again.
+    pub fn take_back(&mut self, took: Duration) {
+        if let Some(at) = self.latest.iter().rposition(|t| *t == took) {
+            self.latest.remove(at);
+            self.count -= 1;
+        }
+    }
+
     /// How many there were in all.
     pub fn count(&self) -> u64 {
         self.count
@@ -157,6 +170,15 @@ mod tests {
         h.look(begin + 10 * S, 2);
         assert_eq!(h.served(begin + 14 * S), 38 * S);
         assert_eq!(h.watched(begin + 14 * S), 14 * S);
+    }
+
+    #[test]
+    fn what_seemed_mended_is_taken_back_once() {
+        let mut h = History::new(Time(0));
+        [S, MS, S].into_iter().for_each(|took| h.mended(took));
+        h.not_mended(S);
+        h.not_mended(2 * S);
+        assert_eq!((h.repair().count(), h.repair().mean()), (2, Some((S + MS) / 2)));
     }
 
     #[test]

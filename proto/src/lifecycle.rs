@@ -46,7 +46,7 @@ pub enum Event {
     Called(Option<IncidentKey>),
     /// The numbers do not call it.
     NotCalled,
-    /// Its agent is cut off and cannot tell whether it is needed.
+    /// Its agent is cut off, or was away for long, and cannot tell whether it is needed.
     Unsure,
     /// An operator wants it to stand down now, if it is not needed.
     Release,
@@ -110,7 +110,7 @@ pub struct Terms {
     /// How long an endpoint that begins to serve takes to its full share. The hold is never shorter: what
     /// returned has its full share before its replacement goes.
     pub ramp: Duration,
-    /// The budget of moves has room from then on.
+    /// The budget of moves has room from then on, and this agent knows where it stands.
     pub room: Time,
 }
 

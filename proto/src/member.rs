@@ -245,14 +245,17 @@ impl Member {
         self.foca.identity()
     }
 
-    /// Every input starts here: time in which we did not run does not count.
-    fn begin(&mut self, now: Time) {
+    /// Every input starts here: time in which we did not run does not count. Returns how long that was, once:
+    /// whoever else has to know asks before any other input.
+    pub fn begin(&mut self, now: Time) -> Option<Duration> {
         self.effects.now = now;
-        let Some(late) = self.effects.timers.peek().map(|due| now.since(due.at)) else { return };
-        if late > LATE {
-            let timers = std::mem::take(&mut self.effects.timers).into_iter();
-            self.effects.timers = timers.map(|due| due.postponed(late)).collect();
+        let late = self.effects.timers.peek().map(|due| now.since(due.at))?;
+        if late <= LATE {
+            return None;
         }
+        let timers = std::mem::take(&mut self.effects.timers).into_iter();
+        self.effects.timers = timers.map(|due| due.postponed(late)).collect();
+        Some(late)
     }
 
     /// Takes in a packet that came over the link of `from`.

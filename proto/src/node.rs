@@ -13,6 +13,7 @@
 //! version moved, then arm the timeout. A timeout may be late; it must not be lost. No method waits,
 //! and nothing is kept outside the struct.
 
+mod absence;
 mod checkpoint;
 mod documents;
 mod drills;
@@ -57,6 +58,7 @@ use crate::time::{Time, Wall};
 use crate::view::FailbackView;
 use crate::wire::{self, Hello, Message};
 
+pub use absence::CATCH_UP;
 pub use checkpoint::Checkpoint;
 pub(crate) use checkpoint::Mark;
 pub use drills::DrillAsk;
@@ -166,6 +168,8 @@ pub struct Node {
     lonely_at: Time,
     /// Before this nobody is to be forgotten.
     forget_at: Time,
+    /// Before this what we know may be older than it looks.
+    caught_up: Time,
     wanted: BTreeMap<NodeName, Wanted>,
     outbox: VecDeque<Transmit>,
     events: VecDeque<Event>,
@@ -222,6 +226,7 @@ impl Node {
             sync_at: now,
             lonely_at: now,
             forget_at: now,
+            caught_up: now,
             wanted: BTreeMap::new(),
             outbox: VecDeque::new(),
             events: VecDeque::new(),
@@ -237,6 +242,7 @@ impl Node {
     pub fn handle_datagram(&mut self, now: Time, from: &NodeName, datagram: &[u8]) {
         // Of another protocol version: skipped.
         let Some(packet) = wire::decode_swim(datagram) else { return };
+        self.begin(now);
         self.heard(now, from);
         if let Err(e) = self.member.handle_packet(now, from, packet) {
             self.refuse("swim", e.reason(), Identity::Node(from.clone()), e.to_string());
@@ -252,6 +258,7 @@ impl Node {
         from: &Identity,
         message: Message,
     ) -> Option<Message> {
+        self.begin(now);
         if let Identity::Node(node) = from {
             self.heard(now, node);
         }
@@ -263,6 +270,7 @@ impl Node {
     /// Takes in that something of a peer's arrived, as a recording holds it: what it was decided nothing but
     /// through what membership told ([`Node::hear`]).
     pub(crate) fn handle_heard(&mut self, now: Time, from: &NodeName) {
+        self.begin(now);
         self.heard(now, from);
         self.settle(now);
     }
@@ -311,6 +319,7 @@ impl Node {
 
     /// Takes in what a link tells.
     pub fn handle_link(&mut self, now: Time, peer: &NodeName, input: LinkInput) {
+        self.begin(now);
         match input {
             LinkInput::Up(hello) => self.link_up(now, peer, &hello),
             LinkInput::Heard => self.answered(now, peer),
@@ -328,6 +337,7 @@ impl Node {
 
     /// Takes in how a request to an endpoint ended.
     pub fn handle_outcome(&mut self, now: Time, endpoint: &EndpointId, outcome: Outcome) {
+        self.begin(now);
         self.observe_outcome(now, endpoint, outcome);
         self.settle(now);
     }
@@ -335,12 +345,14 @@ impl Node {
     /// Takes in what endpoints answered in the [`outlier::SAMPLE_EVERY`](crate::outlier::SAMPLE_EVERY) before
     /// `now`. All of one round in one call: they are compared with each other.
     pub fn handle_samples(&mut self, now: Time, samples: &[(EndpointId, Sample)]) {
+        self.begin(now);
         self.take_samples(now, samples);
         self.settle(now);
     }
 
     /// The traffic path found nobody serving: whoever is called up is asked again.
     pub fn handle_need(&mut self, now: Time, service: &ServiceName) {
+        self.begin(now);
         self.set_interest(service);
         self.stale_services.insert(service.clone());
         self.settle(now);
@@ -350,6 +362,7 @@ impl Node {
 
     /// Takes in the result of a health check of our own endpoint.
     pub fn handle_health(&mut self, now: Time, endpoint: &EndpointId, healthy: bool) {
+        self.begin(now);
         let event = if healthy { lifecycle::Event::Healthy } else { lifecycle::Event::Unhealthy };
         self.drive(now, endpoint, &event);
         self.settle(now);
@@ -362,6 +375,7 @@ impl Node {
         endpoint: &EndpointId,
         result: Result<(), HookFailed>,
     ) {
+        self.begin(now);
         let spread = self.rng.random_range(0..=1_000);
         let (event, error) = match result {
             Ok(()) => (lifecycle::Event::HookDone, None),
@@ -377,12 +391,14 @@ impl Node {
 
     /// The requests that warm an endpoint of ours up were made, with whatever success.
     pub fn handle_warmed(&mut self, now: Time, endpoint: &EndpointId) {
+        self.begin(now);
         self.drive(now, endpoint, &lifecycle::Event::WarmedUp);
         self.settle(now);
     }
 
     /// Does everything that is due.
     pub fn handle_timeout(&mut self, now: Time) {
+        self.begin(now);
         if self.member.poll_timeout().is_some_and(|t| t <= now) {
             self.member.handle_timeout(now);
             self.stale_members = true;
@@ -398,6 +414,7 @@ impl Node {
 
     /// Starts or ends draining this node: its endpoints take nothing new.
     pub fn drain(&mut self, now: Time, on: bool) {
+        self.begin(now);
         self.draining = on;
         let event = if on { lifecycle::Event::Drain } else { lifecycle::Event::Undrain };
         for id in self.own.keys().cloned().collect::<Vec<_>>() {
@@ -409,6 +426,7 @@ impl Node {
     /// An operator wants activated endpoints of a service to stand down now, if they are not needed. Tells
     /// their owners, who decide by their own view, and says who was told.
     pub fn failback(&mut self, now: Time, service: &ServiceName) -> FailbackView {
+        self.begin(now);
         let view = self.order_failback(now, service);
         self.settle(now);
         view
@@ -417,6 +435,7 @@ impl Node {
     /// Leaves the mesh in good order. May be called again: each call says so once more, since packets
     /// get lost.
     pub fn leave(&mut self, now: Time) {
+        self.begin(now);
         if !self.left {
             self.left = true;
             self.stale_advert = true;
@@ -433,6 +452,7 @@ impl Node {
         records: Vec<crate::advert::SignedAdvert>,
         documents: Vec<SignedDocument>,
     ) {
+        self.begin(now);
         let me = Identity::Node(self.config.name.clone());
         let _ = self.take_documents(now, &me, documents);
         for record in records {
@@ -463,6 +483,7 @@ impl Node {
         endpoints: Vec<EndpointConfig>,
         interest: BTreeSet<ServiceName>,
     ) {
+        self.begin(now);
         self.set_endpoints(endpoints, now);
         self.stale_services.extend(interest.iter().cloned());
         self.config.interest = interest;
@@ -472,6 +493,7 @@ impl Node {
     /// Signs our advert anew, as after a renewal: one under an expired certificate would be refused by nodes
     /// that join later.
     pub fn resign(&mut self, now: Time) {
+        self.begin(now);
         self.stale_advert = true;
         self.settle(now);
     }

@@ -188,6 +188,8 @@ pub struct Track {
     /// Times out in a row.
     outs: u32,
     well_since: Time,
+    /// How much it is to get beside its siblings, in no unit: less where it is far or starts slowly.
+    part: u64,
 }
 
 impl Track {
@@ -207,6 +209,11 @@ impl Track {
     /// Whether it is to get a small share only.
     pub fn on_trial(&self) -> bool {
         matches!(self.state, State::Trial | State::Probation { .. })
+    }
+
+    /// Takes in how much it is to get ([`crate::balance::Spread::part`]); `None` says nothing new.
+    pub fn expect(&mut self, part: Option<u64>) {
+        self.part = part.unwrap_or(self.part);
     }
 
     /// Takes in a sample: what was answered in the [`SAMPLE_EVERY`] before `now`.
@@ -421,15 +428,19 @@ fn weight(ours: f64, expected: f64) -> f64 {
 /// Whether the balancer gives endpoint `i` next to nothing, after answers some of which were bad.
 fn is_avoided(now: Time, tracks: &[&mut Track], i: usize, fresh: &[bool]) -> bool {
     let track = &tracks[i];
-    let siblings: Vec<&Closed> = tracks
+    let siblings: Vec<(&Closed, u64)> = tracks
         .iter()
         .enumerate()
         .filter(|(j, _)| *j != i && fresh[*j])
-        .filter_map(|(_, t)| t.closed.as_ref())
+        .filter_map(|(_, t)| Some((t.closed.as_ref()?, t.part)))
         .collect();
-    let volumes = siblings.iter().map(|c| c.sample.volume()).collect();
-    let busy = median(volumes).is_some_and(|v| v >= AVOIDED * MIN_VOLUME);
-    let limit = track.limit(median(siblings.iter().filter_map(|c| c.sample.p90()).collect()));
+    // What it would have come to by its part, had each of them been given what is its own.
+    let due = |(c, part): &(&Closed, u64)| {
+        u128::from(c.sample.volume()) * u128::from(track.part.max(1)) / u128::from((*part).max(1))
+    };
+    let dues = siblings.iter().map(due).collect();
+    let busy = median(dues).is_some_and(|v| v >= u128::from(AVOIDED * MIN_VOLUME));
+    let limit = track.limit(median(siblings.iter().filter_map(|(c, _)| c.sample.p90()).collect()));
     let bad = |s: &Sample| s.bad(limit) > 0;
     let last = track.closed.as_ref().filter(|c| now.since(c.to) < STALE);
     let seen = bad(&track.open) || last.is_some_and(|c| bad(&c.sample));

@@ -133,7 +133,7 @@ fn a_recorded_incident_replays_and_its_bundle_holds_no_secret() {
         mesh.hot[0].agent.host().kill_all().unwrap();
         mesh.wait_warm(1, SOON).unwrap();
         let caller = &mesh.caller.agent;
-        let incident = mesh.incident(&mesh.caller, SOON).unwrap();
+        let incident = mesh.incident(&mesh.hot[0], SOON).unwrap();
         drop(load);
         // Its own restart: the incident is still there.
         caller.process().kill().unwrap();

@@ -448,3 +448,14 @@ fn those_reached_through_a_relay_are_picked_from_however_far_they_are() {
     let why = "relayed: our own path to it is silent";
     assert_eq!((pick(0), pick(1)), (Picked { index: 1, why }, Picked { index: 0, why }));
 }
+
+#[test]
+fn an_endpoints_part_is_that_of_its_tier_by_its_weight() {
+    let at = |node, zone, weight| Candidate { weight, ..candidate(node, place("r1", zone)) };
+    let candidates = [at("x", "a", 1000), at("y", "b", 500), at("z", "b", 1000)];
+    let spread = spread(&ServicePolicy::default(), &candidates);
+    let part = |i: usize| (spread.part(i).unwrap() * 1000 + tiers::WHOLE / 2) / tiers::WHOLE;
+    // One of three, where two should be: 1.4 / 2 of the requests stay.
+    assert_eq!((part(0), part(1), part(2)), (700, 100, 200));
+    assert_eq!(spread.part(3), None);
+}

@@ -41,7 +41,7 @@ fn the_standing_of_a_node_is_this_table() {
         ];
         for ((link, heard), expected) in columns.into_iter().zip(cells) {
             let confirmed = SINCE + CONFIRM_SILENCE;
-            let node = NodeEvidence { swim, swim_since: SINCE, link, link_since: SINCE, confirmed, heard, revoked: false };
+            let node = NodeEvidence { swim, swim_since: SINCE, link, link_since: SINCE, confirmed, spared: Time(0), heard, revoked: false };
             assert_eq!(short(&node.standing(NOW)), expected, "{swim:?} {link:?} heard {heard:?}");
             let revoked = NodeEvidence { revoked: true, ..node };
             assert_eq!(short(&revoked.standing(NOW)), "out revoked", "{swim:?} {link:?}");
@@ -116,6 +116,24 @@ fn whatever_is_ready_is_not_lost_and_whatever_is_out_by_its_node_is() {
                 (Standing::Doubtful(_), Err(at)) => assert!(at > now, "asks again later"),
                 (Standing::Doubtful(_), Ok(lost)) => assert!(lost, "confirmed"),
             }
+        }
+    }
+}
+
+#[test]
+fn who_was_not_lost_before_an_absence_of_ours_is_not_before_we_have_caught_up() {
+    let until = NOW + UNHEARD_LOST;
+    for node in every_node() {
+        let mut spared = node.clone();
+        spared.spare(SINCE, until);
+        let caught_up = until + UNHEARD_LOST;
+        assert_eq!(spared.standing(NOW), node.standing(NOW), "traffic does not wait");
+        assert_eq!(spared.lost(caught_up), node.lost(caught_up));
+        match (node.lost(SINCE), node.lost(NOW)) {
+            (Ok(true), lost) => assert_eq!(spared.lost(NOW), lost, "{node:?}"),
+            (_, Ok(false)) => assert_eq!(spared.lost(NOW), Ok(false), "{node:?}"),
+            (_, Ok(true)) => assert_eq!(spared.lost(NOW), Err(until), "{node:?}"),
+            (_, Err(at)) => assert_eq!(spared.lost(NOW), Err(at.max(until)), "{node:?}"),
         }
     }
 }

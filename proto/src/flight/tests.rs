@@ -13,11 +13,11 @@ use crate::advert::{
 use crate::document::{Content, Document, SignedDocument};
 use crate::ids::{EndpointId, Generation, Identity, NodeName, ServiceName, Version};
 use crate::lifecycle::Activation;
-use crate::member::SwimConfig;
+use crate::member::{MemberId, MemberRecord, SwimConfig};
 use crate::node::{EndpointConfig, Event, LinkInput, Node, NodeConfig, RelayInput, RelayWish};
 use crate::policy::Policy;
 use crate::time::{Clock, Time, Wall};
-use crate::wire::{Hello, Message};
+use crate::wire::{Hello, Members, Message};
 
 use super::*;
 
@@ -211,13 +211,17 @@ fn a_relay_and_what_it_tells_replay_alike_across_a_checkpoint() {
     flown.link("h1", LinkInput::Up(hello(2)));
     flown.message("h1", Message::Adverts(vec![advert("h1", 1, 2)]));
     flown.pass(Duration::from_secs(1));
-    flown.link("h1", LinkInput::Silent { unanswered: Duration::from_millis(20) });
-    let wish = RelayWish { to: name("h1"), via: name("x1"), address: address(4) };
     let bystander = Advert { endpoints: Vec::new(), ..opened("x1", 4) };
-    let signed = vec![SignedAdvert::sign(&bystander, &Good).unwrap()];
+    let signed = SignedAdvert::sign(&bystander, &Good).unwrap();
+    let (generation, rejoin, address) = (Generation(1), 0, address(4));
+    let id = MemberId { name: name("x1"), generation, rejoin, address, extension: 0 };
+    let members = vec![MemberRecord { id, incarnation: 0, state: 0 }];
     flown.link("x1", LinkInput::Up(hello(4)));
-    flown.message("x1", Message::Adverts(signed));
-    flown.pass(Duration::from_secs(2));
+    flown.message("x1", Message::Adverts(vec![signed]));
+    flown.message("x1", Message::Members(Members { reply: false, members }));
+    flown.link("h1", LinkInput::Silent { unanswered: Duration::from_millis(20) });
+    flown.pass(Duration::from_millis(100));
+    let wish = RelayWish { to: name("h1"), via: name("x1"), address };
     flown.node.handle_relay(flown.now, &wish, &RelayInput::Up);
     flown.node.ask_checkpoint();
     flown.pass(Duration::from_secs(1));
@@ -275,6 +279,36 @@ fn leased_to(owner: &str) -> SignedDocument {
     let content = Content::Policy(Policy { services, ..Policy::default() });
     let document = Document { version: 1, issued: Wall(1), source: String::new(), content };
     SignedDocument::sign(&document, name("control"), &Good).unwrap()
+}
+
+#[test]
+fn what_follows_from_a_stop_of_our_own_replays_alike() {
+    let mut flown = flown();
+    let alive = |peer: &str, last| MemberRecord {
+        id: MemberId {
+            name: name(peer),
+            generation: Generation(1),
+            rejoin: 0,
+            address: address(last),
+            extension: 0,
+        },
+        incarnation: 0,
+        state: 0,
+    };
+    let members = vec![alive("h1", 2), alive("h2", 3)];
+    flown.message("h2", Message::Members(Members { reply: false, members }));
+    flown.pass(Duration::from_secs(1));
+    flown.now = flown.now + Duration::from_secs(12);
+    flown.link("h2", LinkInput::Closed { orderly: false });
+    // Its state shows what a replay that knew of no stop would miss.
+    flown.node.ask_checkpoint();
+    flown.pass(Duration::from_millis(500));
+    let lost = |flown: &Flown| flown.node.snapshot().services[&ledger()].tally.hot < 2;
+    assert!(!lost(&flown), "we may have caught up too little to tell");
+    flown.node.ask_checkpoint();
+    flown.pass(Duration::from_secs(1));
+    assert!(lost(&flown), "nor does it answer now");
+    assert_eq!(replay(flown.entries).difference(), None);
 }
 
 #[test]

@@ -82,6 +82,7 @@ pub struct Checkpoint {
     pace: Pace,
     recordless: BTreeSet<NodeName>,
     forget_at: Time,
+    caught_up: Time,
 }
 
 /// A place in the outputs. See [`Node::mark`].
@@ -177,6 +178,7 @@ impl Node {
             pace,
             recordless,
             forget_at,
+            caught_up,
             outbox: _,
             events: _,
         } = &*self;
@@ -223,6 +225,7 @@ impl Node {
             pace: pace.clone(),
             recordless: recordless.clone(),
             forget_at: *forget_at,
+            caught_up: *caught_up,
         }
     }
 
@@ -295,6 +298,7 @@ impl Node {
             pace: c.pace,
             recordless: c.recordless,
             forget_at: c.forget_at,
+            caught_up: c.caught_up,
             outbox: VecDeque::new(),
             events: VecDeque::new(),
             config: c.config,

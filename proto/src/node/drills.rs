@@ -45,6 +45,7 @@ pub struct DrillAsk {
 impl Node {
     /// Begins a drill, here and everywhere.
     pub fn start_drill(&mut self, now: Time, ask: DrillAsk) -> Result<DrillId, DrillRefused> {
+        self.begin(now);
         let DrillAsk { service, lose, length, abort_above, force } = ask;
         let id = DrillId(self.rng.random());
         if !(MIN_LENGTH..=MAX_LENGTH).contains(&length.0) {
@@ -69,6 +70,7 @@ impl Node {
 
     /// Ends a drill before its time, everywhere. `false`: none of that name runs here.
     pub fn stop_drill(&mut self, now: Time, id: DrillId, why: &str) -> bool {
+        self.begin(now);
         let runs = self.drills.get(id).is_some_and(|held| held.over.is_none());
         if runs {
             self.end_drill(now, id, why.to_owned());
@@ -80,6 +82,7 @@ impl Node {
     /// Takes in what the requests of this agent's clients came to since the last call: how many, and how
     /// many failed. Ends a drill whose stated bound is broken.
     pub fn handle_toll(&mut self, now: Time, tolls: &[(ServiceName, u64, u64)]) {
+        self.begin(now);
         for (service, requests, failed) in tolls {
             if let Some((id, why)) = self.drills.toll(service, *requests, *failed) {
                 let why = format!("aborted by {}: {why}", self.config.name);

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::advert::Condition;
 use crate::drill::DrillId;
@@ -15,10 +16,14 @@ use crate::wire::{Hint, Message};
 
 use super::{Event, MAX_INCIDENTS, Node};
 
+/// A host that answers again says within so long how its endpoints are.
+const A_WORD: Duration = Duration::from_secs(2);
+
 impl Node {
     pub(super) fn open_incident(&mut self, now: Time, key: IncidentKey, why: Why, route: &Route) {
         match self.incidents.iter().position(|r| r.key == key) {
             Some(known) if self.incidents[known].is_open() => return,
+            _ if self.goes_on(&key.lost, &why, now) => return,
             // Lost again before its owner could renew its advert: one name, the later loss is kept.
             Some(known) => drop(self.incidents.remove(known)),
             None => {}
@@ -67,6 +72,26 @@ impl Node {
         if let (Some(next), Some(state)) = (next, self.services.get_mut(service)) {
             state.recheck = Some(state.recheck.map_or(next, |r| r.min(next)));
         }
+    }
+
+    /// Whether an earlier loss goes on: its host answered again a moment ago, and its owner says that the endpoint
+    /// is not ready. As a host that was started again does.
+    fn goes_on(&mut self, lost: &EndpointId, why: &Why, now: Time) -> bool {
+        if !matches!(why, Why::Condition(_)) {
+            return false;
+        }
+        let earlier = self.incidents.iter_mut().rev().find(|r| r.key.lost == *lost);
+        let Some(record) = earlier.filter(|r| r.recovered.is_some_and(|t| now < t + A_WORD)) else {
+            return false;
+        };
+        let took = record.recovered.take().map_or(Duration::ZERO, |t| t.since(record.opened));
+        record.note(now, "still-lost", format!("it answers again, but {why}"));
+        if record.drill.is_none()
+            && let Some(state) = self.services.get_mut(&lost.service)
+        {
+            state.history.not_mended(took);
+        }
+        true
     }
 
     /// Brings the service's incidents up to date with its new route.

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,8 @@ pub struct Hearsay {
     rumours: Vec<Rumour>,
     /// Nobody is known to be alive.
     idle: bool,
+    /// How long this agent did not run before the step, by SWIM's timers.
+    stopped: Option<Duration>,
 }
 
 /// Membership, live or played.
@@ -55,6 +58,7 @@ pub(super) struct Played {
     looked: bool,
     idle: bool,
     rumours: Vec<Rumour>,
+    stopped: Option<Duration>,
 }
 
 impl Membership {
@@ -90,7 +94,7 @@ impl Membership {
     /// What is told in the next step of a replay.
     pub(super) fn play(&mut self, hearsay: Hearsay) {
         let Self::Played(played) = self else { return };
-        let Hearsay { looked, changes, rumours, idle } = hearsay;
+        let Hearsay { looked, changes, rumours, idle, stopped } = hearsay;
         for (name, state) in changes {
             match state {
                 Some(state) => drop(played.view.insert(name.clone(), state)),
@@ -101,6 +105,7 @@ impl Membership {
         played.looked = looked;
         played.rumours = rumours;
         played.idle = idle;
+        played.stopped = stopped;
     }
 
     /// The whole view. At the end of a step: the one that the rest of the core has looked at.
@@ -112,6 +117,20 @@ impl Membership {
     }
 
     // ---- what the rest of the core asks ----------------------------------------------------------
+
+    /// A step begins. Returns how long this agent did not run before it, if it was stopped.
+    pub(super) fn begin(&mut self, now: Time) -> Option<Duration> {
+        match self {
+            Self::Live(live) => {
+                let stopped = live.member.begin(now);
+                if let Some(listener) = &mut live.listener {
+                    listener.step.stopped = stopped;
+                }
+                stopped
+            }
+            Self::Played(played) => played.stopped.take(),
+        }
+    }
 
     /// Of whom something else is said than when it was last looked at, if there is reason to look: `stale`, or
     /// there was news.

@@ -1,7 +1,7 @@
 //! Outliers on a node: samples of what endpoints answered go to the judgement of their service, and come
 //! back in when too few others are left.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rand::RngExt;
 
@@ -45,16 +45,23 @@ impl Node {
         let Some(state) = self.services.get(service) else { return };
         let candidates = &state.route.candidates;
         let should = candidates.iter().filter(|c| should_serve(&c.standing)).count();
-        let ready: BTreeSet<&EndpointId> =
-            candidates.iter().filter(|c| c.standing == Standing::Ready).map(|c| &c.id).collect();
+        let ready: BTreeMap<&EndpointId, Option<u64>> = candidates
+            .iter()
+            .enumerate()
+            .filter(|(_, c)| c.standing == Standing::Ready)
+            .map(|(i, c)| (&c.id, state.route.spread.part(i)))
+            .collect();
         let needed = state.route.policy.panic.of(should);
         let limits = Limits { should, not_ready: should - ready.len(), needed };
         let jitter = self.rng.random::<f64>();
         let mut tracks: Vec<&mut Track> = self
             .outcomes
             .iter_mut()
-            .filter(|(id, _)| ready.contains(id))
-            .map(|(_, e)| &mut e.outlier)
+            .filter_map(|(id, e)| {
+                let part = ready.get(id)?;
+                e.outlier.expect(*part);
+                Some(&mut e.outlier)
+            })
             .collect();
         if !outlier::judge(now, &mut tracks, limits, jitter).is_empty() {
             self.stale_services.insert(service.clone());

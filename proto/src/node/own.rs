@@ -200,7 +200,7 @@ impl Node {
             let since = held.map_or(now, |f| f.since);
             let believed = held.is_some_and(|f| f.believed)
                 || now >= since + INSIST
-                || self.doubts(&wake.endpoint.service);
+                || !self.is_behind(now) && self.doubts(&wake.endpoint.service);
             let (incident, until, by) = (wake.incident, now + FORCE, from.clone());
             self.look(&incident.lost.node);
             self.forced.insert(wake.endpoint, Forced { incident, since, until, by, believed });
@@ -258,9 +258,10 @@ impl Node {
                 self.drive(now, &id, &Life::NotCalled);
                 continue;
             }
-            let room = self.pace.budget.room(self.policy.moves);
-            if forced.is_none() && somebody && now < room && self.stands_by(&id) {
-                // Others serve meanwhile; too much has moved of late.
+            // Where others serve meanwhile, too much may have moved of late.
+            let budget = somebody.then(|| self.pace.budget.room(self.policy.moves));
+            let room = budget.unwrap_or_default().max(self.caught_up);
+            if forced.is_none() && now < room && self.stands_by(&id) {
                 self.recheck_at(service, room);
                 continue;
             }

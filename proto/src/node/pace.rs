@@ -44,7 +44,7 @@ impl Node {
         Terms {
             failback: policy.failback,
             ramp: policy.ramp(),
-            room: self.pace.budget.room(self.policy.moves),
+            room: self.pace.budget.room(self.policy.moves).max(self.caught_up),
         }
     }
 

@@ -494,7 +494,7 @@ fn lost_since(
             )
         };
         match c.standing.why() {
-            Some(Why::Silent { .. } | Why::Drill { .. }) if !gone.contains(&c.id) => {}
+            Some(why) if is_open(why) && !gone.contains(&c.id) => {}
             Some(why) if !planned(why) => {
                 let key = IncidentKey { lost: c.id.clone(), version: *version };
                 lost.push((key, why.clone()));
@@ -503,6 +503,11 @@ fn lost_since(
         }
     }
     lost
+}
+
+/// Whether a node of which this is said may yet turn out not to be lost.
+fn is_open(why: &Why) -> bool {
+    matches!(why, Why::Silent { .. } | Why::Down { .. } | Why::Drill { .. })
 }
 
 fn remember_ready(
@@ -517,8 +522,7 @@ fn remember_ready(
             (Standing::Doubtful(Why::Silent { .. }), Some(version)) if c.via.is_some() => {
                 state.was_ready.insert(c.id.clone(), *version);
             }
-            (Standing::Doubtful(Why::Silent { .. } | Why::Drill { .. }), _)
-                if !gone.contains(&c.id) => {}
+            (standing, _) if standing.why().is_some_and(is_open) && !gone.contains(&c.id) => {}
             (Standing::Ready, Some(version)) => {
                 state.was_ready.insert(c.id.clone(), *version);
             }

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use xxhash_rust::xxh3::xxh3_64;
 
+mod absence;
 mod drills;
 mod exclusive;
 mod moves;

@@ -220,6 +220,23 @@ fn one_that_the_balancer_avoids_after_a_hiccup_is_asked_and_well_again() {
 }
 
 #[test]
+fn one_that_gets_little_by_its_part_is_judged_by_that_and_not_taken_for_avoided() {
+    let far = Habit { rate: 18.0, ..WELL };
+    let mut bench = Bench::settled(&[far, WELL, far]);
+    for (track, part) in bench.tracks.iter_mut().zip([9, 82, 9]) {
+        track.expect(Some(part));
+    }
+    bench.habits[0].errors = 0.4;
+    let began = bench.now;
+    while !bench.is_out(0) {
+        assert_ne!(bench.state(0), State::Trial);
+        bench.round();
+    }
+    let took = bench.now.since(began);
+    assert!(took <= 3 * Duration::from_secs(1), "{took:?}");
+}
+
+#[test]
 fn one_that_answered_well_is_not_tried_because_little_is_asked_of_it() {
     let mut bench = Bench::settled(&[WELL; 3]);
     bench.habits[0].rate = 0.5;

@@ -7,7 +7,8 @@
 //! anybody's view: an endpoint serves while its host runs, its application answers and its owner says so.
 //!
 //! Rates are accelerated (a host fails every minute and a half) so that ten thousand failures fit into
-//! virtual days; hold and drain of failback are short against them, since the plan knows neither.
+//! virtual days; hold and drain of failback are short against them and damping is off, since the plan knows
+//! none of them.
 
 use std::fmt::Write as _;
 use std::ops::Range;
@@ -22,7 +23,7 @@ use hearth_proto::plan::basis::{self, Given};
 use hearth_proto::plan::forecast::PlanError;
 use hearth_proto::plan::input::{Hours, Parameter, SECONDS_PER_HOUR};
 use hearth_proto::plan::{Forecast, InputError, Spec};
-use hearth_proto::policy::{Failback, Policy, ServicePolicy};
+use hearth_proto::policy::{Failback, Patience, Policy, ServicePolicy};
 use hearth_proto::time::Span;
 use hearth_proto::view::PlanView;
 use rand::rngs::StdRng;
@@ -105,7 +106,9 @@ fn measure(w: &mut World, seconds: u64) -> Figures {
     w.checks.strict = false;
     let failback = Failback::After(Span(HOLD));
     w.expect_failback(failback);
-    let policy = ServicePolicy { failback, ..ServicePolicy::default() };
+    // At these rates every host flaps.
+    let damping = Patience::Endless;
+    let policy = ServicePolicy { failback, damping, ..ServicePolicy::default() };
     let services = [(service("ledger"), policy)].into_iter().collect();
     w.give(0, 2, Content::Policy(Policy { services, ..Policy::default() }));
     w.run_until(w.now + 5 * S);

@@ -268,8 +268,12 @@ impl Line {
     fn note(&mut self, w: &World) {
         for (host, id, role) in w.endpoints(&self.service) {
             let runs = w.hosts[host].life == Life::Running && w.hosts[host].apps[&id].up;
-            let cooling = role != Role::Hot && w.condition(host, &id) == Some(Condition::Unready);
-            if runs && !cooling {
+            let condition = w.condition(host, &id).filter(|_| role != Role::Hot);
+            let cooling = condition == Some(Condition::Unready);
+            // Its application went away while it was called, and with it what the hook did there: that it is back
+            // does not bring this back, and only the deadline will tell.
+            let in_vain = condition == Some(Condition::Activating) && !self.able.contains_key(&id);
+            if runs && !cooling && !in_vain {
                 self.able.entry(id).or_insert(w.now);
             } else if self.able.remove(&id).is_some() {
                 self.setbacks.push_back(w.now);

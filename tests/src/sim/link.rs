@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use hearth_proto::evidence::confirmed_after;
 use hearth_proto::ids::NodeName;
 use hearth_proto::node::LinkInput;
 use hearth_proto::wire::Hello;
@@ -23,6 +24,8 @@ const FLOOR: u64 = 20 * MS;
 const ACK_DELAY: u64 = 2 * MS;
 const PING_WATCHED: u64 = 250 * MS;
 const PING_SILENT: u64 = 100 * MS;
+/// A silence is asked about so often before it is confirmed.
+const QUESTIONS: u64 = 6;
 const STALE_AFTER: u64 = 300 * MS;
 const KEEP_ALIVE: u64 = 5 * S;
 const IDLE: u64 = 10 * S;
@@ -86,6 +89,12 @@ impl Side {
     pub fn watched(&self) -> Option<At> {
         self.watched
     }
+}
+
+/// How often a peer that has been silent for `age` is asked: several times before that is confirmed.
+fn ask_every(age: u64, threshold: u64) -> u64 {
+    let confirmed = confirmed_after(Duration::from_micros(threshold)).as_micros() as u64;
+    if age < confirmed { (confirmed - threshold) / QUESTIONS } else { PING_SILENT }
 }
 
 impl World {
@@ -272,7 +281,7 @@ impl World {
         let window = side.window.filter(|_| side.silence.is_none());
         let due = [
             window.map(|w| w + if side.doubted { threshold } else { threshold / 2 }),
-            side.silence.map(|_| side.last_ping + PING_SILENT),
+            side.silence.map(|(opened, _)| side.last_ping + ask_every(now - opened, threshold)),
             side.watched.map(|_| side.last_sent.max(side.last_ping) + PING_WATCHED),
             Some(side.last_heard + KEEP_ALIVE).filter(|t| *t > now),
             Some(side.last_heard + IDLE),
@@ -326,7 +335,7 @@ impl World {
             (Some((opened, _)), _) => {
                 let beside = now >= opened + STALE_AFTER;
                 let address = side.address;
-                if now >= side.last_ping + PING_SILENT {
+                if now >= side.last_ping + ask_every(now - opened, threshold) {
                     self.ping(host, peer, true);
                 }
                 if let (true, Some(address)) = (beside, address) {

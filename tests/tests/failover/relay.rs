@@ -23,7 +23,7 @@ fn a_caller_that_alone_has_lost_its_path_goes_through_a_third_agent_and_nobody_i
                 .unwrap()
         };
         let (_, view) = run.strike("the caller's own path cut", cut, relayed);
-        assert_eq!(view.route.picks, [hot.clone()], "{}", sketch(&view));
+        assert_eq!(view.route.picks, std::slice::from_ref(&hot), "{}", sketch(&view));
         assert!(view.route.reason.contains("through warm-1"), "{}", view.route.reason);
         assert_eq!(condition(&view, &warm), "standby", "{}", sketch(&view));
         let page = run.mesh.warm[0].agent.metrics().unwrap();

@@ -43,6 +43,36 @@ fn losses_and_how_long_they_took_are_in_the_plan_s_view_with_the_time_in_which_t
     assert!(mended.mean_s >= 3.9, "{mended:?}");
 }
 
+/// Its link is heard before its owner's word is: what the owner says then is of the same loss.
+#[test]
+fn a_host_that_answers_again_and_says_that_it_is_not_ready_was_lost_once_and_is_not_mended() {
+    let mut lab = Lab::new(&["c1", "h1", "h2"]);
+    lab.run(Duration::from_secs(2));
+    lab.lose("h1");
+    lab.run(Duration::from_secs(4));
+    let seen = |lab: &Lab| {
+        let view = lab.nodes[&name("c1")].plan_view(&ledger(), lab.now).unwrap();
+        (view.losses, view.repair.count)
+    };
+    assert_eq!(seen(&lab), (1, 0));
+    lab.gone.clear();
+    let now = lab.now;
+    for other in ["c1", "h2"] {
+        lab.node(other).handle_link(now, &name("h1"), LinkInput::Heard);
+    }
+    lab.run(ms(20));
+    assert_eq!(seen(&lab), (1, 1));
+    let now = lab.now;
+    lab.node("h1").handle_health(now, &at("h1"), false);
+    lab.run(Duration::from_secs(1));
+    assert_eq!(lab.standing("c1", "h1"), Standing::Out(Why::Condition(Condition::Unready)));
+    assert_eq!(seen(&lab), (1, 0));
+    let now = lab.now;
+    lab.node("h1").handle_health(now, &at("h1"), true);
+    lab.run(Duration::from_secs(1));
+    assert_eq!(seen(&lab), (1, 1));
+}
+
 #[test]
 fn a_node_has_no_plan_for_a_service_it_does_not_know() {
     let lab = Lab::new(&["c1", "h1"]);
