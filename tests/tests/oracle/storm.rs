@@ -213,10 +213,19 @@ fn a_service_at_half_errors_receives_at_most_a_fifth_more_than_was_sent() {
         (Illness::Unavailable, "half of the answers are 503"),
         (Illness::Busy, "half of the answers are 503 with Retry-After"),
         (Illness::Breaks, "half of the connections break"),
-        (Illness::Refuses, "the port is closed half of the time"),
     ] {
         cases.check(what, || account(illness, size())?.within(120));
     }
+    // What was refused reached no application: it may go elsewhere, once for each request that comes.
+    cases.check("the port is closed half of the time", || {
+        let account = account(Illness::Refuses, size())?;
+        let asked = account.within(200)?;
+        if account.received <= account.sent {
+            Ok(asked)
+        } else {
+            Err(format!("asked too often: {asked}"))
+        }
+    });
     cases.finish();
 }
 
