@@ -403,41 +403,6 @@ proptest! {
     }
 }
 
-/// Prints what a pick costs: `cargo test --profile lab -p hearth-proto what_a_pick_costs -- --ignored
-/// --nocapture`. At most 100 ns with 100 endpoints is asked for by two draws.
-#[test]
-#[ignore = "a measurement: prints, and asserts nothing"]
-#[allow(clippy::disallowed_methods)]
-fn what_a_pick_costs() {
-    const PICKS: u64 = 2_000_000;
-    for n in [5, 100, 1000] {
-        for balance in
-            [Balance::PeakEwma, Balance::LeastRequest, Balance::RoundRobin, Balance::RingHash]
-        {
-            for weights in [[1000, 1000], [1000, 300]] {
-                let weights: Vec<u16> = (0..n).map(|i| weights[i % 2]).collect();
-                let s = spread(&by(balance), &weighted(&weights));
-                let loads: Vec<u64> = (0..n as u64).map(|i| mix(i) % 64).collect();
-                let picks = if balance == Balance::RingHash { PICKS / 20 } else { PICKS };
-                let session = (balance == Balance::RingHash).then_some(1);
-                let (mut sum, mut random) = (0, 1u64);
-                let began = std::time::Instant::now();
-                for turn in 0..picks {
-                    random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(turn | 1);
-                    let draw = Draw { random, turn, session: session.map(|_| random) };
-                    let load = |i: usize, _| loads[i];
-                    sum += s.pick(&draw, |_| false, load).map_or(0, |p| p.index);
-                }
-                let ns = began.elapsed().as_nanos() as f64 / picks as f64;
-                println!(
-                    "{n:>5} endpoints, {balance:?}, weights {}: {ns:.0} ns ({sum})",
-                    weights[1]
-                );
-            }
-        }
-    }
-}
-
 #[test]
 fn those_reached_through_a_relay_are_picked_from_however_far_they_are() {
     let all = [candidate("near", place("r", "z")), candidate("far", place("s", "y"))];
