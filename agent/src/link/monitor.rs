@@ -24,6 +24,9 @@ use super::sense::Tracked;
 use super::silence::{FLOOR, LATE, Sign, Silence};
 use super::{CloseCode, Kind, LinkEvent, Shared, dial, lock};
 
+/// Nobody waits for a peer at rest, whose loss is noticed seconds late anyhow: its silence is judged with so much
+/// more patience, until a request begins or others accuse it.
+const REST_PATIENCE: f64 = 4.0;
 /// How often what is outstanding is looked at.
 const TICK: Duration = Duration::from_millis(5);
 /// A watched peer that nobody calls is pinged so often: at first, a packet each way a second, and at most after a
@@ -214,6 +217,8 @@ fn look(
     state.sense.stirred |= entry.stirred;
     entry.stirred = false;
     let mut look = Look::default();
+    let at_rest = !busy && state.is_at_rest(now);
+    let patience = if at_rest { patience * REST_PATIENCE } else { patience };
     let sampled = sample(&mut state, now, lag, patience);
     let begun = peer.begun.load(Ordering::Relaxed);
     if sampled.worked || begun != state.sense.begun {

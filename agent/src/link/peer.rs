@@ -43,6 +43,8 @@ const WORKED_OUT: Duration = Duration::from_secs(2);
 /// A link over QUIC that is younger than this works, whatever was dialled beside it over TCP: to give up one
 /// that does not takes longer.
 const YOUNG: Duration = Duration::from_millis(500);
+/// A peer is at rest when nothing of ours was under way there for so long.
+pub(crate) const AT_REST: Duration = Duration::from_secs(1);
 /// Lanes on which something was heard within this are alive, though the mesh link may be dead.
 const LIVELY: Duration = Duration::from_millis(1500);
 /// Connections of one peer at once. A mesh link and a data connection in each direction, those that were
@@ -569,6 +571,11 @@ impl State {
         let linked = self.mesh.as_ref().map(|m| m.since);
         let used = self.sense.used.max(linked);
         used.map_or(Duration::ZERO, |t| now.saturating_duration_since(t))
+    }
+
+    /// Whether nobody waits for an answer here: no request was under way of late, and nobody asked for a look.
+    pub(crate) fn is_at_rest(&self, now: Instant) -> bool {
+        self.sense.probing.is_none() && self.quiet(now) >= AT_REST
     }
 
     fn all_lanes(&self) -> impl Iterator<Item = &Arc<Lane>> {

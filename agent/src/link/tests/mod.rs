@@ -18,7 +18,7 @@ use hearth_proto::ids::{Generation, NodeName};
 use hearth_proto::wire::{self, Message};
 use tokio::sync::mpsc;
 
-use super::{LinkEvent, LinkHealth, LinkMetrics, Links, Runtimes};
+use super::{Kind, LinkEvent, LinkHealth, LinkMetrics, Links, Runtimes};
 use crate::identity::Credentials;
 use crate::identity::authority::Authority;
 
@@ -153,11 +153,33 @@ pub(crate) fn unanswered(agent: &Agent, peer: &NodeName) -> Option<Duration> {
     super::lock(&peer.state).sense.window.age(Instant::now())
 }
 
+/// Waits until two agents share one mesh link and nobody dials another: the loser of a double dial is gone.
+pub(crate) async fn settled(a: &Agent, b: &Agent) {
+    let side = |of: &Agent, with: &Agent| {
+        let peer = of.links.shared.known(&with.name)?;
+        let state = super::lock(&peer.state);
+        let links = state.connections.iter().filter(|c| c.kind == Kind::Mesh).count();
+        let dialled_here = state.mesh.as_ref()?.dialled_here;
+        (links == 1 && !state.dialling).then_some(dialled_here)
+    };
+    until("one link", || match (side(a, b), side(b, a)) {
+        (Some(here), Some(there)) if here != there => Ok(()),
+        seen => Err(seen),
+    })
+    .await;
+}
+
 /// Waits for a state of health.
 pub(crate) async fn healthy(agent: &Agent, peer: &NodeName, wanted: LinkHealth) {
     let mut health = agent.links.health(peer);
     // A silence that was confirmed before anybody looked was one.
     let is = |h: &LinkHealth| *h == wanted || wanted == LinkHealth::Silent && h.is_silent();
     let waited = tokio::time::timeout(PATIENCE, health.wait_for(is)).await;
-    assert!(waited.is_ok(), "{} waited for {peer} to be {wanted:?}", agent.name);
+    let is = *agent.links.health(peer).borrow();
+    let views = agent.links.views();
+    assert!(
+        waited.is_ok(),
+        "{} waited for {peer} to be {wanted:?}, is {is:?}: {views:?}",
+        agent.name
+    );
 }

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::*;
+use crate::link::peer::AT_REST;
 use crate::link::{LaneChoice, lock};
 
 /// `a` with a link to `b` over a relay.
@@ -53,6 +54,26 @@ async fn a_watched_peer_that_goes_quiet_is_silent_and_heard_again_after_healing(
     heard(&mut a, &b.name).await;
     assert!(healed.elapsed() < Duration::from_secs(2), "took {:?}", healed.elapsed());
     healthy(&a, &b.name, LinkHealth::Up).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_at_rest_is_judged_with_patience_until_others_accuse_it() {
+    let authority = Authority::new("mesh.example");
+    let (mut a, b, relay) = pair(&authority).await;
+    let peer = a.links.shared.known(&b.name).unwrap();
+    let at_rest = || lock(&peer.state).is_at_rest(Instant::now());
+    assert!(!at_rest(), "it was linked just now");
+    tokio::time::sleep(AT_REST).await;
+    assert!(at_rest());
+    relay.cut();
+    let since = silent(&mut a, &b.name).await;
+    assert!(since >= super::super::silence::FLOOR * 4, "accused after {since:?}");
+    a.links.probe(&b.name, relay.address);
+    assert!(!at_rest(), "somebody waits for what comes of the look");
+    relay.heal();
+    heard(&mut a, &b.name).await;
+    a.links.open_stream(&b.name, relay.address).await.unwrap();
+    until("a request", || if at_rest() { Err(()) } else { Ok(()) }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

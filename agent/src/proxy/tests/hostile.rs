@@ -14,7 +14,7 @@ use super::super::Entry;
 use super::mesh::{App, Host, get, ledger, plain, relayed, send};
 use crate::identity::authority::Authority;
 use crate::link::LinkHealth;
-use crate::link::tests::{healthy, name, until};
+use crate::link::tests::{healthy, name, settled, until};
 
 async fn pair() -> (Host, Host, App) {
     let authority = Authority::new("mesh.example");
@@ -44,7 +44,7 @@ async fn an_unsafe_request_is_not_sent_on_a_silent_link_and_goes_when_it_answers
     a.route(&[("b", relay.address)], plain());
     assert_eq!(get(a.upstream, "/").await.status, 200);
     a.agent.links.watch(vec![(name("b"), relay.address)]);
-    healthy(&a.agent, &name("b"), LinkHealth::Up).await;
+    settled(&a.agent, &b.agent).await;
     relay.cut();
     healthy(&a.agent, &name("b"), LinkHealth::Silent).await;
     // As the core would have it: silent, and nobody else is left.

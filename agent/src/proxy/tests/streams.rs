@@ -21,7 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::mesh::{Host, plain, relayed_to};
 use crate::identity::authority::Authority;
 use crate::link::LinkHealth;
-use crate::link::tests::{Relay, healthy, loopback, name};
+use crate::link::tests::{Relay, healthy, loopback, name, settled};
 
 const LIMIT: Duration = Duration::from_secs(10);
 /// Far above what it takes (a tenth of this), for busy machines.
@@ -232,7 +232,7 @@ async fn opaque_tcp_is_reset_when_its_host_is_lost() {
 async fn a_connection_is_not_put_on_a_link_in_doubt_while_there_is_a_better_one() {
     let authority = Authority::new("mesh.example");
     let a = Host::start(&authority, "a", None).await;
-    let (_b, relay) = relayed_to(&authority, "b", named("b").await, Protocol::Tcp).await;
+    let (b, relay) = relayed_to(&authority, "b", named("b").await, Protocol::Tcp).await;
     let c = crate::link::tests::Agent::start(&authority, "c");
     let c = Host::over(c, Some(named("c").await), Protocol::Tcp).await;
     let route = |to: &[(&str, SocketAddr)]| {
@@ -243,8 +243,8 @@ async fn a_connection_is_not_put_on_a_link_in_doubt_while_there_is_a_better_one(
     };
     route(&[("b", relay.address)]);
     until(&mut open(a.upstream, b"").await, b"b").await;
-    healthy(&a.agent, &name("b"), LinkHealth::Up).await;
     a.agent.links.watch(vec![(name("b"), relay.address)]);
+    settled(&a.agent, &b.agent).await;
     relay.cut();
     healthy(&a.agent, &name("b"), LinkHealth::Silent).await;
     // The routes are a moment older than the link.
