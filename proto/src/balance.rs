@@ -18,7 +18,7 @@ pub mod tiers;
 use serde::{Deserialize, Serialize};
 
 use crate::policy::{Balance, ServicePolicy};
-use crate::route::{Candidate, Choice, Share};
+use crate::route::{Candidate, Choice};
 
 use session::Sessions;
 use tiers::{Place, Tier, TierShare};
@@ -134,7 +134,7 @@ impl Spread {
             Choice::Wake(_) | Choice::Nobody => return Self::default(),
         };
         let (trial, full): (Vec<usize>, Vec<usize>) =
-            indices.iter().copied().partition(|i| candidates[*i].share == Share::Trial);
+            indices.iter().copied().partition(|i| candidates[*i].share.is_trial());
         let turns = policy.balance == Balance::RoundRobin;
         let pool = |of: &[usize], upto| Pool::of(candidates, of, upto, turns);
         let shares = match plight {

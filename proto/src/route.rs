@@ -127,7 +127,22 @@ pub enum Share {
     /// One request in [`TRIAL_ONE_IN`], whatever the balancer thinks: its answers are to tell how it is.
     Trial,
     /// None while enough others serve: it was lost too often of late ([`crate::damping`]).
-    Spare,
+    Spare {
+        /// Where too few others serve, it is on trial.
+        on_trial: bool,
+    },
+}
+
+impl Share {
+    /// The same, of an endpoint that is kept in reserve.
+    pub fn spared(self) -> Self {
+        Self::Spare { on_trial: self.is_trial() }
+    }
+
+    /// Whether it gets no more than its trial needs.
+    pub fn is_trial(self) -> bool {
+        matches!(self, Self::Trial | Self::Spare { on_trial: true })
+    }
 }
 
 pub use crate::balance::TRIAL_ONE_IN;
@@ -244,8 +259,11 @@ pub fn choose(policy: &ServicePolicy, candidates: &[Candidate], tally: &Tally) -
 /// The ready, without those that are damped where enough are left.
 fn serve(candidates: &[Candidate], ready: Vec<usize>, tally: &Tally) -> (Choice, String) {
     let known = candidates.len();
-    let steady: Vec<usize> =
-        ready.iter().copied().filter(|i| candidates[*i].share != Share::Spare).collect();
+    let steady: Vec<usize> = ready
+        .iter()
+        .copied()
+        .filter(|i| !matches!(candidates[*i].share, Share::Spare { .. }))
+        .collect();
     let spare = ready.len() - steady.len();
     let enough = !steady.is_empty() && steady.len() >= tally.needed;
     let reason = match spare {

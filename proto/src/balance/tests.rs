@@ -10,6 +10,7 @@ use crate::advert::{Condition, Protocol, Role};
 use crate::evidence::Standing;
 use crate::ids::{EndpointId, Generation, NodeName, ServiceName};
 use crate::policy::{Affinity, Locality};
+use crate::route::Share;
 
 use super::*;
 

@@ -16,7 +16,7 @@ use crate::ids::{EndpointId, Generation, ServiceName};
 use crate::lifecycle::Terms;
 use crate::policy::ServicePolicy;
 use crate::ramp::{self, Ready};
-use crate::route::{Candidate, Choice, Route, Share};
+use crate::route::{Candidate, Choice, Route};
 use crate::time::{Time, Wall};
 
 use super::Node;
@@ -65,8 +65,8 @@ impl Node {
         }
         for c in &mut survey.candidates {
             let damped = survey.subjects.iter().any(|s| s.id == c.id && s.damped);
-            if damped && c.share == Share::Full && c.role == Role::Hot {
-                c.share = Share::Spare;
+            if damped && c.role == Role::Hot {
+                c.share = c.share.spared();
             }
         }
     }

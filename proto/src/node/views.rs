@@ -301,7 +301,7 @@ fn reason(candidate: &Candidate) -> String {
         (None, Share::Trial) => {
             format!("on trial: one request in {TRIAL_ONE_IN} is to tell how well it answers")
         }
-        (None, Share::Spare) => {
+        (None, Share::Spare { .. }) => {
             "kept in reserve: it was lost too often of late, and others serve steadily".to_owned()
         }
         (None, Share::Full) => match &candidate.via {

@@ -31,12 +31,24 @@ struct Watch {
     damped: usize,
     /// In words, the last time.
     said: String,
+    /// When it was taken back or left, and why.
+    turns: Vec<String>,
 }
 
 impl Watch {
-    fn look(&mut self, view: &ExplainView, id: &String) {
+    fn look(&mut self, at: Duration, view: &ExplainView, id: &String) {
         let picked = view.route.picks.contains(id);
         self.taken_back += usize::from(picked && !self.picked);
+        if picked != self.picked {
+            let to = if picked { "taken back" } else { "left" };
+            let said = view.sentences.iter().find(|s| s.starts_with(id.as_str()));
+            let said = said.map_or("not said", String::as_str);
+            self.turns.push(format!(
+                "{:.2} s: {to}: {}: {said}",
+                at.as_secs_f64(),
+                view.route.reason
+            ));
+        }
         self.picked = picked;
         if view.route.damped > 0 {
             self.damped += 1;
@@ -47,7 +59,7 @@ impl Watch {
     /// Looks until this moment of the load's clock.
     fn until(&mut self, run: &Run, id: &String, end: Duration) {
         while run.load.mark() < end {
-            self.look(&run.mesh.explain().unwrap(), id);
+            self.look(run.load.mark(), &run.mesh.explain().unwrap(), id);
             std::thread::sleep(LOOK);
         }
     }
@@ -83,7 +95,7 @@ fn an_endpoint_that_flaps_for_a_minute_is_not_taken_back_each_time_and_costs_nob
             "{FLAPS} flaps: {} sent, {} failed, slowest {:.1} ms; taken back {} times, {calls} call-ups",
             phase.sent, phase.failed, phase.slowest_ms, watch.taken_back
         );
-        println!("damped in {} looks: {}", watch.damped, watch.said);
+        println!("{}\ndamped in {} looks: {}", watch.turns.join("\n"), watch.damped, watch.said);
         assert_eq!(phase.failed, 0, "{phase:?}");
         assert!(watch.taken_back <= TAKEN_BACK, "{watch:?}");
         assert!(watch.said.contains("lost too often of late"), "{watch:?}");

@@ -53,7 +53,7 @@ impl Lab {
         self.nodes[&name(n)].snapshot().services[&ledger()].reason.clone()
     }
 
-    fn picks(&self, n: &str) -> Vec<String> {
+    pub(super) fn picks(&self, n: &str) -> Vec<String> {
         let route = self.nodes[&name(n)].snapshot().services[&ledger()].clone();
         let ids = route.choice.indices().iter().map(|i| route.candidates[*i].id.node.to_string());
         ids.collect()

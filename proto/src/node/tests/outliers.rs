@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::outlier::{SAMPLE_EVERY, Sample};
+use crate::policy::Need;
 use crate::route::{Share, TRIAL_ONE_IN};
 
 /// What a healthy endpoint answers between two samples.
@@ -64,6 +65,27 @@ fn an_outlier_returns_on_probation_with_a_small_share_and_in_full_after_good_ans
     assert!(said.contains(&format!("on trial: one request in {TRIAL_ONE_IN}")), "{said}");
     rounds(&mut lab, 2, &["h1", "h2", "h3"], &[]);
     assert_eq!(share(&lab, "h1"), Share::Full);
+}
+
+#[test]
+fn one_on_trial_that_flaps_is_kept_in_reserve_and_tried_when_it_counts_again() {
+    let mut lab = Lab::new(&["c1", "h1", "h2", "h3"]);
+    lab.give_policy(1, ServicePolicy { min_hot: Need::Count(2), ..ServicePolicy::default() });
+    rounds(&mut lab, 4, &["h1", "h2", "h3"], &["h1"]);
+    lab.run(Duration::from_millis(2_500));
+    assert_eq!(share(&lab, "h1"), Share::Trial);
+    for _ in 0..3 {
+        let now = lab.now;
+        lab.node("c1").handle_link(now, &name("h1"), LinkInput::Silent { unanswered: ms(20) });
+        lab.run(Duration::from_millis(200));
+        let now = lab.now;
+        lab.node("c1").handle_link(now, &name("h1"), LinkInput::Heard);
+        lab.run(ms(200));
+    }
+    assert_eq!(share(&lab, "h1"), Share::Spare { on_trial: true });
+    assert_eq!(lab.picks("c1"), ["h2", "h3"]);
+    lab.run(Duration::from_secs(180));
+    assert_eq!(share(&lab, "h1"), Share::Trial);
 }
 
 #[test]
