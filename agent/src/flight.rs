@@ -76,8 +76,7 @@ impl Flight {
             file: None,
         };
         std::thread::Builder::new().name("hearth-flight".into()).spawn(move || {
-            // The mesh thread's priority is not for this one.
-            let _ = rustix::process::setpriority_process(None, 0);
+            crate::priority::ordinary();
             writer.run(&from);
         })?;
         let mut flight = Self::off();

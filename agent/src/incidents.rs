@@ -91,7 +91,7 @@ impl Incidents {
         let writer = Writer { path, lines, appended: usize::MAX };
         let thread = std::thread::Builder::new().name("hearth-incidents".into());
         let started = thread.spawn(move || {
-            let _ = rustix::process::setpriority_process(None, 0);
+            crate::priority::ordinary();
             writer.run(&from);
         });
         if let Err(error) = &started {

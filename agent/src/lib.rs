@@ -34,6 +34,7 @@ mod loopback;
 pub mod notify;
 pub mod outside;
 pub mod pipe;
+mod priority;
 pub mod process;
 pub mod proxy;
 pub mod questions;

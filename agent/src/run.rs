@@ -25,10 +25,6 @@ use hearth_proto::member::SwimConfig;
 use hearth_proto::node::{Node, NodeConfig};
 use hearth_proto::time::{Clock, Wall};
 use hearth_proto::wire::{self, Hello};
-use thread_priority::unix::{set_thread_priority_and_policy, thread_native_id};
-use thread_priority::{
-    NormalThreadSchedulePolicy, RealtimeThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy,
-};
 use tokio::sync::{Notify as Bell, mpsc};
 
 use crate::admin::{self, Admin};
@@ -45,6 +41,7 @@ use crate::link::{LinkEvent, Links, Runtimes};
 use crate::local::{self, Locals};
 use crate::notify::Notify;
 use crate::outside::{self, Outside};
+use crate::priority;
 use crate::proxy::{Entry, Gate, GateError, MeshHandle, Proxy, UdpEntry};
 use crate::questions::{Questions, Throttle};
 use crate::telemetry::{Logs, Metrics, SpanSink};
@@ -104,57 +101,25 @@ fn start(path: &Path) -> Result<(), Failure> {
         .enable_all()
         .thread_name("hearth-mesh")
         // Its threads for disk are started by the mesh thread, and are in no hurry.
-        .on_thread_start(ordinary_policy)
+        .on_thread_start(priority::ordinary)
         .build()
         .map_err(|e| io("start the mesh thread", e))?;
     // After the data threads exist: they keep their ordinary priority.
-    raise_priority();
-    keep_resident();
+    raise_file_limit();
+    priority::raise();
+    priority::keep_resident();
     // Requests that outlive their grace are cut when the data threads end with this function.
     let result = mesh.block_on(agent(path, config, data.handles(), side.handle()));
     side.shutdown_background();
     result
 }
 
-/// Probes must not be late on a busy host, however busy: the mesh thread is scheduled ahead of everything that
-/// has no real-time policy (as corosync and keepalived do it), at the lowest such priority. It works for moments;
-/// should it ever not, the kernel leaves the others a twentieth (`sched_rt_runtime_us`). Where it is not allowed
-/// (CAP_SYS_NICE), nothing is lost but that margin.
-fn raise_priority() {
-    const NICE: i32 = -10;
-    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
-        tracing::debug!(%error, "mesh thread keeps its ordinary priority");
-    }
-    let policy = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::RoundRobin);
-    if let Err(error) = schedule(policy) {
-        tracing::debug!(?error, "mesh thread keeps its ordinary scheduling policy");
-    }
+/// Each connection is a file.
+fn raise_file_limit() {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised) {
         tracing::debug!(%error, "limit of open files keeps its value");
-    }
-}
-
-/// Takes back what a thread has inherited of the mesh thread's hurry.
-fn ordinary_policy() {
-    // It can only be the policy that it has already.
-    let _ = schedule(ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Other));
-}
-
-/// Schedules this thread by a policy, at its lowest priority.
-fn schedule(policy: ThreadSchedulePolicy) -> Result<(), thread_priority::Error> {
-    set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, policy)
-}
-
-/// What was in memory once stays there: code that is rarely run and was evicted would be read from a disk
-/// when it is needed, and an agent that waits for a disk is silent to everybody else (as keepalived and
-/// corosync do it). Costs no memory beyond what was touched. Where the limit (`RLIMIT_MEMLOCK`) does not allow
-/// it, nothing is lost but that margin.
-fn keep_resident() {
-    use rustix::mm::{MlockAllFlags, mlockall};
-    if let Err(error) = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::ONFAULT) {
-        tracing::debug!(%error, "the agent's code is not kept in memory");
     }
 }
 
