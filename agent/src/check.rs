@@ -280,22 +280,8 @@ async fn tcp(address: &AppAddress) -> Result<String, String> {
 }
 
 async fn http(address: &AppAddress, version: HttpVersion, path: &str) -> Result<String, String> {
-    let failed = |e: http::Error| format!("{path:?} cannot be asked for: {e}");
-    let request = match version {
-        HttpVersion::One => Request::get(path)
-            .header(http::header::HOST, address.host())
-            .header(http::header::CONNECTION, "close"),
-        HttpVersion::Two => {
-            let uri = format!("http://{}{path}", address.host());
-            Request::get(uri).version(http::Version::HTTP_2)
-        }
-    };
-    let request = request
-        .header(http::header::USER_AGENT, "hearth-check")
-        .body(Full::new(Bytes::new()))
-        .map_err(failed)?;
-    let (status, _) =
-        loopback::ask(address.connect(), request, 0).await.map_err(|e| e.to_string())?;
+    let asked = loopback::get(address, version, path, "hearth-check", 0).await;
+    let (status, _) = asked.map_err(|e| e.to_string())?;
     let said = format!("GET {path} answered {}", status.as_u16());
     if status.is_success() || status.is_redirection() { Ok(said) } else { Err(said) }
 }

@@ -6,6 +6,7 @@
 use std::io;
 
 use bytes::Bytes;
+use http::header::{CONNECTION, HOST, USER_AGENT};
 use http::{Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -13,15 +14,43 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::config::HttpVersion;
+use crate::pipe::AppAddress;
+
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NoAnswer {
+    /// Nothing that can be asked.
+    #[error("{0:?} cannot be asked for: {1}")]
+    NoRequest(String, http::Error),
     /// No connection.
     #[error("cannot connect: {0}")]
     Connect(io::Error),
     /// The connection broke or spoke something else.
     #[error("no HTTP answer: {0}")]
     Broken(hyper::Error),
+}
+
+/// Asks for one path by `GET`, in the given version of HTTP and under an agent's name; the status, and the first
+/// `keep` bytes of the body.
+pub(crate) async fn get(
+    address: &AppAddress,
+    version: HttpVersion,
+    path: &str,
+    user_agent: &'static str,
+    keep: usize,
+) -> Result<(StatusCode, Vec<u8>), NoAnswer> {
+    let request = match version {
+        HttpVersion::One => {
+            Request::get(path).header(HOST, address.host()).header(CONNECTION, "close")
+        }
+        HttpVersion::Two => {
+            Request::get(format!("http://{}{path}", address.host())).version(Version::HTTP_2)
+        }
+    };
+    let request = request.header(USER_AGENT, user_agent).body(Full::new(Bytes::new()));
+    let request = request.map_err(|e| NoAnswer::NoRequest(path.to_owned(), e))?;
+    ask(address.connect(), request, keep).await
 }
 
 /// Sends `request`, in its own version of HTTP, on the connection that `connecting` brings; the status, and

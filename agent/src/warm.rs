@@ -4,10 +4,6 @@
 //! answered matters to nobody; whether the endpoint may serve, its health check says. The caller bounds the
 //! time. Dropping the future ends the requests.
 
-use bytes::Bytes;
-use http::Request;
-use http_body_util::Full;
-
 use crate::config::{HttpVersion, WarmUp};
 use crate::loopback;
 use crate::pipe::AppAddress;
@@ -19,31 +15,13 @@ const READ: usize = 1024 * 1024;
 pub(crate) async fn up(address: &AppAddress, version: HttpVersion, warm_up: &WarmUp) -> u32 {
     let mut answered = 0;
     for _ in 0..warm_up.requests {
-        match once(address, version, &warm_up.path).await {
-            Ok(()) => answered += 1,
-            Err(error) => tracing::debug!(%address, error, "a request to warm up failed"),
+        match loopback::get(address, version, &warm_up.path, "hearth-warm-up", READ).await {
+            Ok(_) => answered += 1,
+            Err(error) => tracing::debug!(%address, %error, "a request to warm up failed"),
         }
     }
     tracing::info!(%address, answered, requests = warm_up.requests, "warmed up");
     answered
-}
-
-async fn once(address: &AppAddress, version: HttpVersion, path: &str) -> Result<(), String> {
-    let request = match version {
-        HttpVersion::One => Request::get(path)
-            .header(http::header::HOST, address.host())
-            .header(http::header::CONNECTION, "close"),
-        HttpVersion::Two => {
-            let uri = format!("http://{}{path}", address.host());
-            Request::get(uri).version(http::Version::HTTP_2)
-        }
-    };
-    let request = request
-        .header(http::header::USER_AGENT, "hearth-warm-up")
-        .body(Full::new(Bytes::new()))
-        .map_err(|e| e.to_string())?;
-    let asked = loopback::ask(address.connect(), request, READ).await;
-    asked.map(drop).map_err(|e| e.to_string())
 }
 
 #[cfg(test)]

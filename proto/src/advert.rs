@@ -208,8 +208,8 @@ pub trait Keyring: Send {
     ) -> Result<(), Untrusted>;
 }
 
-/// Signs nothing and believes nobody: what stands in a keyring's place for a moment.
-pub(crate) struct Keyless;
+/// Signs nothing and believes nobody: what stands in a keyring's place for a moment, or where nothing is received.
+pub struct Keyless;
 
 impl Keyring for Keyless {
     fn sign(&self, _message: &[u8]) -> Vec<u8> {

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::lab::mesh::{Mesh, MeshSpec, UPSTREAM};
+use crate::lab::mesh::{Mesh, MeshSpec, POLICY, UPSTREAM};
 use crate::lab::process::Program;
 use crate::lab::web::Kind;
 use crate::lab::{Lab, LabError};
@@ -106,13 +106,21 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// Puts a mesh under `strain` for so long, with so many requests a second.
+/// Puts a mesh under `strain` for so long, with so many requests a second; `policy` is lines of its service's
+/// policy beside the lab's own.
 ///
 /// # Errors
 /// [`LabError`] when the mesh cannot be made or asked.
-pub fn run(lab: &Lab, strain: Strain, length: Duration, rate: u32) -> Result<Verdict, LabError> {
+pub fn run(
+    lab: &Lab,
+    strain: Strain,
+    length: Duration,
+    rate: u32,
+    policy: &str,
+) -> Result<Verdict, LabError> {
     let kind = if strain == Strain::Overload { Kind::App } else { Kind::best() };
-    let mesh = Mesh::start(lab, &MeshSpec { kind, ..MeshSpec::default() })?;
+    let policy = format!("{POLICY}{policy}\n");
+    let mesh = Mesh::start(lab, &MeshSpec { kind, policy, ..MeshSpec::default() })?;
     let began = Instant::now();
     let doubts_before = doubts(&mesh)?;
     let load = load(&mesh, strain, rate)?;

@@ -2,29 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use hearth_proto::advert::{Keyring, Untrusted};
+use hearth_proto::advert::Keyless;
 use hearth_proto::flight::Replay;
-use hearth_proto::ids::{Generation, Identity, NodeName, ServiceName};
+use hearth_proto::ids::{Generation, NodeName, ServiceName};
 use hearth_proto::member::SwimConfig;
 use hearth_proto::node::{Node, NodeConfig};
 use hearth_proto::time::{Clock, Time};
 
 use super::*;
 use crate::disk::tests::Scratch;
-
-struct Nobody;
-
-impl Keyring for Nobody {
-    fn sign(&self, _: &[u8]) -> Vec<u8> {
-        Vec::new()
-    }
-    fn certificate(&self) -> Arc<[u8]> {
-        Arc::from([])
-    }
-    fn verify(&self, _: &Identity, _: &[u8], _: &[u8], _: &[u8], _: bool) -> Result<(), Untrusted> {
-        Err(Untrusted::Signature)
-    }
-}
 
 fn recorder() -> Recorder {
     let config = NodeConfig {
@@ -39,7 +25,7 @@ fn recorder() -> Recorder {
         endpoints: Vec::new(),
         interest: BTreeSet::new(),
     };
-    Recorder::new(Node::new(config, Box::new(Nobody), Time(0)))
+    Recorder::new(Node::new(config, Box::new(Keyless), Time(0)))
 }
 
 fn writer(scratch: &Scratch, size: u64) -> Writer {

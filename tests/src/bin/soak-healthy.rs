@@ -21,6 +21,9 @@ struct Arguments {
     /// Requests per second
     #[arg(long, global = true, default_value_t = 100)]
     rate: u32,
+    /// Lines of the service's policy beside the lab's own, such as 'max_requests = "auto"'
+    #[arg(long, global = true, default_value = "", value_name = "LINES")]
+    policy: String,
 }
 
 #[derive(Subcommand)]
@@ -50,7 +53,8 @@ fn main() -> ExitCode {
         Word::Overload => Strain::Overload,
     };
     let length = Duration::from_secs_f64(arguments.minutes.max(0.05) * 60.0);
-    let verdict = Lab::new().and_then(|lab| run(&lab, strain, length, arguments.rate));
+    let verdict =
+        Lab::new().and_then(|lab| run(&lab, strain, length, arguments.rate, &arguments.policy));
     match verdict {
         Ok(verdict) => {
             print!("{verdict}");

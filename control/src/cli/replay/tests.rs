@@ -1,14 +1,13 @@
 //! A recording from the recorder itself, read from files, directories and bundles, and laid out.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use hearth_proto::advert::traits::CheckKind;
-use hearth_proto::advert::{Keyring, Protocol, Role, Untrusted};
+use hearth_proto::advert::{Keyless, Protocol, Role};
 use hearth_proto::flight::Recorder;
-use hearth_proto::ids::{EndpointId, Generation, Identity, ServiceName};
+use hearth_proto::ids::{EndpointId, Generation, ServiceName};
 use hearth_proto::lifecycle::Activation;
 use hearth_proto::member::SwimConfig;
 use hearth_proto::node::{EndpointConfig, LinkInput, Node, NodeConfig};
@@ -17,20 +16,6 @@ use hearth_proto::wire::Hello;
 
 use super::*;
 use crate::cli::table::Style;
-
-struct Nobody;
-
-impl Keyring for Nobody {
-    fn sign(&self, _: &[u8]) -> Vec<u8> {
-        Vec::new()
-    }
-    fn certificate(&self) -> Arc<[u8]> {
-        Arc::from([])
-    }
-    fn verify(&self, _: &Identity, _: &[u8], _: &[u8], _: &[u8], _: bool) -> Result<(), Untrusted> {
-        Err(Untrusted::Signature)
-    }
-}
 
 const BEGIN: u64 = 1_795_426_568_000_000;
 
@@ -61,7 +46,7 @@ fn entries() -> Vec<Entry> {
         endpoints: vec![endpoint.clone()],
         interest: BTreeSet::from([ServiceName::parse("ledger").unwrap()]),
     };
-    let mut node = Recorder::new(Node::new(config, Box::new(Nobody), Time(0)));
+    let mut node = Recorder::new(Node::new(config, Box::new(Keyless), Time(0)));
     let hello = Hello {
         generation: Generation(1),
         address: ([127, 0, 0, 2], 7940).into(),
