@@ -72,10 +72,11 @@ pub struct Tally {
 ///    endpoints, or a percentage of their capacity;
 /// 2. `hot` = those of them that serve, are not lost and not damped;
 /// 3. `deficit` = `needed − hot`, in endpoints or in capacity; in mode hot-hot nobody is called;
-/// 4. available warm ones (not lost, standing by, activating or serving) in the agreed order: those
-///    already up first (so that a second loss moves nobody), then those of whose nodes nothing is doubted
-///    and that do not flap, then declared priority, then rendezvous hash; as many are called as cover the
-///    deficit and no more. One lost, one called: never the whole bench;
+/// 4. available warm ones (not lost, standing by, activating or serving) in the agreed order: those that
+///    serve (who is only on the way may never arrive, and sends nobody away before it has), those on the way
+///    (so that a second loss moves nobody), then those of whose nodes nothing is doubted and that do not
+///    flap, then declared priority, then rendezvous hash; as many are called as cover the deficit and no
+///    more. One lost, one called: never the whole bench;
 /// 5. a hot endpoint that is only just starting keeps whoever is up for it, but calls nobody new: a
 ///    mesh that starts does not begin by activating its bench, nor does a host that restarts. Who would be
 ///    called for it is the reserve. Nor does a damped one that serves call anybody new: its replacement was called
@@ -150,8 +151,10 @@ fn bench(subjects: &[Subject]) -> Vec<&Subject> {
         .collect();
     bench.sort_by_key(|(s, priority)| {
         let waits = s.condition == Condition::Standby;
+        let serves = s.condition == Condition::Serving;
         // Doubt moves nobody who is up: it often passes, and a replacement costs an activation.
-        (waits, waits && (s.doubtful || s.damped), *priority, !rendezvous(&s.id), s.id.clone())
+        let last = waits && (s.doubtful || s.damped);
+        (waits, !serves, last, *priority, !rendezvous(&s.id), s.id.clone())
     });
     bench.into_iter().map(|(s, _)| s).collect()
 }

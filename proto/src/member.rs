@@ -269,15 +269,10 @@ impl Member {
         let malformed = |e: String| SwimRefused::Malformed(from.clone(), e);
         let (header, used): (Header<MemberId>, usize) =
             wire::decode_prefix(packet).map_err(|e| malformed(e.to_string()))?;
-        // Behind the header stands the number of membership updates. Only those can carry a suspicion,
-        // of which foca notifies nobody.
-        if packet.get(used..used + 2).is_some_and(|n| n != [0, 0]) {
-            self.effects.changed = true;
-        }
         if header.src.name != *from {
             return Err(SwimRefused::OtherSender { from: from.clone(), claimed: header.src.name });
         }
-        // foca takes in first that its sender lives.
+        // foca takes in first that its sender lives, which ends a suspicion of it: that alone is news.
         let src = foca::Member::new(header.src, header.src_incarnation, State::Alive);
         self.effects.known.note(&src, &self.foca.identity().name);
         let packet = self.only_news(packet, used, &header.message);
@@ -398,9 +393,9 @@ impl Member {
         self.rumours.try_iter().collect()
     }
 
-    /// Whether the view may have changed since the last call.
-    pub fn take_changed(&mut self) -> bool {
-        std::mem::take(&mut self.effects.changed)
+    /// Whether [`changes`](Self::changes) has something to say.
+    pub fn has_changed(&self) -> bool {
+        self.effects.known.has_changed()
     }
 
     /// Where membership heard a node is reached.

@@ -186,3 +186,18 @@ fn seeds_that_failed_once_hold() {
         assert!(report.violations.is_empty(), "{was}:\n{report}again: {}", report.command());
     }
 }
+
+/// The same of benches.
+#[test]
+fn hotwarm_seeds_that_failed_once_hold() {
+    let hotwarm = scenario::named("hotwarm").expect("it is listed");
+    for (seed, was) in [
+        (1797, "one that served stood down for one that was on its way and never arrived"),
+        (1845, "the same"),
+        (3437, "the same"),
+        (2525, "what an activation waits in vain for was held against those that serve"),
+    ] {
+        let report = run::one(seed, 12, hotwarm);
+        assert!(report.violations.is_empty(), "{was}:\n{report}again: {}", report.command());
+    }
+}

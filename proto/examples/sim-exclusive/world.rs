@@ -139,6 +139,8 @@ struct Host {
     seat: Option<Seat>,
     clock: DriftingClock,
     disk: Option<Book>,
+    /// The number of the book on disk, within this start.
+    written: u64,
     start: u64,
     armed: u64,
     paused: bool,
@@ -216,6 +218,7 @@ impl World {
                 seat: None,
                 clock,
                 disk: None,
+                written: 0,
                 start: 0,
                 armed: 0,
                 paused: false,
@@ -441,7 +444,11 @@ impl World {
         if self.hosts[host].start != start || self.hosts[host].seat.is_none() {
             return;
         }
-        self.hosts[host].disk = Some(book);
+        let h = &mut self.hosts[host];
+        // Writes may overtake each other, but a book never replaces a later one.
+        if serial > h.written {
+            (h.disk, h.written) = (Some(book), serial);
+        }
         if self.hosts[host].paused {
             // It hears of it when it runs again.
             let host_start = self.hosts[host].start;
@@ -561,6 +568,10 @@ impl World {
                 self.at(self.now + long, Event::Resume(host));
                 Some("pauses")
             }
+            // Most wipes happen where they harm nobody: this rule is tried by every restart.
+            Fault::Restart(host, long) if self.broken == Some(Broken::Blank) => {
+                self.do_inflict(&Fault::Wipe(host, long))
+            }
             Fault::Restart(host, long) => self.kill(host, long).then_some("restarts"),
             Fault::Wipe(host, long) => {
                 if !self.may_wipe(host) || !self.kill(host, long) {
@@ -639,6 +650,7 @@ impl World {
         let seed = self.rng.random();
         let h = &mut self.hosts[host];
         h.start += 1;
+        h.written = 0;
         h.clock = DriftingClock::new(self.now, origin, rate);
         let now = h.clock.at(self.now);
         let mut book = h.disk.clone();

@@ -43,7 +43,7 @@ pub enum Out {
     },
     /// Put this on disk, durably, then call [`Core::saved`].
     Save {
-        /// Its number; a later one makes an earlier one superfluous.
+        /// Its number; a later one makes an earlier one superfluous, and is never overwritten by it.
         serial: u64,
         /// What.
         book: Book,

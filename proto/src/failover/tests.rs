@@ -78,6 +78,17 @@ fn who_is_up_already_stays_called_before_one_of_better_priority() {
 }
 
 #[test]
+fn who_serves_stays_called_while_one_of_better_priority_is_only_on_its_way() {
+    let slow = having(Condition::Activating, warm("w1", 0));
+    let up = having(Condition::Serving, warm("w2", 9));
+    // Both were called for two losses; one returned.
+    assert_eq!(called(&[lost(hot("h1")), hot("h2"), slow.clone(), up.clone()]), ["w2"]);
+    assert_eq!(called(&[lost(hot("h1")), lost(hot("h2")), slow.clone(), up.clone()]), ["w2", "w1"]);
+    // Once it has arrived, priority decides again who stands down.
+    assert_eq!(called(&[lost(hot("h1")), hot("h2"), having(Condition::Serving, slow), up]), ["w1"]);
+}
+
+#[test]
 fn a_second_loss_calls_up_exactly_one_more_warm_endpoint() {
     let up = having(Condition::Serving, warm("w2", 9));
     let s = [lost(hot("h1")), lost(hot("h2")), hot("h3"), up, warm("w1", 0), warm("w3", 0)];

@@ -58,7 +58,6 @@ pub(super) struct Effects {
     pub(super) outbox: VecDeque<(MemberId, Bytes)>,
     pub(super) known: Known,
     pub(super) idle: bool,
-    pub(super) changed: bool,
     pub(super) probe_failed: u64,
     pub(super) rejoined: u64,
 }
@@ -75,10 +74,7 @@ impl foca::Runtime<MemberId> for &mut Effects {
         match notification {
             Notification::MemberUp(id)
             | Notification::MemberDown(id)
-            | Notification::Rename(_, id) => {
-                self.changed = true;
-                self.known.touch(&id.name);
-            }
+            | Notification::Rename(_, id) => self.known.touch(&id.name),
             Notification::Idle => self.idle = true,
             Notification::Active => self.idle = false,
             Notification::ProbeFailed(_, id) => {

@@ -111,6 +111,11 @@ impl Known {
         }
     }
 
+    /// Whether any entry changed since the last call of [`take_changed`](Self::take_changed).
+    pub(super) fn has_changed(&self) -> bool {
+        !self.changed.is_empty()
+    }
+
     /// Whose entries changed since the last call, by name.
     pub(super) fn take_changed(&mut self) -> BTreeSet<NodeName> {
         std::mem::take(&mut self.changed)

@@ -168,3 +168,17 @@ fn what_is_said_of_one_member_twice_in_one_view_is_told_to_foca_twice() {
     member.merge(Time(2), vec![said(7941), said(7940)]);
     assert_eq!(member.address(&said(0).id.name), Some(said(7940).id.address));
 }
+
+/// A recording found it: whoever looked only at packets with updates went on with the suspicion.
+#[test]
+fn a_suspicion_that_ends_with_the_head_of_a_packet_is_news() {
+    let mut member = Member::new(id(0, 1, 0, 7940), SwimConfig::default(), 7);
+    let suspect = MemberRecord { id: id(3, 1, 0, 7940), incarnation: 0, state: 1 };
+    let name = suspect.id.name.clone();
+    member.merge(Time(1), vec![suspect.clone()]);
+    assert!(member.changes().contains(&name) && !member.has_changed());
+    let refuted = packet(&member.id().clone(), &suspect.id, 1, 2, &[]);
+    member.handle_packet(Time(2), &name, &refuted).unwrap();
+    assert_eq!(member.state(&name).unwrap().swim, Swim::Alive);
+    assert!(member.has_changed() && member.changes().contains(&name));
+}

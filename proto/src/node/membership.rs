@@ -137,7 +137,7 @@ impl Membership {
     pub(super) fn look(&mut self, stale: bool) -> Option<BTreeSet<NodeName>> {
         match self {
             Self::Live(live) => {
-                if !stale && !live.member.take_changed() {
+                if !stale && !live.member.has_changed() {
                     return None;
                 }
                 let names = live.member.changes();

@@ -308,9 +308,12 @@ impl Line {
                 w.hosts[*host].since + GRACE + BOUND > w.now && !Self::serves(w, *host, id)
             })
             .count();
-        // Called, and its application is gone: only the deadline will tell.
+        // Called, and its application is or was gone since: it stays called, nobody goes in its place, and only
+        // the deadline will tell.
         let in_vain = all.iter().filter(|(host, id, _)| {
-            w.condition(*host, id) == Some(Condition::Activating) && !w.hosts[*host].apps[id].up
+            w.condition(*host, id) == Some(Condition::Activating)
+                && w.hosts[*host].life == Life::Running
+                && !self.able.contains_key(id)
         });
         let excused = self.setbacks.len() + starting + in_vain.count();
         let able = self.able.values().filter(|at| **at + BOUND <= w.now).count();
