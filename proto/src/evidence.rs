@@ -18,10 +18,11 @@ use crate::time::Time;
 /// Failures in a row after which an endpoint is ejected, as Envoy's `consecutive_gateway_failure`;
 /// three, since each costs a user a retry.
 pub const EJECT_AFTER: u32 = 3;
-/// Time-outs of requests that were under way together may be one stall, of the application, of a busy
-/// machine or of our own: only a row that lasts so long ejects. What is refused or broken off is certain
-/// at once.
-pub const STALL: Duration = Duration::from_millis(100);
+/// Time-outs of requests that were under way together may be one stall: of the application (it collects garbage),
+/// of a busy machine, of our own, or of TCP, which repeats a segment that was lost twice after 200 ms at the earliest
+/// (Linux's `TCP_RTO_MIN`), so that all requests of a lane wait. Only a row that lasts longer ejects; until then each
+/// request is hedged. What is refused or broken off is certain at once.
+pub const STALL: Duration = Duration::from_millis(250);
 /// First ejection. Short, because a retry hides a wrong guess and a probe request ends it.
 pub const EJECT_BASE: Duration = Duration::from_secs(2);
 /// Longest ejection.
