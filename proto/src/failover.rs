@@ -55,6 +55,9 @@ pub struct Tally {
     /// Warm endpoints that would be called up if those hot ones that are starting took longer, in the agreed
     /// order: for a caller that has nobody meanwhile.
     pub reserve: Vec<EndpointId>,
+    /// Warm endpoints that are called up if the doubts about hot ones prove right: callers connect with them
+    /// meanwhile.
+    pub next: Vec<EndpointId>,
     /// How many more would have to be called than there are.
     pub short: usize,
     /// Warm endpoints that are up and not called: they stand down when they have not been needed for the
@@ -133,7 +136,18 @@ pub fn tally(policy: &ServicePolicy, subjects: &[Subject]) -> Tally {
         },
         called: called.into_iter().map(|s| s.id.clone()).collect(),
         reserve,
+        next: next(policy, subjects),
     }
+}
+
+/// Who is called once those in doubt are lost.
+fn next(policy: &ServicePolicy, subjects: &[Subject]) -> Vec<EndpointId> {
+    let in_doubt = |s: &Subject| s.role == Role::Hot && s.doubtful && !s.lost;
+    if !subjects.iter().any(in_doubt) {
+        return Vec::new();
+    }
+    let lost = |s: &Subject| Subject { lost: s.lost || in_doubt(s), ..s.clone() };
+    tally(policy, &subjects.iter().map(lost).collect::<Vec<_>>()).called
 }
 
 /// Warm endpoints that can be called, in the agreed order.

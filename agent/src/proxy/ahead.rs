@@ -1,6 +1,6 @@
 //! Connects with who is about to serve, so that the first requests sent there need not wait for handshakes.
 //!
-//! An endpoint that is called up, and one that was called from here before and is ready again, has its
+//! An endpoint that is called up, or will be if a doubt about another proves right, and one that was called from here before and is ready again, has its
 //! connections dialled at once. Until they stand it counts as costly and busy: somebody else answers meanwhile,
 //! if there is anybody, but where endpoints take turns. One that is reached through a relay is dialled
 //! when its own path is used again. Only for services that this host's applications call.
@@ -59,6 +59,7 @@ fn is_expected(inner: &Inner, route: &Route, candidate: &Candidate) -> bool {
     candidate.via.is_none()
         && (rising
             || route.tally.called.contains(&candidate.id)
+            || route.tally.next.contains(&candidate.id)
             || ready && inner.loads.is_known(&candidate.id))
 }
 

@@ -89,6 +89,19 @@ fn who_serves_stays_called_while_one_of_better_priority_is_only_on_its_way() {
 }
 
 #[test]
+fn who_would_be_called_for_those_in_doubt_is_next_and_not_called() {
+    let doubtful = |s: Subject| Subject { doubtful: true, ..s };
+    let sure = [hot("h1"), hot("h2"), warm("w1", 0), warm("w2", 9)];
+    assert_eq!(tally(&ServicePolicy::default(), &sure).next, []);
+    let [h1, h2, w1, w2] = sure;
+    let one = tally(&ServicePolicy::default(), &[doubtful(h1), h2.clone(), w1.clone(), w2.clone()]);
+    assert_eq!((one.called, one.next), (vec![], vec![w1.id.clone()]));
+    let both = [lost(hot("h1")), doubtful(h2), w1.clone(), w2.clone()];
+    let both = tally(&ServicePolicy::default(), &both);
+    assert_eq!((both.called, both.next), (vec![w1.id.clone()], vec![w1.id, w2.id]));
+}
+
+#[test]
 fn a_second_loss_calls_up_exactly_one_more_warm_endpoint() {
     let up = having(Condition::Serving, warm("w2", 9));
     let s = [lost(hot("h1")), lost(hot("h2")), hot("h3"), up, warm("w1", 0), warm("w3", 0)];
