@@ -32,11 +32,11 @@ purity: ## proto stays free of IO; agent and control never import each other
 	tests/purity
 
 deny: ## bans, licences, sources of all dependencies (installs cargo-deny once)
-	command -v cargo-deny >/dev/null || $(CARGO) install cargo-deny --locked
+	command -v cargo-deny >/dev/null || $(CARGO) install cargo-deny --locked --debug
 	$(CARGO) deny check bans licenses sources
 
 advisories: ## known vulnerabilities (needs the advisory database)
-	command -v cargo-deny >/dev/null || $(CARGO) install cargo-deny --locked
+	command -v cargo-deny >/dev/null || $(CARGO) install cargo-deny --locked --debug
 	$(CARGO) deny check advisories
 
 unit: ## unit tests and property laws
