@@ -3,6 +3,8 @@
 //! Owns the state behind one lock per peer; each method takes it once and awaits nothing. Which event
 //! follows from a change is decided here and delivered by the caller.
 
+mod state;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -15,38 +17,27 @@ use hearth_proto::{view, wire};
 use quinn::Connection;
 use tokio::sync::{mpsc, watch};
 
-use super::backoff::{self, Backoff};
-use super::data::{DataConnection, DataDial};
+use super::backoff::Backoff;
+use super::data::DataDial;
 use super::lane::Lane;
 use super::lane::choose::{self, Carrier, Losses};
-use super::lane::mux::End;
 use super::lane::pool::{MAX_LANES, Slots};
 use super::line::{Given, Line};
-use super::sense::{Sense, Tracked, TrackedLane, ping};
+use super::sense::{Sense, Tracked, TrackedLane};
 use super::settle::{Contender, On, Verdict, settle};
-use super::silence::Window;
 use super::{CloseCode, Farewell, Kind, LinkHealth, lock};
 
-/// Datagrams kept while a dial is under way, and for how long: a SWIM packet older than its probe
-/// is worse than none.
+#[cfg(test)]
+pub(crate) use state::AT_REST;
+pub(crate) use state::{Mesh, STALE_AFTER, State};
+
+/// Datagrams kept while a dial is under way.
 const KEPT_DATAGRAMS: usize = 8;
-const DATAGRAM_TTL: Duration = Duration::from_secs(1);
 /// Messages kept while a dial is under way.
 const KEPT_MESSAGES: usize = 64;
-const MESSAGE_TTL: Duration = Duration::from_secs(5);
-/// A link that has been silent for so long is dialled anew beside, and a data connection gets no new
-/// requests: its congestion control is far in its backoff.
-pub(crate) const STALE_AFTER: Duration = Duration::from_secs(1);
-/// A link that ended sooner than this did not work out: a peer that refuses us right after the handshake
-/// must not be dialled in a tight loop.
-const WORKED_OUT: Duration = Duration::from_secs(2);
 /// A link over QUIC that is younger than this works, whatever was dialled beside it over TCP: to give up one
 /// that does not takes longer.
 const YOUNG: Duration = Duration::from_millis(500);
-/// A peer is at rest when nothing of ours was under way there for so long.
-pub(crate) const AT_REST: Duration = Duration::from_secs(1);
-/// Lanes on which something was heard within this are alive, though the mesh link may be dead.
-const LIVELY: Duration = Duration::from_millis(1500);
 /// Connections of one peer at once. A mesh link and a data connection in each direction, those that were
 /// replaced, and room; beyond it somebody opens them without end.
 const MAX_CONNECTIONS: usize = 32;
@@ -59,43 +50,6 @@ pub(crate) enum Sent {
     Kept { dropped: bool },
     /// Nowhere.
     Dropped,
-}
-
-/// The current mesh link.
-pub(crate) struct Mesh {
-    pub(crate) line: Line,
-    pub(crate) dialled_here: bool,
-    pub(crate) generation: Generation,
-    pub(crate) outbox: mpsc::Sender<Bytes>,
-    since: Instant,
-}
-
-pub(crate) struct State {
-    pub(crate) address: SocketAddr,
-    pub(crate) newest: Generation,
-    pub(crate) mesh: Option<Mesh>,
-    pub(crate) data: Option<Arc<DataConnection>>,
-    pub(crate) data_dial: DataDial,
-    pub(crate) connections: Vec<Tracked>,
-    /// Lanes, whoever dialled them.
-    pub(crate) lanes: Vec<TrackedLane>,
-    /// Lanes that a third agent relays, whoever dialled them: what is heard on them says nothing of our path.
-    relayed: Vec<Arc<Lane>>,
-    pub(crate) dialling: bool,
-    pub(crate) watched: bool,
-    pub(crate) told_down: bool,
-    /// The mesh link is gone, which the driver is told if no other can be had: lanes go on.
-    pub(crate) owes_down: bool,
-    pub(crate) backoff: Backoff,
-    /// No dial before this.
-    pub(crate) not_before: Option<Instant>,
-    pub(crate) sense: Sense,
-    /// What the path to it lost lately.
-    losses: Losses,
-    /// How often in a row a sweep found nothing here that anybody needs.
-    unused: u32,
-    datagrams: VecDeque<(Instant, Bytes)>,
-    messages: VecDeque<(Instant, Bytes)>,
 }
 
 /// One peer.
@@ -536,140 +490,5 @@ impl Peer {
 
     pub(crate) fn requests(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
-    }
-}
-
-impl State {
-    /// Whether there is a mesh link that needs no second one.
-    pub(crate) fn linked(&self, now: Instant) -> bool {
-        let stale = self
-            .sense
-            .silence
-            .is_some_and(|s| now.saturating_duration_since(s.opened) >= STALE_AFTER);
-        !stale && self.mesh.as_ref().is_some_and(|m| m.line.is_open())
-    }
-
-    /// A link ended that had lasted so long: when may the next be dialled?
-    fn pace(&mut self, lasted: Duration) {
-        if lasted >= WORKED_OUT {
-            let wait = backoff::spread(rand::random());
-            (self.backoff, self.not_before) = (Backoff::default(), Some(Instant::now() + wait));
-        } else {
-            let wait = self.backoff.failed(rand::random(), self.watched);
-            self.not_before = Some(Instant::now() + wait);
-        }
-    }
-
-    fn expire(&mut self, now: Instant) {
-        let fresh = |t: &Instant, ttl| now.saturating_duration_since(*t) < ttl;
-        self.datagrams.retain(|(t, _)| fresh(t, DATAGRAM_TTL));
-        self.messages.retain(|(t, _)| fresh(t, MESSAGE_TTL));
-    }
-
-    /// For how long no request of ours has begun, and nothing has moved on any.
-    pub(crate) fn quiet(&self, now: Instant) -> Duration {
-        let linked = self.mesh.as_ref().map(|m| m.since);
-        let used = self.sense.used.max(linked);
-        used.map_or(Duration::ZERO, |t| now.saturating_duration_since(t))
-    }
-
-    /// Whether nobody waits for an answer here: no request was under way of late, and nobody asked for a look.
-    pub(crate) fn is_at_rest(&self, now: Instant) -> bool {
-        self.sense.probing.is_none() && self.quiet(now) >= AT_REST
-    }
-
-    fn all_lanes(&self) -> impl Iterator<Item = &Arc<Lane>> {
-        self.lanes.iter().map(|tracked| &tracked.lane).chain(&self.relayed)
-    }
-
-    /// Whether there is any connection with it.
-    pub(crate) fn is_connected(&self) -> bool {
-        !self.connections.is_empty() || !self.lanes.is_empty()
-    }
-
-    /// Whether a lane for requests has been heard a moment ago.
-    pub(crate) fn hears_lanes(&self, now: Instant) -> bool {
-        let lately = |t: Instant| now.saturating_duration_since(t) < LIVELY;
-        self.sense.lane_heard.is_some_and(lately) && self.has_lanes()
-    }
-
-    fn has_lanes(&self) -> bool {
-        self.lanes.iter().any(|t| t.lane.kind == Kind::Data && t.lane.is_open())
-    }
-
-    /// Whether the mesh link runs on a lane.
-    pub(crate) fn is_on_tcp(&self) -> bool {
-        self.mesh.as_ref().is_some_and(|m| !m.line.is_quic())
-    }
-
-    /// What is under way on connections of ours moves at once: without a mesh link nothing senses for it.
-    pub(crate) fn close_dialled(&mut self) {
-        self.close_data();
-        let dialled = |t: &&TrackedLane| t.lane.end == End::Dialled && t.lane.kind == Kind::Data;
-        for tracked in self.lanes.iter().filter(dialled) {
-            tracked.lane.close(CloseCode::Stale, "the mesh link is gone");
-        }
-    }
-
-    fn close_data(&mut self) {
-        if let Some(data) = self.data.take() {
-            data.connection.close(CloseCode::Stale.code(), b"the mesh link is gone");
-        }
-    }
-
-    /// What was sensed on connections that are all gone says nothing about the next one.
-    fn forget_sense_if_alone(&mut self) {
-        if !self.is_connected() {
-            self.sense.silence = None;
-            self.sense.told = false;
-            self.sense.window = Window::default();
-        }
-    }
-
-    /// It answers again. What its single connections left unanswered meanwhile was the silence of all: each
-    /// is judged from now on, for one may be read later than another.
-    fn revive(&mut self) {
-        self.sense.silence = None;
-        self.sense.window = Window::default();
-        let now = Instant::now();
-        self.connections.iter_mut().for_each(|t| t.window.excuse(now));
-        self.lanes.iter_mut().for_each(|t| t.window.excuse(now));
-    }
-
-    /// The peer restarted. Data connections do not say which start of it they belong to: a ping on
-    /// each tells soon which ones are dead.
-    fn question_data(&mut self) {
-        for tracked in self.connections.iter().filter(|t| t.kind == Kind::Data) {
-            let _ = tracked.connection.send_datagram(ping(0));
-        }
-        self.lanes.iter().for_each(|t| t.lane.ping(0));
-    }
-
-    /// Sends a ping on the mesh link, and on every connection when `everywhere` or when there is no
-    /// link. `false`: there is no connection to send it on.
-    pub(crate) fn ping(&mut self, now: Instant, everywhere: bool) -> bool {
-        let number = self.sense.next_ping;
-        let link = self.mesh.as_ref().map(|m| m.line.clone());
-        let asked = |line: Line| everywhere || link.as_ref().is_none_or(|link| link.is(&line));
-        let mut sent = false;
-        for tracked in &mut self.connections {
-            if asked(Line::Quic(tracked.connection.clone())) {
-                // What was heard before this ping is no answer to it.
-                tracked.heard = tracked.connection.stats().udp_rx.datagrams;
-                sent |= tracked.connection.send_datagram(ping(number)).is_ok();
-            }
-        }
-        for tracked in &self.lanes {
-            if asked(Line::Lane(tracked.lane.clone())) {
-                tracked.lane.ping(number);
-                sent = true;
-            }
-        }
-        if sent {
-            self.sense.next_ping += 1;
-            self.sense.last_ping = Some(now);
-            self.sense.stirred = false;
-        }
-        sent
     }
 }
