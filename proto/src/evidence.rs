@@ -259,7 +259,8 @@ impl NodeEvidence {
     /// What follows for all endpoints of the node, by the first rule that fits:
     ///
     /// 1. revoked: out;
-    /// 2. our link is silent: doubtful, or out once membership says down as well;
+    /// 2. our link is silent: doubtful, or out once that is confirmed and membership says down as well (what
+    ///    others say confirms no silence: they may have been cut off when they judged);
     /// 3. our link answered since others accused the node, or may still answer: ready, whatever they say;
     /// 4. membership: down → out, suspect → doubtful, alive → ready;
     /// 5. membership never heard of it: ready if our link is up, else doubtful.
@@ -269,7 +270,7 @@ impl NodeEvidence {
             && (self.heard.is_some_and(|t| t > self.swim_since) || self.pending(now).is_some());
         match (self.revoked, self.link, self.swim) {
             (true, _, _) => Standing::Out(Why::Revoked),
-            (_, LinkState::Silent, Swim::Down) => Standing::Out(down),
+            (_, LinkState::Silent, Swim::Down) if now >= self.confirmed => Standing::Out(down),
             (_, LinkState::Silent, _) => Standing::Doubtful(Why::Silent { since: self.link_since }),
             (_, _, Swim::Down) if !proven => Standing::Out(down),
             (_, _, Swim::Suspect) if !proven => {
@@ -506,6 +507,18 @@ mod tests {
         assert_eq!(accused.pending(T), Some(T + PROOF_WAIT));
         assert!(matches!(accused.standing(T + PROOF_WAIT), Standing::Out(_)));
         assert!(matches!(node(Swim::Down, LinkState::None).standing(T), Standing::Out(_)));
+    }
+
+    /// Hotwarm seed 3039: a moment's silence met the word of a host that was back from being cut off.
+    #[test]
+    fn an_accusation_confirms_no_silence_of_ours() {
+        let mut n = node(Swim::Down, LinkState::Silent);
+        let before = Standing::Doubtful(Why::Silent { since: T });
+        assert_eq!((n.standing(T), n.lost(T)), (before, Err(T + CONFIRM_SILENCE)));
+        let out = Standing::Out(Why::Down { since: T });
+        assert_eq!((n.standing(LATER), n.lost(LATER)), (out, Ok(true)));
+        (n.link, n.heard) = (LinkState::Up, Some(T + CONFIRM_SILENCE));
+        assert_eq!((n.standing(LATER), n.lost(LATER)), (Standing::Ready, Ok(false)));
     }
 
     #[test]

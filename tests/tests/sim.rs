@@ -195,6 +195,8 @@ fn hotwarm_seeds_that_failed_once_hold() {
         (1797, "one that served stood down for one that was on its way and never arrived"),
         (1845, "the same"),
         (3437, "the same"),
+        (3039, "a moment's silence met the word of a host that was back from being cut off"),
+        (3735, "the same"),
         (2525, "what an activation waits in vain for was held against those that serve"),
     ] {
         let report = run::one(seed, 12, hotwarm);

@@ -21,7 +21,7 @@ fn short(standing: &Standing) -> String {
     }
 }
 
-/// Rows: membership; columns: our link (none, up, up and heard since the accusation, silent).
+/// Rows: membership; columns: our link (none, up, up and heard since the accusation, silent and confirmed).
 #[test]
 #[rustfmt::skip]
 fn the_standing_of_a_node_is_this_table() {
