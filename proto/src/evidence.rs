@@ -23,6 +23,12 @@ pub const EJECT_AFTER: u32 = 3;
 /// (Linux's `TCP_RTO_MIN`), so that all requests of a lane wait. Only a row that lasts longer ejects; until then each
 /// request is hedged. What is refused or broken off is certain at once.
 pub const STALL: Duration = Duration::from_millis(250);
+/// [`STALL`] is for rows of so many; fewer eject only after [`STALL_OF_FEW`]. Whose answer was overtaken by a hedge
+/// was cut off before it came: on a host that answers late for a moment that befalls a few in a row, and hedging
+/// has hidden all of them.
+pub const MANY: u32 = 20;
+/// How long a row of fewer than [`MANY`] time-outs must last to eject.
+pub const STALL_OF_FEW: Duration = Duration::from_secs(1);
 /// First ejection. Short, because a retry hides a wrong guess and a probe request ends it.
 pub const EJECT_BASE: Duration = Duration::from_secs(2);
 /// Longest ejection.
@@ -359,7 +365,8 @@ impl EndpointEvidence {
         }
         self.failures = self.failures.saturating_add(1);
         let since = *self.failing_since.get_or_insert(now);
-        let one_stall = outcome == Outcome::TimedOut && now.since(since) < STALL;
+        let stall = if self.failures < MANY { STALL_OF_FEW } else { STALL };
+        let one_stall = outcome == Outcome::TimedOut && now.since(since) < stall;
         if self.failures < EJECT_AFTER || one_stall || !may_eject || self.is_ejected(now) {
             return false;
         }
@@ -547,10 +554,20 @@ mod tests {
     #[test]
     fn time_outs_that_come_together_are_one_stall_and_eject_nobody() {
         let mut e = EndpointEvidence::default();
-        for _ in 0..10 {
+        for _ in 0..2 * MANY {
             assert!(!e.observe(Outcome::TimedOut, T, 0.5, true));
         }
         assert!(e.observe(Outcome::TimedOut, T + STALL, 0.5, true), "it goes on: a hang");
+    }
+
+    #[test]
+    fn a_few_time_outs_are_a_hang_only_after_longer() {
+        let mut e = EndpointEvidence::default();
+        for ms in [0, 100, 300, 600, 900] {
+            let at = T + Duration::from_millis(ms);
+            assert!(!e.observe(Outcome::TimedOut, at, 0.5, true), "after {ms} ms");
+        }
+        assert!(e.observe(Outcome::TimedOut, T + STALL_OF_FEW, 0.5, true));
     }
 
     #[test]
