@@ -35,6 +35,7 @@ pub mod notify;
 pub mod outside;
 pub mod pipe;
 pub mod process;
+pub mod promises;
 pub mod proxy;
 pub mod questions;
 pub mod run;
