@@ -37,7 +37,10 @@ pub async fn keep<F: Future<Output = bool>>(
                 Ok(Err(error)) => error.to_string(),
                 Err(error) => error.to_string(),
             };
-            tracing::error!(error = failed, "promise of a lease not saved; this node does not vote");
+            tracing::error!(
+                error = failed,
+                "promise of a lease not saved; this node does not vote"
+            );
             tokio::time::sleep(SAVE_AGAIN).await;
         }
     }
@@ -88,7 +91,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_disk_that_takes_nothing_is_told_of_to_nobody_and_the_newest_is_written_when_it_does() {
+    async fn a_disk_that_takes_nothing_is_told_of_to_nobody_and_the_newest_is_written_when_it_does()
+    {
         let scratch = Scratch::new();
         let state = Arc::new(StateDir::open(&scratch.0).unwrap());
         let in_the_way = state.path().join("promises.bin");

@@ -208,7 +208,8 @@ fn exclusive_warnings(p: &ServicePolicy, e: &Exclusive, warn: &mut impl FnMut(St
     match e.owners.len() {
         1 => warn("exclusive has 1 owner: when it is lost nobody serves".into()),
         2 => warn(
-            "exclusive has 2 owners: when one is lost nobody serves, since a majority takes both".into(),
+            "exclusive has 2 owners: when one is lost nobody serves, since a majority takes both"
+                .into(),
         ),
         n if n.is_multiple_of(2) => warn(format!(
             "exclusive has {n} owners, which survive no more losses than {}: write an odd number",

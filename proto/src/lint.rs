@@ -206,10 +206,8 @@ fn owners(s: &Service<'_>, lease: &Exclusive) -> Vec<Finding> {
         found.push(Finding::NobodyMayHold);
         return found;
     }
-    let never: Vec<EndpointId> = all()
-        .filter(|e| !lease.owners.contains(&e.id.node))
-        .map(|e| e.id.clone())
-        .collect();
+    let never: Vec<EndpointId> =
+        all().filter(|e| !lease.owners.contains(&e.id.node)).map(|e| e.id.clone()).collect();
     if !never.is_empty() {
         found.push(Finding::NoOwners { endpoints: never });
     }

@@ -35,8 +35,7 @@ type Holder = (usize, u64);
 
 /// A mesh under the policy, and who holds the lease.
 fn exclusive(lab: &Lab) -> (Mesh, Holder) {
-    let spec =
-        MeshSpec { hot: 3, warm: 0, kind: Kind::App, calling: true, ..MeshSpec::default() };
+    let spec = MeshSpec { hot: 3, warm: 0, kind: Kind::App, calling: true, ..MeshSpec::default() };
     let mesh = Mesh::start(lab, &spec).unwrap();
     mesh.apply(&policy()).unwrap();
     let holder = next_holder(&mesh, 0);

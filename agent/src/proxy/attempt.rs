@@ -201,7 +201,10 @@ impl Fault {
             (_, FaultKind::Silent | FaultKind::Lapsed | FaultKind::Full) => None,
             (_, FaultKind::Dial | FaultKind::Cut) if silent => None,
             // It does not serve, is full, or not the one that may.
-            (_, FaultKind::Owner(Cause::NotServing | Cause::NotOurs | Cause::Busy | Cause::Fenced)) => None,
+            (
+                _,
+                FaultKind::Owner(Cause::NotServing | Cause::NotOurs | Cause::Busy | Cause::Fenced),
+            ) => None,
             (_, FaultKind::Owner(Cause::Denied | Cause::Malformed | Cause::TooOften)) => None,
             (_, FaultKind::Owner(Cause::AppSilent)) => Some(Outcome::TimedOut),
             (Reach::NotExecuted, _) => Some(Outcome::Refused),

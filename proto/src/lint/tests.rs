@@ -377,7 +377,12 @@ fn an_exclusive_service_with_three_owners_in_three_zones_has_no_finding() {
 fn an_exclusive_service_with_fewer_than_three_owners_survives_no_loss() {
     let mut facts = exclusive(&["a", "b"]);
     facts.endpoints.truncate(2);
-    finds(&facts, &Finding::FewOwners { owners: 2 }, Error, ["no loss is survived", "three owners"]);
+    finds(
+        &facts,
+        &Finding::FewOwners { owners: 2 },
+        Error,
+        ["no loss is survived", "three owners"],
+    );
 }
 
 #[test]

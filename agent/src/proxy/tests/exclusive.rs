@@ -48,7 +48,9 @@ async fn pair(routed: u64, held: u64, until: Time) -> (Host, Host, App) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_application_reads_the_term_of_the_lease_whatever_the_client_says() {
     let (a, _b, _app) = pair(7, 7, EVER).await;
-    for fields in [&[][..], &[("hearth-term", "99")], &[("Hearth-Term", "99"), ("hearth-term", "x")]] {
+    for fields in
+        [&[][..], &[("hearth-term", "99")], &[("Hearth-Term", "99"), ("hearth-term", "x")]]
+    {
         let reply = send(a.upstream, Method::GET, "/fields", fields, "").await;
         let seen = String::from_utf8(reply.body.to_vec()).unwrap();
         assert_eq!(reply.status, 200, "{seen}");

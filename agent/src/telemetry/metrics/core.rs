@@ -236,9 +236,10 @@ impl Picture {
         });
         let help = "Where this node stands among the owners of an exclusive service";
         out.gauges("hearth_lease_seat", help, seats)?;
-        let terms = self.leases.iter().map(|lease| {
-            ([("service", lease.service.as_str())], lease.term.unwrap_or_default())
-        });
+        let terms = self
+            .leases
+            .iter()
+            .map(|lease| ([("service", lease.service.as_str())], lease.term.unwrap_or_default()));
         let help = "Term of the lease that this node holds, 0 where another does or nobody";
         out.gauges("hearth_lease_term", help, terms)
     }
