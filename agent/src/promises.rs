@@ -55,7 +55,7 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::disk::tests::Scratch;
+    use crate::disk::tests::{Scratch, open};
 
     fn books(number: u64) -> Vec<(ServiceName, Book)> {
         let owners = ["a", "b", "c"].map(|name| NodeName::parse(name).unwrap());
@@ -80,13 +80,13 @@ mod tests {
     #[tokio::test]
     async fn a_promise_is_on_disk_when_the_core_is_told_and_there_after_a_restart() {
         let scratch = Scratch::new();
-        let state = Arc::new(StateDir::open(&scratch.0).unwrap());
+        let state = Arc::new(open(&scratch));
         assert_eq!(state.load_promises(), []);
         let (promises, mut tells) = keeping(&state);
         for serial in 1..4 {
             promises.send_replace(Some((serial, books(serial))));
             assert_eq!(tells.recv().await, Some(serial));
-            assert_eq!(StateDir::open(&scratch.0).unwrap().load_promises(), books(serial));
+            assert_eq!(open(&scratch).load_promises(), books(serial));
         }
     }
 
@@ -94,7 +94,7 @@ mod tests {
     async fn a_disk_that_takes_nothing_is_told_of_to_nobody_and_the_newest_is_written_when_it_does()
     {
         let scratch = Scratch::new();
-        let state = Arc::new(StateDir::open(&scratch.0).unwrap());
+        let state = Arc::new(open(&scratch));
         let in_the_way = state.path().join("promises.bin");
         fs::create_dir_all(in_the_way.join("full")).unwrap();
         let (promises, mut tells) = keeping(&state);
@@ -110,7 +110,7 @@ mod tests {
     #[test]
     fn damaged_promises_count_as_none() {
         let scratch = Scratch::new();
-        let state = StateDir::open(&scratch.0).unwrap();
+        let state = open(&scratch);
         state.save_promises(&books(1)).unwrap();
         let file = state.path().join("promises.bin");
         let mut bytes = fs::read(&file).unwrap();

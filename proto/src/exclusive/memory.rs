@@ -88,9 +88,10 @@ impl Blank {
         timing: &Timing,
     ) -> Option<Book> {
         let (_, asked) = self.asked?;
-        let all_blank = self.all_blank.as_ref().is_some_and(|(of, since)| {
-            *of == others(me, electorate) && now >= *since + FOUNDING
-        });
+        let all_blank = self
+            .all_blank
+            .as_ref()
+            .is_some_and(|(of, since)| *of == others(me, electorate) && now >= *since + FOUNDING);
         let most = |field: fn(&Tell) -> u64| self.heard.values().map(field).max().unwrap_or(0);
         let settled = most(|t| t.settled);
         let informed = asked >= self.over(timing)
