@@ -35,7 +35,10 @@ type Holder = (usize, u64);
 
 /// A mesh under the policy, and who holds the lease.
 fn exclusive(lab: &Lab) -> (Mesh, Holder) {
-    let spec = MeshSpec { hot: 3, warm: 0, kind: Kind::App, calling: true, ..MeshSpec::default() };
+    // A starved application is no subject here: its owner would give the lease back.
+    let (calling, seldom_checked) = (true, true);
+    let kind = Kind::App;
+    let spec = MeshSpec { hot: 3, warm: 0, kind, calling, seldom_checked, ..MeshSpec::default() };
     let mesh = Mesh::start(lab, &spec).unwrap();
     mesh.apply(&policy()).unwrap();
     let holder = next_holder(&mesh, 0);
