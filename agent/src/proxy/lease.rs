@@ -20,6 +20,7 @@ use super::Inner;
 use super::body::{Body, watched};
 use super::frame::{Cause, Refused};
 use super::head::{Fields, RequestHead, parse_lines, put_field};
+use crate::pipe::AppAddress;
 
 /// The field that carries the term.
 pub(crate) const TERM: &str = "hearth-term";
@@ -89,6 +90,13 @@ impl Inner {
         let lease = snapshot.leases.get(&id.service);
         let lease = lease.filter(|lease| lease.endpoint == *id && now < lease.until)?;
         Some((lease.term, lease.until.since(now)))
+    }
+
+    /// Whether the application at `address` may be written to: in mode exclusive, only under the lease.
+    pub(crate) fn may_reach(&self, address: &AppAddress) -> bool {
+        let locals = self.locals.load();
+        let mut there = locals.iter().map(|l| &l.endpoint).filter(|e| e.address == *address);
+        there.all(|e| !self.is_exclusive(&e.id.service) || self.held(&e.id).is_some())
     }
 
     /// The term under which our endpoint `id` may serve now; `None` where it needs none.

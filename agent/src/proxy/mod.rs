@@ -319,6 +319,7 @@ impl Proxy {
             listeners: Mutex::default(),
             datagrams: Mutex::default(),
         });
+        inner.applications.guard(Arc::downgrade(&inner));
         let served = inner.clone();
         tokio::spawn(ahead::run(Arc::downgrade(&inner), inner.mesh.changed.clone()));
         // On the thread that its connection is on.
