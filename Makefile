@@ -76,7 +76,7 @@ fuzz: ## the fast path against hyper over ten million messages (MESSAGES=n for m
 	HEARTH_FUZZ_MESSAGES=$(MESSAGES) $(CARGO) test --profile $(PROFILE) -p hearth-agent --lib differential -- --nocapture
 
 lab: build ## real processes in network namespaces: every fault of the demo
-	$(CARGO) test --profile $(PROFILE) -p hearth-tests --test lab --test failover --test trust --test errors --test rollout --test allocations --test protocols --test oracle --test rehearsal --test redundancy -- --test-threads=1
+	$(CARGO) test --profile $(PROFILE) -p hearth-tests --test lab --test failover --test trust --test errors --test rollout --test allocations --test protocols --test oracle --test rehearsal --test redundancy --test exclusive -- --test-threads=1
 	$(CARGO) test --profile $(PROFILE) -p hearth-tests --test conformance
 
 protocols: setup build ## gRPC, WebSocket, databases, DNS … by their own clients, in full size (a slice is in lab)

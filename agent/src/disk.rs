@@ -8,6 +8,7 @@
 //! | `table.bin` | all signed adverts last known |
 //! | `documents.bin` | the signed documents in force |
 //! | `activations.bin` | how long activations of own endpoints took |
+//! | `promises.bin` | to whom leases of exclusive services were promised; without it this node does not vote for a while |
 //!
 //! Every write is atomic and durable: a temporary file in the same directory, fsync, rename, fsync of the
 //! directory. A file that cannot be read is set aside as `NAME.damaged-N` and counts as missing: what it
@@ -28,7 +29,8 @@ use std::path::{Path, PathBuf};
 use hearth_proto::activation::Activations;
 use hearth_proto::advert::SignedAdvert;
 use hearth_proto::document::SignedDocument;
-use hearth_proto::ids::{EndpointId, Generation};
+use hearth_proto::exclusive::Book;
+use hearth_proto::ids::{EndpointId, Generation, ServiceName};
 
 use crate::identity::WallClock;
 
@@ -39,6 +41,7 @@ const GENERATION: &str = "generation";
 const TABLE: &str = "table.bin";
 const DOCUMENTS: &str = "documents.bin";
 const ACTIVATIONS: &str = "activations.bin";
+const PROMISES: &str = "promises.bin";
 /// Damaged files kept per name. One is for a person to look at; a fault that repeats must not fill the
 /// disk.
 const DAMAGED_KEPT: u32 = 9;
@@ -200,6 +203,16 @@ impl StateDir {
         known: BTreeMap<EndpointId, Activations>,
     ) -> Result<(), DiskError> {
         self.save(ACTIVATIONS, &known.into_iter().collect::<Vec<_>>())
+    }
+
+    /// The promises of leases last given. A damaged file counts as none: the node then waits before it votes.
+    pub fn load_promises(&self) -> Vec<(ServiceName, Book)> {
+        self.load(PROMISES)
+    }
+
+    /// Replaces the promises on disk. They are durable when it returns.
+    pub fn save_promises(&self, books: &[(ServiceName, Book)]) -> Result<(), DiskError> {
+        self.save(PROMISES, books)
     }
 
     fn load<T: serde::de::DeserializeOwned>(&self, name: &str) -> Vec<T> {

@@ -109,6 +109,8 @@ pub enum Command {
     /// How the endpoints that were called answered in the last
     /// [`SAMPLE_EVERY`](hearth_proto::outlier::SAMPLE_EVERY).
     Samples(Vec<(EndpointId, Sample)>),
+    /// The promises of leases up to this number are durably on disk.
+    PromisesSaved(u64),
     /// Result of an attempt of an activation hook.
     Hook {
         /// Which endpoint of ours.
@@ -396,6 +398,7 @@ impl<E: Effects> Driver<E> {
                 self.node.handle_health(now, &endpoint, healthy);
             }
             Command::Samples(samples) => self.node.handle_samples(now, &samples),
+            Command::PromisesSaved(serial) => self.node.handle_promises_saved(now, serial),
             Command::Hook { endpoint, result } => self.node.handle_hook(now, &endpoint, result),
             Command::Warmed { endpoint } => self.node.handle_warmed(now, &endpoint),
             Command::Failback(service, answer) => {

@@ -53,6 +53,9 @@ pub struct HookCall {
     pub endpoint: EndpointId,
     /// The incident's short id; empty where there is none.
     pub incident: String,
+    /// In mode exclusive: the term of the lease it is activated under. Whatever it shares with others is to
+    /// refuse older ones.
+    pub term: Option<u64>,
 }
 
 /// A hook that ended.
@@ -268,6 +271,7 @@ async fn post(url: &Uri, call: &HookCall) -> Result<(), Failure> {
         "service": call.endpoint.service,
         "endpoint": call.endpoint.to_string(),
         "incident": call.incident,
+        "term": call.term,
     });
     let path = url.path_and_query().map_or("/", |p| p.as_str());
     let request = Request::post(path)

@@ -36,6 +36,7 @@ pub mod outside;
 pub mod pipe;
 mod priority;
 pub mod process;
+pub mod promises;
 pub mod proxy;
 pub mod questions;
 pub mod run;

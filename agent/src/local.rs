@@ -141,20 +141,20 @@ impl Locals {
         &self,
         endpoint: &EndpointId,
         incident: Option<&IncidentKey>,
+        term: Option<u64>,
         within: Duration,
     ) {
         let incident = incident.map(ToString::to_string).unwrap_or_default();
-        let call = HookCall { purpose: Purpose::Activate, endpoint: endpoint.clone(), incident };
+        let purpose = Purpose::Activate;
+        let call = HookCall { purpose, endpoint: endpoint.clone(), incident, term };
         self.task(endpoint, Task::Activate(call, Instant::now() + within));
     }
 
     /// Has an endpoint deactivated. Nobody waits for it.
     pub fn deactivate(&self, endpoint: &EndpointId) {
         let (purpose, incident) = (Purpose::Deactivate, String::new());
-        self.task(
-            endpoint,
-            Task::Deactivate(HookCall { purpose, endpoint: endpoint.clone(), incident }),
-        );
+        let call = HookCall { purpose, endpoint: endpoint.clone(), incident, term: None };
+        self.task(endpoint, Task::Deactivate(call));
     }
 
     /// Has the requests made that warm an endpoint up, for at most `within`; the driver is told.

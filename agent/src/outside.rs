@@ -14,7 +14,7 @@ use hearth_proto::outlier::SAMPLE_EVERY;
 use hearth_proto::route::Snapshot;
 use hearth_proto::time::Time;
 use hearth_proto::wire::{Answer, Ask};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
 use crate::config::HostPort;
@@ -24,6 +24,7 @@ use crate::identity::Credentials;
 use crate::incidents::Incidents;
 use crate::link::Links;
 use crate::local::Locals;
+use crate::promises::Promises;
 use crate::proxy::Proxy;
 use crate::questions::{self, Questions, Throttle};
 use crate::telemetry::{Metrics, SpanSink};
@@ -54,6 +55,8 @@ pub struct Outside {
     pub questions: Questions,
     /// How often others are answered.
     pub throttle: Throttle,
+    /// The newest promises of leases, to be saved at once.
+    pub promises: watch::Sender<Option<Promises>>,
     /// Rung when something is to be saved.
     pub save: Arc<Notify>,
     /// Rung when nobody is known to be alive.
@@ -75,7 +78,8 @@ impl Effects for Outside {
         match event {
             Event::Activate { endpoint, incident, within, .. } => {
                 if let Some(locals) = self.locals.get() {
-                    locals.activate(&endpoint, incident.as_ref(), within);
+                    let term = node.lease(&endpoint.service).map(|lease| lease.term);
+                    locals.activate(&endpoint, incident.as_ref(), term, within);
                 }
             }
             Event::WarmUp { endpoint, within } => {
@@ -97,6 +101,10 @@ impl Effects for Outside {
             Event::Lonely => drop(self.lonely.try_send(())),
             Event::SaveTable | Event::SaveDocuments | Event::SaveActivations => {
                 self.save.notify_one();
+            }
+            Event::SavePromises { serial, books } => {
+                // Whoever waits for the disk says nothing until the newest is on it.
+                self.promises.send_replace(Some((serial, books)));
             }
             Event::Trust(roots) => {
                 if let Err(error) = self.credentials.set_trust(roots) {
@@ -162,6 +170,12 @@ fn tell(event: Event) {
         Event::Condition { endpoint, from, to, activation } => {
             let activation_ms = activation.map(|d| d.as_secs_f64() * 1e3);
             tracing::info!(%endpoint, from, to, activation_ms, "endpoint condition changed");
+        }
+        Event::Lease { service, term, held: Ok(endpoint) } => {
+            tracing::info!(%service, term, %endpoint, "lease won");
+        }
+        Event::Lease { service, term, held: Err(reason) } => {
+            tracing::warn!(%service, term, reason, "lease lost");
         }
         Event::IncidentOpened { key, reason, decision } => {
             let trace_id = format!("{:032x}", key.trace_id());

@@ -25,7 +25,7 @@ use hearth_proto::member::SwimConfig;
 use hearth_proto::node::{Node, NodeConfig};
 use hearth_proto::time::{Clock, Wall};
 use hearth_proto::wire::{self, Hello};
-use tokio::sync::{Notify as Bell, mpsc};
+use tokio::sync::{Notify as Bell, mpsc, watch};
 
 use crate::admin::{self, Admin};
 use crate::config::{Config, Join, Transport};
@@ -42,6 +42,7 @@ use crate::local::{self, Locals};
 use crate::notify::Notify;
 use crate::outside::{self, Outside};
 use crate::priority;
+use crate::promises;
 use crate::proxy::{Entry, Gate, GateError, MeshHandle, Proxy, UdpEntry};
 use crate::questions::{Questions, Throttle};
 use crate::telemetry::{Logs, Metrics, SpanSink};
@@ -200,6 +201,8 @@ async fn live(
     links.sense(config.mesh.sensing);
     let mut node =
         Node::new(node_config(&config, generation, now), credentials.keyring(), origin.time());
+    // Before the policy, under which these promises are kept.
+    node.restore_promises(origin.time(), state.load_promises());
     node.restore(origin.time(), table, documents);
     node.restore_activations(state.load_activations());
 
@@ -214,7 +217,9 @@ async fn live(
     let save = Arc::new(Bell::new());
     let incidents = Incidents::open(&config.state_dir);
     let questions = Questions::default();
+    let (promise, promised) = watch::channel(None);
     let outside = Outside {
+        promises: promise,
         incidents: incidents.clone(),
         questions: questions.clone(),
         throttle: Throttle::default(),
@@ -238,6 +243,7 @@ async fn live(
         changed: handle.changed(),
         reports: handle.reports(),
         links: links.clone(),
+        origin,
     };
     let proxy = Proxy::new(mesh, local::for_path(&config), metrics.proxy(), data.to_vec());
     proxy.relay_for_others(config.mesh.relay);
@@ -254,6 +260,11 @@ async fn live(
 
     tokio::spawn(driver.run());
     locals.set(&config.endpoints);
+    let saved = handle.clone();
+    tokio::spawn(promises::keep(state.clone(), promised, move |serial| {
+        let driver = saved.clone();
+        async move { driver.command(Command::PromisesSaved(serial)).await.is_ok() }
+    }));
     tokio::spawn(outside::save(state, handle.clone(), save));
     tokio::spawn(outside::dial_seeds(seeds.clone(), links.clone(), lonely_rx));
     tokio::spawn(outside::sweep(proxy.clone(), links.clone()));

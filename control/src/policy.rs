@@ -6,11 +6,13 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use hearth_proto::ids::{NodeName, ServiceName};
+use hearth_proto::lint::CALLER_HOLD;
 use hearth_proto::policy::{
     Caller, Drills, Exclusive, Failback, Hedge, Mode, Need, Patience, Percent, Policy,
     ServicePolicy,
 };
 use hearth_proto::settings::{self, SettingsError};
+use hearth_proto::time::Span;
 
 /// Largest policy text taken.
 pub const MAX_TEXT: usize = 256 * 1024;
@@ -72,23 +74,10 @@ fn owners(e: &Exclusive) -> String {
 }
 
 /// What must not come into force after `old`. The first mistake found, in words.
-pub fn refusal(old: &Policy, new: &Policy) -> Option<String> {
-    succession(old, new).or_else(|| unsupported(new))
-}
-
-/// What no agent carries out yet: leases are granted by the core, but neither kept on disk nor heeded by the
-/// traffic path, so that nobody would serve.
-fn unsupported(new: &Policy) -> Option<String> {
-    let (name, _) = new.services.iter().find(|(_, p)| p.mode == Mode::Exclusive)?;
-    Some(format!(
-        "services.{name}: the agents of this version do not carry mode exclusive out: nobody would serve; \
-         write mode = \"hot-warm\", or leave mode out"
-    ))
-}
-
-/// An exclusive service without owners, or owners that changed in a way in which two nodes could hold its
+///
+/// That is an exclusive service without owners, or owners that changed in a way in which two nodes could hold its
 /// lease at once.
-fn succession(old: &Policy, new: &Policy) -> Option<String> {
+pub fn refusal(old: &Policy, new: &Policy) -> Option<String> {
     new.services.iter().find_map(|(name, p)| {
         if p.mode != Mode::Exclusive {
             return None;
@@ -205,14 +194,8 @@ pub fn warnings(policy: &Policy) -> Vec<String> {
         if p.mode != Mode::Exclusive && p.exclusive.is_some() {
             warn("exclusive has no effect: mode is not exclusive".into());
         }
-        if let (Mode::Exclusive, Some(e)) = (p.mode, &p.exclusive)
-            && e.owners.len() < 3
-        {
-            warn(format!(
-                "exclusive has {} owners: when one is lost nobody serves, since a majority takes all of \
-                 them",
-                e.owners.len()
-            ));
+        if let (Mode::Exclusive, Some(e)) = (p.mode, &p.exclusive) {
+            exclusive_warnings(p, e, &mut warn);
         }
         if p.retries == 0 && !p.retry_on.is_empty() {
             warn("retry_on has no effect: retries is 0".into());
@@ -221,7 +204,41 @@ pub fn warnings(policy: &Policy) -> Vec<String> {
     lines
 }
 
-/// What is allowed and looks like a mistake beside what runs: callers that never joined, services that
+fn exclusive_warnings(p: &ServicePolicy, e: &Exclusive, warn: &mut impl FnMut(String)) {
+    match e.owners.len() {
+        1 => warn("exclusive has 1 owner: when it is lost nobody serves".into()),
+        2 => warn(
+            "exclusive has 2 owners: when one is lost nobody serves, since a majority takes both"
+                .into(),
+        ),
+        n if n.is_multiple_of(2) => warn(format!(
+            "exclusive has {n} owners, which survive no more losses than {}: write an odd number",
+            n - 1
+        )),
+        _ => {}
+    }
+    let patience = p.timeout.min(Span(CALLER_HOLD));
+    if patience <= e.lease {
+        warn(format!(
+            "lease {} is not shorter than {patience}, for which requests wait: those that come when the holder \
+             is lost fail before another may serve",
+            e.lease
+        ));
+    }
+    let defaults = ServicePolicy::default();
+    for (key, is_set) in [
+        ("min_hot", p.min_hot != defaults.min_hot),
+        ("balance", p.balance != defaults.balance),
+        ("locality", p.locality != defaults.locality),
+        ("affinity", p.affinity != defaults.affinity),
+    ] {
+        if is_set {
+            warn(format!("{key} has no effect in mode exclusive: one endpoint serves"));
+        }
+    }
+}
+
+/// What is allowed and looks like a mistake beside what runs: callers and owners that never joined, services that
 /// fall back to the defaults because the text no longer names them.
 pub fn doubts(old: &Policy, new: &Policy, known: &BTreeSet<NodeName>) -> Vec<String> {
     let mut lines = Vec::new();
@@ -232,6 +249,12 @@ pub fn doubts(old: &Policy, new: &Policy, known: &BTreeSet<NodeName>) -> Vec<Str
             {
                 lines.push(format!("services.{name}: allow names {node}, which never joined"));
             }
+        }
+        let owners = p.exclusive.iter().flat_map(|e| &e.owners);
+        for owner in owners.filter(|owner| !known.contains(*owner)) {
+            lines.push(format!(
+                "services.{name}: exclusive names {owner}, which never joined: it counts, and has no voice"
+            ));
         }
     }
     for name in old.services.keys().filter(|name| !new.services.contains_key(*name)) {
@@ -301,22 +324,58 @@ mod tests {
             policy(&format!("[services.db]\nmode = \"exclusive\"\nexclusive = {{ {exclusive} }}\n"))
         };
         let one = of("owners = [\"a\", \"b\", \"c\"]");
-        assert_eq!(succession(&Policy::default(), &one), None);
-        assert_eq!(succession(&one, &of("owners = [\"c\", \"b\", \"a\"], lease = \"9s\"")), None);
+        assert_eq!(refusal(&Policy::default(), &one), None);
+        assert_eq!(refusal(&one, &of("owners = [\"c\", \"b\", \"a\"], lease = \"9s\"")), None);
         let two = "owners = [\"a\", \"b\", \"d\"], number = 2, former = [[\"a\", \"b\", \"c\"]]";
-        assert_eq!(succession(&one, &of(two)), None);
+        assert_eq!(refusal(&one, &of(two)), None);
         for bad in [
             "owners = [\"a\", \"b\"]",
             "owners = [\"a\", \"b\"], number = 2, former = [[\"a\", \"x\"]]",
             "owners = [\"a\", \"b\"], number = 3, former = [[\"a\", \"b\", \"c\"]]",
             "owners = [\"a\", \"b\", \"c\"], number = 2, former = [[\"a\"]]",
         ] {
-            assert!(succession(&one, &of(bad)).is_some(), "{bad} was taken");
+            assert!(refusal(&one, &of(bad)).is_some(), "{bad} was taken");
         }
         let bare = policy("[services.db]\nmode = \"exclusive\"\n");
-        assert!(succession(&Policy::default(), &bare).unwrap().contains("needs its owners"));
-        let told = refusal(&Policy::default(), &one).unwrap();
-        assert!(told.starts_with("services.db: the agents of this version do not"), "{told}");
+        assert!(refusal(&Policy::default(), &bare).unwrap().contains("needs its owners"));
+    }
+
+    #[test]
+    fn an_exclusive_service_that_survives_no_loss_or_says_what_it_cannot_mean_is_warned_of() {
+        let of = |keys: &str| {
+            let text = format!("[services.db]\nmode = \"exclusive\"\n{keys}\n");
+            warnings(&policy(&text))
+        };
+        assert_eq!(of("exclusive = { owners = [\"a\", \"b\", \"c\"] }"), [""; 0]);
+        for (keys, said) in [
+            ("exclusive = { owners = [\"a\"] }", "has 1 owner: when it is lost nobody serves"),
+            ("exclusive = { owners = [\"a\", \"b\"] }", "when one is lost nobody serves"),
+            ("exclusive = { owners = [\"a\", \"b\", \"c\", \"d\"] }", "no more losses than 3"),
+            (
+                "exclusive = { owners = [\"a\", \"b\", \"c\"], lease = \"20s\" }",
+                "lease 20s is not shorter than 10s",
+            ),
+            (
+                "timeout = \"2s\"\nexclusive = { owners = [\"a\", \"b\", \"c\"] }",
+                "lease 5s is not shorter than 2s",
+            ),
+            (
+                "balance = \"round-robin\"\nexclusive = { owners = [\"a\", \"b\", \"c\"] }",
+                "balance has no effect in mode exclusive",
+            ),
+        ] {
+            let lines = of(keys);
+            assert!(lines.len() == 1 && lines[0].contains(said), "{keys}: {lines:?}");
+        }
+    }
+
+    #[test]
+    fn an_owner_that_never_joined_is_doubted() {
+        let text =
+            "[services.db]\nmode = \"exclusive\"\nexclusive = { owners = [\"a\", \"b\", \"c\"] }\n";
+        let known = ["a", "b"].map(|name| NodeName::parse(name).unwrap()).into();
+        let lines = doubts(&policy(text), &policy(text), &known);
+        assert!(lines.len() == 1 && lines[0].contains("exclusive names c"), "{lines:?}");
     }
 
     #[test]

@@ -19,9 +19,10 @@ pub use finding::{Domain, Finding, Severity};
 
 use crate::advert::traits::{CheckKind, Traits};
 use crate::advert::{Protocol, Role};
+use crate::exclusive::electorate::majority;
 use crate::failover;
 use crate::ids::{EndpointId, NodeName, ServiceName};
-use crate::policy::{Caller, Ceiling, Mode, Patience, Policy, ServicePolicy};
+use crate::policy::{Caller, Ceiling, Exclusive, Mode, Patience, Policy, ServicePolicy};
 use crate::settings::nearest;
 
 /// How long a caller's agent holds a request whose service is being activated.
@@ -164,6 +165,9 @@ fn callers(s: &Service<'_>) -> Vec<Finding> {
 fn redundancy(s: &Service<'_>) -> Vec<Finding> {
     let (hot, warm, needed) = (s.hot.len(), s.warm.len(), s.needed);
     let mut found = Vec::new();
+    if let (Mode::Exclusive, Some(lease)) = (s.policy.mode, &s.policy.exclusive) {
+        return owners(s, lease);
+    }
     if hot == 0 {
         return vec![Finding::NothingHot { warm }];
     }
@@ -182,6 +186,30 @@ fn redundancy(s: &Service<'_>) -> Vec<Finding> {
             found.push(Finding::BenchTooSmall { needed, hot, warm });
         }
         Mode::HotWarm => {}
+    }
+    found
+}
+
+/// Whether somebody may hold the lease of an exclusive service, and whether that survives the loss of an owner.
+fn owners(s: &Service<'_>, lease: &Exclusive) -> Vec<Finding> {
+    let mut found = Vec::new();
+    if lease.owners.len() < 3 {
+        found.push(Finding::FewOwners { owners: lease.owners.len() });
+    }
+    let known = || s.nodes.iter().map(NodeName::as_str);
+    found.extend(lease.owners.iter().filter(|owner| !s.nodes.contains(*owner)).map(|owner| {
+        let meant = nearest(owner.as_str(), known()).map(ToOwned::to_owned);
+        Finding::UnknownOwner { node: owner.clone(), meant }
+    }));
+    let all = || s.hot.iter().chain(&s.warm);
+    if !all().any(|e| lease.owners.contains(&e.id.node)) {
+        found.push(Finding::NobodyMayHold);
+        return found;
+    }
+    let never: Vec<EndpointId> =
+        all().filter(|e| !lease.owners.contains(&e.id.node)).map(|e| e.id.clone()).collect();
+    if !never.is_empty() {
+        found.push(Finding::NoOwners { endpoints: never });
     }
     found
 }
@@ -226,6 +254,14 @@ fn left_without(
 ) -> Option<Finding> {
     if s.hot.iter().chain(&s.warm).filter(|e| lost(e)).count() < 2 {
         return None;
+    }
+    if let (Mode::Exclusive, Some(lease)) = (s.policy.mode, &s.policy.exclusive) {
+        let gone = |owner: &&NodeName| {
+            s.hot.iter().chain(&s.warm).any(|e| e.id.node == **owner && lost(e))
+        };
+        let left = lease.owners.len() - lease.owners.iter().filter(gone).count();
+        let needed = majority(lease.owners.len());
+        return (left < needed).then_some(Finding::MajorityTogether { domain, left, needed });
     }
     let left = |all: &[&EndpointFacts]| all.iter().filter(|e| !lost(e)).count();
     let bench = match s.policy.mode {

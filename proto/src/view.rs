@@ -48,8 +48,24 @@ pub struct StatusView {
     /// Drills that run.
     #[serde(default)]
     pub drills: Vec<DrillView>,
+    /// This node's seats among the owners of exclusive services.
+    #[serde(default)]
+    pub leases: Vec<LeaseView>,
     /// Endpoints of this node.
     pub endpoints: Vec<EndpointView>,
+}
+
+/// A node's seat among the owners of an exclusive service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LeaseView {
+    /// The service.
+    pub service: ServiceName,
+    /// One of [`Status::WORDS`](crate::exclusive::Status::WORDS).
+    pub seat: String,
+    /// The term of the lease that this node holds.
+    pub term: Option<u64>,
+    /// In words.
+    pub sentence: String,
 }
 
 /// A link to a peer.
@@ -121,6 +137,9 @@ pub struct EndpointView {
     /// Its part of the requests, in thousandths of a whole endpoint's: less while it starts slowly.
     #[serde(default)]
     pub weight: u16,
+    /// In mode exclusive: the term of the lease that its owner says it holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub term: Option<u64>,
     /// How long its activations took, where the answering agent is its owner.
     #[serde(default)]
     pub activations: Option<ActivationView>,

@@ -2,7 +2,8 @@
 //!
 //! Owns its own state only: whether it is activated, and which one-time ids it has executed (so
 //! that a request executed twice is seen; with a ledger also after it was killed and started again).
-//! Every answer names the host in `x-served-by`.
+//! Every answer names the host in `x-served-by`. What comes under a lease (`hearth-term`) is noted with its moment,
+//! so that the order of terms over several hosts can be looked at.
 //!
 //! | request | answer |
 //! |---|---|
@@ -27,7 +28,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -39,6 +40,9 @@ use tokio::net::TcpListener;
 
 /// Header in which every answer names its host.
 pub const SERVED_BY: &str = "x-served-by";
+
+/// Header in which a request to an exclusive service carries its term.
+pub const TERM: &str = "hearth-term";
 
 /// Size of an ordinary answer.
 pub const BODY: usize = 1024;
@@ -56,6 +60,8 @@ pub struct AppSpec {
     pub activate: Duration,
     /// A file to which each executed id is added, one a line, before it is answered.
     pub ledger: Option<PathBuf>,
+    /// A file to which each request's term is added as it arrives, one a line behind its moment.
+    pub terms: Option<PathBuf>,
 }
 
 /// A running service's state.
@@ -65,6 +71,7 @@ struct App {
     active: AtomicBool,
     executed: Mutex<BTreeMap<String, u32>>,
     ledger: Option<File>,
+    terms: Option<File>,
     /// Held by the request that is worked on.
     work: tokio::sync::Mutex<()>,
     gray: Gray,
@@ -110,6 +117,7 @@ pub async fn serve(spec: AppSpec) -> std::io::Result<()> {
         executed: Mutex::default(),
         gray: Gray::default(),
         ledger: spec.ledger.as_ref().map(open).transpose()?,
+        terms: spec.terms.as_ref().map(open).transpose()?,
         work: tokio::sync::Mutex::default(),
         spec,
     });
@@ -136,6 +144,9 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let (parts, body) = request.into_parts();
+    if let Some(term) = parts.headers.get(TERM).and_then(|term| term.to_str().ok()) {
+        app.note(term);
+    }
     // Read to the end: what was sent counts as accepted only when all of it arrived.
     if body.collect().await.is_err() {
         return Ok(app.say(StatusCode::BAD_REQUEST, "the request body broke off"));
@@ -208,6 +219,14 @@ impl App {
             Ok(times) => self.say(StatusCode::OK, format!("{times}\n")),
             Err(e) => self.say(StatusCode::INTERNAL_SERVER_ERROR, format!("ledger: {e}\n")),
         }
+    }
+
+    /// Notes under which term a request came, by the clock that all hosts of a lab share.
+    fn note(&self, term: &str) {
+        let Some(mut terms) = self.terms.as_ref() else { return };
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        // One write, as in the ledger. What cannot be written is missed by who reads it.
+        let _ = terms.write_all(format!("{} {term}\n", since.as_micros()).as_bytes());
     }
 
     fn execute(&self, id: &str) -> std::io::Result<u32> {

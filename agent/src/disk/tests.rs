@@ -29,7 +29,7 @@ impl Drop for Scratch {
     }
 }
 
-fn open(scratch: &Scratch) -> StateDir {
+pub(crate) fn open(scratch: &Scratch) -> StateDir {
     StateDir::open(&scratch.0.join("state")).unwrap()
 }
 

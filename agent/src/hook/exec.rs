@@ -34,6 +34,7 @@ pub(super) async fn run(words: &[String], call: &HookCall) -> Result<(), Attempt
         .env("HEARTH_SERVICE", call.endpoint.service.as_str())
         .env("HEARTH_INCIDENT", &call.incident)
         .env("HEARTH_ENDPOINT", call.endpoint.to_string())
+        .envs(call.term.map(|term| ("HEARTH_TERM", term.to_string())))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

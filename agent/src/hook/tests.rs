@@ -20,6 +20,7 @@ fn call() -> HookCall {
             instance: 0,
         },
         incident: "ledger-4f1d09ab".into(),
+        term: Some(7),
     }
 }
 
@@ -117,11 +118,13 @@ async fn a_hook_to_nobody_says_who_refused() {
 async fn a_program_learns_what_it_is_for_from_its_environment() {
     let scratch = Scratch::new();
     let file = scratch.0.join("said");
-    let script =
-        format!("echo $HEARTH_SERVICE $HEARTH_INCIDENT $HEARTH_ENDPOINT > {}", file.display());
+    let script = format!(
+        "echo $HEARTH_SERVICE $HEARTH_INCIDENT $HEARTH_ENDPOINT $HEARTH_TERM > {}",
+        file.display()
+    );
     let event = run(&sh(&script, 5_000), call()).await;
     assert!(event.result.is_ok(), "{event:?}");
-    assert_eq!(fs::read_to_string(file).unwrap(), "ledger ledger-4f1d09ab ledger@web-1\n");
+    assert_eq!(fs::read_to_string(file).unwrap(), "ledger ledger-4f1d09ab ledger@web-1 7\n");
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ mod connector;
 mod multiplexed;
 
 use std::error::Error;
+use std::sync::Weak;
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -17,14 +18,14 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
-use super::LocalEndpoint;
 use super::body::Body;
 use super::frame::MAX_HEAD;
 use super::safety::is_idempotent;
+use super::{Inner, LocalEndpoint};
 use crate::config::HttpVersion;
 use crate::pipe::AppAddress;
-use connector::Connector;
 pub(crate) use connector::pipe_of;
+use connector::{Connector, Gate};
 use multiplexed::Multiplexed;
 
 /// On loopback a connection stands at once or the application is not there.
@@ -49,10 +50,12 @@ pub(crate) struct Applications {
     repeatable: Client<Connector, Body>,
     once: Client<Connector, Body>,
     multiplexed: Multiplexed,
+    gate: Gate,
 }
 
 impl Default for Applications {
     fn default() -> Self {
+        let gate = Gate::default();
         let client = |kept| {
             Client::builder(TokioExecutor::new())
                 .pool_timer(TokioTimer::new())
@@ -60,18 +63,24 @@ impl Default for Applications {
                 .pool_idle_timeout(IDLE)
                 .pool_max_idle_per_host(kept)
                 .http1_max_buf_size(MAX_HEAD)
-                .build(Connector)
+                .build(Connector { gate: gate.clone() })
         };
         Self {
             repeatable: client(KEPT),
             // Whether a kept connection still stands is known only once something was written on it.
             once: client(0),
             multiplexed: Multiplexed::default(),
+            gate,
         }
     }
 }
 
 impl Applications {
+    /// Has `inner` say before each write on a connection of HTTP/1.1 whether its application may be written to.
+    pub(crate) fn guard(&self, inner: Weak<Inner>) {
+        self.gate.set(inner);
+    }
+
     /// Sends a request made with [`uri`] for this endpoint.
     pub(crate) async fn call(
         &self,

@@ -27,7 +27,7 @@ use super::load::UnderWay;
 use super::safety::{Reach, is_idempotent};
 use super::supply::{Lazy, Supply};
 use super::upgrade::{Carried, Tunnel};
-use super::{Inner, grpc, interim};
+use super::{Inner, grpc, interim, lease};
 use crate::link::{DataStream, InFlight, LinkError, LinkHealth, Sender, StreamError};
 use http_body_util::BodyExt;
 
@@ -71,7 +71,7 @@ impl Prepared {
             grpc::set_timeout(&mut headers, due.saturating_duration_since(now));
             head.fields = (&headers).into();
         }
-        head
+        lease::attach(head, target.term)
     }
 
     /// Passes an interim answer on, if the client can be told.
@@ -96,6 +96,8 @@ pub(crate) struct Target {
     pub(crate) via: Option<NodeName>,
     /// How often the request was tried before, wherever.
     pub(crate) attempts: u8,
+    /// The term under which it holds the lease, in mode exclusive.
+    pub(crate) term: Option<u64>,
 }
 
 impl Target {
@@ -104,7 +106,8 @@ impl Target {
         // Through a relay it answers.
         let silent =
             via.is_none() && matches!(candidate.standing, Standing::Doubtful(Why::Silent { .. }));
-        Self { id: candidate.id.clone(), address: candidate.address, silent, via, attempts: 0 }
+        let (address, term) = (candidate.address, candidate.term);
+        Self { id: candidate.id.clone(), address, silent, via, attempts: 0, term }
     }
 
     /// How it stands with its node on the way that leads there.
@@ -197,8 +200,11 @@ impl Fault {
         match (self.reach, self.kind) {
             (_, FaultKind::Silent | FaultKind::Lapsed | FaultKind::Full) => None,
             (_, FaultKind::Dial | FaultKind::Cut) if silent => None,
-            // It does not serve, or is full.
-            (_, FaultKind::Owner(Cause::NotServing | Cause::NotOurs | Cause::Busy)) => None,
+            // It does not serve, is full, or not the one that may.
+            (
+                _,
+                FaultKind::Owner(Cause::NotServing | Cause::NotOurs | Cause::Busy | Cause::Fenced),
+            ) => None,
             (_, FaultKind::Owner(Cause::Denied | Cause::Malformed | Cause::TooOften)) => None,
             (_, FaultKind::Owner(Cause::AppSilent)) => Some(Outcome::TimedOut),
             (Reach::NotExecuted, _) => Some(Outcome::Refused),
@@ -269,15 +275,19 @@ async fn local(
 ) -> Result<Answer, Fault> {
     let caller: &NodeName = inner.node();
     let since = Instant::now();
-    let head = request.head(target, since);
+    let mut head = request.head(target, since);
     let left = deadline.saturating_duration_since(since);
     let endpoint = inner.admit(caller, &head, left).await?;
     let who = Comer { caller, attempts: head.attempts, left, lasts: false };
     let mut place = inner.enter(&endpoint, who).await?;
+    if let Some(fields) = inner.fence(&endpoint.id, &head.fields)? {
+        head.fields = fields;
+    }
     let body = Lazy::new(request.supply.clone()).boxed_unsync();
     let (hint, mut early) = mpsc::channel(MAX_INTERIM);
     let mut hints = interim::Count::default();
     let call = inner.call_application(&endpoint, head, body, left, since, hint);
+    let call = inner.under_lease(&endpoint.id, call);
     tokio::pin!(call);
     let called = loop {
         tokio::select! {
@@ -287,6 +297,7 @@ async fn local(
                 request.interim(&head);
             }
             called = &mut call => {
+                let called = called.and_then(|called| called);
                 break called.inspect_err(|refused| place.failed(refused.cause))?;
             }
         }
@@ -295,9 +306,12 @@ async fn local(
     let (mut parts, body) = called.response.into_parts();
     let (status, headers) = (parts.status, std::mem::take(&mut parts.headers));
     let tunnel = match called.upgraded {
-        Some(upgraded) => Some(Tunnel::Local(upgraded.await.map_err(|error| {
-            Fault::unknown(FaultKind::Owner(Cause::AppBroke), error.to_string())
-        })?)),
+        Some(upgraded) => {
+            let application = upgraded.await.map_err(|error| {
+                Fault::unknown(FaultKind::Owner(Cause::AppBroke), error.to_string())
+            })?;
+            Some(Tunnel::Local(application, inner.clone(), endpoint.id.clone()))
+        }
         None => None,
     };
     let body = body
@@ -307,6 +321,7 @@ async fn local(
             frame
         })
         .boxed_unsync();
+    let body = lease::leased_body(inner, &endpoint.id, body);
     Ok(Answer { status, headers, body, tunnel, since })
 }
 

@@ -62,6 +62,8 @@ pub(crate) enum Cause {
     Malformed,
     /// The caller calls more often than the policy lets it.
     TooOften,
+    /// The endpoint does not hold the lease, or not under the term it was sent under.
+    Fenced,
 }
 
 impl Cause {
@@ -77,6 +79,7 @@ impl Cause {
             Self::Busy => "busy",
             Self::Malformed => "malformed",
             Self::TooOften => "too_often",
+            Self::Fenced => "fenced",
         }
     }
 }

@@ -22,6 +22,7 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto")
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TERM: HeaderName = HeaderName::from_static(super::lease::TERM);
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// A request that passed so many intermediaries goes in a circle.
@@ -123,6 +124,8 @@ pub(crate) fn forward_request(headers: &mut HeaderMap, hop: &Hop<'_>, random: im
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
     headers.remove(HOST);
+    // Under which lease a request goes, its client does not know.
+    headers.remove(TERM);
     sign_via(headers, hop.version, hop.node);
     tell_client(headers, hop);
     if !headers.contains_key(REQUEST_ID)

@@ -65,6 +65,7 @@ pub(crate) async fn serve(inner: Arc<Inner>, caller: NodeName, stream: DataStrea
     if let Some(local) = &local
         && counted.is_ok()
         && kind == HTTP
+        && !inner.is_exclusive(&local.endpoint.id.service)
         && fast::owner::takes(&local.endpoint, &head)
     {
         let work = plain(&inner, &caller, local, &head, &mut send, frames);
@@ -218,7 +219,7 @@ async fn refuse(send: &mut Sender, refused: &Refused) {
 async fn http(
     inner: &Arc<Inner>,
     caller: &NodeName,
-    head: RequestHead,
+    mut head: RequestHead,
     send: &mut Sender,
     frames: Frames,
 ) -> Result<(), Refused> {
@@ -228,6 +229,9 @@ async fn http(
     let left = limit.saturating_sub(arrived.elapsed());
     let who = Comer { caller, attempts: head.attempts, left, lasts: false };
     let mut place = inner.enter(&endpoint, who).await?;
+    if let Some(fields) = inner.fence(&endpoint.id, &head.fields)? {
+        head.fields = fields;
+    }
     let left = limit.saturating_sub(arrived.elapsed());
     let (go, asked) = oneshot::channel();
     let (hint, early) = mpsc::channel(MAX_INTERIM);
@@ -245,14 +249,20 @@ async fn http(
         BodyKind::AfterGo => framed(frames, (), Some(go)),
     };
     let call = inner.call_application(&endpoint, head, body, left, arrived, hint);
-    let called = answering(call, asks.then_some(asked), early, send)
-        .await
-        .inspect_err(|refused| place.failed(refused.cause))?;
+    let called = answering(call, asks.then_some(asked), early, send);
+    let called = inner.under_lease(&endpoint.id, called).await.and_then(|called| called);
+    let called = called.inspect_err(|refused| place.failed(refused.cause))?;
     place.headed(called.response.status().as_u16());
-    match (called.upgraded, tunnel) {
-        (Some(upgraded), Some(frames)) => tunnelled(called.response, upgraded, send, frames).await,
-        _ => answered(caller, called.response, send).await,
-    }
+    let passed = async {
+        match (called.upgraded, tunnel) {
+            (Some(upgraded), Some(frames)) => {
+                tunnelled(called.response, upgraded, send, frames).await
+            }
+            _ => answered(caller, called.response, send).await,
+        }
+    };
+    // What is begun is cut, which dropping the stream does.
+    inner.under_lease(&endpoint.id, passed).await.unwrap_or(Ok(()))
 }
 
 /// Waits for the head of the application's answer. Meanwhile the caller is asked for the body when the
@@ -381,7 +391,14 @@ impl Inner {
         let left = limit.saturating_sub(arrived.elapsed());
         let who = Comer { caller, attempts: head.attempts, left, lasts: true };
         let place = self.enter(&endpoint, who).await?;
+        self.fence(&endpoint.id, &head.fields)?;
         Ok((endpoint, place))
+    }
+
+    /// The endpoint of ours that a peer names.
+    pub(crate) fn ours(&self, head: &RequestHead) -> EndpointId {
+        let (service, node) = (head.service.clone(), self.node().clone());
+        EndpointId { service, node, instance: head.instance }
     }
 
     /// One of our own endpoints.
@@ -412,14 +429,14 @@ impl Inner {
         }
         let condition = || self.mesh.snapshot.load().own.get(id).copied();
         if condition() == Some(Condition::Serving) {
-            return Ok(());
+            return self.leased(id).map(drop);
         }
         let mut changed = self.mesh.changed.clone();
         let until = Instant::now() + left.min(HOLD_ACTIVATING);
         loop {
             changed.borrow_and_update();
             match condition() {
-                Some(Condition::Serving) => return Ok(()),
+                Some(Condition::Serving) => return self.leased(id).map(drop),
                 Some(Condition::Activating) => {}
                 Some(other) => {
                     return refused(Cause::NotServing, format!("{id} is {}", other.word()));

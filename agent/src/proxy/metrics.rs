@@ -30,6 +30,8 @@ pub struct ProxyMetrics {
     pub limit: Family<ByService, Gauge>,
     /// `hearth_inbound_requests_total{service,outcome}`: `ok`, or why not.
     pub inbound: Family<ByServiceAnd, Counter>,
+    /// `hearth_fenced_requests_total{service,reason}`: of exclusive services, kept from our own endpoint.
+    pub fenced: Family<ByServiceAnd, Counter>,
     /// `hearth_udp_sessions`: of clients.
     pub udp_sessions: Gauge,
     /// `hearth_tunnels_total{by,outcome}`: by `socks5` or `connect`; `open`, or why not.
@@ -56,6 +58,7 @@ impl Default for ProxyMetrics {
             retries: Family::default(),
             limit: Family::default(),
             inbound: Family::default(),
+            fenced: Family::default(),
             udp_sessions: Gauge::default(),
             tunnels: Family::default(),
             held: Gauge::default(),
@@ -90,6 +93,11 @@ impl ProxyMetrics {
             "hearth_inbound_requests",
             "Requests of peers to our own endpoints, by service and outcome",
             self.inbound.clone(),
+        );
+        registry.register(
+            "hearth_fenced_requests",
+            "Requests to exclusive services kept from our own endpoint, since it holds no lease or another term",
+            self.fenced.clone(),
         );
         registry.register(
             "hearth_concurrency_limit",
@@ -181,6 +189,11 @@ impl ProxyMetrics {
         self.inbound
             .get_or_create(&[("service", service.to_string()), ("outcome", outcome.to_owned())])
             .inc();
+    }
+
+    pub(crate) fn fenced(&self, service: &ServiceName, reason: &'static str) {
+        let labels = [("service", service.to_string()), ("reason", reason.to_owned())];
+        self.fenced.get_or_create(&labels).inc();
     }
 
     pub(crate) fn tunnel(&self, by: &'static str, outcome: &'static str) {

@@ -46,6 +46,7 @@ mod ingress;
 mod interim;
 mod latency;
 mod learnt;
+mod lease;
 mod limit;
 mod load;
 mod metrics;
@@ -87,7 +88,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::config::HttpVersion;
 use crate::dns::{Found, Over};
-use crate::driver::PathReport;
+use crate::driver::{Origin, PathReport};
 use crate::link::{Links, lock};
 use crate::pipe::AppAddress;
 
@@ -126,6 +127,8 @@ pub struct MeshHandle {
     pub reports: mpsc::Sender<PathReport>,
     /// The links to peers.
     pub links: Links,
+    /// The core's clock: a lease ends by it, whether the core has run meanwhile or not.
+    pub origin: Origin,
 }
 
 /// An endpoint of this host, as the traffic path needs it. Whether it serves, the snapshot says.
@@ -316,6 +319,7 @@ impl Proxy {
             listeners: Mutex::default(),
             datagrams: Mutex::default(),
         });
+        inner.applications.guard(Arc::downgrade(&inner));
         let served = inner.clone();
         tokio::spawn(ahead::run(Arc::downgrade(&inner), inner.mesh.changed.clone()));
         // On the thread that its connection is on.

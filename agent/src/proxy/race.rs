@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | nothing reached the application (dial failed, refused) | anything whose body is at hand | the moves' budget |
 //! | the attempt broke | safe requests | retry budget and the policy's `retries` |
+//! | … since its host was lost, or its lease ended | the same | once nobody, then the same |
 //! | the peer fell silent | safe requests; the first attempt keeps racing | once nobody, then the same |
 //! | … and had been before the attempt was sent | the same, and it does not count | nobody |
 //! | its silence was confirmed | nothing: the client is told that the request may have been executed | |

@@ -19,7 +19,7 @@ use super::attempt::{Fault, FaultKind, Target};
 use super::frame::{self, Cause, Frame, FrameError, Frames, Opening, Refused};
 use super::head::{BodyKind, Fields, RequestHead};
 use super::limit::Place;
-use super::{Inner, reach};
+use super::{Inner, lease, reach};
 use crate::driver::PathReport;
 use crate::link::{DataStream, InFlight, Receiver, Sender, StreamError};
 use crate::pipe::{Pipe, Whole};
@@ -47,13 +47,23 @@ pub(crate) async fn carry(inner: &Arc<Inner>, service: &ServiceName, client: Pip
 }
 
 /// An endpoint that took a connection.
-pub(crate) struct Reached(reach::Reached<Taken>);
+pub(crate) struct Reached {
+    inner: Arc<Inner>,
+    by: reach::Reached<Taken>,
+}
 
 impl Reached {
     /// Carries what `client` says, to its end.
     pub(crate) async fn exchange(self, client: Pipe) {
-        exchange(client, self.0.taken).await;
-        drop(self.0.under_way);
+        let Self { inner, by } = self;
+        let carried = exchange(client, by.taken);
+        if by.id.node == *inner.node() {
+            // Cut when the lease is over: dropped, both connections break.
+            drop(inner.under_lease(&by.id, carried).await);
+        } else {
+            carried.await;
+        }
+        drop(by.under_way);
     }
 }
 
@@ -64,7 +74,8 @@ pub(crate) async fn reach(
     client: IpAddr,
 ) -> Option<Reached> {
     let take = |target, deadline| take(inner, target, deadline).boxed();
-    reach::reach(inner, service, None, client, take).await.map(Reached)
+    let by = reach::reach(inner, service, None, client, take).await?;
+    Some(Reached { inner: inner.clone(), by })
 }
 
 /// A stream whose endpoint took the connection.
@@ -97,7 +108,7 @@ async fn take(inner: &Arc<Inner>, target: Target, deadline: Instant) -> Result<T
 /// What is said of a connection or session: whose it is.
 pub(crate) fn head(target: &Target, deadline: Instant) -> RequestHead {
     let left = deadline.saturating_duration_since(Instant::now());
-    RequestHead {
+    let head = RequestHead {
         attempts: target.attempts,
         service: target.id.service.clone(),
         instance: target.id.instance,
@@ -109,7 +120,8 @@ pub(crate) fn head(target: &Target, deadline: Instant) -> RequestHead {
         authority: String::new(),
         upgrade: String::new(),
         fields: Fields::default(),
-    }
+    };
+    lease::attach(head, target.term)
 }
 
 /// Waits until the peer is lost.
@@ -298,7 +310,9 @@ pub(crate) async fn serve(
     let (app, _place) = connect(inner, caller, head).await?;
     if send.write_chunk(frame::go()).await.is_ok() {
         let (ahead, recv) = frames.into_bytes();
-        both_ways(app, send, ahead, recv).await;
+        let carried = both_ways(app, send, ahead, recv);
+        // Cut when the lease is over: dropped, the connection breaks and the stream is reset.
+        drop(inner.under_lease(&inner.ours(head), carried).await);
     }
     Ok(())
 }

@@ -216,7 +216,8 @@ async fn session(
             let carried = async {
                 match taken {
                     Taken::Local(app, _place) => {
-                        local(&app, first, &mut queue, &client, &activity).await
+                        let carried = local(&app, first, &mut queue, &client, &activity);
+                        inner.under_lease(&id, carried).await.unwrap_or(Ended::Moved)
                     }
                     Taken::Remote(carried) => {
                         remote(*carried, first, &mut queue, &client, &activity).await

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use bytes::{Bytes, BytesMut};
+use hearth_proto::ids::EndpointId;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, HeaderName, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE,
 };
@@ -26,6 +27,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
+use super::Inner;
 use super::application::pipe_of;
 use super::attempt::Answer;
 use super::frame::{self, Frame, FrameError, Frames};
@@ -97,8 +99,8 @@ pub(crate) fn asked(request: &mut Request<Incoming>) -> Option<Asked> {
 
 /// The bytes behind an answer that let the client have its way.
 pub(crate) enum Tunnel {
-    /// To an application on this host.
-    Local(Upgraded),
+    /// To the application of this endpoint of ours.
+    Local(Upgraded, Arc<Inner>, EndpointId),
     /// To a peer.
     Remote(Box<Carried>),
 }
@@ -180,9 +182,10 @@ pub(crate) fn accept(
 /// Copies until it is over. `false`: it broke off, and the client was not told.
 async fn run(client: &mut Pipe, tunnel: Tunnel, mut bounds: Option<Bounds>) -> bool {
     match tunnel {
-        Tunnel::Local(application) => {
+        Tunnel::Local(application, inner, id) => {
             let (application, ahead) = pipe_of(application);
-            let carried = carry(client, Whole::new(application), &ahead).await;
+            let carried = carry(client, Whole::new(application), &ahead);
+            let Ok(carried) = inner.under_lease(&id, carried).await else { return false };
             carried
                 .inspect_err(|error| tracing::trace!(%error, "upgraded connection broke"))
                 .is_ok()

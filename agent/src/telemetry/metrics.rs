@@ -53,6 +53,7 @@ struct Inner {
     failovers: Family<ServiceReasonLabels, Counter>,
     activation_duration: Histograms,
     activation_failures: Family<ServiceLabel, Counter>,
+    lease_changes: Family<ServiceReasonLabels, Counter>,
     adverts_refused: Family<ReasonLabel, Counter>,
     documents_refused: Family<ReasonLabel, Counter>,
     messages_refused: Family<RefusalLabels, Counter>,
@@ -92,6 +93,11 @@ impl Inner {
             "hearth_activation_failures",
             "Activations of warm endpoints of this node that were given up",
             self.activation_failures.clone(),
+        );
+        r.register(
+            "hearth_lease_changes",
+            "Leases of exclusive services that this node won or lost, by how",
+            self.lease_changes.clone(),
         );
         r.register(
             "hearth_adverts_refused",
@@ -145,6 +151,7 @@ impl Metrics {
             failovers: Family::default(),
             activation_duration: Family::new_with_constructor(activation_buckets),
             activation_failures: Family::default(),
+            lease_changes: Family::default(),
             adverts_refused: Family::default(),
             documents_refused: Family::default(),
             messages_refused: Family::default(),
@@ -201,7 +208,8 @@ impl Metrics {
 
     /// Takes the core's picture; once per scrape, through the driver. One pass over table and routes.
     pub fn observe_core(&self, node: &Node, now: Time) {
-        self.0.state.observe(Picture::of(&node.census(now), &node.snapshot()));
+        let picture = Picture::of(&node.census(now), &node.snapshot());
+        self.0.state.observe(picture.with_leases(node.leases_view(now)));
     }
 
     /// Notes where the flight recorder counts what it did not keep.
@@ -224,6 +232,11 @@ impl Metrics {
             Event::IncidentOpened { key, reason, .. } => {
                 let service = ServiceLabel(key.lost.service.clone());
                 self.0.failovers.get_or_create(&ServiceReasonLabels { service, reason }).inc();
+            }
+            Event::Lease { service, held, .. } => {
+                let reason = held.as_ref().map_or_else(|why| *why, |_| "won");
+                let service = ServiceLabel(service.clone());
+                self.0.lease_changes.get_or_create(&ServiceReasonLabels { service, reason }).inc();
             }
             Event::Condition { endpoint, activation: Some(took), .. } => {
                 let service = ServiceLabel(endpoint.service.clone());

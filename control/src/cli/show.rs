@@ -98,6 +98,9 @@ pub fn status(view: &StatusView, page: Page) -> String {
             "DRILL      {id} of {service}: {lose} taken for lost, {left_s:.0} s left\n"
         ));
     }
+    for lease in &view.leases {
+        text.push_str(&format!("LEASE      of {}: {}\n", lease.service, lease.sentence));
+    }
     if !view.endpoints.is_empty() {
         text.push('\n');
         text.push_str(&endpoints(&view.endpoints, page));
@@ -123,7 +126,8 @@ fn endpoints(list: &[EndpointView], page: Page) -> String {
             (Some(incident), reason) => format!("{reason}; activated for {incident}"),
             (None, reason) => reason.to_owned(),
         };
-        let parts = [why, e.activations.as_ref().map(activations).unwrap_or_default()];
+        let term = e.term.map_or_else(String::new, |term| format!("holds the lease, term {term}"));
+        let parts = [term, why, e.activations.as_ref().map(activations).unwrap_or_default()];
         let why = parts.into_iter().filter(|p| !p.is_empty()).collect::<Vec<_>>().join("; ");
         table.row([
             e.endpoint.clone(),

@@ -311,8 +311,8 @@ impl Core {
             return;
         }
         if let Memory::Blank(blank) = &mut self.memory {
-            blank.tell(from, tell);
-            if let Some(book) = blank.book(&self.me, &self.electorate, &self.timing) {
+            blank.tell(now, &self.me, &self.electorate, (from, tell));
+            if let Some(book) = blank.book(now, &self.me, &self.electorate, &self.timing) {
                 self.memory = Memory::Whole(Voter::restored(book, now));
                 self.save();
             }

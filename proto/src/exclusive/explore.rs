@@ -339,6 +339,9 @@ fn normalise(core: &mut Core, passed: u64) {
             if let Some((_, at)) = &mut blank.asked {
                 *at = if late { NOW } else { Time(0) };
             }
+            if let Some((_, since)) = &mut blank.all_blank {
+                *since = *since - units(passed);
+            }
         }
     }
 }

@@ -92,6 +92,10 @@ pub enum Status {
 }
 
 impl Status {
+    /// The words of all, in the order of the variants.
+    pub const WORDS: [&str; 8] =
+        ["holds", "follows", "blank", "disk", "electorate", "minority", "aside", "seeking"];
+
     /// One stable word, for metrics and JSON.
     pub fn word(&self) -> &'static str {
         match self {

@@ -381,18 +381,44 @@ fn a_voter_without_memory_does_not_vote_before_the_longest_lease_is_over_and_all
     assert_eq!((voter.book().term, voter.book().holder.clone()), (7, None));
 }
 
-#[test]
-fn where_everybody_is_without_memory_nobody_waits() {
+/// Has each of these ask, and says who has a memory then.
+fn ask_all(desk: &mut Desk, who: &[&'static str], now: u64) -> Vec<&'static str> {
+    for n in who {
+        desk.act(n, |c| c.ask(at(now)));
+        desk.carry(at(now));
+    }
+    let whole = |n: &&&str| matches!(desk.cores[**n].memory(), Memory::Whole(_));
+    ["a", "b", "c"].iter().filter(whole).copied().collect()
+}
+
+fn all_blank() -> Desk {
     let mut desk = Desk::new(&[]);
     for n in ["a", "b", "c"] {
         desk.cores.insert(n, blank(n, at(0)));
     }
-    desk.act("a", |c| c.ask(at(1)));
-    desk.carry(at(1));
-    assert!(matches!(desk.cores["a"].memory(), Memory::Whole(_)));
-    desk.act("b", |c| c.ask(at(2)));
-    desk.carry(at(2));
-    assert!(matches!(desk.cores["b"].memory(), Memory::Blank(_)), "a has a memory by now");
+    desk
+}
+
+#[test]
+fn where_everybody_is_without_memory_nobody_waits_for_a_lease_and_nobody_is_left_behind() {
+    let mut desk = all_blank();
+    assert_eq!(ask_all(&mut desk, &["a"], 1), [""; 0], "b and c have not heard so yet");
+    assert_eq!(ask_all(&mut desk, &["b", "c"], 600), [""; 0]);
+    assert_eq!(ask_all(&mut desk, &["a"], 1_251), ["a"]);
+    assert_eq!(ask_all(&mut desk, &["b", "c"], 1_849), ["a"], "nor before they have waited");
+    assert_eq!(ask_all(&mut desk, &["b", "c"], 1_850), ["a", "b", "c"], "a has a memory by now");
+}
+
+#[test]
+fn who_hears_of_a_memory_first_or_of_other_owners_does_not_vote_for_it() {
+    let mut desk = all_blank();
+    ask_all(&mut desk, &["a", "b"], 1);
+    assert_eq!(ask_all(&mut desk, &["a"], 1_300), ["a"]);
+    assert_eq!(ask_all(&mut desk, &["c"], 1_301), ["a"]);
+    assert_eq!(ask_all(&mut desk, &["c"], 9_000), ["a"], "c may have promised before it was wiped");
+    let more = Electorate::new(1, names(&["a", "b", "c", "d"]), []);
+    desk.act("b", |c| c.set_electorate(at(9_000), more.clone(), Timing::of(LEASE)));
+    assert_eq!(ask_all(&mut desk, &["b"], 9_001), ["a"], "b knows nothing of d");
 }
 
 // ---- seats -------------------------------------------------------------------------------------

@@ -55,6 +55,11 @@ pub enum Finding {
     UnknownCaller { node: NodeName, meant: Option<String> },
     NothingHot { warm: usize },
     OneEndpoint { endpoint: EndpointId },
+    FewOwners { owners: usize },
+    UnknownOwner { node: NodeName, meant: Option<String> },
+    NobodyMayHold,
+    NoOwners { endpoints: Vec<EndpointId> },
+    MajorityTogether { domain: Domain, left: usize, needed: usize },
     WarmNeverCalled { warm: usize },
     NeverShort { warm: usize },
     Unreachable { needed: usize, hot: usize, warm: usize },
@@ -87,6 +92,9 @@ impl Finding {
             Self::NobodyMayCall
             | Self::NothingHot { .. }
             | Self::OneEndpoint { .. }
+            | Self::FewOwners { .. }
+            | Self::NobodyMayHold
+            | Self::MajorityTogether { .. }
             | Self::NeverShort { .. }
             | Self::Unreachable { .. }
             | Self::OneHost { .. }
@@ -96,6 +104,8 @@ impl Finding {
             Self::DomainNotCovered { left: 0, .. } => Severity::Error,
             Self::NotOffered { .. }
             | Self::UnknownCaller { .. }
+            | Self::UnknownOwner { .. }
+            | Self::NoOwners { .. }
             | Self::WarmNeverCalled { .. }
             | Self::AlwaysShort { .. }
             | Self::BenchTooSmall { .. }
@@ -123,6 +133,11 @@ impl Finding {
             Self::UnknownCaller { .. } => "unknown-caller",
             Self::NothingHot { .. } => "nothing-hot",
             Self::OneEndpoint { .. } => "one-endpoint",
+            Self::FewOwners { .. } => "few-owners",
+            Self::UnknownOwner { .. } => "unknown-owner",
+            Self::NobodyMayHold => "nobody-may-hold",
+            Self::NoOwners { .. } => "no-owners",
+            Self::MajorityTogether { .. } => "majority-together",
             Self::WarmNeverCalled { .. } => "warm-never-called",
             Self::NeverShort { .. } => "never-short",
             Self::Unreachable { .. } => "unreachable",
@@ -163,6 +178,25 @@ impl Finding {
             Self::OneEndpoint { endpoint } => {
                 format!("{endpoint} is its only endpoint: there is nobody to fail over to.")
             }
+            Self::FewOwners { owners } => format!(
+                "Its lease has {}, and a majority takes {}: no loss is survived.",
+                count(*owners, "owner"),
+                if *owners == 1 { "that one" } else { "both" }
+            ),
+            Self::UnknownOwner { node, meant } => {
+                format!("Its lease names the owner {node}, which no node here is{}.", did_you_mean(meant))
+            }
+            Self::NobodyMayHold => {
+                "None of the owners of its lease offers it: nobody serves.".into()
+            }
+            Self::NoOwners { endpoints } => format!(
+                "{} on nodes that are no owners of its lease, and never serve.",
+                listed(endpoints)
+            ),
+            Self::MajorityTogether { domain, left, needed } => format!(
+                "Without {domain} {} of its lease are left and {needed} must grant it: nobody serves.",
+                count(*left, "owner")
+            ),
             Self::WarmNeverCalled { warm } => format!(
                 "Its mode is hot-hot, so its {} never called up.",
                 are(*warm, "warm endpoint")
@@ -266,6 +300,16 @@ impl Finding {
             Self::OneEndpoint { .. } | Self::OneHost { .. } => {
                 "offer it on a second host, hot or warm ([[endpoint]] there)".into()
             }
+            Self::FewOwners { .. } => {
+                "three owners, or five: a node that offers nothing may be one, and votes".into()
+            }
+            Self::UnknownOwner { .. } => {
+                "correct exclusive.owners with a new number, or have that node join".into()
+            }
+            Self::NobodyMayHold | Self::NoOwners { .. } => {
+                "name their nodes in exclusive.owners, with a new number".into()
+            }
+            Self::MajorityTogether { .. } => "spread the owners over three zones".into(),
             Self::WarmNeverCalled { .. } => {
                 "mode = \"hot-warm\" in the policy, or role = \"hot\" for them".into()
             }

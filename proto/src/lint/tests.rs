@@ -352,3 +352,54 @@ fn a_ceiling_that_fewer_endpoints_would_hit_is_found() {
     finds(&at(5), &expected, Warning, ["take 10", "max_requests = 6 at least"]);
     assert_eq!(found(&at(6)), []);
 }
+
+/// Three owners over three zones; the policy is changed by the test.
+fn exclusive(owners: &[&str]) -> Facts {
+    with(|facts| {
+        facts.endpoints.truncate(3);
+        let policy = facts.policy.services.get_mut(&service()).unwrap();
+        policy.mode = Mode::Exclusive;
+        policy.exclusive = Some(Exclusive {
+            owners: owners.iter().map(|owner| node(owner)).collect(),
+            lease: Span(Duration::from_secs(5)),
+            number: 1,
+            former: Vec::new(),
+        });
+    })
+}
+
+#[test]
+fn an_exclusive_service_with_three_owners_in_three_zones_has_no_finding() {
+    assert_eq!(found(&exclusive(&["a", "b", "c"])), []);
+}
+
+#[test]
+fn an_exclusive_service_with_fewer_than_three_owners_survives_no_loss() {
+    let mut facts = exclusive(&["a", "b"]);
+    facts.endpoints.truncate(2);
+    finds(
+        &facts,
+        &Finding::FewOwners { owners: 2 },
+        Error,
+        ["no loss is survived", "three owners"],
+    );
+}
+
+#[test]
+fn owners_of_a_lease_that_nobody_is_and_endpoints_that_never_serve_are_found() {
+    let facts = exclusive(&["a", "b", "web-2"]);
+    let unknown = Finding::UnknownOwner { node: node("web-2"), meant: Some("web-1".into()) };
+    let never = Finding::NoOwners { endpoints: vec![id("c")] };
+    assert_eq!(found(&facts), [unknown, never]);
+    let nobody = exclusive(&["d", "e", "web-1"]);
+    finds(&nobody, &Finding::NobodyMayHold, Error, ["nobody serves", "exclusive.owners"]);
+}
+
+#[test]
+fn a_zone_that_holds_a_majority_of_the_owners_takes_the_service() {
+    let mut facts = exclusive(&["a", "b", "c"]);
+    facts.endpoints[1].zone = "z1".into();
+    let domain = Domain::Zone("z1".into());
+    let together = Finding::MajorityTogether { domain, left: 1, needed: 2 };
+    finds(&facts, &together, Error, ["nobody serves", "three zones"]);
+}

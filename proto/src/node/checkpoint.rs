@@ -245,7 +245,7 @@ impl Node {
             documents.insert(signed.kind, (signed, document));
         }
         let conditions = c.own.iter().map(|(id, o)| (id, o.life.condition()));
-        let gated = |id, condition| c.seats.gated(&c.policy, id, condition);
+        let gated = |id, condition| c.seats.gated((c.policy_version, &c.policy), id, condition);
         let own = conditions.map(|(id, of)| (id.clone(), gated(id, of))).collect();
         let services = c.services.iter().map(|(name, s)| (name.clone(), s.route.clone())).collect();
         let running = c.drills.iter().filter(|held| held.over.is_none());

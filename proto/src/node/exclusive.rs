@@ -19,6 +19,7 @@ use crate::lifecycle::{DRAIN, Event as Life};
 use crate::policy::{Failback, Mode, Policy};
 use crate::route::{Candidate, HeldLease};
 use crate::time::Time;
+use crate::view::LeaseView;
 use crate::wire::{Lease, Message};
 
 use super::{Event, Node};
@@ -49,17 +50,25 @@ impl Seats {
         &self.held
     }
 
+    /// Whether only a lease lets anybody serve. A node that has lost its policy and not its promises (`version` is
+    /// 0 then) takes the mode to be in force: others have not lost it.
+    fn is_exclusive(&self, (version, policy): (u64, &Policy), service: &ServiceName) -> bool {
+        let mode = policy.services.get(service).map(|p| p.mode);
+        mode == Some(Mode::Exclusive) || version == 0 && self.books.contains_key(service)
+    }
+
     /// What an endpoint of ours is in that would be in `condition` in any other mode.
     pub(super) fn gated(
         &self,
-        policy: &Policy,
+        policy: (u64, &Policy),
         id: &EndpointId,
         condition: Condition,
     ) -> Condition {
-        let exclusive = policy.services.get(&id.service).map(|p| p.mode) == Some(Mode::Exclusive);
         let held = self.held.get(&id.service).is_some_and(|h| h.endpoint == *id);
         match condition {
-            Condition::Serving if exclusive && !held => Condition::Standby,
+            Condition::Serving if !held && self.is_exclusive(policy, &id.service) => {
+                Condition::Standby
+            }
             condition => condition,
         }
     }
@@ -71,6 +80,7 @@ impl Node {
     pub fn restore_promises(&mut self, now: Time, books: Vec<(ServiceName, Book)>) {
         self.seats.books = books.into_iter().collect();
         self.seats.stale = true;
+        self.stale_advert = true;
         self.settle(now);
     }
 
@@ -96,6 +106,20 @@ impl Node {
     /// Where our seat among the owners of `service` stands.
     pub fn seat_status(&self, service: &ServiceName, now: Time) -> Option<Status> {
         self.seats.by_service.get(service).map(|seat| seat.status(now))
+    }
+
+    /// All our seats, for people.
+    pub fn leases_view(&self, now: Time) -> Vec<LeaseView> {
+        let seats = self.seats.by_service.iter().map(|(service, seat)| {
+            let status = seat.status(now);
+            LeaseView {
+                service: service.clone(),
+                seat: status.word().to_owned(),
+                term: self.lease(service).map(|held| held.term),
+                sentence: status.to_string(),
+            }
+        });
+        seats.collect()
     }
 
     pub(super) fn take_lease(&mut self, now: Time, from: &NodeName, lease: Lease) {
@@ -242,7 +266,7 @@ impl Node {
 
     /// What an endpoint of ours is in: in mode exclusive it serves only under the lease.
     pub(super) fn gated(&self, id: &EndpointId, condition: Condition) -> Condition {
-        self.seats.gated(&self.policy, id, condition)
+        self.seats.gated((self.policy_version, &self.policy), id, condition)
     }
 
     /// What our advert says of the leases we hold.
@@ -278,10 +302,10 @@ impl Node {
 
     /// Has our endpoints of an exclusive service follow its lease. Says whether the service is one.
     pub(super) fn follow_lease(&mut self, now: Time, service: &ServiceName) -> bool {
-        let policy = self.policy.service(service);
-        if policy.mode != Mode::Exclusive {
+        if !self.seats.is_exclusive((self.policy_version, &self.policy), service) {
             return false;
         }
+        let policy = self.policy.service(service);
         let contender = self.contender(service, now);
         let rank = contender.as_ref().map(|id| self.rank(service, id));
         let back = self.hand_back(now, service, policy.failback);

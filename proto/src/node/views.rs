@@ -60,6 +60,7 @@ impl Node {
             links: Vec::new(),
             open_incidents: self.incidents.iter().filter(|r| r.is_open()).count(),
             drills: self.drill_views(now).into_iter().filter(|d| d.running).collect(),
+            leases: self.leases_view(now),
             endpoints: self
                 .table
                 .get(&self.config.name)
@@ -194,6 +195,7 @@ impl Node {
             standing_since: self.config.clock.wall(since.unwrap_or(self.started)),
             activated_for: e.activated_for.as_ref().map(ToString::to_string),
             weight: candidate.weight,
+            term: candidate.term,
             activations: self.activations.get(&candidate.id).and_then(Activations::view),
         }
     }

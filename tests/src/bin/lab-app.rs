@@ -26,6 +26,9 @@ struct Flags {
     /// File to which each executed id is added.
     #[arg(long)]
     ledger: Option<PathBuf>,
+    /// File to which each request's term is added, behind its moment.
+    #[arg(long)]
+    terms: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
         warm: flags.warm,
         activate: Duration::from_millis(flags.activate_ms),
         ledger: flags.ledger,
+        terms: flags.terms,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let ended = runtime.and_then(|runtime| runtime.block_on(serve(spec)));

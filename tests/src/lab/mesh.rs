@@ -61,6 +61,8 @@ pub struct MeshSpec {
     pub zones: usize,
     /// Nothing runs on the warm ones until their hook starts it.
     pub hooked: bool,
+    /// Hot hosts call the service as well, at the caller's port.
+    pub calling: bool,
 }
 
 /// Where a host's application has its process id.
@@ -83,6 +85,7 @@ impl Default for MeshSpec {
             watched: false,
             zones: 0,
             hooked: false,
+            calling: false,
         }
     }
 }
@@ -105,6 +108,7 @@ impl MeshSpec {
 fn hot_spec(mesh: &MeshSpec, host: &Host, spec: AgentSpec) -> AgentSpec {
     let spec = spec.hot(SERVICE, PORT).checked(&mesh.check);
     let spec = if mesh.seldom_checked { spec.seldom_checked() } else { spec };
+    let spec = if mesh.calling { spec.upstream(SERVICE, UPSTREAM) } else { spec };
     if mesh.watched { spec.watching(&host.dir().join(PID_FILE)) } else { spec }
 }
 

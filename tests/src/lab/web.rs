@@ -19,6 +19,8 @@ use crate::app::{SERVED_BY, page};
 pub const PORT: u16 = 9000;
 /// Where the lab's own application writes down what it executes, in its host's directory.
 const LEDGER: &str = "executed";
+/// Where it notes under which terms requests came, there too.
+const TERMS: &str = "terms";
 
 /// Which application.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +97,22 @@ impl Web {
         text.lines().map(str::to_owned).collect()
     }
 
+    /// Under which terms requests came to the lab's own application on this host, with the moment of each in
+    /// microseconds of the machine's clock.
+    ///
+    /// # Panics
+    /// On a line that is none.
+    #[must_use]
+    pub fn terms(&self) -> Vec<(u64, u64)> {
+        // No file: nothing came.
+        let text = std::fs::read_to_string(self.host.dir().join(TERMS)).unwrap_or_default();
+        let pair = |line: &str| {
+            let (at, term) = line.split_once(' ')?;
+            Some((at.parse().ok()?, term.parse().ok()?))
+        };
+        text.lines().map(|line| pair(line).unwrap_or_else(|| panic!("{line:?}"))).collect()
+    }
+
     /// Asks it something directly, past any agent.
     ///
     /// # Errors
@@ -137,7 +155,9 @@ pub(super) fn program(host: &Host, kind: Kind) -> Result<Program, LabError> {
     let listen = address().to_string();
     let app = || -> Result<Program, LabError> {
         let ledger = host.dir().join(LEDGER).display().to_string();
-        let flags = ["--host", host.name(), "--listen", &listen, "--ledger", &ledger];
+        let terms = host.dir().join(TERMS).display().to_string();
+        let flags =
+            ["--host", host.name(), "--listen", &listen, "--ledger", &ledger, "--terms", &terms];
         Ok(Program::new("app", ours("lab-app")?).args(flags))
     };
     match kind {

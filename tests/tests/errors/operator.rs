@@ -29,6 +29,10 @@ fn hearth_says_whom_it_asked_and_what_to_do() {
     let unknown = policy("[services.ledger]\nmin_hto = 2\n", "unknown.toml");
     let bad = policy("[services.ledger]\ntimeout = \"5\"\n", "bad.toml");
     let word = policy("[services.ledger]\nmode = \"hot-cold\"\n", "word.toml");
+    let ownerless = policy("[services.db]\nmode = \"exclusive\"\n", "ownerless.toml");
+    let lease = "exclusive = { owners = [\"a\", \"b\", \"c\"], lease = \"5m\" }";
+    let lease = format!("[services.db]\nmode = \"exclusive\"\n{lease}\n");
+    let endless = policy(&lease, "endless.toml");
     let good = agent_config(&world.place, "web-1", mesh, &[]);
     let program = agent_program(&world.place, "web-1", &good).unwrap();
     let agent = LocalAgent::start(&world.place, "web-1", mesh, program).unwrap();
@@ -94,6 +98,18 @@ fn hearth_says_whom_it_asked_and_what_to_do() {
             &["--dir", &dir, "policy", "apply", &word],
             65,
             "word.toml:2:8",
+        ),
+        (
+            "an exclusive service without owners",
+            &["--dir", &dir, "policy", "apply", &ownerless],
+            65,
+            "services.db",
+        ),
+        (
+            "a lease that is too long",
+            &["--dir", &dir, "policy", "apply", &endless],
+            65,
+            "endless.toml:3",
         ),
         ("a policy version that never was", &["--dir", &dir, "policy", "show", "9"], 65, "9"),
         (

@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -18,6 +19,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 use tower_service::Service;
 
+use super::super::Inner;
 use super::CONNECT_LIMIT;
 use crate::pipe::{AppAddress, Pipe};
 
@@ -46,8 +48,32 @@ fn address(authority: &str) -> Option<AppAddress> {
 }
 
 /// Connects to applications.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Connector;
+#[derive(Clone, Debug, Default)]
+pub(super) struct Connector {
+    pub(super) gate: Gate,
+}
+
+/// Asked before each write to an application: hyper's connections have tasks of their own, and hold requests that
+/// were handed to them before this agent was stopped.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Gate(Arc<OnceLock<Weak<Inner>>>);
+
+impl Gate {
+    /// Has `inner` say who may be written to.
+    pub(super) fn set(&self, inner: Weak<Inner>) {
+        // Set once, when the traffic path is made.
+        let _ = self.0.set(inner);
+    }
+
+    fn is_open(&self, address: &AppAddress) -> io::Result<()> {
+        match self.0.get().and_then(Weak::upgrade) {
+            Some(inner) if !inner.may_reach(address) => {
+                Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the lease is over"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
 
 impl Service<Uri> for Connector {
     type Response = AppConnection;
@@ -60,11 +86,14 @@ impl Service<Uri> for Connector {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         let address = uri.authority().and_then(|a| address(a.as_str()));
+        let gate = self.gate.clone();
         Box::pin(async move {
             // Never so: the URIs are made here.
             let address = address.ok_or_else(|| io::Error::other("no address in the URI"))?;
             match timeout(CONNECT_LIMIT, address.connect()).await {
-                Ok(connected) => connected.map(|pipe| AppConnection(TokioIo::new(pipe))),
+                Ok(connected) => {
+                    connected.map(|pipe| AppConnection { io: TokioIo::new(pipe), address, gate })
+                }
                 Err(_) => Err(io::ErrorKind::TimedOut.into()),
             }
         })
@@ -72,12 +101,16 @@ impl Service<Uri> for Connector {
 }
 
 /// A connection as hyper's pool wants it.
-pub(super) struct AppConnection(TokioIo<Pipe>);
+pub(super) struct AppConnection {
+    io: TokioIo<Pipe>,
+    address: AppAddress,
+    gate: Gate,
+}
 
 /// The pipe under a connection that became another protocol's, and what was read of it already.
 pub(crate) fn pipe_of(upgraded: Upgraded) -> (Pipe, Bytes) {
     match upgraded.downcast::<AppConnection>() {
-        Ok(parts) => (parts.io.0.into_inner(), parts.read_buf),
+        Ok(parts) => (parts.io.io.into_inner(), parts.read_buf),
         // A stream of HTTP/2.
         Err(upgraded) => (Pipe::Tunnel(Box::new(TokioIo::new(upgraded))), Bytes::new()),
     }
@@ -95,7 +128,7 @@ impl hyper::rt::Read for AppConnection {
         cx: &mut Context<'_>,
         buf: hyper::rt::ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_read(cx, buf)
+        Pin::new(&mut self.get_mut().io).poll_read(cx, buf)
     }
 }
 
@@ -105,19 +138,20 @@ impl hyper::rt::Write for AppConnection {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().0).poll_write(cx, buf)
+        self.gate.is_open(&self.address)?;
+        Pin::new(&mut self.get_mut().io).poll_write(cx, buf)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_flush(cx)
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_shutdown(cx)
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.io.is_write_vectored()
     }
 
     fn poll_write_vectored(
@@ -125,7 +159,8 @@ impl hyper::rt::Write for AppConnection {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().0).poll_write_vectored(cx, bufs)
+        self.gate.is_open(&self.address)?;
+        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, bufs)
     }
 }
 

@@ -312,7 +312,8 @@ impl Client<'_> {
         let Some(index) = picked else { return Got::Nobody };
         let candidate = &plan.route.candidates[index];
         let target = Target::of(candidate);
-        if &candidate.id.node == self.inner.node() || target.silent {
+        // What is sent under a lease carries its term: that is for the race.
+        if &candidate.id.node == self.inner.node() || target.silent || target.term.is_some() {
             return Got::Nobody;
         }
         plan.learnt.deposit(ask.repeatable);

@@ -148,6 +148,7 @@ fn kind(name: &str) -> Kind {
         10 if is("connection") => Kind::Connection,
         10 if is("keep-alive") => Kind::KeepAlive,
         11 if is("traceparent") => Kind::Trace,
+        11 if is("hearth-term") => Kind::Unusual,
         12 if is("max-forwards") => Kind::Unusual,
         12 if is("x-request-id") => Kind::Id,
         14 if is("content-length") => Kind::Length,

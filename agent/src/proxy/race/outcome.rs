@@ -169,8 +169,8 @@ impl Race<'_> {
         let (reason, reach) = (fault.kind.word(), fault.reach);
         let payer = match (reach, fault.kind) {
             (Reach::NotExecuted, _) => Payer::Moves,
-            // The connection to the host broke with all that was under way on it.
-            (Reach::Unknown, FaultKind::Cut) => Payer::Loss,
+            // The connection to the host broke with all that was under way on it, or its lease ended.
+            (Reach::Unknown, FaultKind::Cut | FaultKind::Owner(Cause::Fenced)) => Payer::Loss,
             (Reach::Unknown, _) => Payer::Retries,
         };
         self.last = Some((target, fault));

@@ -32,7 +32,7 @@ use tokio::task::JoinHandle;
 
 use super::super::{Entry, LocalEndpoint, MeshHandle, Proxy, ProxyMetrics};
 use crate::config::HttpVersion;
-use crate::driver::PathReport;
+use crate::driver::{Origin, PathReport};
 use crate::identity::authority::Authority;
 use crate::link::tests::{Agent, Relay, loopback, name};
 use crate::pipe::AppAddress;
@@ -87,6 +87,7 @@ impl Host {
             changed: seen,
             reports: sender,
             links: agent.links.clone(),
+            origin: Origin::now(),
         };
         let locals = app
             .map(|(address, protocol, http)| LocalEndpoint { id, address, protocol, http })

@@ -6,6 +6,7 @@ mod applications;
 mod balance;
 mod datagrams;
 mod edge;
+mod exclusive;
 mod failures;
 mod finding;
 mod grpc;

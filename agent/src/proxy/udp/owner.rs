@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use bytes::BytesMut;
 use hearth_proto::advert::Protocol;
-use hearth_proto::ids::{EndpointId, NodeName};
+use hearth_proto::ids::NodeName;
 use tokio::net::UdpSocket;
 
 use super::super::Inner;
@@ -75,17 +75,17 @@ pub(crate) async fn serve(
         };
         Err::<(), io::Error>(lost)
     };
-    let ended = tokio::select! {
-        ended = out => ended,
-        ended = back => ended,
+    let carried = async {
+        tokio::select! {
+            ended = out => ended,
+            ended = back => ended,
+        }
     };
+    let endpoint = inner.ours(head);
+    // Over when the lease is: the stream is reset with its end unsaid.
+    let ended = inner.under_lease(&endpoint, carried).await.unwrap_or(Ok(()));
     if let Err(error) = ended {
         // The system told that nobody is at the port any more.
-        let endpoint = EndpointId {
-            service: head.service.clone(),
-            node: inner.node().clone(),
-            instance: head.instance,
-        };
         tracing::debug!(%endpoint, %error, "session lost its application");
         inner.tell(PathReport::LocalRefused { endpoint });
         send.abandon();

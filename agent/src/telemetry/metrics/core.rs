@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 use hearth_proto::balance::tiers::WHOLE;
 use hearth_proto::evidence::{Standing, Why};
+use hearth_proto::exclusive::Status;
 use hearth_proto::ids::ServiceName;
 use hearth_proto::route::{Candidate, Snapshot};
 use hearth_proto::time::Wall;
-use hearth_proto::view::Census;
+use hearth_proto::view::{Census, LeaseView};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
@@ -37,6 +38,8 @@ pub(super) struct Picture {
     routable: BTreeMap<ServiceName, [u64; 3]>,
     /// By service; in the order of [`NUMBERS`].
     numbers: BTreeMap<ServiceName, [u64; 3]>,
+    /// Our seats among the owners of exclusive services.
+    leases: Vec<LeaseView>,
     /// Where distance counts: by service and tier, in thousandths.
     tiers: BTreeMap<(ServiceName, &'static str), u64>,
 }
@@ -52,6 +55,12 @@ const NUMBERS: [(&str, &str); 3] = [
 ];
 
 impl Picture {
+    /// The same with our seats.
+    pub(super) fn with_leases(mut self, leases: Vec<LeaseView>) -> Self {
+        self.leases = leases;
+        self
+    }
+
     /// Counts endpoints by service.
     pub(super) fn of(census: &Census, snapshot: &Snapshot) -> Self {
         let mut picture = Self { census: *census, ..Self::default() };
@@ -198,6 +207,7 @@ impl Picture {
         let tiers = self.tiers.iter().map(|((service, tier), n)| {
             ([("service", service.as_str()), ("tier", *tier)], *n as f64 / 1000.0)
         });
+        self.encode_leases(out)?;
         let help =
             "Part of a service's requests that stay in the zone, in the region, or go beyond";
         out.ratios("hearth_locality_ratio", help, tiers)?;
@@ -217,6 +227,21 @@ impl Picture {
         out.counter("hearth_gossip_suspicions", help, c.suspicions)?;
         let help = "Times this node refuted its own death";
         out.counter("hearth_gossip_refutations", help, c.refutations)
+    }
+
+    fn encode_leases(&self, out: &mut Out<'_>) -> Result<(), fmt::Error> {
+        let seats = self.leases.iter().flat_map(|lease| {
+            let labels = |seat| [("service", lease.service.as_str()), ("seat", seat)];
+            Status::WORDS.map(|seat| (labels(seat), u64::from(lease.seat == seat)))
+        });
+        let help = "Where this node stands among the owners of an exclusive service";
+        out.gauges("hearth_lease_seat", help, seats)?;
+        let terms = self
+            .leases
+            .iter()
+            .map(|lease| ([("service", lease.service.as_str())], lease.term.unwrap_or_default()));
+        let help = "Term of the lease that this node holds, 0 where another does or nobody";
+        out.gauges("hearth_lease_term", help, terms)
     }
 }
 

@@ -18,7 +18,7 @@ use hearth_proto::node::{EndpointConfig, LinkInput, NodeConfig};
 use hearth_proto::policy::{Policy, ServicePolicy};
 use hearth_proto::route::{Candidate, Choice, Route, Share, Snapshot};
 use hearth_proto::time::Clock;
-use hearth_proto::view::Census;
+use hearth_proto::view::{Census, LeaseView};
 use hearth_proto::wire::{self, Hello};
 
 use super::*;
@@ -329,4 +329,35 @@ fn the_last_word_of_a_dead_node_is_no_strength() {
     assert_eq!(endpoints, expected);
     assert_eq!(all["hearth_members{state=\"down\"}"], 1.0);
     assert_eq!(all["hearth_routable_endpoints{service=\"ledger\",standing=\"out\"}"], 4.0);
+}
+
+#[test]
+fn a_seat_shows_where_it_stands_and_changes_of_the_lease_are_counted() {
+    let metrics = Metrics::new();
+    let stands = |seat: &str, term| {
+        let lease = LeaseView {
+            service: service("ledger"),
+            seat: seat.to_owned(),
+            term,
+            sentence: String::new(),
+        };
+        let picture = Picture::of(&Census::default(), &Snapshot::empty(node_name("web-1")));
+        metrics.0.state.observe(picture.with_leases(vec![lease]));
+        series(&metrics)
+    };
+    let holds = "hearth_lease_seat{service=\"ledger\",seat=\"holds\"}";
+    let minority = "hearth_lease_seat{service=\"ledger\",seat=\"minority\"}";
+    let term = "hearth_lease_term{service=\"ledger\"}";
+    let all = stands("holds", Some(7));
+    assert_eq!([all[holds], all[minority], all[term]], [1.0, 0.0, 7.0]);
+    let all = stands("minority", None);
+    assert_eq!([all[holds], all[minority], all[term]], [0.0, 1.0, 0.0]);
+    for held in [Ok(id("ledger", "web-1")), Err("expired"), Err("expired")] {
+        metrics.observe_event(&Event::Lease { service: service("ledger"), term: 7, held });
+    }
+    let all = series(&metrics);
+    let changes = |reason: &str| {
+        all[&format!("hearth_lease_changes_total{{service=\"ledger\",reason=\"{reason}\"}}")]
+    };
+    assert_eq!([changes("won"), changes("expired")], [1.0, 2.0]);
 }

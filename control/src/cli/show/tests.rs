@@ -1,5 +1,5 @@
 use hearth_proto::ids::{NodeName, ServiceName};
-use hearth_proto::view::{ActivationView, IncidentEntry, LinkView};
+use hearth_proto::view::{ActivationView, IncidentEntry, LeaseView, LinkView};
 
 use super::*;
 
@@ -31,6 +31,7 @@ fn endpoint(name: &str, role: &str, condition: &str, standing: &str, reason: &st
         standing_since: before(12),
         activated_for: None,
         weight: 1_000,
+        term: None,
         activations: None,
     }
 }
@@ -150,6 +151,7 @@ fn status_fits_a_screen() {
         ],
         open_incidents: 1,
         drills: Vec::new(),
+        leases: Vec::new(),
         endpoints: vec![endpoint("web-1", "hot", "serving", "ready", "")],
     };
     assert_eq!(
@@ -166,6 +168,19 @@ fn status_fits_a_screen() {
          ENDPOINT      ROLE  STATE  FOR   OWNER SAYS               WHY\n\
          ledger@web-1  hot   ready  12 s  serving, 3 min 20 s ago  -\n"
     );
+    let lease = LeaseView {
+        service: service(),
+        seat: "holds".into(),
+        term: Some(7),
+        sentence: "this node holds the lease, under term 7".into(),
+    };
+    let holder = EndpointView { term: Some(7), ..view.endpoints[0].clone() };
+    let text = status(&StatusView { leases: vec![lease], endpoints: vec![holder], ..view }, PAGE);
+    assert!(
+        text.contains("\nLEASE      of ledger: this node holds the lease, under term 7\n"),
+        "{text}"
+    );
+    assert!(text.contains("holds the lease, term 7\n"), "{text}");
 }
 
 #[test]

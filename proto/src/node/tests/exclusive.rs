@@ -1,6 +1,7 @@
 //! Exclusive services on whole nodes: who serves, whom callers use, what is said about it.
 
 use super::*;
+use crate::exclusive::{Book, Electorate, Timing};
 use crate::policy::{Exclusive, Failback};
 use crate::time::Span;
 
@@ -176,4 +177,19 @@ fn who_is_no_owner_never_serves_and_a_policy_without_owners_serves_nobody() {
     lab.run(Duration::from_secs(3));
     assert_eq!(serving(&lab), [""; 0]);
     assert!(says(&lab, "c1").contains("names no owners"), "{}", says(&lab, "c1"));
+}
+
+#[test]
+fn an_owner_that_has_lost_its_policy_and_not_its_promises_does_not_serve_without_a_lease() {
+    let mut lab = Lab::new(&["h1", "c1"]);
+    assert_eq!(only(&lab), "h1");
+    let owners = ["h1", "h2", "h3"].map(name);
+    let book = Book::fresh(&Electorate::new(1, owners, []), &Timing::of(LEASE));
+    let now = lab.now;
+    lab.node("h1").restore_promises(now, vec![(ledger(), book)]);
+    lab.run(Duration::from_secs(3));
+    assert_eq!(serving(&lab), [""; 0]);
+    lab.give_policy(1, ServicePolicy::default());
+    lab.run(Duration::from_secs(3));
+    assert_eq!(only(&lab), "h1", "a policy that wants no lease any more is a policy");
 }

@@ -76,6 +76,7 @@ fn endpoint(node: &str, role: &str, condition: &str, standing: &str, why: &str) 
         standing_since: Wall(NOW.0 - 12_000_000),
         activated_for: None,
         weight: 1_000,
+        term: None,
         activations: None,
     }
 }
