@@ -174,12 +174,8 @@ pub(crate) async fn healthy(agent: &Agent, peer: &NodeName, wanted: LinkHealth) 
     let mut health = agent.links.health(peer);
     // A silence that was confirmed before anybody looked was one.
     let is = |h: &LinkHealth| *h == wanted || wanted == LinkHealth::Silent && h.is_silent();
-    let waited = tokio::time::timeout(PATIENCE, health.wait_for(is)).await;
-    let is = *agent.links.health(peer).borrow();
-    let views = agent.links.views();
-    assert!(
-        waited.is_ok(),
-        "{} waited for {peer} to be {wanted:?}, is {is:?}: {views:?}",
-        agent.name
-    );
+    // What it returns holds the lock that whoever changes the state waits for.
+    let waited = tokio::time::timeout(PATIENCE, health.wait_for(is)).await.is_ok();
+    let (is, views) = (*agent.links.health(peer).borrow(), agent.links.views());
+    assert!(waited, "{} waited for {peer} to be {wanted:?}, is {is:?}: {views:?}", agent.name);
 }

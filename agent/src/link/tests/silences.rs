@@ -17,6 +17,7 @@ async fn pair(authority: &Authority) -> (Agent, Agent, Relay) {
     a.links.watch(vec![(b.name.clone(), relay.address)]);
     a.up(&b.name).await;
     b.up(&a.name).await;
+    settled(&a, &b).await;
     (a, b, relay)
 }
 
