@@ -218,8 +218,7 @@ fn look(
     entry.stirred = false;
     let mut look = Look::default();
     let at_rest = !busy && state.is_at_rest(now);
-    let patience = if at_rest { patience * REST_PATIENCE } else { patience };
-    let sampled = sample(&mut state, now, lag, patience);
+    let sampled = sample(&mut state, now, lag, patience, at_rest);
     let begun = peer.begun.load(Ordering::Relaxed);
     if sampled.worked || begun != state.sense.begun {
         (state.sense.begun, state.sense.used) = (begun, Some(now));
@@ -302,7 +301,7 @@ struct Sampled {
 }
 
 /// Looks at all connections of a peer: a datagram heard on any of them answers for all.
-fn sample(state: &mut State, now: Instant, lag: Duration, patience: f64) -> Sampled {
+fn sample(state: &mut State, now: Instant, lag: Duration, patience: f64, at_rest: bool) -> Sampled {
     let (mut sent, mut heard, mut worked) = (false, false, false);
     let mut threshold = Duration::ZERO;
     let on_tcp = state.is_on_tcp();
@@ -310,7 +309,7 @@ fn sample(state: &mut State, now: Instant, lag: Duration, patience: f64) -> Samp
         let rtt = state.mesh.as_ref().map_or(Duration::ZERO, |m| m.line.rtt());
         threshold = LANE_FLOOR.max(4 * rtt);
     }
-    if lag > LATE {
+    if lag > LATE && !at_rest {
         state.sense.window.excuse(now);
     }
     for tracked in &mut state.connections {
@@ -327,7 +326,11 @@ fn sample(state: &mut State, now: Instant, lag: Duration, patience: f64) -> Samp
             tracked.give_up();
         }
     }
+    let patience = if at_rest { patience * REST_PATIENCE } else { patience };
     let threshold = threshold.max(FLOOR).mul_f64(patience);
+    if lag > LATE && at_rest {
+        state.sense.window.pardon(now, lag, threshold);
+    }
     // Not before the peer would be called silent: until then nobody knows that it answers elsewhere.
     let dead = LANE_DEAD.max(threshold * DEAD_FACTOR);
     for tracked in &mut state.lanes {

@@ -106,6 +106,14 @@ impl Window {
         }
     }
 
+    /// Our own loop was late by so much: that is not counted, and the peer has [`FLOOR`] from now on at least, in
+    /// which what lies unread is read. For thresholds so long that a busy host would excuse for ever.
+    pub(crate) fn pardon(&mut self, now: Instant, lag: Duration, threshold: Duration) {
+        self.forgive(now, lag);
+        let latest = now.checked_sub(threshold.saturating_sub(FLOOR)).unwrap_or(now);
+        self.opened = self.opened.map(|opened| opened.max(latest));
+    }
+
     /// Our own loop was late by so much, which is not counted: for judgements that take so long that a busy
     /// host would excuse them for ever.
     pub(crate) fn forgive(&mut self, now: Instant, lag: Duration) {
@@ -245,6 +253,22 @@ mod tests {
         let mut idle = Window::default();
         idle.excuse(t);
         assert_eq!(idle.age(t), None);
+    }
+
+    #[test]
+    fn a_host_that_is_late_again_and_again_still_notices_a_long_silence() {
+        let t = Instant::now();
+        let mut w = Window::default();
+        w.sample(t, true, false, 4 * THR);
+        // Each look comes 11 ms late, and one half a second.
+        for i in 1..=4 {
+            w.pardon(t + i * 21 * MS, 11 * MS, 4 * THR);
+            assert_eq!(w.age(t + i * 21 * MS), Some(i * 10 * MS));
+        }
+        w.pardon(t + 650 * MS, 500 * MS, 4 * THR);
+        assert_eq!(w.age(t + 650 * MS), Some(3 * THR), "what lies unread is read first");
+        assert_eq!(w.sample(t + 669 * MS, false, false, 4 * THR), Sign::Doubt);
+        assert_eq!(w.sample(t + 670 * MS, false, false, 4 * THR), Sign::Silent);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use http::Method;
 use super::mesh::{App, Host, Reply, get, plain, relayed, send};
 use crate::identity::authority::Authority;
 use crate::link::LinkHealth;
-use crate::link::tests::{Relay, healthy, name, settled, unanswered, until};
+use crate::link::tests::{Relay, healthy, name, unanswered, until};
 use hearth_proto::policy::ServicePolicy;
 
 /// Far above what it takes (a tenth of this), for busy machines.
@@ -32,7 +32,7 @@ async fn pair() -> Pair {
     a.route(&[("b", relay.address)], plain());
     // A first request establishes the links.
     assert_eq!(get(a.upstream, "/").await.status, 200);
-    settled(&a.agent, &b.agent).await;
+    healthy(&a.agent, &name("b"), LinkHealth::Up).await;
     Pair { authority, a, b, app, relay }
 }
 

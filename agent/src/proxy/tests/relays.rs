@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, watch};
 use super::mesh::{App, Host, Reply, get, plain, relayed, send};
 use crate::driver::PathReport;
 use crate::identity::authority::Authority;
-use crate::link::tests::{Relay, healthy, loopback, name, settled, until};
+use crate::link::tests::{Relay, healthy, loopback, name, until};
 use crate::link::{LinkEvent, LinkHealth};
 use crate::proxy::frame::{Cause, Frame, Frames, relay};
 
@@ -46,7 +46,7 @@ async fn three() -> Three {
     let (b, path) = relayed(&authority, "b", &app).await;
     a.route(&[("b", path.address)], plain());
     assert_eq!(get(a.upstream, "/").await.status, 200);
-    settled(&a.agent, &b.agent).await;
+    healthy(&a.agent, &name("b"), LinkHealth::Up).await;
     Three { authority, a, b, c, app, path }
 }
 
