@@ -173,33 +173,42 @@ fn a_run_that_goes_on_from_its_journal_comes_to_what_one_run_comes_to() {
 /// Seeds that once showed a fault in the core; what it was stands beside each.
 #[test]
 fn seeds_that_failed_once_hold() {
-    let random = scenario::named("random").expect("it is the default");
-    for (seed, was) in [
-        (0, "a host that had been cut off took all others for down, and was believed"),
-        (3, "the same, and every hot endpoint was out for a moment"),
-        (11, "on a long path every lost packet was a confirmed silence"),
-        (45, "tables never equal, since each silence renewed an advert"),
-        (77, "an isolated caller's old wakes called the whole bench up on its return"),
-        (94, "the same"),
-    ] {
-        let report = run::one(seed, 20, random);
-        assert!(report.violations.is_empty(), "{was}:\n{report}again: {}", report.command());
-    }
+    hold(
+        "random",
+        20,
+        &[
+            (0, "a host that had been cut off took all others for down, and was believed"),
+            (3, "the same, and every hot endpoint was out for a moment"),
+            (11, "on a long path every lost packet was a confirmed silence"),
+            (45, "tables never equal, since each silence renewed an advert"),
+            (77, "an isolated caller's old wakes called the whole bench up on its return"),
+            (94, "the same"),
+        ],
+    );
 }
 
 /// The same of benches.
 #[test]
 fn hotwarm_seeds_that_failed_once_hold() {
-    let hotwarm = scenario::named("hotwarm").expect("it is listed");
-    for (seed, was) in [
-        (1797, "one that served stood down for one that was on its way and never arrived"),
-        (1845, "the same"),
-        (3437, "the same"),
-        (3039, "a moment's silence met the word of a host that was back from being cut off"),
-        (3735, "the same"),
-        (2525, "what an activation waits in vain for was held against those that serve"),
-    ] {
-        let report = run::one(seed, 12, hotwarm);
+    hold(
+        "hotwarm",
+        12,
+        &[
+            (1797, "one that served stood down for one that was on its way and never arrived"),
+            (1845, "the same"),
+            (3437, "the same"),
+            (3039, "a moment's silence met the word of a host that was back from being cut off"),
+            (3735, "the same"),
+            (2525, "what an activation waits in vain for was held against those that serve"),
+        ],
+    );
+}
+
+/// No seed of the scenario violates an invariant.
+fn hold(scenario: &str, nodes: usize, seeds: &[(u64, &str)]) {
+    let scenario = scenario::named(scenario).expect("it is listed");
+    for (seed, was) in seeds {
+        let report = run::one(*seed, nodes, scenario);
         assert!(report.violations.is_empty(), "{was}:\n{report}again: {}", report.command());
     }
 }

@@ -309,9 +309,6 @@ fn sample(state: &mut State, now: Instant, lag: Duration, patience: f64, at_rest
         let rtt = state.mesh.as_ref().map_or(Duration::ZERO, |m| m.line.rtt());
         threshold = LANE_FLOOR.max(4 * rtt);
     }
-    if lag > LATE && !at_rest {
-        state.sense.window.excuse(now);
-    }
     for tracked in &mut state.connections {
         let (s, h, t) = tracked.moved();
         (sent, heard, threshold) = (sent | s, heard | h, threshold.max(t));
@@ -330,6 +327,8 @@ fn sample(state: &mut State, now: Instant, lag: Duration, patience: f64, at_rest
     let threshold = threshold.max(FLOOR).mul_f64(patience);
     if lag > LATE && at_rest {
         state.sense.window.pardon(now, lag, threshold);
+    } else if lag > LATE {
+        state.sense.window.excuse(now);
     }
     // Not before the peer would be called silent: until then nobody knows that it answers elsewhere.
     let dead = LANE_DEAD.max(threshold * DEAD_FACTOR);

@@ -1,9 +1,10 @@
 //! Connects with who is about to serve, so that the first requests sent there need not wait for handshakes.
 //!
-//! An endpoint that is called up, or will be if a doubt about another proves right, and one that was called from here before and is ready again, has its
-//! connections dialled at once. Until they stand it counts as costly and busy: somebody else answers meanwhile,
-//! if there is anybody, but where endpoints take turns. One that is reached through a relay is dialled
-//! when its own path is used again. Only for services that this host's applications call.
+//! An endpoint that is called up, or will be if a doubt about another proves right, and one that was called from
+//! here before and is ready again, has its connections dialled at once. Until they stand it counts as costly and
+//! busy: somebody else answers meanwhile, if there is anybody, but where endpoints take turns. One that is reached
+//! through a relay is dialled when its own path is used again. Only for services that this host's applications
+//! call.
 //!
 //! One task, woken by every change of the routes. If it is aborted, the first requests dial.
 
