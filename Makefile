@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint purity deny advisories unit sim sim-hotwarm sim-exclusive explore-exclusive soak sim-soak sim-failover sim-availability lab bench-speed bench-failover bench-sensing soak-healthy soak-posts allocations docs release clean conformance protocols oracle fuzz
+.PHONY: help setup build demo test lint purity deny advisories unit sim sim-hotwarm sim-exclusive explore-exclusive soak sim-soak sim-failover sim-availability sim-theory sim-lifeguard sim-bootstrap lab bench-speed bench-failover bench-sensing soak-healthy soak-posts allocations docs release clean conformance protocols oracle fuzz
 
 PROFILE ?= lab
 CARGO   := cargo
@@ -68,6 +68,15 @@ sim-failover: ## mixed faults over 100 nodes: from fault to last misdirected req
 
 sim-availability: ## hosts fail at random, ten thousand times: how often too few serve, beside what `hearth plan` says (SEEDS=0..120)
 	$(CARGO) run --profile $(PROFILE) -q -p hearth-tests --bin sim -- --scenario availability --seeds $(if $(filter 0..200,$(SEEDS)),0..120,$(SEEDS))
+
+sim-theory: ## plain SWIM beside the formulas: first suspicions and dissemination among 1,000 members, 50 seeds
+	$(CARGO) run --profile $(PROFILE) -q -p hearth-tests --bin sim -- --scenario theory --seeds 0..50 --nodes 1000
+
+sim-lifeguard: ## slow members as in Lifeguard's evaluation: false positives beside plain SWIM, the whole grid
+	$(CARGO) run --profile $(PROFILE) -q -p hearth-tests --bin sim -- --scenario lifeguard --seeds 0..1
+
+sim-bootstrap: ## all hosts start at once and know one seed: until each sees all, and what it costs the seed (NODES=2000)
+	$(CARGO) run --profile $(PROFILE) -q -p hearth-tests --bin sim -- --scenario bootstrap --seeds 0..1 --nodes $(if $(filter 20,$(NODES)),2000,$(NODES))
 
 sim-soak: ## simulator over many seeds (SEEDS=0..20000 for a night)
 	$(MAKE) sim SEEDS=$(if $(filter 0..200,$(SEEDS)),0..2000,$(SEEDS)) NODES=50

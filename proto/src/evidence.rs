@@ -344,8 +344,8 @@ impl Outcome {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct EndpointEvidence {
     failures: u32,
-    /// When the present row of failures began.
-    failing_since: Option<Time>,
+    /// When the present row of failures began, and when its last one was.
+    failing: Option<(Time, Time)>,
     ejections: u32,
     ejected_until: Option<Time>,
     /// How its answers compare with its siblings'.
@@ -358,13 +358,14 @@ impl EndpointEvidence {
     pub fn observe(&mut self, outcome: Outcome, now: Time, jitter: f64, may_eject: bool) -> bool {
         if let Outcome::Answered { .. } = outcome {
             self.failures = 0;
-            self.failing_since = None;
+            self.failing = None;
             self.ejections = 0;
             self.ejected_until = None;
             return false;
         }
         self.failures = self.failures.saturating_add(1);
-        let since = *self.failing_since.get_or_insert(now);
+        let since = self.failing.map_or(now, |(since, _)| since);
+        self.failing = Some((since, now));
         let stall = if self.failures < MANY { STALL_OF_FEW } else { STALL };
         let one_stall = outcome == Outcome::TimedOut && now.since(since) < stall;
         if self.failures < EJECT_AFTER || one_stall || !may_eject || self.is_ejected(now) {
@@ -388,6 +389,12 @@ impl EndpointEvidence {
             }
             _ => back,
         }
+    }
+
+    /// Whether a row of failures goes on that would eject, but for its length.
+    pub fn is_failing(&self, now: Time) -> bool {
+        let lately = |(_, last)| now.since(last) <= STALL_OF_FEW;
+        self.failures >= EJECT_AFTER && self.failing.is_some_and(lately)
     }
 
     /// Whether it is ejected at `now`.

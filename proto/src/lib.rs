@@ -10,7 +10,7 @@
 //! |---|---|
 //! | [`ids`], [`time`], [`policy`], [`settings`] | vocabulary: checked once, trusted afterwards |
 //! | [`advert`], [`document`], [`wire`] | what is said, under whose signature, in which bytes |
-//! | [`table`], [`member`] | what is known of the mesh: replicated records, SWIM membership |
+//! | [`table`], [`member`], [`digest`] | what is known of the mesh: replicated records, SWIM membership, where two differ |
 //! | [`evidence`], [`outlier`], [`failover`], [`route`] | what this agent thinks of endpoints, who must serve, who is picked |
 //! | [`exclusive`] | who alone may serve an exclusive service: leases, terms, promises |
 //! | [`balance`] | how requests are spread over those, and what an owner lets in at once |
@@ -31,6 +31,7 @@ pub mod api;
 pub mod balance;
 pub mod budget;
 pub mod damping;
+pub mod digest;
 pub mod document;
 pub mod drill;
 pub mod evidence;

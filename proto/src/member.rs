@@ -6,175 +6,47 @@
 //! from foca's list after each step, for those whom the step may have changed: foca notifies neither a
 //! suspicion nor its refutation. What says nothing new is kept from foca, which walks its list for each.
 //!
-//! Terms are those of SWIM (Das, Gupta, Motivala, DSN 2002).
+//! What foca lacks of Lifeguard is laid around it: how much an agent trusts itself (`awareness`), suspicions
+//! that everybody keeps and that accusers shorten (`suspicion`), and a word to the accused itself
+//! ([`Member::poll_warning`]).
+//!
+//! Terms are those of SWIM (Das, Gupta, Motivala, DSN 2002) and Lifeguard (Dadgar, Phillips, Currey, DSN-W 2018).
 
+mod awareness;
 mod codec;
+mod config;
 mod effects;
 mod known;
+mod record;
 mod rumour;
+mod suspicion;
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
-use std::num::{NonZeroU8, NonZeroUsize};
 use std::sync::mpsc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use foca::{Foca, Header, PeriodicParams, State};
+use foca::{Foca, Header, State};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use serde::{Deserialize, Serialize};
 
-use crate::evidence::Swim;
+use crate::digest::{LeafSet, Tree};
 use crate::ids::{Generation, NodeName};
 use crate::table;
 use crate::time::Time;
 use crate::wire;
 
+pub use config::{REMEMBER_DOWN, SwimConfig};
+pub use record::{MemberId, MemberRecord, MemberState};
 pub use rumour::Rumour;
 
 use codec::WireCodec;
+use config::{DEAF, LATE, MUCH};
 use effects::Effects;
-use rumour::Rumours;
-
-/// A member as SWIM knows it: unique by name, the higher generation wins.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MemberId {
-    /// The node.
-    pub name: NodeName,
-    /// The start of its agent.
-    pub generation: Generation,
-    /// Counts the times it had to refute its own death within that start.
-    pub rejoin: u32,
-    /// Where it said it is reached. Unsigned: good enough to dial, the certificate decides.
-    pub address: SocketAddr,
-    /// Reserved for later versions; zero.
-    pub extension: u8,
-}
-
-impl foca::Identity for MemberId {
-    type Addr = NodeName;
-
-    fn renew(&self) -> Option<Self> {
-        Some(Self { rejoin: self.rejoin.checked_add(1)?, ..self.clone() })
-    }
-
-    fn addr(&self) -> NodeName {
-        self.name.clone()
-    }
-
-    fn win_addr_conflict(&self, other: &Self) -> bool {
-        (self.generation, self.rejoin) > (other.generation, other.rejoin)
-    }
-}
-
-/// One member as carried by push-pull.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MemberRecord {
-    /// Who.
-    pub id: MemberId,
-    /// SWIM's incarnation.
-    pub incarnation: u16,
-    /// 0 alive, 1 suspect, 2 down.
-    pub state: u8,
-}
-
-impl MemberRecord {
-    fn of(member: &foca::Member<MemberId>) -> Self {
-        let state = match member.state() {
-            State::Alive => 0,
-            State::Suspect => 1,
-            State::Down => 2,
-        };
-        Self { id: member.id().clone(), incarnation: member.incarnation(), state }
-    }
-
-    fn state(&self) -> State {
-        match self.state {
-            0 => State::Alive,
-            1 => State::Suspect,
-            _ => State::Down,
-        }
-    }
-
-    fn summary(&self) -> MemberState {
-        let swim = match self.state() {
-            State::Alive => Swim::Alive,
-            State::Suspect => Swim::Suspect,
-            State::Down => Swim::Down,
-        };
-        MemberState { generation: self.id.generation, address: self.id.address, swim }
-    }
-
-    fn member(self) -> foca::Member<MemberId> {
-        let state = self.state();
-        foca::Member::new(self.id, self.incarnation, state)
-    }
-}
-
-/// How fast membership works. All agents of a mesh should agree.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub struct SwimConfig {
-    /// One random member is probed in every period (SWIM's T').
-    pub probe_period: Duration,
-    /// How long a direct probe may take before others are asked to try.
-    pub probe_rtt: Duration,
-    /// From suspicion to death in a mesh of ten or fewer; grows with log10 of the size.
-    pub suspicion: Duration,
-}
-
-impl Default for SwimConfig {
-    /// Faster than memberlist's LAN profile (1 s, 500 ms, 4 s): a verdict about a killed node spreads in
-    /// about 2 s among five. Traffic never waits for it.
-    fn default() -> Self {
-        Self {
-            probe_period: Duration::from_millis(500),
-            probe_rtt: Duration::from_millis(200),
-            suspicion: Duration::from_millis(1500),
-        }
-    }
-}
-
-/// Members gossiped to at once, and asked to probe in our stead (SWIM's k).
-const FANOUT: NonZeroUsize = NonZeroUsize::new(3).expect("3 is not 0");
-const ONE: NonZeroUsize = NonZeroUsize::new(1).expect("1 is not 0");
-const SWIM_PACKET: NonZeroUsize = NonZeroUsize::new(wire::MAX_SWIM).expect("1150 is not 0");
-/// Gossip rounds: memberlist's LAN value.
-const GOSSIP_PERIOD: Duration = Duration::from_millis(200);
-/// A timer so much later than due says that *we* did not run (stopped, swapped, starved): answers may lie
-/// unread. The time lost is then added to every timer, so that no peer is accused of our own absence.
-/// Half of the default probe time-out.
-const LATE: Duration = Duration::from_millis(100);
-/// How long the dead are remembered (memberlist and foca: 24 h): an old record must not revive them.
-pub const REMEMBER_DOWN: Duration = Duration::from_secs(24 * 3600);
-
-impl SwimConfig {
-    fn foca(&self, size: usize) -> foca::Config {
-        let n = size.max(3) as f64;
-        // 4·log10(n+1) transmissions, as memberlist; never fewer than foca's own value for ten members.
-        let sends = ((4.0 * (n + 1.0).log10()) as u8).max(4);
-        foca::Config {
-            probe_period: self.probe_period,
-            probe_rtt: self.probe_rtt,
-            num_indirect_probes: FANOUT,
-            max_transmissions: NonZeroU8::new(sends).unwrap_or(NonZeroU8::MAX),
-            suspect_to_down_after: self.suspicion.mul_f64(n.log10().max(1.0)),
-            remove_down_after: Some(REMEMBER_DOWN),
-            max_packet_size: SWIM_PACKET,
-            notify_down_members: true,
-            periodic_announce: Some(PeriodicParams {
-                frequency: Duration::from_secs(10),
-                num_members: ONE,
-            }),
-            periodic_announce_to_down_members: Some(PeriodicParams {
-                frequency: Duration::from_secs(3),
-                num_members: FANOUT,
-            }),
-            periodic_gossip: Some(PeriodicParams { frequency: GOSSIP_PERIOD, num_members: FANOUT }),
-        }
-    }
-}
+use rumour::{Item, Rumours};
+use suspicion::{Accusation, Suspicions, Terms};
 
 /// Why a SWIM packet was refused. Nothing changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -202,17 +74,6 @@ impl SwimRefused {
     }
 }
 
-/// What SWIM says of one node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MemberState {
-    /// The start of its agent.
-    pub generation: Generation,
-    /// Where it is reached.
-    pub address: SocketAddr,
-    /// Its state.
-    pub swim: Swim,
-}
-
 /// A member of a SWIM group: foca, its timers, its outbox.
 ///
 /// Call order: any `handle_*` or command, then [`poll_transmit`](Self::poll_transmit) until `None`, then
@@ -220,7 +81,16 @@ pub struct MemberState {
 pub struct Member {
     foca: Foca<MemberId, WireCodec, StdRng, Rumours>,
     effects: Effects,
-    rumours: mpsc::Receiver<Rumour>,
+    items: mpsc::Receiver<Item>,
+    rumours: Vec<Rumour>,
+    suspicions: Suspicions,
+    /// Suspects who are to be told so.
+    warnings: VecDeque<MemberRecord>,
+    /// Our own record as it lies in the sums.
+    summed: Option<MemberRecord>,
+    refuted: u64,
+    /// When anything of anybody arrived last.
+    heard: Time,
     config: SwimConfig,
     bucket: u32,
     left: bool,
@@ -229,7 +99,7 @@ pub struct Member {
 impl Member {
     /// A member that knows nobody yet.
     pub fn new(id: MemberId, config: SwimConfig, seed: u64) -> Self {
-        let (fresh, rumours) = mpsc::channel();
+        let (fresh, items) = mpsc::channel();
         let foca = Foca::with_custom_broadcast(
             id,
             config.foca(1),
@@ -237,7 +107,22 @@ impl Member {
             WireCodec,
             Rumours::new(fresh),
         );
-        Self { foca, effects: Effects::new(), rumours, config, bucket: 0, left: false }
+        let mut member = Self {
+            foca,
+            effects: Effects::new(config.lifeguard),
+            items,
+            rumours: Vec::new(),
+            suspicions: Suspicions::default(),
+            warnings: VecDeque::new(),
+            summed: None,
+            refuted: 0,
+            heard: Time(0),
+            config,
+            bucket: 0,
+            left: false,
+        };
+        member.sum_ourselves();
+        member
     }
 
     /// Our present identity.
@@ -250,9 +135,12 @@ impl Member {
     pub fn begin(&mut self, now: Time) -> Option<Duration> {
         self.effects.now = now;
         let late = self.effects.timers.peek().map(|due| now.since(due.at))?;
-        if late <= LATE {
+        if late <= LATE || !self.config.lifeguard {
             return None;
         }
+        self.effects.awareness.worse();
+        self.suspicions.postpone(late);
+        self.heard = self.heard + late;
         let timers = std::mem::take(&mut self.effects.timers).into_iter();
         self.effects.timers = timers.map(|due| due.postponed(late)).collect();
         Some(late)
@@ -272,6 +160,7 @@ impl Member {
         if header.src.name != *from {
             return Err(SwimRefused::OtherSender { from: from.clone(), claimed: header.src.name });
         }
+        self.heard(now);
         // foca takes in first that its sender lives, which ends a suspicion of it: that alone is news.
         let src = foca::Member::new(header.src, header.src_incarnation, State::Alive);
         self.effects.known.note(&src, &self.foca.identity().name);
@@ -303,6 +192,7 @@ impl Member {
                 return Cow::Borrowed(packet);
             };
             let (bytes, next) = rest.split_at(used);
+            self.note_accused(&update);
             if self.effects.known.note(&update, &self.foca.identity().name) {
                 news.extend_from_slice(bytes);
                 kept += 1;
@@ -325,11 +215,99 @@ impl Member {
             {
                 self.effects.known.touch(&id.name);
             }
+            let probes = matches!(due.timer, foca::Timer::ProbeRandomMember(_));
             // The only error is an unfinished probe cycle, which says that we are late: foca has
             // started the next cycle by then.
-            let _ = self.foca.handle_timer(due.timer, &mut self.effects);
+            let done = self.foca.handle_timer(due.timer, &mut self.effects);
+            if probes && self.config.lifeguard {
+                self.probed(done.is_ok());
+            }
+        }
+        self.end_suspicions(now);
+        self.refresh();
+    }
+
+    /// A probe is over, and the next one has begun.
+    fn probed(&mut self, whole: bool) {
+        let failed = self.effects.failed.take();
+        match &failed {
+            Some(_) => self.effects.awareness.worse(),
+            None if whole => self.effects.awareness.better(),
+            None => {}
+        }
+        // foca has made a suspect of whom it failed.
+        self.refresh();
+        if let Some(id) = failed {
+            self.accuse(self.effects.now, &id.name);
+        }
+        // Whom we ask now we tell what is said of it (Lifeguard's buddy system).
+        if let Some((to, _)) = self.effects.outbox.back() {
+            let record = self.effects.known.get(&to.name).filter(|record| record.is_suspect());
+            self.warnings.extend(record.cloned());
+        }
+    }
+
+    /// We got no answer from a suspect ourselves, which makes us one more accuser.
+    pub fn accuse(&mut self, now: Time, name: &NodeName) {
+        if !self.config.lifeguard || self.left {
+            return;
+        }
+        self.begin(now);
+        let me = self.foca.identity().name.clone();
+        if let Some(accusation) = self.suspicions.accuse(&me, name) {
+            self.warnings.extend(self.effects.known.get(name).cloned());
+            self.broadcast(&Item::Accused(accusation));
         }
         self.refresh();
+    }
+
+    /// Something of another's arrived. If it is the first in a long time, that time was nobody else's silence.
+    fn heard(&mut self, now: Time) {
+        if self.config.lifeguard && self.is_deaf(now) {
+            self.suspicions.postpone(now.since(self.heard));
+            self.effects.awareness.worse();
+        }
+        self.heard = now;
+    }
+
+    /// Nobody at all is heard, though there is more than one to be heard: it is we who are cut off.
+    fn is_deaf(&self, now: Time) -> bool {
+        now.since(self.heard) > self.config.probe_period * DEAF && self.foca.num_members() > 1
+    }
+
+    /// Declares those down of whom nothing was heard in all the time of their suspicion.
+    fn end_suspicions(&mut self, now: Time) {
+        let me = self.foca.identity().name.clone();
+        let deaf = self.is_deaf(now);
+        for (id, incarnation) in self.suspicions.due(now, deaf, self.config.probe_period) {
+            self.effects.known.touch(&id.name);
+            let ours = self.suspicions.is_accused_by(&me, &id.name);
+            let _ = match self.effects.token {
+                // Its accusers tell it, should it hear.
+                Some(token) if ours => self.foca.handle_timer(
+                    foca::Timer::ChangeSuspectToDown { member_id: id, incarnation, token },
+                    &mut self.effects,
+                ),
+                _ => {
+                    let down = foca::Member::new(id, incarnation, State::Down);
+                    self.foca.apply_many(std::iter::once(down), true, &mut self.effects)
+                }
+            };
+        }
+    }
+
+    /// Notes what an update says of ourselves: that we are suspect, which foca refutes, or down.
+    fn note_accused(&mut self, update: &foca::Member<MemberId>) {
+        if update.id() != self.foca.identity() || update.state() == State::Alive {
+            return;
+        }
+        self.effects.reads_incarnation = true;
+        if update.state() == State::Suspect && update.incarnation() >= self.effects.incarnation {
+            self.refuted += 1;
+            if self.config.lifeguard {
+                self.effects.awareness.worse();
+            }
+        }
     }
 
     /// Asks a node to let us in. Only its name must be right.
@@ -349,23 +327,46 @@ impl Member {
             return;
         }
         self.begin(now);
+        self.heard(now);
         // A peer may not fill our memory with members it made up.
-        let known = &mut self.effects.known;
+        let known = &self.effects.known;
         let room = table::MAX_NODES.saturating_sub(known.len());
         let (old, new): (Vec<_>, Vec<_>) =
             members.into_iter().partition(|m| known.get(&m.id.name).is_some());
-        let members = old.into_iter().chain(new.into_iter().take(room)).map(MemberRecord::member);
-        let me = &self.foca.identity().name;
-        let members: Vec<_> = members.filter(|member| known.note(member, me)).collect();
-        let _ = self.foca.apply_many(members.into_iter(), true, &mut self.effects);
+        // Of whom we have never heard it is no news that they are dead: forgotten by everybody at another
+        // time, they would be for ever.
+        let new = new.into_iter().filter(|m| !m.is_down()).take(room);
+        let members = old.into_iter().chain(new).map(MemberRecord::member);
+        self.apply(members.collect());
         self.refresh();
+    }
+
+    /// Gives foca what is news to it. Much at once is news to nobody else: it is not spread.
+    fn apply(&mut self, members: Vec<foca::Member<MemberId>>) {
+        for member in &members {
+            self.note_accused(member);
+        }
+        let me = &self.foca.identity().name;
+        let known = &mut self.effects.known;
+        let news: Vec<_> = members.into_iter().filter(|member| known.note(member, me)).collect();
+        let spread = news.len() <= MUCH;
+        let _ = self.foca.apply_many(news.into_iter(), spread, &mut self.effects);
     }
 
     /// Spreads a rumour of our own or one learnt over a stream.
     pub fn spread(&mut self, rumour: &Rumour) {
-        if let Ok(bytes) = wire::encode_body(rumour) {
+        self.broadcast(&Item::Said(rumour.clone()));
+    }
+
+    fn broadcast(&mut self, item: &Item) {
+        if let Ok(bytes) = item.encode() {
             let _ = self.foca.add_broadcast(&bytes);
         }
+    }
+
+    /// Somebody suspect to be told so, on a way of its own: then it refutes at once.
+    pub fn poll_warning(&mut self) -> Option<MemberRecord> {
+        self.warnings.pop_front()
     }
 
     /// Leaves in good order: says so, several times, since foca says it once and packets get lost.
@@ -385,12 +386,14 @@ impl Member {
 
     /// When [`handle_timeout`](Self::handle_timeout) must be called.
     pub fn poll_timeout(&self) -> Option<Time> {
-        self.effects.timers.peek().map(|due| due.at)
+        let timer = self.effects.timers.peek().map(|due| due.at);
+        timer.into_iter().chain(self.suspicions.poll_timeout()).min()
     }
 
     /// Rumours heard since the last call, also those given to [`spread`](Self::spread).
     pub fn take_rumours(&mut self) -> Vec<Rumour> {
-        self.rumours.try_iter().collect()
+        self.hear();
+        std::mem::take(&mut self.rumours)
     }
 
     /// Whether [`changes`](Self::changes) has something to say.
@@ -406,6 +409,11 @@ impl Member {
     /// What SWIM says of a node; `None` if it knows nothing.
     pub fn state(&self, name: &NodeName) -> Option<MemberState> {
         self.effects.known.get(name).map(MemberRecord::summary)
+    }
+
+    /// What is known of another, as it is passed on.
+    pub fn record(&self, name: &NodeName) -> Option<MemberRecord> {
+        self.effects.known.get(name).cloned()
     }
 
     /// What SWIM says of everybody but ourselves, by name.
@@ -427,15 +435,39 @@ impl Member {
         let (before, behind) = known.around(&self.id().name);
         records.extend(before.cloned());
         if !self.left {
-            records.push(MemberRecord { id: self.id().clone(), incarnation: 0, state: 0 });
+            records.push(self.ourselves());
         }
         records.extend(behind.cloned());
         records
     }
 
+    /// What of our view lies in some leaves of its [`tree`](Self::tree), also of the dead.
+    pub fn records_in(&self, leaves: &[u16]) -> Vec<MemberRecord> {
+        let asked = LeafSet::new(leaves);
+        self.records().into_iter().filter(|record| asked.holds(&record.id.name)).collect()
+    }
+
+    /// The hashes over everybody alive or suspect, with ourselves.
+    pub fn tree(&self) -> &Tree {
+        self.effects.known.tree()
+    }
+
+    fn ourselves(&self) -> MemberRecord {
+        MemberRecord {
+            id: self.foca.identity().clone(),
+            incarnation: self.effects.incarnation,
+            state: 0,
+        }
+    }
+
     /// Nobody is known to be alive: foca rests and must be woken by [`announce`](Self::announce).
     pub fn is_idle(&self) -> bool {
         self.effects.idle
+    }
+
+    /// Others that are alive or suspect.
+    pub fn active(&self) -> usize {
+        self.foca.num_members()
     }
 
     /// Timers that are armed.
@@ -453,10 +485,74 @@ impl Member {
         self.effects.rejoined
     }
 
+    /// Times we had to refute that we are suspect.
+    pub fn refutations(&self) -> u64 {
+        self.refuted
+    }
+
+    /// How slow we take ourselves to be: 0 in good health, 8 at most.
+    pub fn health_score(&self) -> u32 {
+        self.effects.awareness.score()
+    }
+
     /// What follows from whatever foca was given.
     fn refresh(&mut self) {
-        self.effects.known.refresh(self.foca.iter_membership_state());
+        self.read();
+        self.hear();
+        self.effects.failed = None;
+        self.effects.reads_incarnation = false;
+        self.sum_ourselves();
         self.resize();
+    }
+
+    /// Reads from foca's list what has changed there.
+    fn read(&mut self) {
+        let touched = self.effects.known.refresh(self.foca.iter_membership_state());
+        if self.config.lifeguard {
+            for name in touched {
+                let record = self.effects.known.get(&name);
+                self.suspicions.follow(self.effects.now, &name, record);
+            }
+        }
+    }
+
+    /// Takes in the rumours that came.
+    fn hear(&mut self) {
+        while let Ok(item) = self.items.try_recv() {
+            match item {
+                Item::Said(rumour) => self.rumours.push(rumour),
+                Item::Accused(accusation) => self.take_accusation(&accusation),
+            }
+        }
+    }
+
+    /// Whoever is accused is suspect.
+    fn take_accusation(&mut self, accusation: &Accusation) {
+        if !self.config.lifeguard {
+            return;
+        }
+        let Accusation { of, incarnation, .. } = accusation;
+        let known = self.effects.known.get(&of.name).is_some() || *of == *self.foca.identity();
+        if known {
+            self.apply(vec![foca::Member::new(of.clone(), *incarnation, State::Suspect)]);
+            self.read();
+        }
+        self.suspicions.confirm(accusation);
+    }
+
+    /// Keeps our own record in the sums.
+    fn sum_ourselves(&mut self) {
+        let is_ours = |record: &MemberRecord| {
+            record.id == *self.foca.identity() && record.incarnation == self.effects.incarnation
+        };
+        if self.summed.as_ref().map_or(self.left, |summed| !self.left && is_ours(summed)) {
+            return;
+        }
+        let ours = (!self.left).then(|| self.ourselves());
+        for record in [&ours, &self.summed].into_iter().flatten() {
+            self.effects.known.sum(record);
+        }
+        self.summed = ours;
     }
 
     /// foca's constants follow the size of the mesh, in steps of half a decade.
@@ -468,6 +564,7 @@ impl Member {
             let upper = 10f64.powf(f64::from(bucket) / 2.0) as usize;
             // Accepted: only sizes and delays change that foca allows to change.
             let _ = self.foca.set_config(self.config.foca(upper));
+            self.suspicions.set_terms(Terms::new(self.config.shortest_suspicion(upper), upper));
         }
     }
 }

@@ -29,6 +29,7 @@ mod peers;
 mod prospects;
 mod relays;
 mod services;
+mod sync;
 mod views;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -62,6 +63,7 @@ pub use absence::CATCH_UP;
 pub use checkpoint::Checkpoint;
 pub(crate) use checkpoint::Mark;
 pub use drills::DrillAsk;
+use gossip::Gossip;
 pub use io::{
     EndpointConfig, Event, HookFailed, LinkInput, NodeConfig, RelayInput, RelayWish, Sizes,
     Transmit,
@@ -163,9 +165,7 @@ pub struct Node {
     stale_members: bool,
     stale_advert: bool,
     published: Option<Time>,
-    digest_at: Time,
-    sync_at: Time,
-    lonely_at: Time,
+    gossip: Gossip,
     /// Before this nobody is to be forgotten.
     forget_at: Time,
     /// Before this what we know may be older than it looks.
@@ -187,6 +187,7 @@ impl Node {
         };
         let mut rng = StdRng::seed_from_u64(config.seed);
         let member = Membership::live(Member::new(id, config.swim, rng.random()));
+        let gossip_seed = rng.random();
         let snapshot = Arc::new(Snapshot::empty(config.name.clone()));
         let mut node = Self {
             member,
@@ -222,9 +223,7 @@ impl Node {
             stale_members: false,
             stale_advert: true,
             published: None,
-            digest_at: now,
-            sync_at: now,
-            lonely_at: now,
+            gossip: Gossip::new(gossip_seed, now),
             forget_at: now,
             caught_up: now,
             wanted: BTreeMap::new(),
@@ -291,16 +290,12 @@ impl Node {
             (Identity::Node(node), Message::Adverts(adverts)) => {
                 self.take_adverts(now, node, adverts);
             }
-            (Identity::Node(node), Message::Digest(d)) => self.take_digest(now, node, &d),
-            (Identity::Node(node), Message::Versions(v)) => self.take_versions(node, &v),
+            (Identity::Node(node), Message::Digest(d)) => self.take_digest(node, &d),
+            (Identity::Node(node), Message::Branches(b)) => self.take_branches(node, &b),
+            (Identity::Node(node), Message::Leaves(l)) => self.take_leaves(now, node, &l),
+            (Identity::Node(node), Message::Versions(v)) => self.take_versions(now, node, &v),
             (Identity::Node(node), Message::Want(nodes)) => self.send_wanted(node, &nodes),
-            (Identity::Node(node), Message::Members(m)) => {
-                self.member.merge(now, m.members);
-                self.stale_members = true;
-                if m.reply {
-                    self.send_members(node, false);
-                }
-            }
+            (Identity::Node(node), Message::Members(m)) => self.take_members_of(now, node, m),
             (Identity::Node(node), Message::Wake(wake)) => self.take_wake(now, node, wake),
             (Identity::Node(node), Message::Drill(words)) => self.take_drills(now, node, words),
             (Identity::Node(node), Message::Failback(f)) => self.take_failback(now, node, &f),
@@ -522,10 +517,10 @@ impl Node {
             self.own.values().filter_map(|o| o.life.deadline(&self.terms(&o.config.id.service)));
         let services = self.services.values().filter_map(|s| s.recheck);
         let publish = self.publish_due();
-        [Some(self.digest_at), Some(self.sync_at), self.member.poll_timeout(), publish]
+        let gossip = self.gossip.poll_timeout(self.member.is_idle() && !self.left);
+        [self.member.poll_timeout(), publish]
             .into_iter()
             .flatten()
-            .chain((self.member.is_idle() && !self.left).then_some(self.lonely_at))
             .chain(self.wanted.values().map(|w| w.at))
             .chain(self.forced.values().map(|f| f.until))
             .chain(self.drills_due())
@@ -534,7 +529,7 @@ impl Node {
             .chain(services)
             .chain(self.seats.poll_timeout())
             .min()
-            .unwrap_or(self.digest_at)
+            .map_or(gossip, |due| due.min(gossip))
     }
 
     /// The routes at this moment.
@@ -556,6 +551,7 @@ impl Node {
     pub fn sizes(&self) -> Sizes {
         Sizes {
             timers: self.member.timers(),
+            members: self.member.active(),
             nodes: self.nodes.len(),
             wanted: self.wanted.len(),
             forced: self.forced.len(),

@@ -3,8 +3,8 @@
 //! Merge laws (property-tested): commutative, associative, idempotent, monotone in version; a record
 //! is changed only by a newer one that its owner signed. A record that does not verify changes nothing.
 //!
-//! Two tables compare by hashes of [`BUCKETS`] buckets; only the versions of buckets that differ are
-//! exchanged, and only the records that are missing travel. Departed nodes are forgotten after
+//! Two tables compare by the hashes of a [`Tree`]; only the versions in leaves that differ are exchanged, and
+//! only the records that are missing travel. Departed nodes are forgotten after
 //! [`REMEMBER`], their version floor is kept as long again, so that no old record revives them.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,14 +14,12 @@ use std::time::Duration;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::advert::{Advert, AdvertRefused, Keyring, SignedAdvert};
+use crate::digest::{LeafSet, Tree};
 use crate::ids::{NodeName, ServiceName, Version};
 use crate::time::Time;
 
 /// Most nodes a table holds. Beyond, unknown ones are refused and counted.
 pub const MAX_NODES: usize = 20_000;
-/// Buckets of the digest: 512 bytes of hashes; at 2,000 nodes one changed record costs the versions of
-/// about 30.
-pub const BUCKETS: usize = 64;
 /// How long a departed or dead node's record is kept.
 pub const REMEMBER: Duration = Duration::from_secs(24 * 3600);
 
@@ -82,39 +80,13 @@ impl MergeRefused {
 }
 
 /// The replicated table.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Table {
     entries: BTreeMap<NodeName, Entry>,
     floors: BTreeMap<NodeName, (Version, Time)>,
-    hashes: [u64; BUCKETS],
+    tree: Tree,
     /// Who offers what: routes are made anew with every change, of a few nodes among thousands.
     offers: BTreeMap<ServiceName, BTreeSet<NodeName>>,
-}
-
-impl Default for Table {
-    fn default() -> Self {
-        Self {
-            entries: BTreeMap::new(),
-            floors: BTreeMap::new(),
-            hashes: [0; BUCKETS],
-            offers: BTreeMap::new(),
-        }
-    }
-}
-
-fn bucket(node: &NodeName) -> usize {
-    (xxh3_64(node.as_str().as_bytes()) % BUCKETS as u64) as usize
-}
-
-/// The buckets somebody named, as flags: a hostile list may be long, this is not.
-fn bucket_set(buckets: &[u16]) -> [bool; BUCKETS] {
-    let mut set = [false; BUCKETS];
-    for b in buckets {
-        if let Some(flag) = set.get_mut(usize::from(*b)) {
-            *flag = true;
-        }
-    }
-    set
 }
 
 fn record_hash(node: &NodeName, version: Version) -> u64 {
@@ -179,9 +151,8 @@ impl Table {
     /// Puts our own record in, unverified: we made it.
     pub fn insert(&mut self, signed: SignedAdvert, advert: Arc<Advert>, now: Time) {
         let node = signed.node.clone();
-        let b = bucket(&node);
         self.take_out(&node);
-        self.hashes[b] ^= record_hash(&node, signed.version);
+        self.tree.toggle(&node, record_hash(&node, signed.version));
         self.floors.remove(&node);
         for e in &advert.endpoints {
             self.offers.entry(e.service.clone()).or_default().insert(node.clone());
@@ -193,7 +164,7 @@ impl Table {
     fn take_out(&mut self, node: &NodeName) -> Option<Version> {
         let old = self.entries.remove(node)?;
         let version = old.signed.version;
-        self.hashes[bucket(node)] ^= record_hash(node, version);
+        self.tree.toggle(node, record_hash(node, version));
         for e in &old.advert.endpoints {
             if let Some(nodes) = self.offers.get_mut(&e.service) {
                 nodes.remove(node);
@@ -223,34 +194,26 @@ impl Table {
         self.floors = floors.into_iter().map(|(n, v, t)| (n, (v, t))).collect();
     }
 
-    /// One hash per bucket: equal hashes, equal buckets.
-    pub fn digest(&self) -> Vec<u64> {
-        self.hashes.to_vec()
+    /// The hashes of all records.
+    pub fn tree(&self) -> &Tree {
+        &self.tree
     }
 
-    /// The buckets in which `theirs` differs from ours. A digest of another shape differs everywhere.
-    pub fn differing(&self, theirs: &[u64]) -> Vec<u16> {
-        (0..BUCKETS)
-            .filter(|b| theirs.len() != BUCKETS || theirs[*b] != self.hashes[*b])
-            .map(|b| b as u16)
-            .collect()
-    }
-
-    /// The versions of all records in `buckets`.
-    pub fn versions_in(&self, buckets: &[u16]) -> Vec<(NodeName, Version)> {
-        let asked = bucket_set(buckets);
+    /// The versions of all records in `leaves`.
+    pub fn versions_in(&self, leaves: &[u16]) -> Vec<(NodeName, Version)> {
+        let asked = LeafSet::new(leaves);
         self.entries
             .iter()
-            .filter(|(node, _)| asked[bucket(node)])
+            .filter(|(node, _)| asked.holds(node))
             .map(|(node, e)| (node.clone(), e.signed.version))
             .collect()
     }
 
-    /// Compares versions of others with ours, within `buckets`: what they should send us, and what we
+    /// Compares versions of others with ours, within `leaves`: what they should send us, and what we
     /// should send them.
     pub fn compare(
         &self,
-        buckets: &[u16],
+        leaves: &[u16],
         theirs: &[(NodeName, Version)],
     ) -> (Vec<NodeName>, Vec<SignedAdvert>) {
         let newer = |(node, version): &&(NodeName, Version)| {
@@ -258,11 +221,11 @@ impl Table {
         };
         let want = theirs.iter().filter(newer).map(|(node, _)| node.clone()).collect();
         let theirs: BTreeMap<&NodeName, Version> = theirs.iter().map(|(n, v)| (n, *v)).collect();
-        let asked = bucket_set(buckets);
+        let asked = LeafSet::new(leaves);
         let owed = self
             .entries
             .iter()
-            .filter(|(node, _)| asked[bucket(node)])
+            .filter(|(node, _)| asked.holds(node))
             .filter(|(node, e)| theirs.get(node).is_none_or(|v| *v < e.signed.version))
             .map(|(_, e)| e.signed.clone())
             .collect();

@@ -393,8 +393,10 @@ pub struct Census {
     pub drills: usize,
     /// Suspicions that this node raised: its probes that failed.
     pub suspicions: u64,
-    /// Times this node refuted its own death.
+    /// Times this node refuted its own death, or that it is suspect.
     pub refutations: u64,
+    /// How slow this node takes itself to be: 0 in good health, 8 at most.
+    pub health_score: u32,
 }
 
 /// Body of `POST /v1/drain`

@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::advert::SignedAdvert;
+use crate::digest::{BranchLeaves, Replica};
 use crate::document::{DocumentKind, SignedDocument};
 use crate::drill::Said;
 use crate::exclusive::message::Body;
@@ -124,13 +125,17 @@ pub enum Message {
     Hello(Hello),
     /// Records, owed or pushed.
     Adverts(Vec<SignedAdvert>),
-    /// What we hold, in hashes.
+    /// What we hold, in a hash each.
     Digest(Digest),
-    /// The versions we hold in the buckets that differ.
+    /// Your hash differs from ours: this is what ours is made of.
+    Branches(Branches),
+    /// What those branches of ours are made of that differ from yours.
+    Leaves(Leaves),
+    /// The versions we hold in the leaves that differ.
     Versions(Versions),
     /// Send us these.
     Want(Vec<NodeName>),
-    /// Our whole view of the membership; answered in kind when `reply` is set.
+    /// A part of our view of the membership; answered with what differs when `reply` is set.
     Members(Members),
     /// Serve: a caller has nobody left.
     Wake(Wake),
@@ -190,30 +195,52 @@ pub struct Hello {
     pub protocol: (u8, u8),
 }
 
-/// A table in hashes: equal hashes mean equal buckets.
+/// What an agent holds, in hashes: equal hashes mean that two hold the same.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Digest {
-    /// One hash per bucket.
-    pub buckets: Vec<u64>,
+    /// Of the table.
+    pub table: u64,
+    /// Of the membership.
+    pub members: u64,
     /// Versions of the documents held.
     pub documents: Vec<(DocumentKind, u64)>,
 }
 
-/// The versions held in some buckets.
+/// What the hash of a set is made of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Branches {
+    /// Which set.
+    pub of: Replica,
+    /// One hash per branch.
+    pub branches: Vec<u64>,
+}
+
+/// What some branches of a set are made of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leaves {
+    /// Which set.
+    pub of: Replica,
+    /// By branch, one hash per leaf, or none where nothing lies in it.
+    pub leaves: BranchLeaves,
+}
+
+/// The versions held in some leaves.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Versions {
-    /// Which buckets.
-    pub buckets: Vec<u16>,
+    /// Which leaves.
+    pub leaves: Vec<u16>,
     /// Every node in them.
     pub entries: Vec<(NodeName, Version)>,
 }
 
-/// A view of the membership.
+/// A part of a view of the membership.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Members {
-    /// Whether the receiver shall answer with its own.
+    /// Whether the receiver shall answer with what it holds in these leaves.
     pub reply: bool,
-    /// Everybody known, also those down.
+    /// Which leaves this is all of; none if it is a few members of any.
+    pub leaves: Vec<u16>,
+    /// Everybody known in them, also those down.
     pub members: Vec<MemberRecord>,
 }
 
@@ -270,6 +297,8 @@ impl Message {
             Self::Hint(_) => 8,
             Self::Documents(_) => 9,
             Self::DocumentsAck(_) => 10,
+            Self::Branches(_) => 11,
+            Self::Leaves(_) => 12,
             Self::Failback(_) => 16,
             Self::Ask(_) => 20,
             Self::Answer(_) => 21,
@@ -291,6 +320,8 @@ impl Message {
             Self::Hello(_) => "hello",
             Self::Adverts(_) => "adverts",
             Self::Digest(_) => "digest",
+            Self::Branches(_) => "branches",
+            Self::Leaves(_) => "leaves",
             Self::Versions(_) => "versions",
             Self::Want(_) => "want",
             Self::Members(_) => "members",
@@ -314,6 +345,8 @@ impl Message {
             Self::Hello(m) => encode_into(m, &mut bytes),
             Self::Adverts(m) => encode_into(m, &mut bytes),
             Self::Digest(m) => encode_into(m, &mut bytes),
+            Self::Branches(m) => encode_into(m, &mut bytes),
+            Self::Leaves(m) => encode_into(m, &mut bytes),
             Self::Versions(m) => encode_into(m, &mut bytes),
             Self::Want(m) => encode_into(m, &mut bytes),
             Self::Members(m) => encode_into(m, &mut bytes),
@@ -356,6 +389,8 @@ impl Message {
             8 => Self::Hint(decode_body(body)?),
             9 => Self::Documents(decode_body(body)?),
             10 => Self::DocumentsAck(decode_body(body)?),
+            11 => Self::Branches(decode_body(body)?),
+            12 => Self::Leaves(decode_body(body)?),
             16 => Self::Failback(decode_body(body)?),
             20 => Self::Ask(decode_body(body)?),
             21 => Self::Answer(decode_body(body)?),

@@ -128,7 +128,10 @@ fn ghost(mesh: &Mesh) -> Result<(), Disturbed> {
         extension: 0,
     };
     let members = vec![MemberRecord { id: ghost, incarnation: 0, state: 0 }];
-    mallory.send(("caller", &mesh.caller), &Message::Members(Members { reply: false, members }));
+    mallory.send(
+        ("caller", &mesh.caller),
+        &Message::Members(Members { reply: false, leaves: Vec::new(), members }),
+    );
 
     // The hearsay makes ghost a suspect at most: nobody can link to it, so it goes down by itself.
     wait_for("ghost to be dialled, refused and held for down", SOON, || {

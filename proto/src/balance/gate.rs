@@ -167,10 +167,8 @@ impl<T> Gate<T> {
         if let Rule::Adaptive(limit) = &mut self.rule {
             match how {
                 Ended::Answered => limit.answered(now, began, self.under_way),
-                Ended::GivenUp if limit.is_slow(now.since(began)) => {
-                    limit.answered(now, began, self.under_way);
-                }
-                Ended::GivenUp | Ended::Failed => {}
+                Ended::GivenUp => limit.given_up(now, began, self.under_way),
+                Ended::Failed => {}
             }
         }
         self.passed(now, &mut tell);

@@ -13,6 +13,10 @@
 //! its answers' distribution, and few enough that none waits in it for long. It is let go when nothing had
 //! to wait for a while.
 //!
+//! An endpoint may be overwhelmed before anything is known of it, as after a start: then most requests are given
+//! up by their callers, and what it works on is for nobody. Whether it answers at all when little is let in is
+//! the same experiment.
+//!
 //! A pure state machine: it is told of answers and says how many may be under way; [`super::gate`] holds the
 //! others back. What it cannot see: an application of which only a part is overloaded that most requests do
 //! not touch. There a fixed `max_requests` is the tool.
@@ -105,6 +109,14 @@ impl Answers {
         self.sum += us;
     }
 
+    fn merge(&mut self, other: &Self) {
+        for (here, there) in self.buckets.iter_mut().zip(other.buckets) {
+            *here += there;
+        }
+        self.n += other.n;
+        self.sum += other.sum;
+    }
+
     fn usual(&self) -> Usual {
         let quarter = self.n.div_ceil(4);
         let mut seen = 0;
@@ -187,6 +199,8 @@ pub struct Limit {
     state: State,
     since: Time,
     window: Box<Answers>,
+    /// Given up in this window.
+    lost: Box<Answers>,
     /// The last window's.
     seen: Option<Usual>,
     smooth: Option<Usual>,
@@ -202,6 +216,7 @@ impl Limit {
             state: State::Open { slow: 0 },
             since: now,
             window: Box::default(),
+            lost: Box::default(),
             seen: None,
             smooth: None,
             usual: Lately::new(USUAL, now),
@@ -227,8 +242,7 @@ impl Limit {
         }
     }
 
-    /// A request that was let in at `began` was answered, or given up after it waited long; `under_way` are
-    /// left.
+    /// A request that was let in at `began` was answered; `under_way` are left.
     pub fn answered(&mut self, now: Time, began: Time, under_way: usize) {
         let latency = now.since(began);
         self.window.count(latency);
@@ -237,21 +251,30 @@ impl Limit {
         {
             answers.count(latency);
         }
+        self.look(now, under_way);
+    }
+
+    /// A request that was let in at `began` was given up. It counts as one that takes as long, for it would have
+    /// taken longer, if that is slow.
+    pub fn given_up(&mut self, now: Time, began: Time, under_way: usize) {
+        let usual = self.usual.value(Usual::least);
+        let waited = now.since(began);
+        if waited.as_micros() as f64 > usual.map_or(MINDED_US, Usual::slow) {
+            self.lost.count(waited);
+            self.look(now, under_way);
+        }
+    }
+
+    /// Judges the window if it is full.
+    fn look(&mut self, now: Time, under_way: usize) {
         let length = now.since(self.since);
-        let n = self.window.n;
+        let n = self.window.n + self.lost.n;
         if n >= ENOUGH && length >= WINDOW || n >= FEW && length >= LONG {
             self.judge(now, length, under_way);
         } else if length >= STALE {
             self.restart(now);
         }
         self.passed(now, under_way);
-    }
-
-    /// Whether `latency` is slow: a request that was given up after it counts as an answer that took as long,
-    /// for it would have taken longer.
-    pub fn is_slow(&self, latency: Duration) -> bool {
-        let slow = self.usual.value(Usual::least).map_or(f64::INFINITY, Usual::slow);
-        latency.as_micros() as f64 > slow
     }
 
     /// As many as are answered in `time`: more need not wait that long for their turn.
@@ -292,31 +315,45 @@ impl Limit {
 
     fn restart(&mut self, now: Time) {
         *self.window = Answers::default();
+        *self.lost = Answers::default();
         self.since = now;
     }
 
     /// Looks at a window that is full.
     fn judge(&mut self, now: Time, length: Duration, under_way: usize) {
-        let seen = self.window.usual();
-        let rate = f64::from(self.window.n) / length.as_micros().max(1) as f64;
+        let (answered, lost) = (self.window.n, self.lost.n);
+        let (seen, waited) = (self.window.usual(), self.lost.usual());
+        self.window.merge(&self.lost);
+        let all = self.window.usual();
         self.restart(now);
-        self.seen = Some(seen);
-        if !matches!(self.state, State::Experiment { .. }) {
+        self.seen = Some(all);
+        if answered > 0 && !matches!(self.state, State::Experiment { .. }) {
+            let rate = f64::from(answered) / length.as_micros().max(1) as f64;
             self.best.note(now, rate, f64::max);
         }
-        let State::Open { slow } = &mut self.state else { return };
         let usual = self.usual.value(Usual::least);
-        if usual.is_some_and(|u| seen.quarter > u.slow()) && under_way > IDLE {
+        if usual.is_none() && answered > 0 && matches!(self.state, State::Held { .. }) {
+            // No more are let in than it works on at once: that is how long it takes.
+            self.usual.set(now, seen);
+        }
+        let State::Open { slow } = &mut self.state else { return };
+        let drowns = usual.map_or(lost > answered, |usual| all.quarter > usual.slow());
+        if drowns && under_way > IDLE {
             *slow += 1;
             if *slow >= SLOW {
-                self.experiment(now);
+                match usual {
+                    Some(_) => self.experiment(now),
+                    None => self.begin(now, LEAST, waited.quarter),
+                }
             }
             return;
         }
         *slow = 0;
-        let smooth = self.smooth.map_or(seen, |s| s.mixed(seen, SMOOTH));
-        self.smooth = Some(smooth);
-        self.usual.note(now, smooth, Usual::least);
+        if answered > lost {
+            let smooth = self.smooth.map_or(seen, |s| s.mixed(seen, SMOOTH));
+            self.smooth = Some(smooth);
+            self.usual.note(now, smooth, Usual::least);
+        }
     }
 
     fn best(&self) -> f64 {
@@ -332,16 +369,21 @@ impl Limit {
     fn experiment(&mut self, now: Time) {
         let Some(usual) = self.usual.value(Usual::least) else { return };
         let limit = ((self.best() * usual.mean / 2.0) as usize).max(1);
+        self.begin(now, limit, self.recent_quarter(usual));
+    }
+
+    /// Begins an experiment in which `limit` are let in, where the fastest quarter took `slow` so far.
+    fn begin(&mut self, now: Time, limit: usize, slow: f64) {
         // Those under way have to be answered first, then those that tell.
         let rounds = 1 + limit.clamp(TOLD.0, TOLD.1).div_ceil(limit);
-        let latency = self.seen.map_or(usual.slow(), |seen| seen.mean);
+        let latency = self.seen.map_or(slow, |seen| seen.mean);
         let patience = latency * rounds as f64 * EXPERIMENT_TIMES;
         let patience = Duration::from_micros(patience as u64).max(EXPERIMENT);
         self.state = State::Experiment {
             limit,
             began: now,
             until: now + patience,
-            slow: self.recent_quarter(usual),
+            slow,
             drained: None,
             answers: Box::default(),
         };
@@ -359,15 +401,16 @@ impl Limit {
     /// An experiment is over: were answers faster?
     fn conclude(&mut self, now: Time) {
         let State::Experiment { began, slow, answers, .. } = &self.state else { return };
-        let Some(usual) = self.usual.value(Usual::least) else { return };
+        let usual = self.usual.value(Usual::least);
         // Where there is no answer at all, it hangs.
         let (took, told) = (now.since(*began), answers.n > 0);
         let seen = answers.usual();
-        let faster = !told || seen.quarter < (usual.quarter + slow) / 2.0;
+        let quarter = usual.map_or(0.0, |usual| usual.quarter);
+        let faster = !told || seen.quarter < (quarter + slow) / 2.0;
         self.restart(now);
         if faster {
             if told {
-                self.usual.set(now, usual.mixed(seen, SMOOTH));
+                self.usual.set(now, usual.map_or(seen, |usual| usual.mixed(seen, SMOOTH)));
             }
             let again = now + AGAIN.max(took * AGAIN_TIMES);
             self.state = State::Held { calm: now, again };

@@ -153,6 +153,8 @@ impl Input {
                 Identity::Node(node),
                 Message::Hello(_)
                 | Message::Digest(_)
+                | Message::Branches(_)
+                | Message::Leaves(_)
                 | Message::Versions(_)
                 | Message::Want(_)
                 | Message::Members(_)

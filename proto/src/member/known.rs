@@ -10,6 +10,7 @@ use std::ops::Bound;
 
 use foca::{Identity, Member, State};
 
+use crate::digest::Tree;
 use crate::ids::NodeName;
 
 use super::{MemberId, MemberRecord};
@@ -18,6 +19,8 @@ use super::{MemberId, MemberRecord};
 #[derive(Default)]
 pub(super) struct Known {
     members: BTreeMap<NodeName, MemberRecord>,
+    /// Over those who are not down. The dead are forgotten at different times by everybody.
+    tree: Tree,
     touched: BTreeSet<NodeName>,
     changed: BTreeSet<NodeName>,
 }
@@ -84,11 +87,16 @@ impl Known {
     }
 
     /// Reads whoever was touched anew from foca's list.
-    pub(super) fn refresh<'a>(&mut self, list: impl Iterator<Item = &'a Member<MemberId>>) {
-        if self.touched.is_empty() {
-            return;
+    /// Returns who that was.
+    pub(super) fn refresh<'a>(
+        &mut self,
+        list: impl Iterator<Item = &'a Member<MemberId>>,
+    ) -> BTreeSet<NodeName> {
+        let all = std::mem::take(&mut self.touched);
+        if all.is_empty() {
+            return all;
         }
-        let mut touched = std::mem::take(&mut self.touched);
+        let mut touched = all.clone();
         for member in list {
             if touched.is_empty() {
                 break;
@@ -99,16 +107,33 @@ impl Known {
             }
             let record = MemberRecord::of(member);
             if self.members.get(name) != Some(&record) {
-                self.members.insert(name.clone(), record);
+                self.sum(&record);
+                if let Some(old) = self.members.insert(name.clone(), record) {
+                    self.sum(&old);
+                }
                 self.changed.insert(name.clone());
             }
         }
         // Whoever is left over is in the list no longer: foca has forgotten its death.
         for name in touched {
-            if self.members.remove(&name).is_some() {
+            if let Some(old) = self.members.remove(&name) {
+                self.sum(&old);
                 self.changed.insert(name);
             }
         }
+        all
+    }
+
+    /// Adds a record to the sums, or takes it out.
+    pub(super) fn sum(&mut self, record: &MemberRecord) {
+        if !record.is_down() {
+            self.tree.toggle(&record.id.name, record.hash());
+        }
+    }
+
+    /// The hashes of all that are not down, with whatever else was added.
+    pub(super) fn tree(&self) -> &Tree {
+        &self.tree
     }
 
     /// Whether any entry changed since the last call of [`take_changed`](Self::take_changed).

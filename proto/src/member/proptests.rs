@@ -1,6 +1,7 @@
 //! A member that keeps old news from foca, beside one that gives foca everything.
 
 use super::*;
+use crate::evidence::Swim;
 use foca::Message;
 use proptest::prelude::*;
 
@@ -92,8 +93,9 @@ fn give_all(twin: &mut Member, now: Time, step: &Step, bytes: &[u8]) {
             twin.begin(now);
             let held =
                 |name: &NodeName| twin.foca.iter_membership_state().any(|m| m.id().name == *name);
-            let (old, new): (Vec<_>, Vec<_>) =
+            let (old, mut new): (Vec<_>, Vec<_>) =
                 records.iter().cloned().partition(|m| held(&m.id.name));
+            new.retain(|m| !m.is_down());
             let all: Vec<_> = old.into_iter().chain(new).map(MemberRecord::member).collect();
             let _ = twin.foca.apply_many(all.into_iter(), true, &mut twin.effects);
             twin.resize();
@@ -111,8 +113,9 @@ proptest! {
         steps in prop::collection::vec(any_step(), 1..40),
     ) {
         let me = id(0, 1, 0, 7940);
-        let mut member = Member::new(me.clone(), SwimConfig::default(), 7);
-        let mut twin = Member::new(me, SwimConfig::default(), 7);
+        let plain = SwimConfig { lifeguard: false, ..SwimConfig::default() };
+        let mut member = Member::new(me.clone(), plain, 7);
+        let mut twin = Member::new(me, plain, 7);
         let mut now = Time(1_000_000);
         let mut told = std::collections::BTreeMap::new();
         for step in &steps {

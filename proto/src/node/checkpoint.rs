@@ -32,6 +32,7 @@ use crate::time::{Clock, Time, Wall};
 use crate::wire::{self, WireError};
 
 use super::exclusive::Seats;
+use super::gossip::Gossip;
 use super::membership::{Hearsay, Membership};
 use super::pace::Pace;
 use super::relays::Relays;
@@ -74,9 +75,6 @@ pub struct Checkpoint {
     stale_members: bool,
     stale_advert: bool,
     published: Option<Time>,
-    digest_at: Time,
-    sync_at: Time,
-    lonely_at: Time,
     wanted: BTreeMap<NodeName, Wanted>,
     activations: BTreeMap<EndpointId, Activations>,
     pace: Pace,
@@ -170,9 +168,7 @@ impl Node {
             stale_members,
             stale_advert,
             published,
-            digest_at,
-            sync_at,
-            lonely_at,
+            gossip: _,
             wanted,
             activations,
             pace,
@@ -217,9 +213,6 @@ impl Node {
             stale_members: *stale_members,
             stale_advert: *stale_advert,
             published: *published,
-            digest_at: *digest_at,
-            sync_at: *sync_at,
-            lonely_at: *lonely_at,
             wanted: wanted.clone(),
             activations: activations.clone(),
             pace: pace.clone(),
@@ -290,9 +283,7 @@ impl Node {
             stale_members: c.stale_members,
             stale_advert: c.stale_advert,
             published: c.published,
-            digest_at: c.digest_at,
-            sync_at: c.sync_at,
-            lonely_at: c.lonely_at,
+            gossip: Gossip::new(c.seed, c.at),
             wanted: c.wanted,
             activations: c.activations,
             pace: c.pace,

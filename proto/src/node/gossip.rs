@@ -1,10 +1,10 @@
-//! How a node's table becomes equal to the others': eager push of what is new, rumours and pulls for
-//! what a push missed, digests for what both missed; and push-pull for the membership itself.
+//! How news reaches a node: eager push of what is new, rumours and pulls for what a push missed, digests
+//! (`sync`) for what both missed; whom it looks for when it is alone, and when it forgets.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
-use rand::RngExt;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 
 use crate::advert::SignedAdvert;
 use crate::evidence::{LinkState, NodeEvidence, Swim};
@@ -12,9 +12,10 @@ use crate::ids::{Identity, NodeName};
 use crate::member::Rumour;
 use crate::table::{Merged, REMEMBER};
 use crate::time::Time;
-use crate::wire::{Digest, Hint, Members, Message, Versions};
+use crate::wire::{Hint, Message};
 
-use super::{Event, Node, Transmit, Wanted};
+use super::sync::Feed;
+use super::{Event, Node, Wanted};
 
 /// Peers to which a record is pushed that is new to us. Infect and forward with fanout 4 reaches 98 % of
 /// the mesh in a few hops (knowledge: 1 − e^(−f·x)); rumours and digests reach the rest.
@@ -23,9 +24,11 @@ pub(super) const PUSH_FANOUT: usize = 4;
 pub(super) const PULL_DELAY: Duration = Duration::from_millis(100);
 /// A digest goes to one random member in every such period, ± 25 %.
 const DIGEST_PERIOD: Duration = Duration::from_secs(2);
-/// The whole membership goes to one random member in every such period, ± 25 %: rumours alone left
-/// stragglers for minutes when 200 nodes started at once.
-const SYNC_PERIOD: Duration = Duration::from_secs(5);
+/// While much is missing it goes out again after this, ± 25 %: a mesh that starts at once has then seen itself
+/// after a few seconds, where rumours alone left stragglers for minutes.
+const HURRY: Duration = Duration::from_millis(250);
+/// Somebody who is known by record only is asked whether it lives in every such period, ± 25 %.
+const SEEK_PERIOD: Duration = Duration::from_secs(5);
 /// While nobody is known to be alive the seeds are dialled this often, ± 25 %.
 const LONELY_PERIOD: Duration = Duration::from_secs(1);
 /// A record that was asked for and did not come is asked for again.
@@ -33,33 +36,56 @@ const WANT_AGAIN: Duration = Duration::from_secs(1);
 /// How often a record that a rumour announced is asked for: whoever made the rumour up must not keep us
 /// asking for ever, and digests find what exists.
 const WANT_TRIES: u8 = 5;
-/// Records in one message; 64 of the largest fill a quarter of it.
-const BATCH: usize = 64;
 
-impl Node {
+/// When gossip is due, and its own chance: whom it is sent to decides nothing, so that a recording need not
+/// hold it.
+pub(super) struct Gossip {
+    pub(super) rng: StdRng,
+    pub(super) feed: Feed,
+    digest_at: Time,
+    seek_at: Time,
+    lonely_at: Time,
+}
+
+impl Gossip {
+    pub(super) fn new(seed: u64, now: Time) -> Self {
+        let rng = StdRng::seed_from_u64(seed);
+        Self { rng, feed: Feed::default(), digest_at: now, seek_at: now, lonely_at: now }
+    }
+
     fn jittered(&mut self, period: Duration) -> Duration {
         period.mul_f64(0.75 + 0.5 * self.rng.random::<f64>())
     }
 
+    /// Much was missing: the next digest need not wait its turn.
+    pub(super) fn hurry(&mut self, now: Time) {
+        let soon = now + self.jittered(HURRY);
+        self.digest_at = self.digest_at.min(soon);
+    }
+
+    /// When something is due; alone, somebody is looked for.
+    pub(super) fn poll_timeout(&self, is_alone: bool) -> Time {
+        let due = self.digest_at.min(self.seek_at);
+        if is_alone { due.min(self.lonely_at) } else { due }
+    }
+}
+
+impl Node {
     pub(super) fn tick_gossip(&mut self, now: Time) {
-        if now >= self.digest_at {
-            self.digest_at = now + self.jittered(DIGEST_PERIOD);
+        if now >= self.gossip.digest_at {
+            self.gossip.digest_at = now + self.gossip.jittered(DIGEST_PERIOD);
             let me = self.config.name.clone();
             for peer in self.some_alive(1, &me) {
                 let digest = self.digest();
                 self.send(&peer, Message::Digest(digest));
             }
         }
-        if now >= self.sync_at {
-            self.sync_at = now + self.jittered(SYNC_PERIOD);
+        if now >= self.gossip.seek_at {
+            self.gossip.seek_at = now + self.gossip.jittered(SEEK_PERIOD);
             self.seek_unheard(now);
-            let me = self.config.name.clone();
-            for peer in self.some_alive(1, &me) {
-                self.send_members(&peer, true);
-            }
         }
-        if self.member.is_idle() && now >= self.lonely_at && !self.left {
-            self.lonely_at = now + self.jittered(LONELY_PERIOD);
+        if self.member.is_idle() && now >= self.gossip.lonely_at && !self.left {
+            self.gossip.lonely_at = now + self.gossip.jittered(LONELY_PERIOD);
             self.events.push_back(Event::Lonely);
             // Whoever was known once may have an address that is still right.
             let known: Vec<_> = self
@@ -69,7 +95,7 @@ impl Node {
                 .map(|(name, e)| (name.clone(), e.advert.address))
                 .collect();
             for _ in 0..known.len().min(PUSH_FANOUT) {
-                let (name, address) = known[self.rng.random_range(0..known.len())].clone();
+                let (name, address) = known[self.gossip.rng.random_range(0..known.len())].clone();
                 self.member.announce(now, name, address);
             }
         }
@@ -116,7 +142,7 @@ impl Node {
             .map(|(name, e)| (name.clone(), e.advert.address))
             .collect();
         if !unheard.is_empty() && !self.left {
-            let (name, address) = unheard[self.rng.random_range(0..unheard.len())].clone();
+            let (name, address) = unheard[self.gossip.rng.random_range(0..unheard.len())].clone();
             self.member.announce(now, name, address);
         }
     }
@@ -142,66 +168,6 @@ impl Node {
                     self.wanted.remove(&node);
                 }
             }
-        }
-    }
-
-    pub(super) fn digest(&self) -> Digest {
-        let documents = self.documents.iter().map(|(kind, (s, _))| (*kind, s.version)).collect();
-        Digest { buckets: self.table.digest(), documents }
-    }
-
-    pub(super) fn send_digest_to(&mut self, peer: &NodeName, address: std::net::SocketAddr) {
-        let message = Message::Digest(self.digest());
-        self.outbox.push_back(Transmit::Message { to: peer.clone(), address, message });
-    }
-
-    pub(super) fn send_members(&mut self, peer: &NodeName, reply: bool) {
-        if let Some(address) = self.address(peer) {
-            self.send_members_to(peer, address, reply);
-        }
-    }
-
-    pub(super) fn send_members_to(
-        &mut self,
-        peer: &NodeName,
-        address: std::net::SocketAddr,
-        reply: bool,
-    ) {
-        let message = Message::Members(Members { reply, members: self.member.records() });
-        self.outbox.push_back(Transmit::Message { to: peer.clone(), address, message });
-    }
-
-    /// Somebody's digest: answer with what we hold where it differs.
-    pub(super) fn take_digest(&mut self, _now: Time, from: &NodeName, digest: &Digest) {
-        let buckets = self.table.differing(&digest.buckets);
-        if !buckets.is_empty() {
-            let entries = self.table.versions_in(&buckets);
-            self.send(from, Message::Versions(Versions { buckets, entries }));
-        }
-        self.compare_documents(from, &digest.documents);
-    }
-
-    /// Somebody's versions: send what it lacks, ask for what we lack.
-    pub(super) fn take_versions(&mut self, from: &NodeName, versions: &Versions) {
-        let (mut want, owed) = self.table.compare(&versions.buckets, &versions.entries);
-        want.retain(|node| *node != self.config.name);
-        self.send_adverts(from, &owed);
-        if !want.is_empty() {
-            self.send(from, Message::Want(want));
-        }
-    }
-
-    pub(super) fn send_wanted(&mut self, to: &NodeName, nodes: &[NodeName]) {
-        // Each once, however often it was named.
-        let nodes: BTreeSet<&NodeName> = nodes.iter().collect();
-        let owed = nodes.into_iter().filter_map(|n| self.table.get(n)).map(|e| e.signed.clone());
-        let owed: Vec<SignedAdvert> = owed.collect();
-        self.send_adverts(to, &owed);
-    }
-
-    fn send_adverts(&mut self, to: &NodeName, adverts: &[SignedAdvert]) {
-        for batch in adverts.chunks(BATCH) {
-            self.send(to, Message::Adverts(batch.to_vec()));
         }
     }
 

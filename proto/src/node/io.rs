@@ -287,6 +287,8 @@ pub enum Event {
 pub struct Sizes {
     /// Timers of membership.
     pub timers: usize,
+    /// Others that membership takes for alive or suspect.
+    pub members: usize,
     /// Nodes something is known of.
     pub nodes: usize,
     /// Records to be asked for.

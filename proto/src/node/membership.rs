@@ -12,6 +12,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::digest::Tree;
+use crate::evidence::Swim;
 use crate::ids::NodeName;
 use crate::member::{Member, MemberId, MemberRecord, MemberState, Rumour, SwimRefused};
 use crate::time::Time;
@@ -59,6 +61,8 @@ pub(super) struct Played {
     idle: bool,
     rumours: Vec<Rumour>,
     stopped: Option<Duration>,
+    /// Of nobody: no digest is compared in a replay.
+    tree: Tree,
 }
 
 impl Membership {
@@ -249,10 +253,37 @@ impl Membership {
         }
     }
 
-    pub(super) fn records(&self) -> Vec<MemberRecord> {
+    pub(super) fn accuse(&mut self, now: Time, name: &NodeName) {
+        if let Self::Live(live) = self {
+            live.member.accuse(now, name);
+        }
+    }
+
+    pub(super) fn poll_warning(&mut self) -> Option<MemberRecord> {
         match self {
-            Self::Live(live) => live.member.records(),
+            Self::Live(live) => live.member.poll_warning(),
+            Self::Played(_) => None,
+        }
+    }
+
+    pub(super) fn record(&self, name: &NodeName) -> Option<MemberRecord> {
+        match self {
+            Self::Live(live) => live.member.record(name),
+            Self::Played(_) => None,
+        }
+    }
+
+    pub(super) fn records_in(&self, leaves: &[u16]) -> Vec<MemberRecord> {
+        match self {
+            Self::Live(live) => live.member.records_in(leaves),
             Self::Played(_) => Vec::new(),
+        }
+    }
+
+    pub(super) fn tree(&self) -> &Tree {
+        match self {
+            Self::Live(live) => live.member.tree(),
+            Self::Played(played) => &played.tree,
         }
     }
 
@@ -270,9 +301,26 @@ impl Membership {
         }
     }
 
-    pub(super) fn rejoins(&self) -> u64 {
+    pub(super) fn refutations(&self) -> u64 {
         match self {
-            Self::Live(live) => live.member.rejoins(),
+            Self::Live(live) => live.member.refutations() + live.member.rejoins(),
+            Self::Played(_) => 0,
+        }
+    }
+
+    pub(super) fn active(&self) -> usize {
+        match self {
+            Self::Live(live) => live.member.active(),
+            Self::Played(played) => {
+                let lives = |m: &&MemberState| matches!(m.swim, Swim::Alive | Swim::Suspect);
+                played.view.values().filter(lives).count()
+            }
+        }
+    }
+
+    pub(super) fn health_score(&self) -> u32 {
+        match self {
+            Self::Live(live) => live.member.health_score(),
             Self::Played(_) => 0,
         }
     }

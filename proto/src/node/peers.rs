@@ -52,8 +52,10 @@ impl Node {
         if !alive {
             self.member.announce(now, peer.clone(), hello.address);
         }
-        self.send_members_to(peer, hello.address, true);
-        self.send_digest_to(peer, hello.address);
+        // One of the two begins.
+        if self.config.name < *peer {
+            self.send_digest_to(peer, hello.address);
+        }
     }
 
     pub(super) fn link_silent(&mut self, now: Time, peer: &NodeName, unanswered: Duration) {
@@ -65,6 +67,7 @@ impl Node {
         // the last proof of life.
         let began = now - unanswered;
         e.silence(e.heard.map_or(began, |h| began.max(h)), unanswered);
+        self.member.accuse(now, peer);
         self.note_isolation();
         self.touch_node(peer);
         self.hint(peer);
@@ -83,6 +86,7 @@ impl Node {
             e.link_since = now;
         } else {
             e.silence(now, Duration::ZERO);
+            self.member.accuse(now, peer);
             self.note_isolation();
         }
         self.touch_node(peer);
@@ -111,8 +115,11 @@ impl Node {
             e.swim = state.swim;
             e.swim_since = now;
             let accused = matches!(state.swim, Swim::Suspect | Swim::Down);
-            if accused && e.link == LinkState::Up {
-                self.look(&name);
+            match e.link {
+                LinkState::Up if accused => self.look(&name),
+                // We get no answer either.
+                LinkState::Silent if accused => self.member.accuse(now, &name),
+                _ => {}
             }
             self.touch_node(&name);
         }
@@ -136,6 +143,10 @@ impl Node {
         while let Some((to, bytes)) = self.member.poll_transmit() {
             let address = self.table.get(&to.name).map_or(to.address, |entry| entry.advert.address);
             self.outbox.push_back(Transmit::Datagram { to: to.name, address, bytes });
+        }
+        while let Some(suspect) = self.member.poll_warning() {
+            let to = suspect.id.name.clone();
+            self.send_members(&to, vec![suspect]);
         }
         for rumour in self.member.take_rumours() {
             let known = self.table.version(&rumour.node).is_some_and(|v| v >= rumour.version);
@@ -162,7 +173,7 @@ impl Node {
         let mut living: Vec<&NodeName> = living.filter(|name| *name != except).collect();
         let take = n.min(living.len());
         for i in 0..take {
-            let j = self.rng.random_range(i..living.len());
+            let j = self.gossip.rng.random_range(i..living.len());
             living.swap(i, j);
         }
         living.into_iter().take(take).cloned().collect()

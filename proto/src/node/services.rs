@@ -372,6 +372,7 @@ impl Node {
             // max_ejection_percent.
             ready > 1 && 2 * (serving.count() - ready + 1) <= s.route.candidates.len()
         });
+        let may_eject = may_eject && !(outcome == Outcome::TimedOut && self.all_stall(now, id));
         let jitter = self.rng.random::<f64>();
         let e = self.outcomes.entry(id.clone()).or_default();
         let before = e.is_ejected(now);
@@ -379,6 +380,22 @@ impl Node {
         if e.is_ejected(now) != before {
             self.stale_services.insert(id.service.clone());
         }
+    }
+
+    /// Most of an endpoint's siblings fail as it does: there is too much to do, or what all of them call is
+    /// slow. Who is ejected then leaves its part to those who are no better.
+    fn all_stall(&self, now: Time, id: &EndpointId) -> bool {
+        let Some(state) = self.services.get(&id.service) else { return false };
+        let siblings = state.route.candidates.iter().filter(|c| {
+            c.id != *id && c.condition == Condition::Serving && c.standing == Standing::Ready
+        });
+        let (mut all, mut failing) = (0, 0);
+        for sibling in siblings {
+            all += 1;
+            failing +=
+                usize::from(self.outcomes.get(&sibling.id).is_some_and(|e| e.is_failing(now)));
+        }
+        2 * failing > all
     }
 
     fn expire_ejections(&mut self, now: Time, service: &ServiceName) {

@@ -300,7 +300,7 @@ fn activated(e: &Event) -> bool {
 #[test]
 fn nodes_that_meet_hold_the_same_table_and_serve() {
     let lab = Lab::new(&["c1", "h1", "h2", "w1"]);
-    let digests: BTreeSet<Vec<u64>> = lab.nodes.values().map(|n| n.table().digest()).collect();
+    let digests: BTreeSet<u64> = lab.nodes.values().map(|n| n.table().tree().root()).collect();
     assert_eq!(digests.len(), 1);
     assert_eq!(lab.choice("c1"), Choice::Serve(vec![0, 1]));
     assert_eq!(lab.count(activated), 0, "nobody is called up for the mesh's start");
@@ -434,6 +434,30 @@ fn one_callers_luck_with_requests_calls_nobody_up() {
     assert_eq!(lab.count(activated), 0);
     let snapshot = lab.nodes[&name("c1")].snapshot();
     assert_eq!(snapshot.services[&ledger()].tally.called, []);
+}
+
+/// All are asked for more than they can do; then one of them hangs while the others answer.
+#[test]
+fn who_times_out_as_its_siblings_do_is_not_ejected_and_who_does_alone_is() {
+    let mut lab = Lab::new(&["c1", "h1", "h2", "h3", "w1"]);
+    let time_outs = |lab: &mut Lab, at_hosts: &[&str]| {
+        for _ in 0..30 {
+            for host in at_hosts {
+                let now = lab.now;
+                lab.node("c1").handle_outcome(now, &at(host), Outcome::TimedOut);
+            }
+            lab.run(ms(50));
+        }
+    };
+    time_outs(&mut lab, &["h1", "h2", "h3"]);
+    for host in ["h1", "h2", "h3"] {
+        assert_eq!(lab.standing("c1", host), Standing::Ready);
+        let now = lab.now;
+        let answered = Outcome::Answered { latency: ms(1) };
+        lab.node("c1").handle_outcome(now, &at(host), answered);
+    }
+    time_outs(&mut lab, &["h1"]);
+    assert!(matches!(lab.standing("c1", "h1"), Standing::Out(Why::Ejected { .. })));
 }
 
 fn wake(incident: IncidentKey) -> Message {

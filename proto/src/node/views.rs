@@ -92,7 +92,8 @@ impl Node {
             open_incidents: self.incidents.iter().filter(|r| r.is_open()).count(),
             drills: self.drills.iter().filter(|held| held.over.is_none()).count(),
             suspicions: self.member.probes_failed(),
-            refutations: self.member.rejoins(),
+            refutations: self.member.refutations(),
+            health_score: self.member.health_score(),
             ..Census::default()
         };
         let mut count = |state| match state {

@@ -95,12 +95,15 @@ fn contents(table: &Table) -> BTreeMap<NodeName, SignedAdvert> {
     table.iter().map(|(n, e)| (n.clone(), e.signed.clone())).collect()
 }
 
-/// One anti-entropy exchange as the node runs it: `a` shows its digest, `b` answers with versions, `a`
+/// One anti-entropy exchange as the node runs it: `a` shows its root, `b` answers with what differs and its versions there, `a`
 /// sends what it owes and asks for what it wants.
 fn exchange(a: &mut Table, b: &mut Table) {
-    let buckets = b.differing(&a.digest());
-    let versions = b.versions_in(&buckets);
-    let (want, owed) = a.compare(&buckets, &versions);
+    if a.tree().root() == b.tree().root() {
+        return;
+    }
+    let leaves = b.tree().differing(&a.tree().leaves_where(&b.tree().branches()));
+    let versions = b.versions_in(&leaves);
+    let (want, owed) = a.compare(&leaves, &versions);
     for record in owed {
         let _ = b.merge(record, &keyring(), false, Time(1));
     }
@@ -127,7 +130,7 @@ proptest! {
         let other: Vec<SignedAdvert> = other.into_iter().map(|(_, r)| r).collect();
         let (a, b) = (merged(&records), merged(&other));
         prop_assert_eq!(contents(&a), contents(&b));
-        prop_assert_eq!(a.digest(), b.digest());
+        prop_assert_eq!(a.tree().root(), b.tree().root());
         // Merging tables in any grouping is merging their records.
         let (left, right) = records.split_at(records.len() / 2);
         let halves: Vec<SignedAdvert> =
@@ -139,12 +142,12 @@ proptest! {
     fn merge_is_idempotent(records in prop::collection::vec(any_record(), 0..30)) {
         let records: Vec<SignedAdvert> = records.into_iter().map(|(r, _)| r).collect();
         let mut table = merged(&records);
-        let before = (contents(&table), table.digest());
+        let before = (contents(&table), table.tree().root());
         for r in &records {
             let again = table.merge(r.clone(), &keyring(), false, Time(9));
             prop_assert_ne!(again.ok(), Some(Merged::Newer));
         }
-        prop_assert_eq!((contents(&table), table.digest()), before);
+        prop_assert_eq!((contents(&table), table.tree().root()), before);
     }
 
     #[test]
@@ -181,9 +184,8 @@ proptest! {
             merged(&v.into_iter().map(|(r, _)| r).collect::<Vec<_>>())
         };
         let (a, b) = (table(a), table(b));
-        prop_assert_eq!(contents(&a) == contents(&b), a.digest() == b.digest());
-        prop_assert_eq!(a.digest() == b.digest(), a.differing(&b.digest()).is_empty());
-    }
+        prop_assert_eq!(contents(&a) == contents(&b), a.tree().root() == b.tree().root());
+            }
 
     #[test]
     fn one_exchange_makes_two_tables_equal(
@@ -198,7 +200,7 @@ proptest! {
         exchange(&mut a, &mut b);
         prop_assert_eq!(contents(&a), contents(&b));
         prop_assert_eq!(contents(&a), contents(&merged(&all)), "nothing was lost or made up");
-        prop_assert!(b.differing(&a.digest()).is_empty());
+        prop_assert_eq!(a.tree().root(), b.tree().root());
     }
 
     #[test]
@@ -233,22 +235,20 @@ proptest! {
         }
     }
 
-    /// Whatever a peer sends as digest or versions, the answer is bounded by the table.
+    /// Whatever a peer sends as versions, the answer is bounded by the table.
     #[test]
-    fn hostile_digests_and_versions_cost_no_more_than_the_table(
+    fn hostile_versions_cost_no_more_than_the_table(
         records in prop::collection::vec(any_record(), 0..12),
-        hashes in prop::collection::vec(any::<u64>(), 0..200),
-        buckets in prop::collection::vec(any::<u16>(), 0..500),
+        leaves in prop::collection::vec(any::<u16>(), 0..500),
         names in prop::collection::vec((0u8..200, any::<u64>()), 0..50),
     ) {
         let table = merged(&records.into_iter().map(|(r, _)| r).collect::<Vec<_>>());
-        prop_assert!(table.differing(&hashes).len() <= BUCKETS);
-        prop_assert!(table.versions_in(&buckets).len() <= table.len());
+        prop_assert!(table.versions_in(&leaves).len() <= table.len());
         let theirs: Vec<(NodeName, Version)> = names
             .into_iter()
             .map(|(n, g)| (name(n), Version { generation: Generation(g), revision: 0 }))
             .collect();
-        let (want, owed) = table.compare(&buckets, &theirs);
+        let (want, owed) = table.compare(&leaves, &theirs);
         prop_assert!(owed.len() <= table.len());
         prop_assert!(want.len() <= theirs.len());
     }
@@ -257,15 +257,15 @@ proptest! {
 #[test]
 fn a_forgotten_node_is_not_revived_by_its_old_record_but_is_by_a_new_one() {
     let mut table = merged(&[signed(1, 2, 3), signed(2, 1, 1)]);
-    let with_both = table.digest();
+    let with_both = table.tree().root();
     table.forget(&name(1), Time(0));
-    assert_eq!(table.digest(), merged(&[signed(2, 1, 1)]).digest());
+    assert_eq!(table.tree().root(), merged(&[signed(2, 1, 1)]).tree().root());
     let old = table.merge(signed(1, 2, 3), &keyring(), false, Time(1));
     assert_eq!(old, Ok(Merged::Same));
     assert_eq!(table.merge(signed(1, 1, 9), &keyring(), false, Time(1)), Ok(Merged::Older));
     assert_eq!(table.len(), 1);
     assert_eq!(table.merge(signed(1, 3, 1), &keyring(), false, Time(1)), Ok(Merged::Newer));
-    assert_ne!(table.digest(), with_both);
+    assert_ne!(table.tree().root(), with_both);
 }
 
 #[test]

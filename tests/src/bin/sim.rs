@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use hearth_tests::sim::{availability, run, scenario, tally};
+use hearth_tests::sim::swim::{lifeguard, theory};
+use hearth_tests::sim::{availability, fleet, run, scenario, tally};
 
 /// Runs meshes under a virtual clock and checks their invariants.
 #[derive(Parser)]
@@ -35,8 +36,42 @@ fn range(text: &str) -> Result<std::ops::Range<u64>, String> {
     Ok(number(from)?..number(to)?)
 }
 
+/// Scenarios that compare and are no pass of invariants over seeds.
+fn compared(arguments: &Arguments) -> Option<ExitCode> {
+    let seeds = arguments.seed.map_or(arguments.seeds.clone(), |seed| seed..seed + 1);
+    let (table, holds, json) = match arguments.scenario.as_str() {
+        "theory" => {
+            let outcome = theory::check(seeds, arguments.nodes);
+            (outcome.table(), outcome.holds(), serde_json::to_string_pretty(&outcome))
+        }
+        "lifeguard" | "lifeguard-slice" => {
+            let outcome = lifeguard::compare(seeds, arguments.scenario == "lifeguard");
+            (outcome.table(), outcome.holds(), serde_json::to_string_pretty(&outcome))
+        }
+        "bootstrap" => {
+            let sizes = [arguments.nodes / 2, arguments.nodes];
+            let boots = sizes.map(|nodes| fleet::boot(seeds.start, nodes));
+            let outcome = fleet::Boots(boots.into());
+            (outcome.table(), outcome.holds(), serde_json::to_string_pretty(&outcome))
+        }
+        _ => return None,
+    };
+    print!("{table}");
+    let path = std::path::Path::new("target/sim").join(format!("{}.json", arguments.scenario));
+    let written = std::fs::create_dir_all("target/sim")
+        .and_then(|()| std::fs::write(&path, json.unwrap_or_default() + "\n"));
+    if let Err(error) = written {
+        eprintln!("{} cannot be written: {error}", path.display());
+        return Some(ExitCode::from(74));
+    }
+    Some(if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(code) = compared(&arguments) {
+        return code;
+    }
     let Some(scenario) = scenario::named(&arguments.scenario) else {
         for s in scenario::SCENARIOS {
             println!("{:14} {}", s.name, s.about);

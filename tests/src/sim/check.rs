@@ -255,14 +255,17 @@ impl World {
         let running: Vec<usize> =
             (0..self.hosts.len()).filter(|i| self.hosts[*i].life == Life::Running).collect();
         let mut found = Vec::new();
-        let digests: Vec<(usize, Vec<u64>)> = running
+        let digests: Vec<(usize, wire::Digest)> = running
             .iter()
-            .filter_map(|i| Some((*i, self.hosts[*i].node.as_ref()?.table().digest())))
+            .filter_map(|i| Some((*i, self.hosts[*i].node.as_ref()?.digest())))
             .collect();
         if let Some((first, digest)) = digests.first() {
             for (other, theirs) in &digests[1..] {
-                if theirs != digest {
+                if theirs.table != digest.table {
                     found.push(format!("the tables of hosts {first} and {other} differ"));
+                }
+                if theirs.members != digest.members {
+                    found.push(format!("the members of hosts {first} and {other} differ"));
                 }
             }
         }

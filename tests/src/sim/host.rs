@@ -18,6 +18,7 @@ use hearth_proto::outlier::Sample;
 use hearth_proto::time::{Clock, Time, Wall};
 use rand::RngExt;
 
+use super::fault::Fault;
 use super::keyring::{Keys, Revoked, Signed};
 use super::sides::Sides;
 use super::traffic::App;
@@ -94,6 +95,8 @@ pub struct Host {
     pub clock_offset: i64,
     /// What endpoints answered its callers since its core was last told.
     pub(super) samples: BTreeMap<EndpointId, Sample>,
+    /// What its core gave to links: messages, bytes.
+    pub sent: (u64, u64),
     pub(super) inbox: VecDeque<What>,
     pub(super) wake: Option<At>,
     pub(super) saving: bool,
@@ -101,6 +104,17 @@ pub struct Host {
 }
 
 impl World {
+    /// Lets a host start at a time.
+    pub fn start_at(&mut self, at: At, host: usize) {
+        self.at(at, What::Fault(Fault::Boot(host, false)));
+    }
+
+    /// What each running host sees: members with itself, and records.
+    pub fn views(&self) -> Vec<(usize, usize)> {
+        let nodes = self.hosts.iter().filter_map(|h| h.node.as_ref());
+        nodes.map(|node| (node.sizes().members + 1, node.table().len())).collect()
+    }
+
     /// Starts a host that is off. `wipe` loses the disk: the generation then follows the wall clock, which
     /// is later than any count of starts.
     pub fn boot(&mut self, host: usize, wipe: bool) {
@@ -234,6 +248,7 @@ impl Host {
             signed: Signed::default(),
             clock_offset: 0,
             samples: BTreeMap::new(),
+            sent: (0, 0),
             inbox: VecDeque::new(),
             wake: None,
             saving: false,

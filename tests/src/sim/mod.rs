@@ -20,8 +20,10 @@
 //! | [`scenario`], `random`, `rehearsal` | what is shown: by name, by seed, drills |
 //! | [`episode`], `failover`, [`tally`], `journal` | how long requests still go where a fault is: one fault, a mix, many seeds; kept |
 //! | `hotwarm` | losses, flaps, partitions and bad hooks over warm benches, watched as they happen |
+//! | [`fleet`] | large meshes: how fast they see themselves |
 //! | [`availability`] | hosts that fail and are repaired at random, beside what `proto::plan` predicts |
-//! | [`run`] | one seed, many seeds, what is printed |
+//! | [`swim`] | membership alone, beside formulas and papers |
+//! | [`run`], [`parallel`] | one seed, many seeds, what is printed |
 
 mod agenda;
 pub mod availability;
@@ -30,6 +32,7 @@ mod dial;
 pub mod episode;
 mod failover;
 pub mod fault;
+pub mod fleet;
 pub mod flight;
 pub mod host;
 mod hotwarm;
@@ -38,11 +41,13 @@ pub mod keyring;
 pub mod link;
 pub mod mesh;
 pub mod net;
+pub mod parallel;
 mod random;
 mod rehearsal;
 pub mod run;
 pub mod scenario;
 pub mod sides;
+pub mod swim;
 pub mod tally;
 pub mod traffic;
 pub mod truth;

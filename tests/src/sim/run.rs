@@ -3,14 +3,13 @@
 use std::fmt;
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::S;
 use super::episode::Episode;
-use super::mesh;
 use super::scenario::Scenario;
 use super::world::Stats;
+use super::{mesh, parallel};
 
 /// What a run came to.
 #[derive(Clone, Debug)]
@@ -138,23 +137,15 @@ pub(super) fn each(
     scenario: &'static Scenario,
     take: impl Fn(Report) + Sync,
 ) -> usize {
-    let next = AtomicUsize::new(0);
-    let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                while let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let report = one(*seed, nodes, scenario);
-                    if !report.violations.is_empty() {
-                        print!("{report}");
-                        println!("  again: {}", report.command());
-                    }
-                    take(report);
-                }
-            });
+    parallel::map(seeds, |seed| {
+        let report = one(*seed, nodes, scenario);
+        if !report.violations.is_empty() {
+            print!("{report}");
+            println!("  again: {}", report.command());
         }
+        take(report);
     });
-    threads
+    parallel::threads()
 }
 
 /// Runs a range of seeds on all cores, prints what came of them, and returns how many failed.

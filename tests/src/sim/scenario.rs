@@ -381,8 +381,8 @@ fn from_disk(w: &mut World) {
 
 fn forgery(w: &mut World) {
     w.settle();
-    let digest = |w: &World| -> Vec<Vec<u64>> {
-        w.hosts.iter().filter_map(|h| Some(h.node.as_ref()?.table().digest())).collect()
+    let digest = |w: &World| -> Vec<u64> {
+        w.hosts.iter().filter_map(|h| Some(h.node.as_ref()?.table().tree().root())).collect()
     };
     let before = digest(w);
     w.inflict(&Fault::Forge(LEDGER_WARM[0], LEDGER_HOT[0]));

@@ -44,7 +44,8 @@ pub struct Quantiles {
 }
 
 impl Quantiles {
-    fn of(mut numbers: Vec<f64>) -> Self {
+    /// Of these; all zero of none.
+    pub fn of(mut numbers: Vec<f64>) -> Self {
         numbers.sort_by(f64::total_cmp);
         let at = |share: f64| {
             let rank = (share * numbers.len() as f64).ceil() as usize;

@@ -436,7 +436,9 @@ impl World {
         }
     }
 
-    fn count_sent(&mut self, kind: &'static str, bytes: usize) {
+    fn count_sent(&mut self, host: usize, kind: &'static str, bytes: usize) {
+        let by = &mut self.hosts[host].sent;
+        *by = (by.0 + 1, by.1 + bytes as u64);
         let sent = self.stats.sent.entry(kind).or_default();
         *sent = (sent.0 + 1, sent.1 + bytes as u64);
     }
@@ -445,7 +447,7 @@ impl World {
         match transmit {
             Transmit::Datagram { to, address, bytes } => {
                 self.stats.datagram = self.stats.datagram.max(bytes.len());
-                self.count_sent("swim", bytes.len());
+                self.count_sent(host, "swim", bytes.len());
                 if let Some(peer) = self.index(&to) {
                     self.send(host, peer, address, Frame::Datagram(bytes));
                 }
@@ -457,7 +459,7 @@ impl World {
                     return;
                 };
                 self.stats.message = self.stats.message.max(bytes.len());
-                self.count_sent(message.name(), bytes.len());
+                self.count_sent(host, message.name(), bytes.len());
                 if let Some(peer) = self.index(&to) {
                     self.send(host, peer, address, Frame::Message(bytes.into()));
                 }

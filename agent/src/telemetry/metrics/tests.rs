@@ -25,7 +25,7 @@ use super::*;
 
 /// The agent's metrics that dashboards and alerts name, and those documented beside them. `true`: only
 /// there once something happened or was told.
-const NAMES: [(&str, bool); 31] = [
+const NAMES: [(&str, bool); 32] = [
     ("hearth_build_info", false),
     ("hearth_members", false),
     ("hearth_endpoints", false),
@@ -51,6 +51,7 @@ const NAMES: [(&str, bool); 31] = [
     ("hearth_messages_refused_total", true),
     ("hearth_gossip_suspicions_total", false),
     ("hearth_gossip_refutations_total", false),
+    ("hearth_gossip_health_score", false),
     ("hearth_loop_lag_seconds", false),
     ("hearth_dropped_total", true),
     ("hearth_control_reachable", true),

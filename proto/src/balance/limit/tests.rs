@@ -410,6 +410,21 @@ fn when_one_of_three_at_nine_tenths_is_lost_the_others_answer_all_they_can() {
     }
 }
 
+/// Nothing was ever known of it but that most of its answers came too late for anybody.
+#[test]
+fn an_endpoint_that_is_overwhelmed_from_its_first_request_on_comes_to_answer_all_it_can() {
+    for work in Work::ALL {
+        for load in [3.0, 10.0] {
+            let load = move |_| load;
+            let world = World { work, load: Box::new(load), seconds: 90.0, ..World::default() };
+            let run = world.run(5);
+            let sum = run.between(45, 90);
+            let goodput = f64::from(sum.answered) / (world.capacity() * 45.0);
+            assert!(goodput >= 0.9, "{work:?}: {goodput:.3} of capacity, {sum:?}");
+        }
+    }
+}
+
 /// What the limit is for: without one the same loss brings the survivors down.
 #[test]
 fn without_a_limit_the_survivors_answer_whom_nobody_waits_for_any_more() {

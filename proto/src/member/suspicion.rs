@@ -1,0 +1,260 @@
+//! Suspicions: of whom, since when, by whom, and until when they may be refuted (Lifeguard, section III.B).
+//!
+//! foca lets only the one whose probe failed declare a suspect down, after a fixed time. Here everybody who
+//! hears of a suspicion keeps it, for long at first; each further member that *itself* got no answer shortens
+//! it. One slow member that suspects everybody is then given the long time to hear that it is wrong, and a
+//! host that is really gone, which many find silent, is declared down after the short one.
+//!
+//! Time in which we did not run, or heard nobody at all, is nobody else's silence: it does not count. Whoever
+//! was cut off so comes back without having buried the rest.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use foca::Identity;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::NodeName;
+use crate::time::Time;
+
+use super::{MemberId, MemberRecord};
+
+/// So many accusers beside the first make a suspicion as short as it gets (Lifeguard's K).
+pub(super) const CONFIRMATIONS: usize = 3;
+/// The longest suspicion, as a multiple of the shortest (Lifeguard's beta).
+const LONGEST: u32 = 6;
+/// Who hears nobody waits no longer than so many times the longest: all others may be gone at once.
+const PATIENCE: u32 = 2;
+
+/// Who got no answer from whom.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Accusation {
+    /// The accuser.
+    pub(super) by: NodeName,
+    /// The accused.
+    pub(super) of: MemberId,
+    /// In which incarnation: a higher one has refuted it.
+    pub(super) incarnation: u16,
+}
+
+impl Accusation {
+    /// Whether `self` is about a later life than the one given.
+    pub(super) fn is_later(&self, id: &MemberId, incarnation: u16) -> bool {
+        self.of.win_addr_conflict(id) || self.of == *id && self.incarnation > incarnation
+    }
+}
+
+/// Of a mesh of this size: how long a suspicion lasts, and how many confirm it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Terms {
+    /// The shortest.
+    pub(super) shortest: Duration,
+    /// Confirmations that make it so.
+    pub(super) confirmations: usize,
+}
+
+impl Terms {
+    /// Terms for `size` members. Where there are not enough others to confirm, nobody waits for them.
+    pub(super) fn new(shortest: Duration, size: usize) -> Self {
+        let confirmations = if size < CONFIRMATIONS + 2 { 0 } else { CONFIRMATIONS };
+        Self { shortest, confirmations }
+    }
+
+    /// How long a suspicion lasts that so many have.
+    fn lasts(self, accusers: usize) -> Duration {
+        let confirmed = accusers.saturating_sub(1);
+        if confirmed >= self.confirmations {
+            return self.shortest;
+        }
+        let longest = self.shortest * LONGEST;
+        let share = (confirmed as f64 + 1.0).ln() / (self.confirmations as f64 + 1.0).ln();
+        longest - (longest - self.shortest).mul_f64(share)
+    }
+}
+
+#[derive(Debug)]
+struct Suspicion {
+    of: MemberId,
+    incarnation: u16,
+    since: Time,
+    by: BTreeSet<NodeName>,
+    due: Time,
+}
+
+/// Everybody who is suspect now.
+#[derive(Debug, Default)]
+pub(super) struct Suspicions {
+    open: BTreeMap<NodeName, Suspicion>,
+    terms: Terms,
+}
+
+impl Suspicions {
+    /// Other terms are in force.
+    pub(super) fn set_terms(&mut self, terms: Terms) {
+        self.terms = terms;
+        for s in self.open.values_mut() {
+            s.due = s.since + terms.lasts(s.by.len());
+        }
+    }
+
+    /// What is known of a node changed.
+    pub(super) fn follow(&mut self, now: Time, name: &NodeName, record: Option<&MemberRecord>) {
+        let Some(record) = record.filter(|record| record.is_suspect()) else {
+            self.open.remove(name);
+            return;
+        };
+        let held = self.open.get(name);
+        if held.is_some_and(|s| s.of == record.id && s.incarnation == record.incarnation) {
+            return;
+        }
+        let due = now + self.terms.lasts(0);
+        let (of, incarnation) = (record.id.clone(), record.incarnation);
+        let fresh = Suspicion { of, incarnation, since: now, by: BTreeSet::new(), due };
+        self.open.insert(name.clone(), fresh);
+    }
+
+    /// Somebody accuses. Nothing follows if nobody is suspect in that life.
+    pub(super) fn confirm(&mut self, accusation: &Accusation) {
+        let Some(s) = self.open.get_mut(&accusation.of.name) else { return };
+        if s.of == accusation.of && s.incarnation == accusation.incarnation {
+            s.by.insert(accusation.by.clone());
+            s.due = s.since + self.terms.lasts(s.by.len());
+        }
+    }
+
+    /// Our accusation of a suspect, unless it is made already.
+    pub(super) fn accuse(&self, me: &NodeName, name: &NodeName) -> Option<Accusation> {
+        let s = self.open.get(name).filter(|s| !s.by.contains(me))?;
+        Some(Accusation { by: me.clone(), of: s.of.clone(), incarnation: s.incarnation })
+    }
+
+    /// For so long nobody could refute anything to us.
+    pub(super) fn postpone(&mut self, late: Duration) {
+        for s in self.open.values_mut() {
+            s.since = s.since + late;
+            s.due = s.due + late;
+        }
+    }
+
+    /// When the next suspicion ends.
+    pub(super) fn poll_timeout(&self) -> Option<Time> {
+        self.open.values().map(|s| s.due).min()
+    }
+
+    /// Those that end by now, in which life. If we are deaf they are looked at again after `again`.
+    pub(super) fn due(&mut self, now: Time, deaf: bool, again: Duration) -> Vec<(MemberId, u16)> {
+        let patience = self.terms.shortest * LONGEST * PATIENCE;
+        let mut ended = Vec::new();
+        for s in self.open.values_mut().filter(|s| s.due <= now) {
+            if deaf && now < s.since + patience {
+                s.due = now + again;
+            } else {
+                ended.push((s.of.clone(), s.incarnation));
+            }
+        }
+        ended
+    }
+
+    /// Whether this agent accuses the node itself.
+    pub(super) fn is_accused_by(&self, me: &NodeName, name: &NodeName) -> bool {
+        self.open.get(name).is_some_and(|s| s.by.contains(me))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Generation;
+
+    const SHORTEST: Duration = Duration::from_secs(3);
+
+    fn id(generation: u64) -> MemberId {
+        MemberId {
+            name: NodeName::parse("x").unwrap(),
+            generation: Generation(generation),
+            rejoin: 0,
+            address: ([10, 0, 0, 1], 7940).into(),
+            extension: 0,
+        }
+    }
+
+    fn record(generation: u64, incarnation: u16, state: u8) -> MemberRecord {
+        MemberRecord { id: id(generation), incarnation, state }
+    }
+
+    fn accusation(by: usize, incarnation: u16) -> Accusation {
+        let by = NodeName::parse(&format!("by{by}")).unwrap();
+        Accusation { by, of: id(1), incarnation }
+    }
+
+    fn suspected(size: usize) -> Suspicions {
+        let mut s = Suspicions::default();
+        s.set_terms(Terms::new(SHORTEST, size));
+        s.follow(Time(0), &id(1).name, Some(&record(1, 0, 1)));
+        s
+    }
+
+    /// Lifeguard's formula: max(Min, Max − (Max − Min)·log(C+1)/log(K+1)), of C confirmations.
+    #[test]
+    fn each_further_accuser_shortens_a_suspicion_from_the_longest_to_the_shortest() {
+        let mut s = suspected(100);
+        let mut lasts = vec![s.poll_timeout().unwrap()];
+        for by in [0, 1, 1, 2, 3, 4] {
+            s.confirm(&accusation(by, 0));
+            lasts.push(s.poll_timeout().unwrap());
+        }
+        let seconds: Vec<f64> = lasts.iter().map(|t| t.0 as f64 / 1e6).collect();
+        let of = |c: f64| 18.0 - 15.0 * (c + 1.0).ln() / 4.0_f64.ln();
+        let want = [18.0, 18.0, of(1.0), of(1.0), of(2.0), 3.0, 3.0];
+        assert!(seconds.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-5), "{seconds:?}");
+    }
+
+    #[test]
+    fn nobody_waits_for_more_accusers_than_there_can_be() {
+        assert_eq!(suspected(4).poll_timeout(), Some(Time(0) + SHORTEST));
+        assert_eq!(suspected(5).poll_timeout(), Some(Time(0) + SHORTEST * LONGEST));
+    }
+
+    #[test]
+    fn what_is_refuted_or_of_another_life_confirms_nothing() {
+        let mut s = suspected(100);
+        s.confirm(&accusation(1, 7));
+        assert_eq!(s.poll_timeout(), Some(Time(0) + SHORTEST * LONGEST));
+        // The same again is no new suspicion; a higher incarnation is.
+        s.follow(Time(9), &id(1).name, Some(&record(1, 0, 1)));
+        assert_eq!(s.poll_timeout(), Some(Time(0) + SHORTEST * LONGEST));
+        s.follow(Time(9), &id(1).name, Some(&record(1, 1, 1)));
+        assert_eq!(s.poll_timeout(), Some(Time(9) + SHORTEST * LONGEST));
+        s.follow(Time(9), &id(1).name, Some(&record(1, 2, 0)));
+        assert_eq!(s.poll_timeout(), None);
+    }
+
+    #[test]
+    fn time_in_which_we_did_not_run_is_nobodys_silence() {
+        let mut s = suspected(4);
+        s.postpone(Duration::from_secs(10));
+        assert_eq!(s.due(Time(0) + SHORTEST * 2, false, SHORTEST), vec![]);
+        assert_eq!(s.due(Time(0) + SHORTEST * 5, false, SHORTEST), vec![(id(1), 0)]);
+    }
+
+    #[test]
+    fn who_hears_nobody_buries_nobody_until_patience_ends() {
+        let mut s = suspected(4);
+        assert_eq!(s.due(Time(0) + SHORTEST, true, SHORTEST), vec![]);
+        assert_eq!(s.poll_timeout(), Some(Time(0) + SHORTEST * 2), "asked again, and not at once");
+        let end = Time(0) + SHORTEST * LONGEST * PATIENCE;
+        assert_eq!(s.due(end, true, SHORTEST), vec![(id(1), 0)]);
+    }
+
+    #[test]
+    fn we_accuse_a_suspect_once() {
+        let mut s = suspected(100);
+        let me = NodeName::parse("by9").unwrap();
+        let ours = s.accuse(&me, &id(1).name).unwrap();
+        assert_eq!(ours, accusation(9, 0));
+        assert!(!s.is_accused_by(&me, &id(1).name));
+        s.confirm(&ours);
+        assert!(s.is_accused_by(&me, &id(1).name) && s.accuse(&me, &id(1).name).is_none());
+        assert!(s.accuse(&me, &NodeName::parse("y").unwrap()).is_none());
+    }
+}
