@@ -34,13 +34,13 @@ pub type BranchLeaves = Vec<(u8, Vec<u64>)>;
 #[derive(Clone, Debug)]
 pub struct Tree {
     leaves: Box<[u64; LEAVES]>,
-    branches: [u64; FAN],
+    branches: Box<[u64; FAN]>,
     root: u64,
 }
 
 impl Default for Tree {
     fn default() -> Self {
-        Self { leaves: Box::new([0; LEAVES]), branches: [0; FAN], root: 0 }
+        Self { leaves: Box::new([0; LEAVES]), branches: Box::new([0; FAN]), root: 0 }
     }
 }
 

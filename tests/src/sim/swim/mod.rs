@@ -178,7 +178,7 @@ impl Group {
                 What::Wake { peer } => {
                     if self.peers[peer].wake == Some(at) {
                         self.peers[peer].wake = None;
-                        self.step(peer, |member, now| member.handle_timeout(now));
+                        self.step(peer, Member::handle_timeout);
                     }
                 }
                 What::Arrive { from, to, parcel } => self.arrive(from, to, parcel),
