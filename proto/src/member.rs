@@ -270,9 +270,11 @@ impl Member {
         self.heard = now;
     }
 
-    /// Nobody at all is heard, though there is more than one to be heard: it is we who are cut off.
+    /// Nobody at all is heard, though there is more than one to be heard: it is we who are cut off. Whoever
+    /// takes itself to be slow asks at a slower rate, and hears less.
     fn is_deaf(&self, now: Time) -> bool {
-        now.since(self.heard) > self.config.probe_period * DEAF && self.foca.num_members() > 1
+        let bound = self.effects.awareness.stretch(self.config.probe_period * DEAF);
+        now.since(self.heard) > bound && self.foca.num_members() > 1
     }
 
     /// Declares those down of whom nothing was heard in all the time of their suspicion.

@@ -97,6 +97,7 @@ impl foca::Runtime<MemberId> for &mut Effects {
             }
             Notification::Rejoin(_) => {
                 self.rejoined += 1;
+                self.incarnation = 0;
                 self.reads_incarnation = true;
             }
             _ => {}

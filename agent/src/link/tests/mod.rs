@@ -174,8 +174,10 @@ pub(crate) async fn healthy(agent: &Agent, peer: &NodeName, wanted: LinkHealth) 
     let mut health = agent.links.health(peer);
     // A silence that was confirmed before anybody looked was one.
     let is = |h: &LinkHealth| *h == wanted || wanted == LinkHealth::Silent && h.is_silent();
-    // What it returns holds the lock that whoever changes the state waits for.
+    // What a watch lends holds the lock that whoever changes the state waits for, state in hand: each is let go
+    // before the next is asked for.
     let waited = tokio::time::timeout(PATIENCE, health.wait_for(is)).await.is_ok();
-    let (is, views) = (*agent.links.health(peer).borrow(), agent.links.views());
+    let is = *agent.links.health(peer).borrow();
+    let views = agent.links.views();
     assert!(waited, "{} waited for {peer} to be {wanted:?}, is {is:?}: {views:?}", agent.name);
 }
