@@ -270,6 +270,7 @@ fn look(
     look.due = dues.into_iter().flatten().filter(|t| *t > now).min();
     let waiting = state.sense.window.age(now).is_some()
         || state.sense.silence.is_some()
+        || state.sense.probing.is_some()
         || state.sense.told
         || state.sense.answered;
     look.stay = state.is_connected() && (busy || waiting || now < entry.until);
@@ -366,13 +367,16 @@ fn ask_for_lanes(state: &mut State, now: Instant, threshold: Duration) {
 
 fn ping_if_due(state: &mut State, now: Instant, busy: bool) {
     let silence = state.sense.silence;
+    let probing = state.sense.probing.is_some();
     let every = match (silence, busy) {
         (Some(silence), _) if silence.due().is_some() => silence.ask_every(),
         (Some(_), _) => PING_SILENT,
+        // The question, or its answer, was lost, while what the transport says by itself is acknowledged.
+        (None, _) if probing => PING_SILENT,
         (None, true) => paced(state.quiet(now), BUSY_SHARE, PING_BUSY),
         (None, false) => return,
     };
-    let last = if silence.is_some() {
+    let last = if silence.is_some() || probing {
         state.sense.last_ping
     } else {
         // While answers flow on lanes nobody needs to be asked.

@@ -88,6 +88,25 @@ async fn a_probe_of_a_lively_peer_is_answered_by_heard() {
     assert_eq!(a.metrics.silences.get(), 0);
 }
 
+/// Datagrams are not sent again by QUIC, whose own probes are acknowledged meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_probe_whose_question_was_lost_is_made_again() {
+    let authority = Authority::new("mesh.example");
+    let (mut a, b, relay) = pair(&authority).await;
+    let peer = a.links.shared.known(&b.name).unwrap();
+    let asked = || {
+        let state = lock(&peer.state);
+        let sent = |t: &crate::link::sense::Tracked| t.connection.stats().frame_tx.datagram;
+        state.connections.iter().map(sent).sum::<u64>()
+    };
+    let before = asked();
+    relay.forth.store(false, Ordering::SeqCst);
+    a.links.probe(&b.name, relay.address);
+    until("the question to leave", || if asked() > before { Ok(()) } else { Err(()) }).await;
+    relay.heal();
+    heard(&mut a, &b.name).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_path_that_works_only_towards_us_does_not_end_a_silence() {
     let authority = Authority::new("mesh.example");
