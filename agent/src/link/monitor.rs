@@ -46,7 +46,7 @@ const JUDGE: Duration = Duration::from_secs(1);
 /// A peer whose silence is confirmed is pinged so often, so that its return is noticed soon.
 const PING_SILENT: Duration = Duration::from_millis(100);
 /// A peer stays on the list so long after the last send, since frames leave a moment after they were
-/// handed over.
+/// handed over; after a ping until it has left.
 const LINGER: Duration = Duration::from_millis(15);
 /// One connection that hears nothing while the peer answers on others belongs to a process that is
 /// gone. Far above the threshold for the peer, since closing it cannot be taken back.
@@ -224,6 +224,7 @@ fn look(
         (state.sense.begun, state.sense.used) = (begun, Some(now));
     }
     if sampled.sent {
+        state.sense.unsent = false;
         state.sense.last_sent = Some(now);
         entry.until = now + LINGER;
     }
@@ -271,6 +272,7 @@ fn look(
     let waiting = state.sense.window.age(now).is_some()
         || state.sense.silence.is_some()
         || state.sense.probing.is_some()
+        || state.sense.unsent
         || state.sense.told
         || state.sense.answered;
     look.stay = state.is_connected() && (busy || waiting || now < entry.until);

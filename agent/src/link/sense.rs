@@ -169,6 +169,8 @@ pub(crate) struct Sense {
     /// When something ack-eliciting was last seen to go out.
     pub(crate) last_sent: Option<Instant>,
     pub(crate) last_ping: Option<Instant>,
+    /// It has not been seen to leave: connections send when their own tasks run.
+    pub(crate) unsent: bool,
     /// When something was last heard on a lane.
     pub(crate) lane_heard: Option<Instant>,
     /// Since the last ping a request was sent or something was heard on a lane.

@@ -200,6 +200,7 @@ impl State {
         if sent {
             self.sense.next_ping += 1;
             self.sense.last_ping = Some(now);
+            self.sense.unsent = true;
             self.sense.stirred = false;
         }
         sent
