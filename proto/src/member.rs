@@ -281,20 +281,17 @@ impl Member {
     fn end_suspicions(&mut self, now: Time) {
         let me = self.foca.identity().name.clone();
         let deaf = self.is_deaf(now);
-        for (id, incarnation) in self.suspicions.due(now, deaf, self.config.probe_period) {
+        let again = self.config.probe_period;
+        for (id, incarnation, ours) in self.suspicions.end(now, &me, deaf, again) {
             self.effects.known.touch(&id.name);
-            let ours = self.suspicions.is_accused_by(&me, &id.name);
-            let _ = match self.effects.token {
-                // Its accusers tell it, should it hear.
-                Some(token) if ours => self.foca.handle_timer(
-                    foca::Timer::ChangeSuspectToDown { member_id: id, incarnation, token },
-                    &mut self.effects,
-                ),
-                _ => {
-                    let down = foca::Member::new(id, incarnation, State::Down);
-                    self.foca.apply_many(std::iter::once(down), true, &mut self.effects)
-                }
-            };
+            if let Some(token) = self.effects.token.filter(|_| ours) {
+                // Its accusers tell it, should it hear. Void if nobody else is known to be alive.
+                let told =
+                    foca::Timer::ChangeSuspectToDown { member_id: id.clone(), incarnation, token };
+                let _ = self.foca.handle_timer(told, &mut self.effects);
+            }
+            let down = foca::Member::new(id, incarnation, State::Down);
+            let _ = self.foca.apply_many(std::iter::once(down), true, &mut self.effects);
         }
     }
 

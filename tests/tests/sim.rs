@@ -204,6 +204,16 @@ fn hotwarm_seeds_that_failed_once_hold() {
     );
 }
 
+/// The same of the mix of faults over a hundred hosts.
+#[test]
+fn failover_seeds_that_failed_once_hold() {
+    hold(
+        "failover",
+        100,
+        &[(165, "a suspicion that ended while nobody else was known to be alive did so for ever")],
+    );
+}
+
 /// No seed of the scenario violates an invariant.
 fn hold(scenario: &str, nodes: usize, seeds: &[(u64, &str)]) {
     let scenario = scenario::named(scenario).expect("it is listed");

@@ -141,23 +141,23 @@ impl Suspicions {
         self.open.values().map(|s| s.due).min()
     }
 
-    /// Those that end by now, in which life. If we are deaf they are looked at again after `again`.
-    pub(super) fn due(&mut self, now: Time, deaf: bool, again: Duration) -> Vec<(MemberId, u16)> {
+    /// Takes out those that end by now: of whom, in which life, and whether `me` is an accuser. If we are deaf
+    /// they are looked at again after `again`.
+    pub(super) fn end(
+        &mut self,
+        now: Time,
+        me: &NodeName,
+        deaf: bool,
+        again: Duration,
+    ) -> Vec<(MemberId, u16, bool)> {
         let patience = self.terms.shortest * LONGEST * PATIENCE;
-        let mut ended = Vec::new();
         for s in self.open.values_mut().filter(|s| s.due <= now) {
             if deaf && now < s.since + patience {
                 s.due = now + again;
-            } else {
-                ended.push((s.of.clone(), s.incarnation));
             }
         }
-        ended
-    }
-
-    /// Whether this agent accuses the node itself.
-    pub(super) fn is_accused_by(&self, me: &NodeName, name: &NodeName) -> bool {
-        self.open.get(name).is_some_and(|s| s.by.contains(me))
+        let ended = self.open.extract_if(.., |_, s| s.due <= now);
+        ended.map(|(_, s)| (s.of, s.incarnation, s.by.contains(me))).collect()
     }
 }
 
@@ -185,6 +185,10 @@ mod tests {
     fn accusation(by: usize, incarnation: u16) -> Accusation {
         let by = NodeName::parse(&format!("by{by}")).unwrap();
         Accusation { by, of: id(1), incarnation }
+    }
+
+    fn me() -> NodeName {
+        NodeName::parse("by9").unwrap()
     }
 
     fn suspected(size: usize) -> Suspicions {
@@ -233,28 +237,28 @@ mod tests {
     fn time_in_which_we_did_not_run_is_nobodys_silence() {
         let mut s = suspected(4);
         s.postpone(Duration::from_secs(10));
-        assert_eq!(s.due(Time(0) + SHORTEST * 2, false, SHORTEST), vec![]);
-        assert_eq!(s.due(Time(0) + SHORTEST * 5, false, SHORTEST), vec![(id(1), 0)]);
+        assert_eq!(s.end(Time(0) + SHORTEST * 2, &me(), false, SHORTEST), vec![]);
+        assert_eq!(s.end(Time(0) + SHORTEST * 5, &me(), false, SHORTEST), vec![(id(1), 0, false)]);
+        assert_eq!(s.poll_timeout(), None, "it is over, whatever comes of it");
     }
 
     #[test]
     fn who_hears_nobody_buries_nobody_until_patience_ends() {
         let mut s = suspected(4);
-        assert_eq!(s.due(Time(0) + SHORTEST, true, SHORTEST), vec![]);
+        assert_eq!(s.end(Time(0) + SHORTEST, &me(), true, SHORTEST), vec![]);
         assert_eq!(s.poll_timeout(), Some(Time(0) + SHORTEST * 2), "asked again, and not at once");
         let end = Time(0) + SHORTEST * LONGEST * PATIENCE;
-        assert_eq!(s.due(end, true, SHORTEST), vec![(id(1), 0)]);
+        assert_eq!(s.end(end, &me(), true, SHORTEST), vec![(id(1), 0, false)]);
     }
 
     #[test]
     fn we_accuse_a_suspect_once() {
         let mut s = suspected(100);
-        let me = NodeName::parse("by9").unwrap();
-        let ours = s.accuse(&me, &id(1).name).unwrap();
+        let ours = s.accuse(&me(), &id(1).name).unwrap();
         assert_eq!(ours, accusation(9, 0));
-        assert!(!s.is_accused_by(&me, &id(1).name));
         s.confirm(&ours);
-        assert!(s.is_accused_by(&me, &id(1).name) && s.accuse(&me, &id(1).name).is_none());
-        assert!(s.accuse(&me, &NodeName::parse("y").unwrap()).is_none());
+        assert!(s.accuse(&me(), &id(1).name).is_none());
+        assert!(s.accuse(&me(), &NodeName::parse("y").unwrap()).is_none());
+        assert_eq!(s.end(Time(u64::MAX), &me(), false, SHORTEST), vec![(id(1), 0, true)]);
     }
 }
