@@ -20,7 +20,8 @@
 //!
 //! Results: a table on standard output, and `bench-membership.json` in the build directory. Bytes are those of the
 //! hosts' links, with Ethernet's, IP's and UDP's or TCP's headers. Hearth encrypts and authenticates all of it, serf
-//! without a key nothing.
+//! without a key nothing. Of Hearth's views a second may be missed between two looks: what came and went in it
+//! counts as a suspicion, and whether the stopped agent was told that it is dead is asked of itself.
 
 pub mod figures;
 pub mod group;

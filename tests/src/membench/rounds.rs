@@ -35,12 +35,18 @@ pub fn measure(
     tell("a quiet time");
     taken.quiet = Some(quiet(lab, group, plan)?);
     for n in plan.killed() {
-        tell(&format!("{} is killed", group.name(n)));
-        taken.kills.push(kill(group, n)?);
+        let kill = kill(group, n)?;
+        let (member, first, last, back) = (&kill.member, kill.first(), kill.last(), kill.back_s);
+        tell(&format!(
+            "{member} killed, known after {first:.2} to {last:.2} s; back in {back:.2} s"
+        ));
+        taken.kills.push(kill);
     }
     for n in plan.frozen() {
-        tell(&format!("{} is stopped", group.name(n)));
-        taken.freezes.push(freeze(group, plan, n)?);
+        let freeze = freeze(group, plan, n)?;
+        let Freeze { member, failed, doubted, .. } = &freeze;
+        tell(&format!("{member} stopped, suspected by {doubted}, failed for {failed}"));
+        taken.freezes.push(freeze);
     }
     Ok(())
 }

@@ -43,7 +43,7 @@ const LINES: [Line; 17] = [
     ("started again: all see it, s", |t| over(&t.kills, |k| k.back_s)),
     ("kills: verdicts on others", |t| sum(&t.kills, |k| k.others_failed)),
     ("stop: verdicts \"failed\"", |t| sum(&t.freezes, |f| f.failed)),
-    ("stop: suspected by", |t| over(&t.freezes, |f| f.doubted as f64)),
+    ("stop: suspected by so many", |t| over(&t.freezes, |f| f.doubted as f64)),
     ("stop: told that it is dead", |t| {
         let times = t.freezes.iter().map(|f| f.refuted).sum::<Option<u64>>();
         times.filter(|_| !t.freezes.is_empty()).map_or(none(), |times| times.to_string())
@@ -82,6 +82,9 @@ fn remarks(taken: &Taken) -> String {
             "{title}: a stop must lead to no verdict: {failed} seen, {told} of {} stopped were told of one",
             taken.freezes.len()
         );
+    }
+    if taken.subject == Subject::Serf && !taken.freezes.is_empty() {
+        let _ = writeln!(text, "{title}: tells a suspicion only where its own probe failed");
     }
     if taken.quiet.as_ref().is_some_and(|quiet| !quiet.settled) {
         let _ = writeln!(text, "{title}: traffic still fell when the quiet time began");
@@ -133,6 +136,8 @@ mod tests {
         let mut taken = Taken::none(Subject::Serf, 10);
         assert!(lines(&[taken.clone()])[1..].iter().all(|line| line[1] == "–"));
         assert_eq!(remarks(&taken), "");
+        taken.freezes = vec![freeze(0, None)];
+        assert!(!remarks(&taken).contains("verdict"), "{}", remarks(&taken));
         taken.freezes = vec![freeze(0, None), freeze(3, None)];
         assert!(remarks(&taken).contains("3 seen"), "{}", remarks(&taken));
         taken.freezes = vec![freeze(0, Some(0)), freeze(0, Some(1))];
