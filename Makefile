@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint purity deny advisories unit sim sim-hotwarm sim-exclusive explore-exclusive soak sim-soak sim-failover sim-availability sim-theory sim-lifeguard sim-bootstrap lab bench-speed bench-failover bench-sensing soak-healthy soak-posts allocations docs release clean conformance protocols oracle fuzz
+.PHONY: help setup build demo test lint purity deny advisories unit sim sim-hotwarm sim-exclusive explore-exclusive soak sim-soak sim-failover sim-availability sim-theory sim-lifeguard sim-bootstrap lab bench-speed bench-failover bench-sensing soak-healthy soak-posts allocations docs release clean conformance protocols oracle fuzz bench-membership
 
 PROFILE ?= lab
 CARGO   := cargo
@@ -110,6 +110,11 @@ bench-failover: ## what callers feel when hosts are lost, beside Envoy and HAPro
 bench-sensing: ## what it costs to sense silence, by turning it off: idle and loaded (about 12 minutes; BENCH="--help")
 	$(CARGO) build --release -p hearth-agent -p hearth-control -p hearth-tests --bins
 	target/release/bench-sensing $(BENCH)
+
+bench-membership: ## how soon 100 agents know a loss, and what it costs them, beside serf (about 20 minutes; BENCH="--help", BENCH="--quick")
+	tests/bench-setup
+	$(CARGO) build --release -p hearth-agent -p hearth-control -p hearth-tests --bins
+	target/release/bench-membership $(BENCH)
 
 soak-posts: build ## healthy hosts on lossy paths and POSTs to them, for minutes: who is taken for lost
 	$(CARGO) test --profile $(PROFILE) -p hearth-tests --test failover -- --ignored --test-threads=1 --nocapture how_often

@@ -14,6 +14,7 @@ pub mod failbench;
 pub mod lab;
 pub mod load;
 pub mod loopback;
+pub mod membench;
 pub mod otlp;
 pub mod pair;
 pub mod python;

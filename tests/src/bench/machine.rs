@@ -70,7 +70,7 @@ impl Machine {
 }
 
 /// The first line that a program prints about itself.
-fn version(path: Result<std::path::PathBuf, LabError>, flag: &str) -> String {
+pub(crate) fn version(path: Result<std::path::PathBuf, LabError>, flag: &str) -> String {
     let path = match path {
         Ok(path) => path,
         Err(error) => return error.to_string(),

@@ -31,7 +31,7 @@ pub fn block(fault: Fault, row: &Row<'_>) -> String {
 }
 
 /// Columns as wide as what is in them: the first to the left, all others to the right.
-fn aligned(lines: &[Vec<String>]) -> String {
+pub(crate) fn aligned(lines: &[Vec<String>]) -> String {
     let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
     let long = |text: &String| text.chars().count();
     let width = |n: usize| lines.iter().filter_map(|line| line.get(n)).map(long).max().unwrap_or(0);

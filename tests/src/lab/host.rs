@@ -43,12 +43,8 @@ pub struct Host {
 }
 
 impl Host {
-    /// Makes the namespace and connects it. `peers` are the hosts that exist already.
-    pub(super) fn new(
-        seat: Seat<'_>,
-        switch: &Arc<Switch>,
-        peers: &[Arc<Self>],
-    ) -> Result<Self, LabError> {
+    /// Makes the namespace and connects it. It is to [`meet`](Self::meet) the others before it sends anything.
+    pub(super) fn new(seat: Seat<'_>, switch: &Arc<Switch>) -> Result<Self, LabError> {
         let space = Space::new(seat.name)?;
         // Router solicitations and duplicate address detection would be noise on the wire.
         let _ = space.call(|| std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1"))?;
@@ -60,13 +56,7 @@ impl Host {
             }
             Link::Relay => Some(Relay::connect(&space, switch, seat.number, &mac)?),
         };
-        let mut batch =
-            format!("link set lo up\naddr add {}/24 dev eth0\nlink set eth0 up\n", seat.ip);
-        for peer in peers {
-            batch.push_str(&neighbour(peer.ip, peer.number));
-            let back = neighbour(seat.ip, seat.number);
-            ip_batch(&peer.space, &peer.name, &back)?;
-        }
+        let batch = format!("link set lo up\naddr add {}/24 dev eth0\nlink set eth0 up\n", seat.ip);
         ip_batch(&space, seat.name, &batch)?;
         let dir = seat.root.join(seat.name);
         std::fs::create_dir_all(&dir).map_err(LabError::file("create", &dir))?;
@@ -83,10 +73,25 @@ impl Host {
         })
     }
 
+    /// Tells it where these others are; itself among them does not matter.
+    pub(super) fn meet<'a>(
+        &self,
+        others: impl IntoIterator<Item = &'a Arc<Self>>,
+    ) -> Result<(), LabError> {
+        let others = others.into_iter().filter(|other| other.number != self.number);
+        let batch: String = others.map(|other| neighbour(other.ip, other.number)).collect();
+        if batch.is_empty() { Ok(()) } else { ip_batch(&self.space, &self.name, &batch) }
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Its number in the lab, from 1.
+    pub(super) fn number(&self) -> u8 {
+        self.number
     }
 
     /// Its address on the lab's network.
@@ -282,6 +287,14 @@ impl Host {
             run_in(space, &self.name, "tc", &args, None)?.success()?;
         }
         Ok(())
+    }
+
+    /// Has its kernel cut what is sent in one go into frames before the link counts them, as a wire would see them.
+    ///
+    /// # Errors
+    /// [`LabError::Failed`] with what `ip` said.
+    pub fn cut_frames(&self) -> Result<(), LabError> {
+        ip_batch(&self.space, &self.name, "link set dev eth0 gso_max_segs 1\n")
     }
 
     /// Ends every fault of its link; frozen processes stay frozen (see [`Host::thaw`]).

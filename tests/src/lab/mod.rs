@@ -43,10 +43,13 @@ pub use error::LabError;
 pub use host::{Host, Link};
 pub use process::{Process, Program};
 pub use relay::Weather;
-pub use switch::Way;
+pub use switch::{Sent, Way};
 
 use host::Seat;
 use switch::Switch;
+
+/// Hosts of one lab: they share a /24.
+pub const MOST_HOSTS: u8 = 250;
 
 /// One lab. Dropping it kills every process and removes every namespace; its directory stays when
 /// the thread is panicking or `HEARTH_LAB_KEEP` is set, so that the logs can be read.
@@ -120,20 +123,52 @@ impl Lab {
     /// [`LabError`] with the step that failed.
     pub fn host_on(&self, name: &str, link: Link) -> Result<Arc<Host>, LabError> {
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = u8::try_from(hosts.len() + 1).map_err(|_| LabError::Unable {
-            host: name.to_owned(),
-            reason: "a lab has at most 250 hosts".to_owned(),
-        })?;
-        let seat = Seat {
-            name,
-            number,
-            ip: Ipv4Addr::new(10, 77, self.subnet, number),
-            root: &self.dir,
-            link,
-        };
-        let host = Arc::new(Host::new(seat, &self.switch, &hosts)?);
+        let host = self.seated(name, link, hosts.len())?;
+        host.meet(hosts.iter())?;
+        hosts.iter().try_for_each(|other| other.meet([&host]))?;
         hosts.push(Arc::clone(&host));
         Ok(host)
+    }
+
+    /// Adds many hosts on cables. They are told of each other all at once: one after the other costs a program
+    /// for each pair.
+    ///
+    /// # Errors
+    /// [`LabError`] with the step that failed.
+    pub fn crowd(&self, names: &[String]) -> Result<Vec<Arc<Host>>, LabError> {
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = hosts.len();
+        for name in names {
+            let host = self.seated(name, Link::Cable, hosts.len())?;
+            hosts.push(host);
+        }
+        let (old, new) = hosts.split_at(before);
+        old.iter().try_for_each(|host| host.meet(new))?;
+        new.iter().try_for_each(|host| host.meet(hosts.iter()))?;
+        Ok(new.to_vec())
+    }
+
+    /// What each host has sent so far, in the order in which they were made.
+    ///
+    /// # Errors
+    /// [`LabError`] when the switch's counters cannot be read.
+    pub fn sent(&self) -> Result<Vec<Sent>, LabError> {
+        let by_port = self.switch.received()?;
+        let hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = |host: &Arc<Host>| by_port.get(&host.number()).copied().unwrap_or_default();
+        Ok(hosts.iter().map(of).collect())
+    }
+
+    /// A host behind so many others, whom it has not met.
+    fn seated(&self, name: &str, link: Link, before: usize) -> Result<Arc<Host>, LabError> {
+        let number = u8::try_from(before + 1).ok().filter(|&number| number <= MOST_HOSTS);
+        let number = number.ok_or_else(|| LabError::Unable {
+            host: name.to_owned(),
+            reason: format!("a lab has at most {MOST_HOSTS} hosts"),
+        })?;
+        let ip = Ipv4Addr::new(10, 77, self.subnet, number);
+        let seat = Seat { name, number, ip, root: &self.dir, link };
+        Host::new(seat, &self.switch).map(Arc::new)
     }
 }
 

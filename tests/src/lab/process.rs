@@ -8,11 +8,11 @@
 //! Never: signal anything that was not started here.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, PipeWriter, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, killpg};
@@ -30,12 +30,15 @@ pub struct Program {
     pub(super) path: PathBuf,
     pub(super) args: Vec<String>,
     pub(super) env: Vec<(String, String)>,
+    /// Where its standard output goes instead of a file.
+    pub(super) out: Option<Arc<PipeWriter>>,
 }
 
 impl Program {
     /// A program to be known as `label` (its output goes to `<label>.out` and `<label>.err`).
     pub fn new(label: &str, path: impl Into<PathBuf>) -> Self {
-        Self { label: label.to_owned(), path: path.into(), args: Vec::new(), env: Vec::new() }
+        let (label, path) = (label.to_owned(), path.into());
+        Self { label, path, args: Vec::new(), env: Vec::new(), out: None }
     }
 
     /// Adds one argument.
@@ -63,6 +66,14 @@ impl Program {
     #[must_use]
     pub fn env(mut self, key: &str, value: impl Into<String>) -> Self {
         self.env.push((key.to_owned(), value.into()));
+        self
+    }
+
+    /// Has its standard output go into this pipe, for whoever must know when a line comes. The other end sees
+    /// the pipe's end when the process ends and this is dropped.
+    #[must_use]
+    pub fn output_to(mut self, pipe: PipeWriter) -> Self {
+        self.out = Some(Arc::new(pipe));
         self
     }
 
@@ -106,9 +117,13 @@ impl Process {
         };
         let out = logs.join(format!("{}.out", program.label));
         let err = logs.join(format!("{}.err", program.label));
+        let stdout = match &program.out {
+            Some(pipe) => pipe.try_clone().map(Stdio::from),
+            None => append(&out).map(Stdio::from),
+        };
         let child = program
             .command()
-            .stdout(append(&out).map_err(refuse)?)
+            .stdout(stdout.map_err(refuse)?)
             .stderr(append(&err).map_err(refuse)?)
             .spawn()
             .map_err(refuse)?;

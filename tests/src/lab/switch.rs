@@ -29,6 +29,16 @@ pub enum Way {
     Out,
 }
 
+/// What a host has put on its link, all headers included.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// Bytes.
+    pub bytes: u64,
+    /// Frames. What the sender's kernel left to the wire to cut into frames counts as one, see
+    /// [`Host::cut_frames`](super::Host::cut_frames).
+    pub frames: u64,
+}
+
 /// What is wrong with one host's link now.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 struct Trouble {
@@ -85,6 +95,14 @@ impl Switch {
              link set {port} master br0\n\
              link set {port} up\n"
         ))
+    }
+
+    /// What came in at each port, by the number of the host behind it.
+    pub(super) fn received(&self) -> Result<BTreeMap<u8, Sent>, LabError> {
+        // Of the thread that reads, which is in the switch's namespace.
+        let file = "/proc/thread-self/net/dev";
+        let text = self.space.call(move || std::fs::read_to_string(file))?;
+        Ok(ports(&text.map_err(LabError::file("read", file))?))
     }
 
     /// Nothing passes these ways of these links from now on, all from the same instant.
@@ -181,6 +199,18 @@ fn rules(faults: &Faults) -> String {
     text
 }
 
+/// Of a table of devices the bridge's ports: bytes and frames received are the first two figures.
+fn ports(table: &str) -> BTreeMap<u8, Sent> {
+    let devices = table.lines().filter_map(|line| line.split_once(':'));
+    let port = |(name, figures): (&str, &str)| {
+        let number = name.trim().strip_prefix('p')?.parse().ok()?;
+        let mut figures = figures.split_whitespace().map(str::parse);
+        let (bytes, frames) = (figures.next()?.ok()?, figures.next()?.ok()?);
+        Some((number, Sent { bytes, frames }))
+    };
+    devices.filter_map(port).collect()
+}
+
 /// Runs a batch of `ip` commands in a namespace.
 pub(super) fn ip_batch(space: &Space, host: &str, batch: &str) -> Result<(), LabError> {
     let done = run_in(space, host, "ip", &["-batch", "-"], Some(batch.to_owned()))?;
@@ -189,7 +219,15 @@ pub(super) fn ip_batch(space: &Space, host: &str, batch: &str) -> Result<(), Lab
 
 #[cfg(test)]
 mod tests {
-    use super::{Faults, Trouble, rules};
+    use super::{Faults, Sent, Trouble, ports, rules};
+
+    #[test]
+    fn what_a_port_received_is_read_and_nothing_else() {
+        let table = "Inter-|   Receive  |  Transmit\n face |bytes    packets errs\n    \
+                     lo:  1 2 0 0\n   br0:  3 4 0 0\n   p12: 560 7 0 0 0 0 0 0 910 11 0\n";
+        let found: Vec<_> = ports(table).into_iter().collect();
+        assert_eq!(found, [(12, Sent { bytes: 560, frames: 7 })]);
+    }
 
     #[test]
     fn a_healthy_switch_has_an_empty_chain() {
