@@ -426,24 +426,19 @@ impl Member {
         self.effects.known.take_changed()
     }
 
-    /// Our whole view including ourselves, for push-pull.
-    pub fn records(&self) -> Vec<MemberRecord> {
-        let known = &self.effects.known;
-        let mut records = Vec::with_capacity(known.len() + 1);
-        // Behind what is known under our name, which is an earlier identity of ours.
-        let (before, behind) = known.around(&self.id().name);
-        records.extend(before.cloned());
-        if !self.left {
-            records.push(self.ourselves());
-        }
-        records.extend(behind.cloned());
-        records
-    }
-
-    /// What of our view lies in some leaves of its [`tree`](Self::tree), also of the dead.
+    /// What of our view lies in some leaves of its [`tree`](Self::tree), by name, also of the dead, with
+    /// ourselves.
     pub fn records_in(&self, leaves: &[u16]) -> Vec<MemberRecord> {
         let asked = LeafSet::new(leaves);
-        self.records().into_iter().filter(|record| asked.holds(&record.id.name)).collect()
+        let known = &self.effects.known;
+        // Behind what is known under our name, which is an earlier identity of ours.
+        let (before, behind) = known.around(&self.id().name);
+        let ours = (!self.left).then(|| self.ourselves());
+        let lies = |record: &&MemberRecord| asked.holds(&record.id.name);
+        let mut records: Vec<MemberRecord> = before.filter(lies).cloned().collect();
+        records.extend(ours.iter().filter(lies).cloned());
+        records.extend(behind.filter(lies).cloned());
+        records
     }
 
     /// The hashes over everybody alive or suspect, with ourselves.

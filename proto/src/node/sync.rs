@@ -72,12 +72,8 @@ impl Node {
 
     /// Somebody's digest: where it differs from ours, what ours is made of.
     pub(super) fn take_digest(&mut self, from: &NodeName, digest: &Digest) {
-        let ours = self.digest();
-        for (of, differs) in [
-            (Replica::Members, ours.members != digest.members),
-            (Replica::Table, ours.table != digest.table),
-        ] {
-            if differs {
+        for (of, theirs) in [(Replica::Members, digest.members), (Replica::Table, digest.table)] {
+            if self.tree(of).root() != theirs {
                 let branches = self.tree(of).branches();
                 self.send(from, Message::Branches(Branches { of, branches }));
             }

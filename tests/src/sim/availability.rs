@@ -12,8 +12,6 @@
 
 use std::fmt::Write as _;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use hearth_proto::advert::{Condition, Role};
@@ -32,7 +30,7 @@ use rand::{RngExt, SeedableRng};
 use super::fault::Fault;
 use super::mesh::{self, CALLER, LEDGER_HOT, LEDGER_WARM, service};
 use super::world::{What, World};
-use super::{At, MS, S};
+use super::{At, MS, S, parallel};
 
 /// Mean time to failure of a host, in seconds.
 const MTTF: f64 = 90.0;
@@ -258,28 +256,12 @@ pub enum NoPrediction {
 
 /// Runs the seeds on all cores.
 pub fn many(seeds: Range<u64>) -> Outcome {
-    let next = AtomicU64::new(seeds.start);
-    let done = Mutex::new(Vec::new());
-    let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds.end {
-                        break;
-                    }
-                    let mut world = mesh::failing(seed);
-                    let figures = measure(&mut world, SEED_SECONDS);
-                    let violations = std::mem::take(&mut world.checks.violations);
-                    let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
-                    done.push((seed, figures, violations));
-                }
-            });
-        }
+    let all: Vec<u64> = seeds.clone().collect();
+    let done = parallel::map(&all, |seed| {
+        let mut world = mesh::failing(*seed);
+        let figures = measure(&mut world, SEED_SECONDS);
+        (*seed, figures, std::mem::take(&mut world.checks.violations))
     });
-    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-    done.sort_by_key(|(seed, ..)| *seed);
     let violated = done
         .iter()
         .flat_map(|(seed, _, violations)| violations.iter().map(|v| (*seed, v.clone())))

@@ -42,7 +42,7 @@ pub struct Boot {
 
 /// Starts `nodes` hosts that know one seed.
 pub fn boot(seed: u64, nodes: usize) -> Boot {
-    let mut world = mesh::fleet(seed, nodes);
+    let mut world = mesh::standard(seed, nodes);
     world.seeds = vec![0];
     world.calling = false;
     for host in 0..nodes {

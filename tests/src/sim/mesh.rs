@@ -104,11 +104,6 @@ pub fn busy(seed: u64, n: usize) -> World {
     build(seed, n, false, &specs)
 }
 
-/// A fleet: `ledger` on three hot and two warm hosts with four callers, the rest members only.
-pub fn fleet(seed: u64, n: usize) -> World {
-    standard(seed, n)
-}
-
 /// The mesh in which availability is measured: `ledger` alone, on five hosts that may fail; two callers and a
 /// member that do not.
 pub fn failing(seed: u64) -> World {
