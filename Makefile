@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint purity deny advisories unit sim sim-hotwarm sim-exclusive explore-exclusive soak sim-soak sim-failover sim-availability sim-theory sim-lifeguard sim-bootstrap lab bench-speed bench-failover bench-sensing soak-healthy soak-posts allocations docs release clean conformance protocols oracle fuzz bench-membership
+.PHONY: help setup build demo test lint purity deny advisories unit sim sim-hotwarm sim-exclusive explore-exclusive soak sim-soak sim-failover sim-availability sim-theory sim-lifeguard sim-rapid sim-bootstrap lab bench-speed bench-failover bench-sensing soak-healthy soak-posts allocations docs release clean conformance protocols oracle fuzz bench-membership
 
 PROFILE ?= lab
 CARGO   := cargo
@@ -74,6 +74,9 @@ sim-theory: ## plain SWIM beside the formulas: first suspicions and disseminatio
 
 sim-lifeguard: ## slow members as in Lifeguard's evaluation: false positives beside plain SWIM, the whole grid
 	$(CARGO) run --profile $(PROFILE) -q -p hearth-tests --bin sim -- --scenario lifeguard --seeds 0..1
+
+sim-rapid: ## Rapid's faults among 1,000 members: ten crashes at once, paths that come and go, 80 % loss: who is out, when, for good?
+	$(CARGO) run --profile $(PROFILE) -q -p hearth-tests --bin sim -- --scenario rapid --seeds 0..3 --nodes 1000
 
 sim-bootstrap: ## all hosts start at once and know one seed: until each sees all, and what it costs the seed (NODES=2000)
 	$(CARGO) run --profile $(PROFILE) -q -p hearth-tests --bin sim -- --scenario bootstrap --seeds 0..1 --nodes $(if $(filter 20,$(NODES)),2000,$(NODES))

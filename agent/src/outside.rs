@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use hearth_proto::evidence::Swim;
 use hearth_proto::ids::{EndpointId, NodeName, ServiceName};
 use hearth_proto::node::{Event, Node};
 use hearth_proto::outlier::SAMPLE_EVERY;
@@ -167,6 +168,11 @@ fn tell(event: Event) {
         Event::Refused { what, reason, from, detail } => {
             tracing::warn!(what, reason, %from, detail, "refused");
         }
+        Event::Member { node, from, to } => match to {
+            Swim::Down => tracing::warn!(%node, %from, "member down"),
+            Swim::Alive => tracing::info!(%node, %from, "member alive"),
+            Swim::Suspect | Swim::Unheard => tracing::info!(%node, %from, "member {to}"),
+        },
         Event::Condition { endpoint, from, to, activation } => {
             let activation_ms = activation.map(|d| d.as_secs_f64() * 1e3);
             tracing::info!(%endpoint, from, to, activation_ms, "endpoint condition changed");

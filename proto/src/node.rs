@@ -589,6 +589,7 @@ impl Node {
             self.publish(now);
             self.refresh_services(now);
         }
+        self.push(now);
         self.flush_member(now);
     }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hearth_proto::ids::{Identity, NodeName};
 use hearth_proto::wire::{self, Message};
-use quinn::{Connection, RecvStream, SendStream, VarInt};
+use quinn::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
@@ -196,8 +196,9 @@ pub(crate) async fn ended(
     let unread = farewell == Farewell::None && shared.monitor.lateness.excuses(now, now);
     let lost = peer.unregister(line, if unread { Farewell::GivenUp } else { farewell });
     shared.metrics.links.set(i64::try_from(count(shared)).unwrap_or(i64::MAX));
-    if lost == Lost::Link {
+    if let Lost::Link { farewell, given_up } = lost {
         let orderly = farewell == Farewell::Said;
+        let reason = if given_up { explain(&ConnectionError::TimedOut) } else { reason };
         let event = LinkEvent::Down { peer: peer.name.clone(), reason, orderly };
         // A closed queue means that the driver is gone; nobody is left to tell.
         let _ = shared.events.send(event).await;
@@ -249,8 +250,8 @@ pub(crate) async fn read_datagrams(shared: Arc<Shared>, connection: Connection, 
     while let Ok(bytes) = connection.read_datagram().await {
         match sense::sort(&bytes) {
             Heard::Ping(answer) => {
-                // A full buffer drops an older datagram; pings are repeated.
-                let _ = connection.send_datagram(answer);
+                super::lock(&peer.state).answer(&connection, answer, Instant::now());
+                shared.monitor.look(&peer);
             }
             Heard::Pong(number) => monitor::pong(&shared, &peer, number),
             Heard::Other => {
@@ -345,25 +346,25 @@ async fn control_visit(
 }
 
 /// What the end of a connection says about the peer.
-fn farewell(end: &quinn::ConnectionError) -> Farewell {
+fn farewell(end: &ConnectionError) -> Farewell {
     match end {
         // Nobody closed it: quinn closes with this what is merely dropped, as a dial is that another overtook.
-        quinn::ConnectionError::ApplicationClosed(close)
+        ConnectionError::ApplicationClosed(close)
             if close.error_code == VarInt::from_u32(0) && close.reason.is_empty() =>
         {
             Farewell::GivenUp
         }
-        quinn::ConnectionError::ApplicationClosed(close) => {
+        ConnectionError::ApplicationClosed(close) => {
             CloseCode::farewell(close.error_code.into_inner())
         }
-        quinn::ConnectionError::LocallyClosed => Farewell::Said,
+        ConnectionError::LocallyClosed => Farewell::Said,
         _ => Farewell::None,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use quinn::{ApplicationClose, ConnectionError};
+    use quinn::ApplicationClose;
 
     use super::*;
 

@@ -20,8 +20,8 @@ use super::lane::pool::LANE_DEAD;
 use super::lateness::Lateness;
 use super::patience::Patience;
 use super::peer::{Peer, STALE_AFTER, State};
-use super::sense::Tracked;
-use super::silence::{FLOOR, LATE, Sign, Silence};
+use super::sense::{Sense, Tracked};
+use super::silence::{FLOOR, LATE, Sign, Silence, Window};
 use super::{CloseCode, Kind, LinkEvent, Shared, dial, lock};
 
 /// Nobody waits for a peer at rest, whose loss is noticed seconds late anyhow: its silence is judged with so much
@@ -55,6 +55,8 @@ const DEAD_FACTOR: u32 = 5;
 /// The mesh link on QUIC, while only lanes answer: UDP is blocked. Longer, since lanes live on other threads
 /// than the mesh, which a busy host may keep waiting.
 const DEAD_MESH: Duration = Duration::from_secs(1);
+/// Connections with a peer that has been silent for so long end; it is dialled beside long before.
+const GIVE_UP: Duration = Duration::from_secs(10);
 /// A mesh link on a lane is not silent sooner: TCP repeats a lost segment after tens of milliseconds at best,
 /// and what is lost is rare where it is used.
 const LANE_FLOOR: Duration = Duration::from_millis(50);
@@ -262,6 +264,10 @@ fn look(
             data.retire();
         }
         lock(&peer.slots).retire_all();
+        if now.saturating_duration_since(silence.opened) >= GIVE_UP {
+            let given = state.connections.iter_mut().filter(|tracked| !tracked.given_up);
+            given.for_each(Tracked::give_up);
+        }
     }
     // Requests under way first; the driver may ask for the health it is told of.
     peer.publish(&state);
@@ -322,7 +328,7 @@ fn sample(state: &mut State, now: Instant, lag: Duration, patience: f64, at_rest
             dead = dead.max(DEAD_MESH);
         }
         let sign = tracked.window.sample(now, s, h, dead);
-        if sign == Sign::Silent && state.sense.silence.is_none() {
+        if sign == Sign::Silent && answers(&state.sense, &tracked.window) {
             tracked.give_up();
         }
     }
@@ -333,13 +339,12 @@ fn sample(state: &mut State, now: Instant, lag: Duration, patience: f64, at_rest
     } else if lag > LATE {
         state.sense.window.excuse(now);
     }
-    // Not before the peer would be called silent: until then nobody knows that it answers elsewhere.
     let dead = LANE_DEAD.max(threshold * DEAD_FACTOR);
     for tracked in &mut state.lanes {
         let (asked, h) = tracked.moved();
         tracked.window.forgive(now, lag);
         let sign = tracked.window.sample(now, asked, h, dead);
-        if sign == Sign::Silent && state.sense.silence.is_none() {
+        if sign == Sign::Silent && answers(&state.sense, &tracked.window) {
             tracked.lane.close(CloseCode::Stale, "nothing is answered here");
         }
         sent |= asked && on_tcp;
@@ -348,8 +353,18 @@ fn sample(state: &mut State, now: Instant, lag: Duration, patience: f64, at_rest
             (state.sense.lane_heard, state.sense.stirred, heard) = (Some(now), true, true);
         }
     }
+    if heard {
+        state.sense.heard = Some(now);
+    }
     let sign = state.sense.window.sample(now, sent, heard, threshold);
     Sampled { sign, sent, worked, threshold }
+}
+
+/// Whether the peer has answered elsewhere since this connection's window opened. How long the peer itself is
+/// given, on a busy host or a long path, is no measure of that: it may be called silent later than one connection
+/// is called dead.
+fn answers(sense: &Sense, window: &Window) -> bool {
+    sense.silence.is_none() && sense.heard.zip(window.opened()).is_some_and(|(h, o)| h > o)
 }
 
 /// Requests are under way on lanes and no answers flow: is the host still there, and the agent on it? The

@@ -105,7 +105,12 @@ pub(crate) enum Lost {
     /// The mesh link; the peer is alive all the same, by what is heard on its lanes.
     Quietly,
     /// The mesh link, and with it all we know of the peer.
-    Link,
+    Link {
+        /// What its end says of the peer.
+        farewell: Farewell,
+        /// We gave it up for want of answers.
+        given_up: bool,
+    },
 }
 
 impl Peer {
@@ -311,11 +316,13 @@ impl Peer {
     /// Forgets a connection that is closed.
     pub(crate) fn unregister(&self, line: &Line, mut farewell: Farewell) -> Lost {
         let mut state = lock(&self.state);
+        let mut given_up = false;
         match line {
             Line::Quic(connection) => {
                 let id = connection.stable_id();
                 let is = |t: &Tracked| t.connection.stable_id() == id;
-                if state.connections.iter().any(|t| is(t) && t.given_up) {
+                given_up = state.connections.iter().any(|t| is(t) && t.given_up);
+                if given_up {
                     farewell = Farewell::None;
                 }
                 state.connections.retain(|t| !is(t));
@@ -345,7 +352,7 @@ impl Peer {
             } else {
                 state.told_down = true;
                 state.close_dialled();
-                Lost::Link
+                Lost::Link { farewell, given_up }
             };
         }
         state.forget_sense_if_alone();

@@ -171,6 +171,8 @@ pub(crate) struct Sense {
     pub(crate) last_ping: Option<Instant>,
     /// It has not been seen to leave: connections send when their own tasks run.
     pub(crate) unsent: bool,
+    /// When a look last found that something had been heard, on whatever connection.
+    pub(crate) heard: Option<Instant>,
     /// When something was last heard on a lane.
     pub(crate) lane_heard: Option<Instant>,
     /// Since the last ping a request was sent or something was heard on a lane.

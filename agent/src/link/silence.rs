@@ -99,10 +99,15 @@ impl Window {
         }
     }
 
+    /// Something was heard, and something sent after it that is to be acknowledged.
+    pub(crate) fn renew(&mut self, now: Instant) {
+        *self = Self { opened: Some(now), doubted: false };
+    }
+
     /// Our own loop was late: judge from now on.
     pub(crate) fn excuse(&mut self, now: Instant) {
         if self.opened.is_some() {
-            *self = Self { opened: Some(now), doubted: false };
+            self.renew(now);
         }
     }
 
@@ -118,6 +123,11 @@ impl Window {
     /// host would excuse them for ever.
     pub(crate) fn forgive(&mut self, now: Instant, lag: Duration) {
         self.opened = self.opened.map(|opened| (opened + lag).min(now));
+    }
+
+    /// When the oldest unanswered send was noticed.
+    pub(crate) fn opened(&self) -> Option<Instant> {
+        self.opened
     }
 
     /// How long the oldest send has been unanswered.

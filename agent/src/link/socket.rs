@@ -25,10 +25,15 @@ const MAX_UDP: u16 = 6500;
 pub(crate) const ACK_DELAY: Duration = Duration::from_millis(2);
 /// What RFC 9000 gives a peer that was not told otherwise yet.
 pub(crate) const ACK_DELAY_UNTOLD: Duration = Duration::from_millis(25);
-/// A connection nobody uses still proves itself alive.
+/// A data connection nobody uses still proves itself alive.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
-/// The end of a connection that hears nothing. Silence acts long before.
-const MAX_IDLE_MS: u32 = 10_000;
+/// The end of a data connection that hears nothing. Silence acts long before.
+const MAX_IDLE: Duration = Duration::from_secs(10);
+/// The end of a mesh link on which nothing is said. Watched peers are pinged by the monitor, which ends a link
+/// that does not answer; with all others a link is kept, but not alive, from one probe to the next: keep-alives
+/// would be most of what an idle mesh sends, and handshakes more yet. Among 1,000 members a pair speaks about every
+/// four minutes.
+const MAX_IDLE_MESH: Duration = Duration::from_secs(15 * 60);
 /// Before a path is known: repeats a lost first packet after 300 ms, so that a dial of one second has
 /// three tries.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
@@ -73,7 +78,14 @@ pub(crate) fn endpoint_config() -> EndpointConfig {
     config
 }
 
-fn transport() -> Arc<TransportConfig> {
+/// Of the two ends' idle timeouts the shorter holds (RFC 9000 section 10.1): who accepts leaves it to who dials.
+fn transport(kind: Kind) -> Arc<TransportConfig> {
+    let (keep_alive, idle) = match kind {
+        Kind::Mesh => (None, MAX_IDLE_MESH),
+        Kind::Data => (Some(KEEP_ALIVE), MAX_IDLE),
+    };
+    // Proof: both are far below the largest that a varint holds, 2^62 milliseconds.
+    let idle = IdleTimeout::try_from(idle).expect("minutes are a valid timeout");
     let mut mtu = MtuDiscoveryConfig::default();
     mtu.upper_bound(MAX_UDP);
     let mut ack = AckFrequencyConfig::default();
@@ -87,8 +99,8 @@ fn transport() -> Arc<TransportConfig> {
         .max_concurrent_uni_streams(VarInt::from_u32(MAX_MESSAGES))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(RECEIVE_WINDOW))
-        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(MAX_IDLE_MS))))
-        .keep_alive_interval(Some(KEEP_ALIVE))
+        .max_idle_timeout(Some(idle))
+        .keep_alive_interval(keep_alive)
         .initial_rtt(INITIAL_RTT)
         .mtu_discovery_config(Some(mtu))
         .ack_frequency_config(Some(ack))
@@ -102,7 +114,7 @@ pub(crate) fn server_config(
 ) -> Result<ServerConfig, NoInitialCipherSuite> {
     let tls = credentials.server_config(&[wire::ALPN_MESH, wire::ALPN_DATA]);
     let mut config = ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
-    config.transport_config(transport());
+    config.transport_config(transport(Kind::Mesh));
     Ok(config)
 }
 
@@ -114,7 +126,7 @@ pub(crate) fn client_config(
 ) -> Result<ClientConfig, NoInitialCipherSuite> {
     let tls = credentials.client_config(expected, kind.alpn());
     let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
-    config.transport_config(transport());
+    config.transport_config(transport(kind));
     config.initial_dst_cid_provider(Arc::new(move || marked(kind)));
     Ok(config)
 }

@@ -7,19 +7,28 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::advert::SignedAdvert;
+use crate::budget::Budget;
 use crate::evidence::{LinkState, NodeEvidence, Swim};
 use crate::ids::{Identity, NodeName};
 use crate::member::Rumour;
+use crate::policy::Rate;
 use crate::table::{Merged, REMEMBER};
-use crate::time::Time;
+use crate::time::{Span, Time};
 use crate::wire::{Hint, Message};
 
-use super::sync::Feed;
+use super::sync::{BATCH, Feed};
 use super::{Event, Node, Wanted};
 
 /// Peers to which a record is pushed that is new to us. Infect and forward with fanout 4 reaches 98 % of
 /// the mesh in a few hops (knowledge: 1 − e^(−f·x)); rumours and digests reach the rest.
 pub(super) const PUSH_FANOUT: usize = 4;
+/// Pushes leave together at most so often: the first at once, and what is new within this after it as one. When
+/// everybody starts at once, or a large mesh splits and heals, each record would be a message to four from
+/// everybody.
+const PUSH_EVERY: Duration = Duration::from_millis(100);
+/// Digests said first thing on new links: a burst, then ten a second. Where everybody meets everybody the periodic
+/// ones find the same for less.
+const GREETINGS: Rate = Rate::Of { times: 16, per: Span(Duration::from_millis(1_600)) };
 /// After a rumour, the push it announces gets so much time before the record is pulled.
 pub(super) const PULL_DELAY: Duration = Duration::from_millis(100);
 /// A digest goes to one random member in every such period, ± 25 %.
@@ -37,11 +46,21 @@ const WANT_AGAIN: Duration = Duration::from_secs(1);
 /// asking for ever, and digests find what exists.
 const WANT_TRIES: u8 = 5;
 
+/// Records that were new to us, with who told us, on their way to a few others.
+#[derive(Default)]
+struct Pushes {
+    waiting: Vec<(NodeName, SignedAdvert)>,
+    /// None leaves before this.
+    next: Time,
+}
+
 /// When gossip is due, and its own chance: whom it is sent to decides nothing, so that a recording need not
 /// hold it.
 pub(super) struct Gossip {
     pub(super) rng: StdRng,
     pub(super) feed: Feed,
+    pushes: Pushes,
+    greetings: Budget,
     digest_at: Time,
     seek_at: Time,
     lonely_at: Time,
@@ -49,8 +68,15 @@ pub(super) struct Gossip {
 
 impl Gossip {
     pub(super) fn new(seed: u64, now: Time) -> Self {
-        let rng = StdRng::seed_from_u64(seed);
-        Self { rng, feed: Feed::default(), digest_at: now, seek_at: now, lonely_at: now }
+        Self {
+            rng: StdRng::seed_from_u64(seed),
+            feed: Feed::default(),
+            pushes: Pushes::default(),
+            greetings: Budget::default(),
+            digest_at: now,
+            seek_at: now,
+            lonely_at: now,
+        }
     }
 
     fn jittered(&mut self, period: Duration) -> Duration {
@@ -63,9 +89,21 @@ impl Gossip {
         self.digest_at = self.digest_at.min(soon);
     }
 
+    /// Whether a new link may begin with a digest; counted if so.
+    pub(super) fn greets(&mut self, now: Time) -> bool {
+        let may = self.greetings.room(GREETINGS) <= now;
+        if may {
+            self.greetings.take(GREETINGS, now);
+        }
+        may
+    }
+
     /// When something is due; alone, somebody is looked for.
     pub(super) fn poll_timeout(&self, is_alone: bool) -> Time {
-        let due = self.digest_at.min(self.seek_at);
+        let mut due = self.digest_at.min(self.seek_at);
+        if !self.pushes.waiting.is_empty() {
+            due = due.min(self.pushes.next);
+        }
         if is_alone { due.min(self.lonely_at) } else { due }
     }
 }
@@ -229,16 +267,41 @@ impl Node {
         self.touch_node(&node);
         self.events.push_back(Event::SaveTable);
         if !from_disk {
-            self.member.spread(&Rumour { node: node.clone(), version });
-            self.push(from, signed);
+            self.pass_on(now, from, signed);
         }
     }
 
-    /// Sends a record to a few of the living.
-    pub(super) fn push(&mut self, except: &NodeName, signed: &SignedAdvert) {
-        for peer in self.some_alive(PUSH_FANOUT, except) {
-            if peer != signed.node {
-                self.send(&peer, Message::Adverts(vec![signed.clone()]));
+    /// Spreads what is new to us: the record to a few, and a rumour of it. Of more than a message holds the rest
+    /// is left to digests, which find much at once for less.
+    pub(super) fn pass_on(&mut self, now: Time, from: &NodeName, signed: &SignedAdvert) {
+        let pushes = &mut self.gossip.pushes;
+        if signed.node == self.config.name {
+            // Our own news waits for nobody.
+            pushes.next = now;
+        } else if pushes.waiting.len() >= BATCH {
+            self.gossip.hurry(now);
+            return;
+        }
+        self.member.spread(&Rumour { node: signed.node.clone(), version: signed.version });
+        self.gossip.pushes.waiting.push((from.clone(), signed.clone()));
+    }
+
+    /// Sends what waits to a few of the living, if it is time.
+    pub(super) fn push(&mut self, now: Time) {
+        if self.gossip.pushes.waiting.is_empty() || now < self.gossip.pushes.next {
+            return;
+        }
+        self.gossip.pushes.next = now + PUSH_EVERY;
+        let waiting = std::mem::take(&mut self.gossip.pushes.waiting);
+        let except = match &waiting[..] {
+            [(from, _)] => from.clone(),
+            _ => self.config.name.clone(),
+        };
+        for peer in self.some_alive(PUSH_FANOUT, &except) {
+            let news = waiting.iter().filter(|(from, record)| *from != peer && record.node != peer);
+            let news: Vec<SignedAdvert> = news.map(|(_, record)| record.clone()).collect();
+            if !news.is_empty() {
+                self.send(&peer, Message::Adverts(news));
             }
         }
     }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::advert::traits::CheckKind;
 use crate::advert::{Protocol, Role};
 use crate::drill::DrillId;
+use crate::evidence::Swim;
 use crate::exclusive::Book;
 use crate::ids::{EndpointId, Generation, Identity, NodeName, ServiceName};
 use crate::incident::IncidentKey;
@@ -182,6 +183,15 @@ pub enum Event {
     },
     /// Nobody is known to be alive: dial the seeds.
     Lonely,
+    /// Membership says something else of a node than before.
+    Member {
+        /// Of which node.
+        node: NodeName,
+        /// Until now.
+        from: Swim,
+        /// From now on.
+        to: Swim,
+    },
     /// Keep a link with exactly these and sense them.
     Watch(Vec<(NodeName, SocketAddr)>),
     /// Have exactly these relays carry; [`Node::handle_relay`](super::Node::handle_relay) is told how it stands

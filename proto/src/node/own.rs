@@ -9,7 +9,6 @@ use crate::advert::{Advert, Condition, EndpointAdvert, Role, SignedAdvert, exten
 use crate::evidence::{Standing, Why};
 use crate::ids::{EndpointId, Identity, NodeName, ServiceName, Version};
 use crate::lifecycle::{Action, Event as Life, Lifecycle};
-use crate::member::Rumour;
 use crate::record::Span;
 use crate::route::Choice;
 use crate::time::Time;
@@ -238,7 +237,7 @@ impl Node {
         }
         let Some(state) = self.services.get(service) else { return };
         let called = state.route.tally.called.clone();
-        let isolated = self.is_isolated();
+        let isolated = self.is_isolated(now);
         let somebody = matches!(state.route.choice, Choice::Serve(_) | Choice::Relay(_));
         let ours: Vec<EndpointId> = self
             .own
@@ -339,12 +338,10 @@ impl Node {
             }
         };
         self.published = Some(now);
-        let version = signed.version;
         self.table.insert(signed.clone(), Arc::new(advert), now);
         self.touch_node(&self.config.name.clone());
-        self.member.spread(&Rumour { node: self.config.name.clone(), version });
         let me = self.config.name.clone();
-        self.push(&me, &signed);
+        self.pass_on(now, &me, &signed);
         // Callers that hold requests for us hear it first hand.
         let waiting: std::collections::BTreeSet<NodeName> =
             self.forced.values().map(|f| f.by.clone()).filter(|by| *by != me).collect();

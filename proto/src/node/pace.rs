@@ -51,7 +51,7 @@ impl Node {
     /// Notes what each endpoint does now, and marks those that flap.
     pub(super) fn damp(&mut self, now: Time, policy: &ServicePolicy, survey: &mut Survey) {
         let half_life = policy.damping.span();
-        let isolated = self.is_isolated();
+        let isolated = self.is_isolated(now);
         for subject in &mut survey.subjects {
             let damping = self.pace.flaps.entry(subject.id.clone()).or_default();
             damping.see(seen(subject), half_life, now);
@@ -72,8 +72,8 @@ impl Node {
     }
 
     /// We are cut off: what we lose now comes back without having been away.
-    pub(super) fn note_isolation(&mut self) {
-        if self.is_isolated() {
+    pub(super) fn note_isolation(&mut self, now: Time) {
+        if self.is_isolated(now) {
             self.pace.flaps.values_mut().for_each(Damping::cut_off);
         }
     }

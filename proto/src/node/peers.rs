@@ -9,7 +9,10 @@ use crate::ids::NodeName;
 use crate::time::Time;
 use crate::wire::Hello;
 
-use super::{Node, Transmit, gossip};
+use super::{Event, Node, Transmit, gossip};
+
+/// Whoever is not cut off hears somebody within this: SWIM's probes come and go every second.
+const LATELY: Duration = Duration::from_secs(5);
 
 impl Node {
     pub(super) fn evidence(&mut self, now: Time, node: &NodeName) -> &mut NodeEvidence {
@@ -52,9 +55,11 @@ impl Node {
         if !alive {
             self.member.announce(now, peer.clone(), hello.address);
         }
-        // One of the two begins.
-        if self.config.name < *peer {
+        // One of the two begins, if it does not meet many.
+        if self.config.name < *peer && self.gossip.greets(now) {
             self.send_digest_to(peer, hello.address);
+        } else {
+            self.gossip.hurry(now);
         }
     }
 
@@ -68,7 +73,7 @@ impl Node {
         let began = now - unanswered;
         e.silence(e.heard.map_or(began, |h| began.max(h)), unanswered);
         self.member.accuse(now, peer);
-        self.note_isolation();
+        self.note_isolation(now);
         self.touch_node(peer);
         self.hint(peer);
     }
@@ -87,7 +92,7 @@ impl Node {
         } else {
             e.silence(now, Duration::ZERO);
             self.member.accuse(now, peer);
-            self.note_isolation();
+            self.note_isolation(now);
         }
         self.touch_node(peer);
     }
@@ -112,7 +117,7 @@ impl Node {
             if e.swim == state.swim {
                 continue;
             }
-            e.swim = state.swim;
+            let from = std::mem::replace(&mut e.swim, state.swim);
             e.swim_since = now;
             let accused = matches!(state.swim, Swim::Suspect | Swim::Down);
             match e.link {
@@ -122,6 +127,7 @@ impl Node {
                 _ => {}
             }
             self.touch_node(&name);
+            self.events.push_back(Event::Member { node: name, from, to: state.swim });
         }
     }
 
@@ -156,13 +162,18 @@ impl Node {
         }
     }
 
-    /// Every peer we had a link with is silent: it is we who are cut off, until one answers.
-    pub(super) fn is_isolated(&self) -> bool {
-        let mut links = self.nodes.values().filter(|e| e.link != LinkState::None);
+    /// Every peer we had a link with is silent: it is we who are cut off, until one answers. A link of which
+    /// nothing came of late is no proof of the contrary: nobody has asked.
+    pub(super) fn is_isolated(&self, now: Time) -> bool {
+        let late = |t: Time| now.since(t) > LATELY;
+        let unasked = |e: &NodeEvidence| e.heard.is_none_or(late) && late(e.link_since);
         let (mut any, mut all_silent) = (0, true);
-        for e in &mut links {
-            any += 1;
-            all_silent &= e.link == LinkState::Silent;
+        for e in self.nodes.values().filter(|e| e.link != LinkState::None) {
+            let silent = e.link == LinkState::Silent;
+            if silent || !unasked(e) {
+                any += 1;
+                all_silent &= silent;
+            }
         }
         any >= 2 && all_silent
     }

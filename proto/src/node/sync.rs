@@ -23,7 +23,7 @@ use crate::wire::{Branches, Digest, Leaves, Members, Message, Versions};
 use super::{Node, Transmit};
 
 /// Records in one message; 64 of the largest fill a quarter of it.
-const BATCH: usize = 64;
+pub(super) const BATCH: usize = 64;
 /// So many records, or their versions, go out whatever the feed: few are news, many are a newcomer's hunger.
 const FEW: usize = 64;
 /// What is fed to newcomers: members and versions, as a rate. About 100 KB/s.

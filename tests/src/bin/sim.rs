@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use hearth_tests::sim::swim::{lifeguard, theory};
+use hearth_tests::sim::swim::{lifeguard, rapid, theory};
 use hearth_tests::sim::{availability, fleet, run, scenario, tally};
 
 /// Runs meshes under a virtual clock and checks their invariants.
@@ -46,6 +46,10 @@ fn compared(arguments: &Arguments) -> Option<ExitCode> {
         }
         "lifeguard" | "lifeguard-slice" => {
             let outcome = lifeguard::compare(seeds, arguments.scenario == "lifeguard");
+            (outcome.table(), outcome.holds(), serde_json::to_string_pretty(&outcome))
+        }
+        "rapid" => {
+            let outcome = rapid::check(seeds, arguments.nodes);
             (outcome.table(), outcome.holds(), serde_json::to_string_pretty(&outcome))
         }
         "bootstrap" => {

@@ -81,7 +81,7 @@ impl World {
         side.dialling = None;
         self.established(to, from, dial, hello);
         // The last packet of the handshake: the peer learns that the connection stands.
-        self.ping(to, from, true);
+        self.ping(to, from);
     }
 
     pub(super) fn established(&mut self, host: usize, peer: usize, conn: u64, hello: Hello) {

@@ -27,8 +27,10 @@ const PING_SILENT: u64 = 100 * MS;
 /// A silence is asked about so often before it is confirmed.
 const QUESTIONS: u64 = 6;
 const STALE_AFTER: u64 = 300 * MS;
-const KEEP_ALIVE: u64 = 5 * S;
-const IDLE: u64 = 10 * S;
+/// Connections with a peer that has been silent for so long end.
+const GIVE_UP: u64 = 10 * S;
+/// A link that nobody watches is kept so long from one packet to the next.
+const IDLE: u64 = 15 * 60 * S;
 const QUEUE: usize = 64;
 pub(super) const CONNS: usize = 4;
 
@@ -170,15 +172,13 @@ impl World {
         }
     }
 
-    pub(super) fn ping(&mut self, host: usize, peer: usize, sensed: bool) {
+    pub(super) fn ping(&mut self, host: usize, peer: usize) {
         let now = self.now;
         let side = self.side(host, peer);
         side.pings += 1;
         side.last_ping = now;
         let (number, conns) = (side.pings, side.conns.clone());
-        if sensed {
-            self.sense(host, peer);
-        }
+        self.sense(host, peer);
         for conn in conns {
             self.emit(host, peer, conn, Frame::Ping(number));
         }
@@ -283,7 +283,7 @@ impl World {
             window.map(|w| w + if side.doubted { threshold } else { threshold / 2 }),
             side.silence.map(|(opened, _)| side.last_ping + ask_every(now - opened, threshold)),
             side.watched.map(|_| side.last_sent.max(side.last_ping) + PING_WATCHED),
-            Some(side.last_heard + KEEP_ALIVE).filter(|t| *t > now),
+            side.silence.map(|(opened, _)| opened + GIVE_UP),
             Some(side.last_heard + IDLE),
         ];
         // The monitor looks every few milliseconds, never more often than each.
@@ -314,7 +314,8 @@ impl World {
             self.arm_side(host, peer);
             return;
         }
-        if now >= side.last_heard + IDLE {
+        let given_up = side.silence.is_some_and(|(opened, _)| now >= opened + GIVE_UP);
+        if given_up || now >= side.last_heard + IDLE {
             self.lost(host, peer);
             return;
         }
@@ -323,20 +324,20 @@ impl World {
             (None, Some(age)) if age >= threshold => {
                 side.silence = Some((now - age, side.pings + 1));
                 self.stats.silences += 1;
-                self.ping(host, peer, true);
+                self.ping(host, peer);
                 self.fail_tries(host, peer);
                 let unanswered = Duration::from_micros(age);
                 self.input(host, peer, LinkInput::Silent { unanswered });
             }
             (None, Some(age)) if age >= threshold / 2 && !side.doubted => {
                 side.doubted = true;
-                self.ping(host, peer, true);
+                self.ping(host, peer);
             }
             (Some((opened, _)), _) => {
                 let beside = now >= opened + STALE_AFTER;
                 let address = side.address;
                 if now >= side.last_ping + ask_every(now - opened, threshold) {
-                    self.ping(host, peer, true);
+                    self.ping(host, peer);
                 }
                 if let (true, Some(address)) = (beside, address) {
                     self.dial(host, peer, address);
@@ -344,18 +345,15 @@ impl World {
             }
             _ => {
                 let idle = now - side.last_sent.max(side.last_ping).min(now);
-                let quiet = now - side.last_heard;
                 if side.watched.is_some() && idle >= PING_WATCHED {
-                    self.ping(host, peer, true);
-                } else if quiet >= KEEP_ALIVE && idle >= KEEP_ALIVE / 2 {
-                    self.ping(host, peer, false);
+                    self.ping(host, peer);
                 }
             }
         }
         self.arm_side(host, peer);
     }
 
-    /// Nothing was heard for the idle time-out: the connections are gone.
+    /// Nothing was heard for too long: the connections are gone.
     fn lost(&mut self, host: usize, peer: usize) {
         let now = self.now;
         let side = self.side(host, peer);
@@ -378,7 +376,7 @@ impl World {
         side.address = Some(address);
         side.probing = Some(side.pings + 1);
         if side.is_up() {
-            self.ping(host, peer, true);
+            self.ping(host, peer);
         } else {
             self.dial(host, peer, address);
         }

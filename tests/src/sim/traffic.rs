@@ -289,7 +289,7 @@ impl World {
             50
         } else {
             // Its packets are acknowledged by the agent there, whatever the application does.
-            self.ping(caller, target, true);
+            self.ping(caller, target);
             self.net.stream(caller, target, &mut self.rng)
         };
         let arrive = What::Arrive { request: id, attempt, from: caller, to: target, endpoint };

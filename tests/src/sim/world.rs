@@ -542,7 +542,11 @@ impl World {
                 self.tell(|| format!("host {host}: lease of {service}, term {term}: {held:?}"));
             }
             // Third agents do not carry here: a wish for one stays unanswered.
-            Event::Trust(_) | Event::Spans(_) | Event::SaveActivations | Event::Relay(_) => {}
+            Event::Member { .. }
+            | Event::Trust(_)
+            | Event::Spans(_)
+            | Event::SaveActivations
+            | Event::Relay(_) => {}
             Event::Revoked(revoked) => {
                 let mut known =
                     self.hosts[host].revoked.lock().unwrap_or_else(PoisonError::into_inner);

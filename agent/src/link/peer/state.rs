@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hearth_proto::ids::Generation;
+use quinn::Connection;
 use tokio::sync::mpsc;
 
 use crate::link::backoff::{self, Backoff};
@@ -158,14 +159,19 @@ impl State {
         }
     }
 
-    /// It answers again. What its single connections left unanswered meanwhile was the silence of all: each
-    /// is judged from now on, for one may be read later than another.
+    /// It answers again. What its single connections left unanswered meanwhile was the silence of all, and is not
+    /// held against one, which may be read later than another. What they had left unanswered before is.
     pub(super) fn revive(&mut self) {
-        self.sense.silence = None;
         self.sense.window = Window::default();
         let now = Instant::now();
-        self.connections.iter_mut().for_each(|t| t.window.excuse(now));
-        self.lanes.iter_mut().for_each(|t| t.window.excuse(now));
+        let silent = self.sense.silence.take().map(|s| now.saturating_duration_since(s.opened));
+        let connections = self.connections.iter_mut().map(|t| &mut t.window);
+        for window in connections.chain(self.lanes.iter_mut().map(|t| &mut t.window)) {
+            match silent {
+                Some(silent) => window.forgive(now, silent),
+                None => window.excuse(now),
+            }
+        }
     }
 
     /// The peer restarted. Data connections do not say which start of it they belong to: a ping on
@@ -175,6 +181,21 @@ impl State {
             let _ = tracked.connection.send_datagram(ping(0));
         }
         self.lanes.iter().for_each(|t| t.lane.ping(0));
+    }
+
+    /// Answers a ping that came on `connection`. The answer is a question too, which opens the window, for nothing
+    /// of what was heard until now is its acknowledgement: a peer that hears us no longer asks ever again, and
+    /// each time that is heard.
+    pub(crate) fn answer(&mut self, connection: &Connection, answer: Bytes, now: Instant) {
+        let same = |t: &&mut Tracked| t.connection.stable_id() == connection.stable_id();
+        if let Some(tracked) = self.connections.iter_mut().find(same) {
+            tracked.heard = connection.stats().udp_rx.datagrams;
+            tracked.window = Window::default();
+        }
+        self.sense.heard = Some(now);
+        self.sense.window.renew(now);
+        // A full buffer drops an older datagram; pings are repeated.
+        let _ = connection.send_datagram(answer);
     }
 
     /// Sends a ping on the mesh link, and on every connection when `everywhere` or when there is no

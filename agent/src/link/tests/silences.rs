@@ -77,6 +77,30 @@ async fn a_peer_at_rest_is_judged_with_patience_until_others_accuse_it() {
     until("a request", || if at_rest() { Err(()) } else { Ok(()) }).await;
 }
 
+/// As long as nobody knows whether the peer answers at all, giving its only connection up would end what may come
+/// back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_has_learnt_patience_gives_no_link_up_before_it_calls_the_peer_silent() {
+    let authority = Authority::new("mesh.example");
+    let (mut a, b, relay) = pair(&authority).await;
+    for _ in 0..8 {
+        lock(&a.links.shared.monitor.patience).was_wrong(Instant::now());
+    }
+    tokio::time::sleep(AT_REST).await;
+    relay.cut();
+    let first = a
+        .expect("Silent or Down", |e| match e {
+            LinkEvent::Silent { since, .. } => Some(Ok(since)),
+            LinkEvent::Down { reason, .. } => Some(Err(reason)),
+            _ => None,
+        })
+        .await;
+    let since = first.unwrap();
+    assert!(since >= super::super::silence::FLOOR * 4 * 5, "accused after {since:?}");
+    relay.heal();
+    heard(&mut a, &b.name).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_probe_of_a_lively_peer_is_answered_by_heard() {
     let authority = Authority::new("mesh.example");

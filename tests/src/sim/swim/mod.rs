@@ -6,8 +6,10 @@
 //! | this | the group, its loop, who was taken for what by whom and when |
 //! | [`theory`] | first suspicions and dissemination, beside the formulas |
 //! | [`lifeguard`] | slow members, as in Lifeguard's evaluation |
+//! | [`rapid`] | many crashes at once, and members that half work, as in Rapid's |
 
 pub mod lifeguard;
+pub mod rapid;
 pub mod theory;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -53,6 +55,8 @@ struct Peer {
     wake: Option<At>,
     /// While its messages are held back, both ways, they wait here; its timers run.
     held: Option<VecDeque<(bool, usize, Parcel)>>,
+    /// Share lost of what comes to it, and of what it sends.
+    lost: (f64, f64),
 }
 
 /// Somebody took somebody for something.
@@ -115,7 +119,7 @@ impl Group {
             member.merge(start, others);
             let _ = member.changes();
             agenda.arm(start.0, What::Wake { peer: i });
-            Peer { member: Some(member), wake: Some(start.0), held: None }
+            Peer { member: Some(member), wake: Some(start.0), held: None, lost: (0.0, 0.0) }
         });
         let peers = peers.collect();
         let by_name = ids.iter().enumerate().map(|(i, id)| (id.name.clone(), i)).collect();
@@ -163,6 +167,11 @@ impl Group {
                 self.arrive(other, peer, parcel);
             }
         }
+    }
+
+    /// From now on these shares are lost of what comes to a member and of what it sends.
+    pub fn lose(&mut self, peer: usize, incoming: f64, outgoing: f64) {
+        self.peers[peer].lost = (incoming, outgoing);
     }
 
     /// The scenario is called at `at`.
@@ -253,7 +262,9 @@ impl Group {
             Parcel::Warning(record) => wire::encode_body(record).map_or(0, |bytes| bytes.len()),
         };
         self.sent = (self.sent.0 + 1, self.sent.1 + bytes as u64);
-        if self.loss > 0.0 && self.rng.random_bool(self.loss) {
+        let kept =
+            (1.0 - self.loss) * (1.0 - self.peers[from].lost.1) * (1.0 - self.peers[to].lost.0);
+        if kept < 1.0 && !self.rng.random_bool(kept) {
             return;
         }
         let latency = self.latency + self.rng.random_range(0..=self.latency / 2);
