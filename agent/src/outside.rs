@@ -170,6 +170,8 @@ fn tell(event: Event) {
         }
         Event::Member { node, from, to } => match to {
             Swim::Down => tracing::warn!(%node, %from, "member down"),
+            // At a start everybody is new.
+            Swim::Alive if from == Swim::Unheard => tracing::debug!(%node, %from, "member alive"),
             Swim::Alive => tracing::info!(%node, %from, "member alive"),
             Swim::Suspect | Swim::Unheard => tracing::info!(%node, %from, "member {to}"),
         },

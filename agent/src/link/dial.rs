@@ -186,7 +186,8 @@ pub(crate) async fn connect(
         let error = LinkError::Unreachable { peer: who.to_owned(), address, why };
         Err(Failed { error, answered: result == "refused" })
     };
-    let config = match socket::client_config(&shared.credentials, expected, kind) {
+    let sensed = !shared.monitor.is_off();
+    let config = match socket::client_config(&shared.credentials, expected, kind, sensed) {
         Ok(config) => config,
         Err(error) => return failed("failed", error.to_string()),
     };

@@ -622,7 +622,7 @@ impl Links {
             peer.close_lanes(CloseCode::Leaving, "leaving");
         }
         self.shared.endpoint.close(CloseCode::Leaving.code(), b"leaving");
-        // A peer that does not take note learns from its idle timeout.
+        // A peer that does not take note learns when it next asks.
         let _ = tokio::time::timeout(CLOSE_LIMIT, self.shared.endpoint.wait_idle()).await;
     }
 }

@@ -8,7 +8,7 @@
 //! The monitor never waits for anyone: events go out with `try_send` and are tried again at the next
 //! tick, as long as they are still true. It measures its own lateness and, when late, judges nobody for
 //! what was not read meanwhile. If it is aborted, silence is no longer sensed; connections then end by
-//! their idle timeout.
+//! their idle timeout, which is minutes for a mesh link.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -55,7 +55,7 @@ const DEAD_FACTOR: u32 = 5;
 /// The mesh link on QUIC, while only lanes answer: UDP is blocked. Longer, since lanes live on other threads
 /// than the mesh, which a busy host may keep waiting.
 const DEAD_MESH: Duration = Duration::from_secs(1);
-/// Connections with a peer that has been silent for so long end; it is dialled beside long before.
+/// QUIC connections with a peer that has been silent for so long end; it is dialled beside long before.
 const GIVE_UP: Duration = Duration::from_secs(10);
 /// A mesh link on a lane is not silent sooner: TCP repeats a lost segment after tens of milliseconds at best,
 /// and what is lost is rare where it is used.
@@ -143,6 +143,8 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         };
         let now = Instant::now();
         for peer in lock(&shared.monitor.fresh).drain(..) {
+            // What opened its window before we came was not looked at meanwhile: that wait is ours.
+            lock(&peer.state).sense.window.excuse(now);
             hot.push(Entry { peer, until: now + LINGER, looks: 0, stirred: false });
         }
         if rung || off {
@@ -264,7 +266,8 @@ fn look(
             data.retire();
         }
         lock(&peer.slots).retire_all();
-        if now.saturating_duration_since(silence.opened) >= GIVE_UP {
+        // After a stop of ours the answers may lie unread.
+        if now.saturating_duration_since(silence.opened) >= GIVE_UP && lag <= LATE {
             let given = state.connections.iter_mut().filter(|tracked| !tracked.given_up);
             given.for_each(Tracked::give_up);
         }

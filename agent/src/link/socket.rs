@@ -79,11 +79,10 @@ pub(crate) fn endpoint_config() -> EndpointConfig {
 }
 
 /// Of the two ends' idle timeouts the shorter holds (RFC 9000 section 10.1): who accepts leaves it to who dials.
-fn transport(kind: Kind) -> Arc<TransportConfig> {
-    let (keep_alive, idle) = match kind {
-        Kind::Mesh => (None, MAX_IDLE_MESH),
-        Kind::Data => (Some(KEEP_ALIVE), MAX_IDLE),
-    };
+/// `rests`: it need not prove itself alive while nobody uses it.
+fn transport(rests: bool) -> Arc<TransportConfig> {
+    let (keep_alive, idle) =
+        if rests { (None, MAX_IDLE_MESH) } else { (Some(KEEP_ALIVE), MAX_IDLE) };
     // Proof: both are far below the largest that a varint holds, 2^62 milliseconds.
     let idle = IdleTimeout::try_from(idle).expect("minutes are a valid timeout");
     let mut mtu = MtuDiscoveryConfig::default();
@@ -114,19 +113,20 @@ pub(crate) fn server_config(
 ) -> Result<ServerConfig, NoInitialCipherSuite> {
     let tls = credentials.server_config(&[wire::ALPN_MESH, wire::ALPN_DATA]);
     let mut config = ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
-    config.transport_config(transport(Kind::Mesh));
+    config.transport_config(transport(true));
     Ok(config)
 }
 
-/// For dialling `expected`.
+/// For dialling `expected`. `sensed`: the monitor ends what does not answer.
 pub(crate) fn client_config(
     credentials: &Credentials,
     expected: Expected,
     kind: Kind,
+    sensed: bool,
 ) -> Result<ClientConfig, NoInitialCipherSuite> {
     let tls = credentials.client_config(expected, kind.alpn());
     let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
-    config.transport_config(transport(kind));
+    config.transport_config(transport(sensed && kind == Kind::Mesh));
     config.initial_dst_cid_provider(Arc::new(move || marked(kind)));
     Ok(config)
 }

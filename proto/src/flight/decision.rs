@@ -105,7 +105,6 @@ fn event(event: &Event) -> Option<String> {
         }
         Event::Trust(roots) => format!("trust {} roots", roots.len()),
         Event::Revoked(revoked) => format!("revoke {} nodes", revoked.len()),
-        Event::Member { node, to, .. } => format!("{node} is {to} by membership"),
         // SWIM's packets are not in the recording, so their refusals are not either.
         Event::Refused { what: "swim", .. } => return None,
         Event::Refused { what, reason, from, .. } => {
@@ -114,6 +113,8 @@ fn event(event: &Event) -> Option<String> {
             };
             format!("refuse {what} of {from}: {reason}")
         }
+        // What membership says is put in, not decided.
+        Event::Member { .. } => return None,
         Event::Lonely
         | Event::SaveTable
         | Event::SaveDocuments

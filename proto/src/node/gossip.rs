@@ -282,7 +282,7 @@ impl Node {
             self.gossip.hurry(now);
             return;
         }
-        self.member.spread(&Rumour { node: signed.node.clone(), version: signed.version });
+        self.gossip.pushes.waiting.retain(|(_, record)| record.node != signed.node);
         self.gossip.pushes.waiting.push((from.clone(), signed.clone()));
     }
 
@@ -293,6 +293,10 @@ impl Node {
         }
         self.gossip.pushes.next = now + PUSH_EVERY;
         let waiting = std::mem::take(&mut self.gossip.pushes.waiting);
+        // Not sooner: whoever hears of a record that does not come asks for it.
+        for (_, record) in &waiting {
+            self.member.spread(&Rumour { node: record.node.clone(), version: record.version });
+        }
         let except = match &waiting[..] {
             [(from, _)] => from.clone(),
             _ => self.config.name.clone(),

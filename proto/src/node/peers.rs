@@ -11,7 +11,8 @@ use crate::wire::Hello;
 
 use super::{Event, Node, Transmit, gossip};
 
-/// Whoever is not cut off hears somebody within this: SWIM's probes come and go every second.
+/// Whoever is not cut off hears somebody within this: SWIM's probes come and go twice a second, unless somebody
+/// is slow.
 const LATELY: Duration = Duration::from_secs(5);
 
 impl Node {
@@ -162,15 +163,16 @@ impl Node {
         }
     }
 
-    /// Every peer we had a link with is silent: it is we who are cut off, until one answers. A link of which
-    /// nothing came of late is no proof of the contrary: nobody has asked.
+    /// Every peer we had a link with is silent: it is we who are cut off, until one answers. A link that nobody
+    /// watches and of which nothing came of late is no proof of the contrary: nobody has asked.
     pub(super) fn is_isolated(&self, now: Time) -> bool {
         let late = |t: Time| now.since(t) > LATELY;
         let unasked = |e: &NodeEvidence| e.heard.is_none_or(late) && late(e.link_since);
         let (mut any, mut all_silent) = (0, true);
-        for e in self.nodes.values().filter(|e| e.link != LinkState::None) {
+        let watched = |name| self.watch.iter().any(|(peer, _)| peer == name);
+        for (name, e) in self.nodes.iter().filter(|(_, e)| e.link != LinkState::None) {
             let silent = e.link == LinkState::Silent;
-            if silent || !unasked(e) {
+            if silent || !unasked(e) || watched(name) {
                 any += 1;
                 all_silent &= silent;
             }

@@ -185,13 +185,14 @@ impl State {
 
     /// Answers a ping that came on `connection`. The answer is a question too, which opens the window, for nothing
     /// of what was heard until now is its acknowledgement: a peer that hears us no longer asks ever again, and
-    /// each time that is heard.
+    /// each time that is heard. (It asks every 100 ms in the end: where an answer may take longer, one-way loss is
+    /// found by the end of the connection, which the peer gives up.)
     pub(crate) fn answer(&mut self, connection: &Connection, answer: Bytes, now: Instant) {
         let same = |t: &&mut Tracked| t.connection.stable_id() == connection.stable_id();
-        if let Some(tracked) = self.connections.iter_mut().find(same) {
-            tracked.heard = connection.stats().udp_rx.datagrams;
-            tracked.window = Window::default();
-        }
+        // Read after its end, it is nobody's.
+        let Some(tracked) = self.connections.iter_mut().find(same) else { return };
+        tracked.heard = connection.stats().udp_rx.datagrams;
+        tracked.window = Window::default();
         self.sense.heard = Some(now);
         self.sense.window.renew(now);
         // A full buffer drops an older datagram; pings are repeated.

@@ -57,7 +57,8 @@ async fn a_peer_that_opens_connections_without_end_is_refused_beyond_a_bound() {
     let mut open = Vec::new();
     for _ in 0..60 {
         let config =
-            socket::client_config(&authority.node("x"), Expected::AnyNode, Kind::Data).unwrap();
+            socket::client_config(&authority.node("x"), Expected::AnyNode, Kind::Data, true)
+                .unwrap();
         let connecting = endpoint.connect_with(config, b.address, "hearth").unwrap();
         open.push(connecting.await.unwrap());
     }

@@ -171,9 +171,9 @@ async fn a_peer_that_restarts_unheard_is_linked_again_by_a_dial_beside_the_silen
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "takes 14 seconds: the idle timeout has to pass"]
-async fn after_a_black_hole_longer_than_the_idle_timeout_a_watched_peer_is_back_within_two_seconds()
-{
+#[ignore = "takes 14 seconds: the silent link has to be given up"]
+async fn after_a_black_hole_in_which_the_link_was_given_up_a_watched_peer_is_back_within_two_seconds()
+ {
     let authority = Authority::new("mesh.example");
     let (mut a, b, relay) = pair(&authority).await;
     relay.cut();
