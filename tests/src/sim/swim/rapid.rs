@@ -234,7 +234,7 @@ fn run(trouble: Trouble, seed: u64, members: usize) -> Outcome {
             match trouble {
                 Trouble::Crash => group.crash(*peer),
                 Trouble::FlipFlop => {
-                    group.lose(*peer, if turn.is_multiple_of(2) { 1.0 } else { 0.0 }, 0.0)
+                    group.lose(*peer, if turn.is_multiple_of(2) { 1.0 } else { 0.0 }, 0.0);
                 }
                 Trouble::Loss => group.lose(*peer, 0.0, 0.8),
             }
