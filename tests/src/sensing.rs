@@ -21,7 +21,7 @@ use crate::bench::hearth::Mesh as Pair;
 use crate::bench::probe::fetch;
 use crate::bench::speech::Speech;
 use crate::lab::binaries::ours;
-use crate::lab::entry::enter;
+use crate::lab::entry::program;
 use crate::lab::mesh::{Mesh, MeshSpec, UPSTREAM};
 use crate::lab::wait::wait_for;
 use crate::lab::web::Kind;
@@ -66,16 +66,7 @@ struct Flags {
 #[must_use]
 pub fn run() -> ExitCode {
     let flags = Flags::parse();
-    if let Err(code) = enter("bench-sensing") {
-        return code;
-    }
-    match measure(&flags) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("bench-sensing: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    program("bench-sensing", || measure(&flags))
 }
 
 fn measure(flags: &Flags) -> Result<(), BenchError> {

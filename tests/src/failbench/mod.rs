@@ -42,7 +42,7 @@ use crate::bench::BenchError;
 use crate::bench::authority::Authority;
 use crate::bench::machine::Machine;
 use crate::lab::binaries::target_dir;
-use crate::lab::entry::enter;
+use crate::lab::entry::program;
 use crate::loopback::{Place, sweep};
 use cell::Cell;
 use fault::Fault;
@@ -134,16 +134,7 @@ struct Outcome<'a> {
 #[must_use]
 pub fn run() -> ExitCode {
     let flags = Flags::parse();
-    if let Err(code) = enter("bench-failover") {
-        return code;
-    }
-    match bench(&flags) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("bench-failover: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    program("bench-failover", || bench(&flags))
 }
 
 fn plan(flags: &Flags) -> Plan {

@@ -7,6 +7,7 @@
 //! Named limits of the rootless form: link delay needs write access to `/dev/net/tun`; programs
 //! that switch to another user cannot.
 
+use std::fmt::Display;
 use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
@@ -84,6 +85,21 @@ pub fn enter(program: &str) -> Result<(), ExitCode> {
         Access::No(reason) => eprintln!("{program}: NOT RUN: {reason}"),
     }
     Err(ExitCode::from(UNAVAILABLE))
+}
+
+/// A program of the lab: enters it, does `work`, and says in the program's name what went wrong.
+#[must_use]
+pub fn program<E: Display>(name: &str, work: impl FnOnce() -> Result<(), E>) -> ExitCode {
+    if let Err(code) = enter(name) {
+        return code;
+    }
+    match work() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{name}: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Runs a test body in a fresh lab. One lab at a time on a machine: the figures that tests assert

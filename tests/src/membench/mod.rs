@@ -43,7 +43,7 @@ use serde::Serialize;
 use crate::bench::BenchError;
 use crate::bench::machine::{Machine, version};
 use crate::lab::binaries::{target_dir, tool};
-use crate::lab::entry::enter;
+use crate::lab::entry::program;
 use crate::lab::{Host, Lab, MOST_HOSTS};
 use figures::Taken;
 use group::Group;
@@ -89,16 +89,7 @@ struct Outcome<'a> {
 #[must_use]
 pub fn run() -> ExitCode {
     let flags = Flags::parse();
-    if let Err(code) = enter("bench-membership") {
-        return code;
-    }
-    match bench(&flags) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("bench-membership: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    program("bench-membership", || bench(&flags))
 }
 
 fn plan(flags: &Flags) -> Plan {
