@@ -173,7 +173,9 @@ fn tell(event: Event) {
             // At a start everybody is new.
             Swim::Alive if from == Swim::Unheard => tracing::debug!(%node, %from, "member alive"),
             Swim::Alive => tracing::info!(%node, %from, "member alive"),
-            Swim::Suspect | Swim::Unheard => tracing::info!(%node, %from, "member {to}"),
+            Swim::Suspect | Swim::Unsteady | Swim::Unheard => {
+                tracing::info!(%node, %from, "member {to}")
+            }
         },
         Event::Condition { endpoint, from, to, activation } => {
             let activation_ms = activation.map(|d| d.as_secs_f64() * 1e3);

@@ -98,6 +98,11 @@ pub enum Why {
         /// Since when.
         since: Time,
     },
+    /// SWIM: its node comes and goes, or many cannot reach it, though it is not down.
+    Unsteady {
+        /// Since when.
+        since: Time,
+    },
     /// SWIM: its node is down.
     Down {
         /// Since when.
@@ -140,6 +145,7 @@ impl Why {
         match self {
             Self::Silent { .. } => "silent",
             Self::Suspect { .. } => "suspect",
+            Self::Unsteady { .. } => "unsteady",
             Self::Down { .. } => "down",
             Self::Unheard => "unheard",
             Self::Left => "left",
@@ -159,6 +165,9 @@ impl fmt::Display for Why {
                 f.write_str("our link to its node is silent: what we send is not acknowledged")
             }
             Self::Suspect { .. } => f.write_str("several nodes cannot reach its node (suspect)"),
+            Self::Unsteady { .. } => f.write_str(
+                "its node was declared down a short while ago, or many cannot reach it (unsteady)",
+            ),
             Self::Down { .. } => f.write_str("its node is down, by the members' verdict"),
             Self::Unheard => f.write_str("its node has not been heard of since this agent started"),
             Self::Left => f.write_str("its node left in good order"),
@@ -190,6 +199,15 @@ pub enum Swim {
     Suspect,
     /// Down.
     Down,
+    /// Not down, but declared so not long ago in the same start of its agent, or accused by many.
+    Unsteady,
+}
+
+impl Swim {
+    /// Whether others accuse the node. Its own answer to us counts for more.
+    pub fn is_accused(self) -> bool {
+        matches!(self, Self::Suspect | Self::Down | Self::Unsteady)
+    }
 }
 
 impl fmt::Display for Swim {
@@ -199,6 +217,7 @@ impl fmt::Display for Swim {
             Self::Alive => "alive",
             Self::Suspect => "suspect",
             Self::Down => "down",
+            Self::Unsteady => "unsteady",
         })
     }
 }
@@ -254,7 +273,7 @@ impl NodeEvidence {
     pub fn lives(&self) -> bool {
         !self.revoked
             && self.link != LinkState::Silent
-            && (self.swim == Swim::Alive || self.link == LinkState::Up)
+            && (matches!(self.swim, Swim::Alive | Swim::Unsteady) || self.link == LinkState::Up)
     }
 
     /// Our link went silent: nothing was heard since `began`, which its link layer took for a silence after
@@ -268,7 +287,7 @@ impl NodeEvidence {
     /// Others accuse the node and our link to it is up: until when its answer to our look is waited for.
     /// `None` if nothing is waited for.
     pub fn pending(&self, now: Time) -> Option<Time> {
-        let accused = matches!(self.swim, Swim::Suspect | Swim::Down);
+        let accused = self.swim.is_accused();
         let until = self.swim_since + PROOF_WAIT;
         (accused && self.link == LinkState::Up && now < until).then_some(until)
     }
@@ -279,7 +298,7 @@ impl NodeEvidence {
     /// 2. our link is silent: doubtful, or out once that is confirmed and membership says down as well (what
     ///    others say confirms no silence: they may have been cut off when they judged);
     /// 3. our link answered since others accused the node, or may still answer: ready, whatever they say;
-    /// 4. membership: down → out, suspect → doubtful, alive → ready;
+    /// 4. membership: down → out, suspect or unsteady → doubtful, alive → ready;
     /// 5. membership never heard of it: ready if our link is up, else doubtful.
     pub fn standing(&self, now: Time) -> Standing {
         let down = Why::Down { since: self.swim_since };
@@ -292,6 +311,9 @@ impl NodeEvidence {
             (_, _, Swim::Down) if !proven => Standing::Out(down),
             (_, _, Swim::Suspect) if !proven => {
                 Standing::Doubtful(Why::Suspect { since: self.swim_since })
+            }
+            (_, _, Swim::Unsteady) if !proven => {
+                Standing::Doubtful(Why::Unsteady { since: self.swim_since })
             }
             (_, LinkState::None, Swim::Unheard) => Standing::Doubtful(Why::Unheard),
             _ => Standing::Ready,

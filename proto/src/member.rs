@@ -19,6 +19,7 @@ mod effects;
 mod known;
 mod record;
 mod rumour;
+mod steadiness;
 mod suspicion;
 
 use std::borrow::Cow;
@@ -33,6 +34,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use crate::digest::{LeafSet, Tree};
+use crate::evidence::Swim;
 use crate::ids::{Generation, NodeName};
 use crate::table;
 use crate::time::Time;
@@ -46,6 +48,7 @@ use codec::WireCodec;
 use config::{DEAF, LATE, MUCH};
 use effects::Effects;
 use rumour::{Item, Rumours};
+use steadiness::Steadiness;
 use suspicion::{Accusation, Suspicions, Terms};
 
 /// Why a SWIM packet was refused. Nothing changed.
@@ -84,6 +87,7 @@ pub struct Member {
     items: mpsc::Receiver<Item>,
     rumours: Vec<Rumour>,
     suspicions: Suspicions,
+    steadiness: Steadiness,
     /// Suspects who are to be told so.
     warnings: VecDeque<MemberRecord>,
     /// Our own record as it lies in the sums.
@@ -113,6 +117,7 @@ impl Member {
             items,
             rumours: Vec::new(),
             suspicions: Suspicions::default(),
+            steadiness: Steadiness::default(),
             warnings: VecDeque::new(),
             summed: None,
             refuted: 0,
@@ -223,6 +228,10 @@ impl Member {
                 self.probed(done.is_ok());
             }
         }
+        for name in self.steadiness.end(now) {
+            self.effects.known.changed(&name);
+        }
+        self.warnings.extend(self.suspicions.ask_again(now));
         self.end_suspicions(now);
         self.refresh();
     }
@@ -237,7 +246,7 @@ impl Member {
         }
         // foca has made a suspect of whom it failed.
         self.refresh();
-        if let Some(id) = failed {
+        if let Some(id) = failed.filter(|_| !self.is_deaf(self.effects.now)) {
             self.accuse(self.effects.now, &id.name);
         }
         // Whom we ask now we tell what is said of it (Lifeguard's buddy system).
@@ -386,7 +395,8 @@ impl Member {
     /// When [`handle_timeout`](Self::handle_timeout) must be called.
     pub fn poll_timeout(&self) -> Option<Time> {
         let timer = self.effects.timers.peek().map(|due| due.at);
-        timer.into_iter().chain(self.suspicions.poll_timeout()).min()
+        let ours = self.suspicions.poll_timeout().into_iter().chain(self.steadiness.poll_timeout());
+        timer.into_iter().chain(ours).min()
     }
 
     /// Rumours heard since the last call, also those given to [`spread`](Self::spread).
@@ -407,7 +417,15 @@ impl Member {
 
     /// What SWIM says of a node; `None` if it knows nothing.
     pub fn state(&self, name: &NodeName) -> Option<MemberState> {
-        self.effects.known.get(name).map(MemberRecord::summary)
+        self.effects.known.get(name).map(|record| self.summary(record))
+    }
+
+    fn summary(&self, record: &MemberRecord) -> MemberState {
+        let mut state = record.summary();
+        if state.swim != Swim::Down && self.steadiness.is_unsteady(&record.id.name) {
+            state.swim = Swim::Unsteady;
+        }
+        state
     }
 
     /// What is known of another, as it is passed on.
@@ -415,10 +433,17 @@ impl Member {
         self.effects.known.get(name).cloned()
     }
 
+    /// Our own record, for somebody who told us an older one: that we are suspect, which we refuted long ago.
+    pub fn correction(&self, told: &[MemberRecord]) -> Option<MemberRecord> {
+        let ours = self.ourselves();
+        let stale = |record: &MemberRecord| record.id.name == ours.id.name && *record != ours;
+        (!self.left && told.iter().any(stale)).then_some(ours)
+    }
+
     /// What SWIM says of everybody but ourselves, by name.
     pub fn states(&self) -> BTreeMap<NodeName, MemberState> {
         let all = self.effects.known.iter();
-        all.map(|record| (record.id.name.clone(), record.summary())).collect()
+        all.map(|record| (record.id.name.clone(), self.summary(record))).collect()
     }
 
     /// Of whom SWIM says something else than at the last call, by name.
@@ -506,6 +531,7 @@ impl Member {
             for name in touched {
                 let record = self.effects.known.get(&name);
                 self.suspicions.follow(self.effects.now, &name, record);
+                self.steadiness.follow(self.effects.now, &name, record);
             }
         }
     }
@@ -525,13 +551,15 @@ impl Member {
         if !self.config.lifeguard {
             return;
         }
-        let Accusation { of, incarnation, .. } = accusation;
+        let Accusation { by, of, incarnation } = accusation;
         let known = self.effects.known.get(&of.name).is_some() || *of == *self.foca.identity();
         if known {
             self.apply(vec![foca::Member::new(of.clone(), *incarnation, State::Suspect)]);
             self.read();
         }
-        self.suspicions.confirm(accusation);
+        self.suspicions.confirm(self.effects.now, &self.foca.identity().name, accusation);
+        self.steadiness.accused(self.effects.now, by, &of.name, of.generation);
+        self.effects.known.changed(&of.name);
     }
 
     /// Keeps our own record in the sums.

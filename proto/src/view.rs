@@ -27,10 +27,13 @@ pub struct StatusView {
     pub started: Wall,
     /// Where others reach it.
     pub address: String,
-    /// Members by state: alive, suspect, down.
+    /// Members by state: alive, suspect, unsteady, down.
     pub alive: usize,
     /// Suspected members.
     pub suspect: usize,
+    /// Members that come and go, or that many cannot reach.
+    #[serde(default)]
+    pub unsteady: usize,
     /// Members held for down.
     pub down: usize,
     /// Records in the table.
@@ -376,6 +379,8 @@ pub struct Census {
     pub alive: usize,
     /// Suspected members.
     pub suspect: usize,
+    /// Members that come and go, or that many cannot reach.
+    pub unsteady: usize,
     /// Members held for down; those that left in good order are not.
     pub down: usize,
     /// Records in the table.

@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -47,12 +48,22 @@ pub(crate) struct Prepared {
     pub(crate) client: Option<Arc<Control>>,
     /// The session it belongs to.
     pub(crate) session: Option<u64>,
+    /// An answer was chosen: what other attempts hear is no longer for the client.
+    pub(crate) decided: AtomicBool,
 }
 
 impl Prepared {
     /// A request whose client hears of nothing but its answer.
     pub(crate) fn new(method: Method, head: RequestHead, supply: Supply) -> Self {
-        Self { method, due: None, head, supply: Arc::new(supply), client: None, session: None }
+        Self {
+            method,
+            due: None,
+            head,
+            supply: Arc::new(supply),
+            client: None,
+            session: None,
+            decided: AtomicBool::new(false),
+        }
     }
 
     /// Whether doing it twice is the same as doing it once. A connection that becomes another protocol's
@@ -74,9 +85,10 @@ impl Prepared {
         lease::attach(head, target.term)
     }
 
-    /// Passes an interim answer on, if the client can be told.
+    /// Passes an interim answer on, if the client can be told and still waits.
     fn interim(&self, head: &ResponseHead) {
-        if let Some(client) = &self.client
+        if !self.decided.load(Ordering::Relaxed)
+            && let Some(client) = &self.client
             && let Some(bytes) = interim::encode(head)
         {
             client.interim(&bytes);

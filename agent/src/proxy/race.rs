@@ -27,6 +27,7 @@
 
 mod beside;
 mod outcome;
+mod overtaken;
 mod told;
 
 use std::sync::Arc;
@@ -35,7 +36,6 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use hearth_proto::evidence::Outcome;
 use hearth_proto::ids::{EndpointId, ServiceName};
 use hearth_proto::policy::{Patience, ServicePolicy};
 use hearth_proto::route::{Choice, Route};
@@ -233,7 +233,7 @@ impl<'a> Race<'a> {
             }
         };
         match outcome {
-            Some(won) => won,
+            Some(won) => self.over(won),
             None => self.finish().await,
         }
     }
@@ -261,9 +261,16 @@ impl<'a> Race<'a> {
                 }
             };
             if let Some(won) = outcome {
-                return won;
+                return self.over(won);
             }
         }
+    }
+
+    fn over(&mut self, won: Won) -> Won {
+        if won.is_ok() {
+            self.won();
+        }
+        won
     }
 
     fn running(&self) -> bool {
@@ -482,24 +489,4 @@ impl<'a> Race<'a> {
 fn is_rerouted(t: &Try, route: &Route) -> bool {
     (t.doubtful || t.target.silent)
         && route.candidates.iter().any(|c| c.id == t.target.id && c.via != t.target.via)
-}
-
-impl Drop for Race<'_> {
-    /// Whoever let a request wait far beyond the usual is told on, whether the race was won elsewhere, the
-    /// time was over or the client left.
-    fn drop(&mut self) {
-        let now = Instant::now();
-        for n in 0..self.tries.len() {
-            let t = &self.tries[n];
-            let waited = now.saturating_duration_since(t.started);
-            // A silent link is the node's affair, and the links' to tell: not held against the endpoint.
-            if matches!(t.standing, Standing::Running)
-                && !t.silent
-                && waited >= self.learnt.latencies.hedge_delay(now)
-            {
-                t.load.observe(now, waited);
-                self.report(n, Outcome::TimedOut);
-            }
-        }
-    }
 }

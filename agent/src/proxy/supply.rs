@@ -156,6 +156,11 @@ impl Supply {
         }
     }
 
+    /// Whether it can be sent any number of times.
+    pub(crate) fn is_kept(&self) -> bool {
+        !matches!(self, Self::Once(_))
+    }
+
     /// The body, to be sent now.
     pub(crate) fn take(&self) -> Option<Body> {
         match self {

@@ -82,8 +82,8 @@ pub fn status(view: &StatusView, page: Page) -> String {
             (
                 "members",
                 format!(
-                    "{} alive, {} suspect, {} down; {} records",
-                    view.alive, view.suspect, view.down, view.records
+                    "{} alive, {} suspect, {} unsteady, {} down; {} records",
+                    view.alive, view.suspect, view.unsteady, view.down, view.records
                 ),
             ),
             ("links", links(&view.links)),

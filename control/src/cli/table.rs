@@ -39,8 +39,8 @@ impl Style {
     pub(super) fn paint(self, text: &str) -> String {
         let code = match text.trim() {
             "ready" | "alive" | "serve" | "up" => "32",
-            "doubtful" | "activating" | "draining" | "suspect" | "panic" | "wake" | "silent"
-            | "joining" | "leaving" | "open" | "warning" => "33",
+            "doubtful" | "activating" | "draining" | "suspect" | "unsteady" | "panic" | "wake"
+            | "silent" | "joining" | "leaving" | "open" | "warning" => "33",
             "out" | "unready" | "down" | "none" | "error" => "31",
             _ => return text.to_owned(),
         };

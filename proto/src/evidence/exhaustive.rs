@@ -31,6 +31,7 @@ fn the_standing_of_a_node_is_this_table() {
         (Swim::Alive,   ["ready",            "ready",            "ready", "doubtful silent"]),
         (Swim::Suspect, ["doubtful suspect", "doubtful suspect", "ready", "doubtful silent"]),
         (Swim::Down,    ["out down",         "out down",         "ready", "out down"]),
+        (Swim::Unsteady, ["doubtful unsteady", "doubtful unsteady", "ready", "doubtful silent"]),
     ];
     for (swim, cells) in table {
         let columns = [
@@ -51,7 +52,7 @@ fn the_standing_of_a_node_is_this_table() {
 
 fn every_node() -> Vec<NodeEvidence> {
     let mut all = Vec::new();
-    for swim in [Swim::Unheard, Swim::Alive, Swim::Suspect, Swim::Down] {
+    for swim in [Swim::Unheard, Swim::Alive, Swim::Suspect, Swim::Down, Swim::Unsteady] {
         for link in [LinkState::None, LinkState::Up, LinkState::Silent] {
             for heard in [None, Some(SINCE), Some(HEARD)] {
                 for revoked in [false, true] {
@@ -112,7 +113,9 @@ fn whatever_is_ready_is_not_lost_and_whatever_is_out_by_its_node_is() {
             match (node.standing(now), node.lost(now)) {
                 (Standing::Ready, lost) => assert_eq!(lost, Ok(false)),
                 (Standing::Out(_), lost) => assert_eq!(lost, Ok(true)),
-                (Standing::Doubtful(Why::Suspect { .. }), lost) => assert_eq!(lost, Ok(false)),
+                (Standing::Doubtful(Why::Suspect { .. } | Why::Unsteady { .. }), lost) => {
+                    assert_eq!(lost, Ok(false))
+                }
                 (Standing::Doubtful(_), Err(at)) => assert!(at > now, "asks again later"),
                 (Standing::Doubtful(_), Ok(lost)) => assert!(lost, "confirmed"),
             }

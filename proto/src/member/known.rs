@@ -136,6 +136,13 @@ impl Known {
         &self.tree
     }
 
+    /// What is said of a node changed, though not what foca holds.
+    pub(super) fn changed(&mut self, name: &NodeName) {
+        if self.members.contains_key(name) && !self.changed.contains(name) {
+            self.changed.insert(name.clone());
+        }
+    }
+
     /// Whether any entry changed since the last call of [`take_changed`](Self::take_changed).
     pub(super) fn has_changed(&self) -> bool {
         !self.changed.is_empty()

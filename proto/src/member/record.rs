@@ -52,6 +52,11 @@ pub struct MemberRecord {
 }
 
 impl MemberRecord {
+    /// A suspect in this incarnation.
+    pub(super) fn suspect(id: MemberId, incarnation: u16) -> Self {
+        Self { id, incarnation, state: 1 }
+    }
+
     pub(super) fn of(member: &foca::Member<MemberId>) -> Self {
         let state = match member.state() {
             State::Alive => 0,

@@ -5,6 +5,12 @@
 //! it. One slow member that suspects everybody is then given the long time to hear that it is wrong, and a
 //! host that is really gone, which many find silent, is declared down after the short one.
 //!
+//! Who is suspect is asked again by its accusers ever so often: a refutation that passed while they were deaf is
+//! not told a second time by itself.
+//!
+//! Verdicts that are near to each other are given together, so that the loss of a rack is one change to whoever
+//! follows the membership (Rapid: Suresh et al., USENIX ATC 2018). Traffic waits for none of them.
+//!
 //! Time in which we did not run, or heard nobody at all, is nobody else's silence: it does not count. Whoever
 //! was cut off so comes back without having buried the rest.
 
@@ -79,6 +85,8 @@ struct Suspicion {
     since: Time,
     by: BTreeSet<NodeName>,
     due: Time,
+    /// As its accuser we ask it again then.
+    ask: Option<Time>,
 }
 
 /// Everybody who is suspect now.
@@ -109,17 +117,31 @@ impl Suspicions {
         }
         let due = now + self.terms.lasts(0);
         let (of, incarnation) = (record.id.clone(), record.incarnation);
-        let fresh = Suspicion { of, incarnation, since: now, by: BTreeSet::new(), due };
+        let fresh = Suspicion { of, incarnation, since: now, by: BTreeSet::new(), due, ask: None };
         self.open.insert(name.clone(), fresh);
     }
 
     /// Somebody accuses. Nothing follows if nobody is suspect in that life.
-    pub(super) fn confirm(&mut self, accusation: &Accusation) {
+    pub(super) fn confirm(&mut self, now: Time, me: &NodeName, accusation: &Accusation) {
         let Some(s) = self.open.get_mut(&accusation.of.name) else { return };
         if s.of == accusation.of && s.incarnation == accusation.incarnation {
             s.by.insert(accusation.by.clone());
             s.due = s.since + self.terms.lasts(s.by.len());
+            if accusation.by == *me {
+                s.ask = Some(now + self.terms.shortest);
+            }
         }
+    }
+
+    /// Whom we accuse and have not asked for a while.
+    pub(super) fn ask_again(&mut self, now: Time) -> Vec<MemberRecord> {
+        let again = now + self.terms.shortest;
+        let due = |s: &&mut Suspicion| s.ask.is_some_and(|at| at <= now);
+        let suspects = self.open.values_mut().filter(due).map(|s| {
+            s.ask = Some(again);
+            MemberRecord::suspect(s.of.clone(), s.incarnation)
+        });
+        suspects.collect()
     }
 
     /// Our accusation of a suspect, unless it is made already.
@@ -136,9 +158,20 @@ impl Suspicions {
         }
     }
 
-    /// When the next suspicion ends.
+    /// When the next verdict is due, or the next question.
     pub(super) fn poll_timeout(&self) -> Option<Time> {
-        self.open.values().map(|s| s.due).min()
+        let asked = self.open.values().filter_map(|s| s.ask);
+        asked.chain(self.verdict_at()).min()
+    }
+
+    /// When the next verdicts are given: the first that is due waits for those confirmed ones that follow within
+    /// the shortest suspicion.
+    fn verdict_at(&self) -> Option<Time> {
+        let first = self.open.values().map(|s| s.due).min()?;
+        let until = first + self.terms.shortest;
+        let confirmed = |s: &&Suspicion| s.by.len() > self.terms.confirmations;
+        let near = self.open.values().filter(confirmed).map(|s| s.due).filter(|due| *due <= until);
+        near.chain([first]).max()
     }
 
     /// Takes out those that end by now: of whom, in which life, and whether `me` is an accuser. If we are deaf
@@ -155,6 +188,9 @@ impl Suspicions {
             if deaf && now < s.since + patience {
                 s.due = now + again;
             }
+        }
+        if self.verdict_at().is_none_or(|at| at > now) {
+            return Vec::new();
         }
         let ended = self.open.extract_if(.., |_, s| s.due <= now);
         ended.map(|(_, s)| (s.of, s.incarnation, s.by.contains(me))).collect()
@@ -204,7 +240,7 @@ mod tests {
         let mut s = suspected(100);
         let mut lasts = vec![s.poll_timeout().unwrap()];
         for by in [0, 1, 1, 2, 3, 4] {
-            s.confirm(&accusation(by, 0));
+            s.confirm(Time(0), &me(), &accusation(by, 0));
             lasts.push(s.poll_timeout().unwrap());
         }
         let seconds: Vec<f64> = lasts.iter().map(|t| t.0 as f64 / 1e6).collect();
@@ -222,7 +258,7 @@ mod tests {
     #[test]
     fn what_is_refuted_or_of_another_life_confirms_nothing() {
         let mut s = suspected(100);
-        s.confirm(&accusation(1, 7));
+        s.confirm(Time(0), &me(), &accusation(1, 7));
         assert_eq!(s.poll_timeout(), Some(Time(0) + SHORTEST * LONGEST));
         // The same again is no new suspicion; a higher incarnation is.
         s.follow(Time(9), &id(1).name, Some(&record(1, 0, 1)));
@@ -256,9 +292,59 @@ mod tests {
         let mut s = suspected(100);
         let ours = s.accuse(&me(), &id(1).name).unwrap();
         assert_eq!(ours, accusation(9, 0));
-        s.confirm(&ours);
+        s.confirm(Time(0), &me(), &ours);
         assert!(s.accuse(&me(), &id(1).name).is_none());
         assert!(s.accuse(&me(), &NodeName::parse("y").unwrap()).is_none());
         assert_eq!(s.end(Time(u64::MAX), &me(), false, SHORTEST), vec![(id(1), 0, true)]);
+    }
+    fn other(n: u8) -> MemberId {
+        MemberId { name: NodeName::parse(&format!("x{n}")).unwrap(), ..id(1) }
+    }
+
+    /// `n` suspects, each a second after the one before and each accused by four.
+    fn confirmed(n: u8) -> Suspicions {
+        let mut s = Suspicions::default();
+        s.set_terms(Terms::new(SHORTEST, 100));
+        for n in 0..n {
+            let at = Time(0) + Duration::from_secs(n.into());
+            s.follow(at, &other(n).name, Some(&MemberRecord::suspect(other(n), 0)));
+            for by in 0..4 {
+                s.confirm(at, &me(), &Accusation { of: other(n), ..accusation(by, 0) });
+            }
+        }
+        s
+    }
+
+    #[test]
+    fn verdicts_near_to_each_other_are_given_together() {
+        let mut s = confirmed(3);
+        let last = Time(0) + SHORTEST + Duration::from_secs(2);
+        assert_eq!(s.poll_timeout(), Some(last));
+        assert_eq!(s.end(last - Duration::from_secs(1), &me(), false, SHORTEST), vec![]);
+        assert_eq!(s.end(last, &me(), false, SHORTEST).len(), 3);
+        // Nobody waits longer than the shortest suspicion, however many follow.
+        let mut s = confirmed(9);
+        let first = Time(0) + SHORTEST * 2;
+        assert_eq!(s.poll_timeout(), Some(first));
+        assert_eq!(s.end(first, &me(), false, SHORTEST).len(), 4);
+    }
+
+    #[test]
+    fn nobody_waits_for_a_suspicion_that_is_not_confirmed() {
+        let mut s = confirmed(1);
+        s.follow(Time(0), &id(1).name, Some(&record(1, 0, 1)));
+        assert_eq!(s.poll_timeout(), Some(Time(0) + SHORTEST));
+    }
+
+    #[test]
+    fn whom_we_accuse_we_ask_again() {
+        let mut s = suspected(100);
+        let ours = s.accuse(&me(), &id(1).name).unwrap();
+        s.confirm(Time(0), &me(), &accusation(0, 0));
+        assert_eq!(s.ask_again(Time(0) + SHORTEST), [], "others accuse");
+        s.confirm(Time(0), &me(), &ours);
+        assert_eq!(s.poll_timeout(), Some(Time(0) + SHORTEST));
+        assert_eq!(s.ask_again(Time(0) + SHORTEST), [record(1, 0, 1)]);
+        assert_eq!(s.poll_timeout(), Some(Time(0) + SHORTEST * 2));
     }
 }

@@ -266,6 +266,13 @@ impl Membership {
         }
     }
 
+    pub(super) fn correction(&self, told: &[MemberRecord]) -> Option<MemberRecord> {
+        match self {
+            Self::Live(live) => live.member.correction(told),
+            Self::Played(_) => None,
+        }
+    }
+
     pub(super) fn record(&self, name: &NodeName) -> Option<MemberRecord> {
         match self {
             Self::Live(live) => live.member.record(name),
@@ -312,7 +319,7 @@ impl Membership {
         match self {
             Self::Live(live) => live.member.active(),
             Self::Played(played) => {
-                let lives = |m: &&MemberState| matches!(m.swim, Swim::Alive | Swim::Suspect);
+                let lives = |m: &&MemberState| !matches!(m.swim, Swim::Down | Swim::Unheard);
                 played.view.values().filter(lives).count()
             }
         }

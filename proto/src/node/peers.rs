@@ -29,7 +29,7 @@ impl Node {
     pub(super) fn heard(&mut self, now: Time, node: &NodeName) {
         let e = self.evidence(now, node);
         e.heard = Some(now);
-        let news = e.link == LinkState::None || matches!(e.swim, Swim::Suspect | Swim::Down);
+        let news = e.link == LinkState::None || e.swim.is_accused();
         if e.link == LinkState::None {
             e.link = LinkState::Up;
             e.link_since = now;
@@ -52,7 +52,8 @@ impl Node {
 
     pub(super) fn link_up(&mut self, now: Time, peer: &NodeName, hello: &Hello) {
         self.answered(now, peer);
-        let alive = self.nodes.get(peer).is_some_and(|e| e.swim == Swim::Alive);
+        let alive = |e: &NodeEvidence| matches!(e.swim, Swim::Alive | Swim::Unsteady);
+        let alive = self.nodes.get(peer).is_some_and(alive);
         if !alive {
             self.member.announce(now, peer.clone(), hello.address);
         }
@@ -120,7 +121,7 @@ impl Node {
             }
             let from = std::mem::replace(&mut e.swim, state.swim);
             e.swim_since = now;
-            let accused = matches!(state.swim, Swim::Suspect | Swim::Down);
+            let accused = state.swim.is_accused();
             match e.link {
                 LinkState::Up if accused => self.look(&name),
                 // We get no answer either.
@@ -136,7 +137,7 @@ impl Node {
     fn note_record(&mut self, name: &NodeName) {
         let start = self.table.get(name).map(|entry| entry.signed.version.generation);
         let lives = self.member.state(name).is_some_and(|state| {
-            matches!(state.swim, Swim::Alive | Swim::Suspect)
+            !matches!(state.swim, Swim::Down | Swim::Unheard)
                 && start.is_none_or(|start| start < state.generation)
         });
         if lives {

@@ -143,7 +143,13 @@ impl Node {
         let asked = reply && !leaves.is_empty();
         self.stale_members = true;
         if !asked {
+            let of_us = |record: &&MemberRecord| record.id.name == self.config.name;
+            let of_us: Vec<MemberRecord> = theirs.iter().filter(of_us).cloned().collect();
             self.member.merge(now, theirs);
+            // It was told of a suspicion, and did not hear us refute it.
+            if let Some(ours) = self.member.correction(&of_us) {
+                self.send_members(from, vec![ours]);
+            }
             return;
         }
         self.member.merge(now, theirs.clone());

@@ -52,6 +52,7 @@ impl Node {
             address: self.config.address.to_string(),
             alive: count("alive"),
             suspect: count("suspect"),
+            unsteady: count("unsteady"),
             down: count("down"),
             records: self.table.len(),
             policy_version: self.policy_version,
@@ -99,6 +100,7 @@ impl Node {
         let mut count = |state| match state {
             "alive" => census.alive += 1,
             "suspect" => census.suspect += 1,
+            "unsteady" => census.unsteady += 1,
             "down" => census.down += 1,
             _ => {}
         };
@@ -127,6 +129,7 @@ impl Node {
         let state = match (e.swim, e.link) {
             (Swim::Alive, _) | (Swim::Unheard, LinkState::Up) => "alive",
             (Swim::Suspect, _) => "suspect",
+            (Swim::Unsteady, _) => "unsteady",
             (Swim::Down, _) => "down",
             (Swim::Unheard, _) => "unheard",
         };

@@ -20,6 +20,8 @@ const CHECK: u64 = S;
 const FALL: u32 = 2;
 /// One try of a request.
 const TRY: u64 = S;
+/// A try that a hedge got ahead of is heard out for so long.
+const HEAR_OUT: u64 = 500 * MS;
 /// Tries of one request.
 const TRIES: u32 = 4;
 /// An endpoint in reach is known to be so after this: the longest wait between two dials (1 s), a dial's
@@ -61,6 +63,16 @@ pub struct Gray {
     pub errors: f64,
     /// How many times longer than usual it takes.
     pub slower: u64,
+}
+
+/// A try that a hedge got ahead of.
+#[derive(Debug)]
+pub struct Overtaken {
+    caller: usize,
+    target: usize,
+    endpoint: EndpointId,
+    asked: At,
+    until: At,
 }
 
 /// As an application should be.
@@ -341,7 +353,10 @@ impl World {
     }
 
     pub(super) fn try_answered(&mut self, id: u64, attempt: u32, reply: Reply) {
-        let Some(request) = self.requests.get(&id).filter(|r| r.attempt == attempt) else { return };
+        let Some(request) = self.requests.get(&id).filter(|r| r.attempt == attempt) else {
+            self.answered_late(id, attempt, reply);
+            return;
+        };
         let Some((target, endpoint)) = request.target.clone() else { return };
         let (caller, began, asked) = (request.caller, request.began, request.asked);
         if self.hosts[caller].life == Life::Paused {
@@ -373,13 +388,33 @@ impl World {
         }
     }
 
+    /// Who was overtaken by a hedge and answers soon after was only late.
+    fn answered_late(&mut self, id: u64, attempt: u32, reply: Reply) {
+        let Some(late) = self.overtaken.remove(&(id, attempt)) else { return };
+        let Overtaken { caller, target, endpoint, asked, until } = late;
+        let heard = self.net.blocked(target, caller).is_none() || target == caller;
+        let lives = self.hosts[caller].life == Life::Running && reply != Reply::Refused;
+        if heard && lives && self.now <= until && self.sour.remove(&(caller, endpoint.clone())) {
+            let latency = Duration::from_micros(self.now - asked);
+            self.report(caller, &endpoint, Outcome::Answered { latency });
+        }
+    }
+
     pub(super) fn try_limit(&mut self, id: u64, attempt: u32) {
         let Some(request) = self.requests.get(&id).filter(|r| r.attempt == attempt) else { return };
-        let Some((_, endpoint)) = request.target.clone() else { return };
-        let caller = request.caller;
+        let Some((target, endpoint)) = request.target.clone() else { return };
+        let (caller, asked) = (request.caller, request.asked);
         if self.hosts[caller].life == Life::Paused {
             self.after(20 * MS, What::TryLimit { request: id, attempt });
             return;
+        }
+        if self.hedge.is_some() {
+            while self.overtaken.first_entry().is_some_and(|e| e.get().until < self.now) {
+                self.overtaken.pop_first();
+            }
+            let until = self.now + HEAR_OUT;
+            let late = Overtaken { caller, target, endpoint: endpoint.clone(), asked, until };
+            self.overtaken.insert((id, attempt), late);
         }
         self.report(caller, &endpoint, Outcome::TimedOut);
         self.retry(id);

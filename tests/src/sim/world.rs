@@ -23,12 +23,37 @@ use super::flight::Tapes;
 use super::host::{Host, HostSpec, Life};
 use super::link::Frame;
 use super::net::Net;
-use super::traffic::{RATE, Reply, Request};
+use super::traffic::{Overtaken, RATE, Reply, Request};
 use super::{At, MS, S};
 /// Frames a paused host's sockets hold; later ones are lost.
 const INBOX: usize = 2_000;
 /// The table is written to disk so long after it changed.
 const SAVE_AFTER: u64 = S;
+
+impl What {
+    /// One word.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Wake { .. } => "wake",
+            Self::Frame { frame: Frame::Datagram(_), .. } => "datagram",
+            Self::Frame { frame: Frame::Message(bytes), .. } => Message::peek(bytes),
+            Self::Frame { frame: Frame::Ping(_) | Frame::Pong(_) | Frame::Ack, .. } => "link",
+            Self::Frame { frame: Frame::Close, .. } => "close",
+            Self::Syn { .. } | Self::SynAck { .. } => "handshake",
+            Self::DialLimit { .. } | Self::Redial { .. } => "dial",
+            Self::Side { .. } => "look at a link",
+            Self::Check { .. } | Self::Hook { .. } | Self::Warmed { .. } => "application",
+            Self::Save { .. } => "disk",
+            Self::Call { .. }
+            | Self::Samples { .. }
+            | Self::Retry { .. }
+            | Self::Arrive { .. }
+            | Self::Answer { .. }
+            | Self::TryLimit { .. } => "traffic",
+            Self::Fault(_) | Self::Sample => "scenario",
+        }
+    }
+}
 
 /// What is to happen.
 #[derive(Clone, Debug)]
@@ -175,12 +200,14 @@ pub struct World {
     pub(super) requests: BTreeMap<u64, Request>,
     /// Endpoints that failed a caller of late: its successes there are reported.
     pub(super) sour: BTreeSet<(usize, EndpointId)>,
+    /// Tries that a hedge got ahead of and that may still be answered, by request and attempt.
+    pub(super) overtaken: BTreeMap<(u64, u32), Overtaken>,
     pub(super) next_id: u64,
     by_name: BTreeMap<NodeName, usize>,
     by_address: BTreeMap<SocketAddr, usize>,
     agenda: Agenda<What>,
-    /// The present second, and the events in it.
-    storm: (At, u64),
+    /// The present second, and the events in it by kind.
+    storm: (At, BTreeMap<&'static str, u64>),
     hash: Xxh3,
     /// What happened, for people; bounded.
     pub story: Vec<String>,
@@ -217,11 +244,12 @@ impl World {
             episodes: Vec::new(),
             requests: BTreeMap::new(),
             sour: BTreeSet::new(),
+            overtaken: BTreeMap::new(),
             next_id: 1,
             by_name,
             by_address,
             agenda: Agenda::new(),
-            storm: (0, 0),
+            storm: (0, BTreeMap::new()),
             hash: Xxh3::with_seed(seed),
             story: Vec::new(),
         }
@@ -271,7 +299,7 @@ impl World {
         while let Some((at, what)) = self.agenda.next(end) {
             self.now = at;
             self.stats.events += 1;
-            if self.is_storm() {
+            if self.is_storm(what.kind()) {
                 return;
             }
             self.happen(what);
@@ -281,14 +309,19 @@ impl World {
 
     /// More events in one second than any healthy mesh makes: whatever made them would never end. The world
     /// stops there.
-    fn is_storm(&mut self) -> bool {
+    fn is_storm(&mut self, kind: &'static str) -> bool {
         let second = self.now / S;
-        let count = if self.storm.0 == second { self.storm.1 + 1 } else { 0 };
-        self.storm = (second, count);
-        if count <= super::check::MAX_EVENTS * self.hosts.len() as u64 {
+        let (last, counts) = &mut self.storm;
+        if std::mem::replace(last, second) != second {
+            counts.clear();
+        }
+        *counts.entry(kind).or_default() += 1;
+        let most = super::check::MAX_EVENTS * self.hosts.len() as u64;
+        if counts.values().sum::<u64>() <= most {
             return false;
         }
-        self.checks.violate(self.now, "a storm: messages beget messages without end");
+        let what = format!("a storm: messages beget messages without end: {counts:?}");
+        self.checks.violate(self.now, &what);
         self.agenda.clear();
         true
     }

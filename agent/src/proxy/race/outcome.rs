@@ -17,7 +17,7 @@ use super::{Payer, Race, Standing, Won};
 
 /// What an answer says of who gave it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
+pub(super) enum Verdict {
     /// It works.
     Well,
     /// It works, but says that something is wrong with it: held against it only if others do better.
@@ -29,7 +29,7 @@ enum Verdict {
 }
 
 impl Verdict {
-    fn of(answer: &Answer) -> Self {
+    pub(super) fn of(answer: &Answer) -> Self {
         match (answer.status.as_u16(), grpc::Code::of(&answer.headers)) {
             (502..=504, _) | (_, Some(grpc::Code::UNAVAILABLE)) => Self::Failing,
             (500..=599, _) => Self::Troubled,

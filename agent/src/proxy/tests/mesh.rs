@@ -279,6 +279,11 @@ impl App {
         }
     }
 
+    /// Requests that were dropped before they were answered.
+    pub(super) fn dropped(&self) -> usize {
+        self.dropped.load(Ordering::SeqCst)
+    }
+
     pub(super) fn seen(&self) -> usize {
         self.requests.load(Ordering::SeqCst)
     }
@@ -301,20 +306,23 @@ async fn respond(
     let mut response = Response::new(Full::new(Bytes::from(says)));
     response.headers_mut().insert("connection", "x-hop".parse().unwrap());
     response.headers_mut().insert("x-hop", "1".parse().unwrap());
-    match path.as_str() {
-        "/echo" => {
+    // What follows a second stroke is meant for the one of that name.
+    let (task, whom) = path[1..].split_once('/').unwrap_or((&path[1..], says));
+    match task {
+        _ if whom != says => {}
+        "echo" => {
             let body = request.into_body().collect().await.map(http_body_util::Collected::to_bytes);
             *response.body_mut() = Full::new(body.unwrap_or_default());
         }
-        "/fields" => *response.body_mut() = Full::new(fields.into()),
-        "/slow" => tokio::time::sleep(Duration::from_millis(300)).await,
-        "/hang" => tokio::time::sleep(Duration::from_secs(60)).await,
-        "/wrong" => *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR,
-        "/busy" => {
+        "fields" => *response.body_mut() = Full::new(fields.into()),
+        "slow" => tokio::time::sleep(Duration::from_millis(300)).await,
+        "hang" => tokio::time::sleep(Duration::from_secs(60)).await,
+        "wrong" => *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR,
+        "busy" => {
             *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
             response.headers_mut().insert("retry-after", "1".parse().unwrap());
         }
-        "/big" => *response.body_mut() = Full::new(vec![7; 3_000_000].into()),
+        "big" => *response.body_mut() = Full::new(vec![7; 3_000_000].into()),
         _ => {}
     }
     unanswered.1 = true;

@@ -1,6 +1,5 @@
 //! What works.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hearth_proto::advert::{Condition, Protocol};
@@ -160,7 +159,7 @@ async fn a_client_that_leaves_takes_its_request_along() {
     })
     .await;
     call.abort();
-    until("the application's request to be dropped", || match app.dropped.load(Ordering::SeqCst) {
+    until("the application's request to be dropped", || match app.dropped() {
         0 => Err(0),
         _ => Ok(()),
     })

@@ -186,8 +186,13 @@ impl Picture {
         out.gauges(
             "hearth_members",
             "Members of the mesh as seen here, this node included",
-            [("alive", c.alive), ("suspect", c.suspect), ("down", c.down)]
-                .map(|(state, n)| ([("state", state)], n as u64)),
+            [
+                ("alive", c.alive),
+                ("suspect", c.suspect),
+                ("unsteady", c.unsteady),
+                ("down", c.down),
+            ]
+            .map(|(state, n)| ([("state", state)], n as u64)),
         )?;
         let endpoints = self.endpoints.iter().map(|((service, role, condition), n)| {
             ([("service", service.as_str()), ("role", *role), ("condition", *condition)], *n)

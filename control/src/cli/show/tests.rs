@@ -128,6 +128,7 @@ fn status_fits_a_screen() {
         address: "10.77.0.11:7940".into(),
         alive: 5,
         suspect: 0,
+        unsteady: 0,
         down: 1,
         records: 6,
         policy_version: 7,
@@ -159,7 +160,7 @@ fn status_fits_a_screen() {
         "node         web-1 (hearth-agent 0.1.0)\n\
          phase        serving, started 2 h 2 min ago (generation 4)\n\
          address      10.77.0.11:7940\n\
-         members      5 alive, 0 suspect, 1 down; 6 records\n\
+         members      5 alive, 0 suspect, 0 unsteady, 1 down; 6 records\n\
          links        1 up, 1 silent\n\
          policy       version 7, signed 1 h ago\n\
          certificate  valid for 12 h (until 1970-01-13 01:46:40Z)\n\

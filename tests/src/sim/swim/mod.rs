@@ -31,8 +31,8 @@ use super::agenda::Agenda;
 enum Parcel {
     /// A SWIM datagram.
     Datagram(Bytes),
-    /// A suspect is told so, on a stream.
-    Warning(MemberRecord),
+    /// What is known of somebody, on a stream: a suspect is told so, who told us an old one is corrected.
+    Told(MemberRecord),
 }
 
 #[derive(Clone, Debug)]
@@ -204,14 +204,21 @@ impl Group {
             return;
         }
         let name = self.ids[from].name.clone();
+        let mut correction = None;
         self.step(to, |member, now| match parcel {
             Parcel::Datagram(bytes) => {
                 if let Some(packet) = wire::decode_swim(&bytes) {
                     let _ = member.handle_packet(now, &name, packet);
                 }
             }
-            Parcel::Warning(record) => member.merge(now, vec![record]),
+            Parcel::Told(record) => {
+                member.merge(now, vec![record.clone()]);
+                correction = member.correction(&[record]);
+            }
         });
+        if let Some(correction) = correction {
+            self.post(to, from, Parcel::Told(correction));
+        }
     }
 
     /// Gives a member an input, and does what follows.
@@ -223,7 +230,7 @@ impl Group {
             parcels.push((to.name, Parcel::Datagram(bytes)));
         }
         while let Some(suspect) = member.poll_warning() {
-            parcels.push((suspect.id.name.clone(), Parcel::Warning(suspect)));
+            parcels.push((suspect.id.name.clone(), Parcel::Told(suspect)));
         }
         let _ = member.take_rumours();
         if member.has_changed() {
@@ -259,7 +266,7 @@ impl Group {
     fn send(&mut self, from: usize, to: usize, parcel: Parcel) {
         let bytes = match &parcel {
             Parcel::Datagram(bytes) => bytes.len(),
-            Parcel::Warning(record) => wire::encode_body(record).map_or(0, |bytes| bytes.len()),
+            Parcel::Told(record) => wire::encode_body(record).map_or(0, |bytes| bytes.len()),
         };
         self.sent = (self.sent.0 + 1, self.sent.1 + bytes as u64);
         let kept =

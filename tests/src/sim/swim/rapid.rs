@@ -1,7 +1,7 @@
 //! The faults of Rapid's evaluation (Suresh et al., USENIX ATC 2018, section 7): crashes of many at once, members
 //! whose incoming path comes and goes, members that lose most of what they send.
 //!
-//! What is asked is that exactly the faulty are out, everywhere, soon and for good; and that several losses at
+//! Out is who is down or unsteady: nobody relies on it who has better. What is asked is that exactly the faulty are out, everywhere, soon and for good; and that several losses at
 //! once are one change to whoever follows the membership (in the paper a load balancer that reloads with each).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -179,9 +179,10 @@ impl Watch {
             }
             let out = self.out.entry(verdict.by).or_default();
             let changed = match verdict.swim {
-                Swim::Down => out.insert(verdict.of),
-                Swim::Alive | Swim::Suspect => out.remove(&verdict.of),
-                Swim::Unheard => false,
+                Swim::Down | Swim::Unsteady => out.insert(verdict.of),
+                Swim::Alive => out.remove(&verdict.of),
+                // No verdict.
+                Swim::Suspect | Swim::Unheard => false,
             };
             if !changed {
                 continue;
@@ -190,7 +191,7 @@ impl Watch {
             if *last != verdict.at {
                 (*count, *last) = (*count + 1, verdict.at);
             }
-            let down = verdict.swim == Swim::Down;
+            let down = verdict.swim != Swim::Alive;
             match (self.faulty.contains(&verdict.of), down) {
                 (false, true) => drop(self.healthy_out.insert(verdict.of)),
                 (false, false) => {}
