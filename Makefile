@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint purity deny advisories unit sim sim-hotwarm sim-exclusive explore-exclusive soak sim-soak sim-failover sim-availability sim-theory sim-lifeguard sim-rapid sim-bootstrap lab bench-speed bench-failover bench-sensing soak-healthy soak-posts allocations docs release clean conformance protocols oracle fuzz bench-membership
+.PHONY: help setup build demo test lint purity deny advisories unit sim sim-hotwarm sim-exclusive explore-exclusive soak sim-soak sim-failover sim-availability sim-theory sim-lifeguard sim-rapid sim-scale sim-bootstrap lab bench-speed bench-failover bench-sensing soak-healthy soak-posts allocations docs release clean conformance protocols oracle fuzz bench-membership
 
 PROFILE ?= lab
 CARGO   := cargo
@@ -80,6 +80,9 @@ sim-rapid: ## Rapid's faults among 1,000 members: ten crashes at once, paths tha
 
 sim-bootstrap: ## all hosts start at once and know one seed: until each sees all, and what it costs the seed (NODES=2000)
 	$(CARGO) run --profile $(PROFILE) -q -p hearth-tests --bin sim -- --scenario bootstrap --seeds 0..1 --nodes $(if $(filter 20,$(NODES)),2000,$(NODES))
+
+sim-scale: ## how a mesh grows, 100, 1,000 and NODES members: bytes at rest, news, deaths, memory (target/sim/scale.json, .svg)
+	$(CARGO) run --profile $(PROFILE) -q -p hearth-tests --bin sim -- --scenario scale --seeds 0..1 --nodes $(if $(filter 20,$(NODES)),2000,$(NODES))
 
 sim-soak: ## simulator over many seeds (SEEDS=0..20000 for a night)
 	$(MAKE) sim SEEDS=$(if $(filter 0..200,$(SEEDS)),0..2000,$(SEEDS)) NODES=50

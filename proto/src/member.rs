@@ -41,7 +41,7 @@ use crate::time::Time;
 use crate::wire;
 
 pub use config::{REMEMBER_DOWN, SwimConfig};
-pub use record::{MemberId, MemberRecord, MemberState};
+pub use record::{MemberId, MemberParts, MemberRecord, MemberState};
 pub use rumour::Rumour;
 
 use codec::WireCodec;
@@ -163,7 +163,7 @@ impl Member {
         let (header, used): (Header<MemberId>, usize) =
             wire::decode_prefix(packet).map_err(|e| malformed(e.to_string()))?;
         if header.src.name != *from {
-            return Err(SwimRefused::OtherSender { from: from.clone(), claimed: header.src.name });
+            return Err(SwimRefused::OtherSender { from: from.clone(), claimed: header.src.name.clone() });
         }
         self.heard(now);
         // foca takes in first that its sender lives, which ends a suspicion of it: that alone is news.
@@ -324,7 +324,7 @@ impl Member {
             return;
         }
         self.begin(now);
-        let to = MemberId { name, generation: Generation(0), rejoin: 0, address, extension: 0 };
+        let to = MemberId::new(name, Generation(0), address);
         // Fails only if the packet cannot be encoded, which its fixed size excludes.
         let _ = self.foca.announce(to, &mut self.effects);
     }

@@ -178,13 +178,7 @@ pub struct Node {
 impl Node {
     /// A node that knows nobody yet. Its first advert is made in the first step.
     pub fn new(config: NodeConfig, keyring: Box<dyn Keyring>, now: Time) -> Self {
-        let id = MemberId {
-            name: config.name.clone(),
-            generation: config.generation,
-            rejoin: 0,
-            address: config.address,
-            extension: 0,
-        };
+        let id = MemberId::new(config.name.clone(), config.generation, config.address);
         let mut rng = StdRng::seed_from_u64(config.seed);
         let member = Membership::live(Member::new(id, config.swim, rng.random()));
         let gossip_seed = rng.random();

@@ -120,13 +120,8 @@ fn ghost(mesh: &Mesh) -> Result<(), Disturbed> {
     let dialled = dials(&mesh.caller);
 
     // "There is a node called ghost, it lives here": said by push-pull, as members say of each other.
-    let ghost = MemberId {
-        name: node("ghost"),
-        generation: Generation(mallory.credentials.clock().now().0 / 1_000),
-        rejoin: 0,
-        address: mallory.address,
-        extension: 0,
-    };
+    let generation = Generation(mallory.credentials.clock().now().0 / 1_000);
+    let ghost = MemberId::new(node("ghost"), generation, mallory.address);
     let members = vec![MemberRecord { id: ghost, incarnation: 0, state: 0 }];
     mallory.send(
         ("caller", &mesh.caller),

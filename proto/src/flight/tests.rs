@@ -213,8 +213,8 @@ fn a_relay_and_what_it_tells_replay_alike_across_a_checkpoint() {
     flown.pass(Duration::from_secs(1));
     let bystander = Advert { endpoints: Vec::new(), ..opened("x1", 4) };
     let signed = SignedAdvert::sign(&bystander, &Good).unwrap();
-    let (generation, rejoin, address) = (Generation(1), 0, address(4));
-    let id = MemberId { name: name("x1"), generation, rejoin, address, extension: 0 };
+    let address = address(4);
+    let id = MemberId::new(name("x1"), Generation(1), address);
     let members = vec![MemberRecord { id, incarnation: 0, state: 0 }];
     flown.link("x1", LinkInput::Up(hello(4)));
     flown.message("x1", Message::Adverts(vec![signed]));
@@ -285,13 +285,7 @@ fn leased_to(owner: &str) -> SignedDocument {
 fn what_follows_from_a_stop_of_our_own_replays_alike() {
     let mut flown = flown();
     let alive = |peer: &str, last| MemberRecord {
-        id: MemberId {
-            name: name(peer),
-            generation: Generation(1),
-            rejoin: 0,
-            address: address(last),
-            extension: 0,
-        },
+        id: MemberId::new(name(peer), Generation(1), address(last)),
         incarnation: 0,
         state: 0,
     };

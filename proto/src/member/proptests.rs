@@ -6,13 +6,14 @@ use foca::Message;
 use proptest::prelude::*;
 
 fn id(node: u8, generation: u64, rejoin: u32, port: u16) -> MemberId {
-    MemberId {
+    let parts = MemberParts {
         name: NodeName::parse(&format!("n{node}")).unwrap(),
         generation: Generation(generation),
         rejoin,
         address: ([10, 0, 0, node], port).into(),
         extension: 0,
-    }
+    };
+    parts.into()
 }
 
 /// Two addresses in one start: neither identity wins, and the later is taken.

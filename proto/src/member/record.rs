@@ -1,17 +1,68 @@
 //! Who a member is, and what is known of it.
 
+use std::fmt;
 use std::net::SocketAddr;
+use std::ops::Deref;
+use std::sync::Arc;
 
 use foca::State;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::evidence::Swim;
 use crate::ids::{Generation, NodeName};
 
-/// A member as SWIM knows it: unique by name, the higher generation wins.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A member as SWIM knows it: unique by name, the higher generation wins. Copies share what they say: foca makes
+/// many, and everybody knows everybody.
+#[derive(Clone, PartialEq, Eq)]
 pub struct MemberId {
+    /// Of the name: foca finds a member by walking its list.
+    key: u64,
+    parts: Arc<MemberParts>,
+}
+
+impl MemberId {
+    /// A start of a node's agent that did not have to refute its death.
+    pub fn new(name: NodeName, generation: Generation, address: SocketAddr) -> Self {
+        Self::from(MemberParts { name, generation, rejoin: 0, address, extension: 0 })
+    }
+}
+
+impl From<MemberParts> for MemberId {
+    fn from(parts: MemberParts) -> Self {
+        Self { key: xxh3_64(parts.name.as_str().as_bytes()), parts: Arc::new(parts) }
+    }
+}
+
+impl Deref for MemberId {
+    type Target = MemberParts;
+
+    fn deref(&self) -> &MemberParts {
+        &self.parts
+    }
+}
+
+impl fmt::Debug for MemberId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.parts.fmt(f)
+    }
+}
+
+impl Serialize for MemberId {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        self.parts.serialize(to)
+    }
+}
+
+impl<'de> Deserialize<'de> for MemberId {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        MemberParts::deserialize(from).map(Self::from)
+    }
+}
+
+/// What a [`MemberId`] says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberParts {
     /// The node.
     pub name: NodeName,
     /// The start of its agent.
@@ -25,14 +76,16 @@ pub struct MemberId {
 }
 
 impl foca::Identity for MemberId {
-    type Addr = NodeName;
+    /// The hash of the name. Two of 20,000 names share one in a mesh out of 10^11; foca would take them for one.
+    type Addr = u64;
 
     fn renew(&self) -> Option<Self> {
-        Some(Self { rejoin: self.rejoin.checked_add(1)?, ..self.clone() })
+        let rejoin = self.rejoin.checked_add(1)?;
+        Some(MemberParts { rejoin, ..MemberParts::clone(self) }.into())
     }
 
-    fn addr(&self) -> NodeName {
-        self.name.clone()
+    fn addr(&self) -> u64 {
+        self.key
     }
 
     fn win_addr_conflict(&self, other: &Self) -> bool {
@@ -93,7 +146,7 @@ impl MemberRecord {
 
     /// Equal records have equal hashes, on all hosts.
     pub(super) fn hash(&self) -> u64 {
-        let MemberId { name, generation: Generation(generation), rejoin, address, .. } = &self.id;
+        let MemberParts { name, generation: Generation(generation), rejoin, address, .. } = &*self.id;
         let (incarnation, state) = (self.incarnation, self.state);
         let text = format!("{name}|{generation}|{rejoin}|{address}|{incarnation}|{state}");
         xxh3_64(text.as_bytes())

@@ -129,13 +129,7 @@ mod tests {
 
     fn record(generation: u64, state: u8) -> MemberRecord {
         let address = ([10, 0, 0, 1], 7940).into();
-        let id = MemberId {
-            name: name("x"),
-            generation: Generation(generation),
-            rejoin: 0,
-            address,
-            extension: 0,
-        };
+        let id = MemberId::new(name("x"), Generation(generation), address);
         MemberRecord { id, incarnation: 0, state }
     }
 

@@ -205,13 +205,8 @@ mod tests {
     const SHORTEST: Duration = Duration::from_secs(3);
 
     fn id(generation: u64) -> MemberId {
-        MemberId {
-            name: NodeName::parse("x").unwrap(),
-            generation: Generation(generation),
-            rejoin: 0,
-            address: ([10, 0, 0, 1], 7940).into(),
-            extension: 0,
-        }
+        let (name, address) = (NodeName::parse("x").unwrap(), ([10, 0, 0, 1], 7940).into());
+        MemberId::new(name, Generation(generation), address)
     }
 
     fn record(generation: u64, incarnation: u16, state: u8) -> MemberRecord {
@@ -298,7 +293,7 @@ mod tests {
         assert_eq!(s.end(Time(u64::MAX), &me(), false, SHORTEST), vec![(id(1), 0, true)]);
     }
     fn other(n: u8) -> MemberId {
-        MemberId { name: NodeName::parse(&format!("x{n}")).unwrap(), ..id(1) }
+        MemberId::new(NodeName::parse(&format!("x{n}")).unwrap(), Generation(1), id(1).address)
     }
 
     /// `n` suspects, each a second after the one before and each accused by four.

@@ -150,7 +150,7 @@ impl Node {
     pub(super) fn flush_member(&mut self, now: Time) {
         while let Some((to, bytes)) = self.member.poll_transmit() {
             let address = self.table.get(&to.name).map_or(to.address, |entry| entry.advert.address);
-            self.outbox.push_back(Transmit::Datagram { to: to.name, address, bytes });
+            self.outbox.push_back(Transmit::Datagram { to: to.name.clone(), address, bytes });
         }
         while let Some(suspect) = self.member.poll_warning() {
             let to = suspect.id.name.clone();

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::ids::ServiceName;
-use crate::member::MemberId;
+use crate::member::MemberParts;
 use crate::time::Span;
 use proptest::prelude::*;
 use std::time::Duration;
@@ -75,7 +75,7 @@ fn any_document() -> impl Strategy<Value = SignedDocument> {
 fn any_member() -> impl Strategy<Value = MemberRecord> {
     (any_name(), any::<(u64, u32, u16)>(), any_address(), 0u8..4).prop_map(
         |(name, (g, rejoin, incarnation), address, state)| MemberRecord {
-            id: MemberId { name, generation: Generation(g), rejoin, address, extension: 0 },
+            id: MemberParts { name, generation: Generation(g), rejoin, address, extension: 0 }.into(),
             incarnation,
             state,
         },

@@ -1,10 +1,10 @@
 //! `make sim`: whole meshes under a virtual clock; see `hearth_tests::sim`.
 
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use clap::Parser;
 use hearth_tests::sim::swim::{lifeguard, rapid, theory};
-use hearth_tests::sim::{availability, fleet, run, scenario, tally};
+use hearth_tests::sim::{availability, fleet, run, scale, scenario, tally};
 
 /// Runs meshes under a virtual clock and checks their invariants.
 #[derive(Parser)]
@@ -25,6 +25,9 @@ struct Arguments {
     /// already: begin a new one with each new program
     #[arg(long)]
     journal: Option<std::path::PathBuf>,
+    /// How far members are from each other in the scenario `scale-one`
+    #[arg(long, value_enum, default_value = "lan")]
+    paths: scale::Paths,
     /// Where the figures of the scenario `failover` are written
     #[arg(long, default_value = "target/sim/failover.json")]
     out: std::path::PathBuf,
@@ -57,6 +60,37 @@ fn compared(arguments: &Arguments) -> Option<ExitCode> {
             let boots = sizes.map(|nodes| fleet::boot(seeds.start, nodes));
             let outcome = fleet::Boots(boots.into());
             (outcome.table(), outcome.holds(), serde_json::to_string_pretty(&outcome))
+        }
+        "scale" => {
+            let mut sizes = vec![100, 1_000, arguments.nodes];
+            sizes.retain(|size| *size <= arguments.nodes);
+            sizes.dedup();
+            let outcome = scale::measure(&sizes, |nodes, paths| {
+                let mut one = Command::new("/proc/self/exe");
+                let paths = clap::ValueEnum::to_possible_value(&paths);
+                one.args(["--scenario", "scale-one", "--seed", &seeds.start.to_string()])
+                    .args(["--nodes", &nodes.to_string(), "--paths"])
+                    .args(paths.iter().map(|p| p.get_name()));
+                one
+            });
+            let outcome = match outcome {
+                Ok(outcome) => outcome,
+                Err(error) => {
+                    eprintln!("{error}");
+                    return Some(ExitCode::from(70));
+                }
+            };
+            let _ = std::fs::create_dir_all("target/sim");
+            if let Err(error) = std::fs::write("target/sim/scale.svg", outcome.svg()) {
+                eprintln!("target/sim/scale.svg cannot be written: {error}");
+                return Some(ExitCode::from(74));
+            }
+            (outcome.table(), outcome.holds(), serde_json::to_string_pretty(&outcome))
+        }
+        "scale-one" => {
+            let one = scale::one(seeds.start, arguments.nodes, arguments.paths);
+            println!("{}", serde_json::to_string(&one).unwrap_or_default());
+            return Some(ExitCode::SUCCESS);
         }
         _ => return None,
     };

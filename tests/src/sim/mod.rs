@@ -21,6 +21,7 @@
 //! | [`episode`], `failover`, [`tally`], `journal` | how long requests still go where a fault is: one fault, a mix, many seeds; kept |
 //! | `hotwarm` | losses, flaps, partitions and bad hooks over warm benches, watched as they happen |
 //! | [`fleet`] | large meshes: how fast they see themselves |
+//! | [`scale`] | how they grow: bytes at rest, news, deaths, memory |
 //! | [`availability`] | hosts that fail and are repaired at random, beside what `proto::plan` predicts |
 //! | [`swim`] | membership alone, beside formulas and papers |
 //! | [`run`], [`parallel`] | one seed, many seeds, what is printed |
@@ -45,6 +46,7 @@ pub mod parallel;
 mod random;
 mod rehearsal;
 pub mod run;
+pub mod scale;
 pub mod scenario;
 pub mod sides;
 pub mod swim;

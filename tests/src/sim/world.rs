@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::PoisonError;
 
+use hearth_proto::evidence::Swim;
 use hearth_proto::flight::Recorder;
 use hearth_proto::ids::{EndpointId, Identity, NodeName, ServiceName};
 use hearth_proto::incident::IncidentKey;
@@ -191,6 +192,8 @@ pub struct World {
     pub rate: u64,
     /// After which time without an answer a request is asked elsewhere; without, after a try's whole time.
     pub hedge: Option<u64>,
+    /// What members take each other for from now on, if it is kept: when, who, whom, for what.
+    pub verdicts: Option<Vec<(At, usize, NodeName, Swim)>>,
     /// Pairs of a caller and a healthy endpoint it holds for less than ready when all is over.
     pub healthy_out: usize,
     /// What recorders wrote down.
@@ -240,6 +243,7 @@ impl World {
             calling: true,
             rate: RATE,
             hedge: None,
+            verdicts: None,
             healthy_out: 0,
             episodes: Vec::new(),
             requests: BTreeMap::new(),
@@ -574,12 +578,12 @@ impl World {
             Event::Lease { service, term, held } => {
                 self.tell(|| format!("host {host}: lease of {service}, term {term}: {held:?}"));
             }
+            Event::Member { node, to, .. } => {
+                let now = self.now;
+                self.verdicts.iter_mut().for_each(|v| v.push((now, host, node.clone(), to)));
+            }
             // Third agents do not carry here: a wish for one stays unanswered.
-            Event::Member { .. }
-            | Event::Trust(_)
-            | Event::Spans(_)
-            | Event::SaveActivations
-            | Event::Relay(_) => {}
+            Event::Trust(_) | Event::Spans(_) | Event::SaveActivations | Event::Relay(_) => {}
             Event::Revoked(revoked) => {
                 let mut known =
                     self.hosts[host].revoked.lock().unwrap_or_else(PoisonError::into_inner);

@@ -94,7 +94,7 @@ fn id(peer: usize) -> MemberId {
     #[expect(clippy::expect_used, reason = "m and digits are a label")]
     let name = NodeName::parse(&format!("m{peer:05}")).expect("a label");
     let address = ([10, (peer >> 16) as u8, (peer >> 8) as u8, peer as u8], 7940).into();
-    MemberId { name, generation: Generation(1), rejoin: 0, address, extension: 0 }
+    MemberId::new(name, Generation(1), address)
 }
 
 impl Group {

@@ -80,8 +80,9 @@ pub struct Outcome {
     pub first_s: Option<f64>,
     /// Seconds until all healthy members had all of them out, for the first time.
     pub all_s: Option<f64>,
-    /// Healthy members that some healthy one took for down at some time.
-    pub healthy_out: usize,
+    /// Healthy members that some healthy one had out at some time: whom, who first, as what, after how many
+    /// seconds.
+    pub healthy_out: Vec<(usize, usize, Swim, f64)>,
     /// Times that a healthy member took a faulty one back that it had out, in the mean over the healthy.
     pub flaps: f64,
     /// Changes of the set of members that are out, at one healthy member: median, 99 %, most.
@@ -94,7 +95,7 @@ impl Outcome {
     /// Whether the faulty were out in time and for good, nobody else, and crashes were one change.
     pub fn holds(&self) -> bool {
         let bound = self.trouble.bound() as f64 / S as f64;
-        let exact = self.all_s.is_some_and(|s| s <= bound) && self.healthy_out == 0;
+        let exact = self.all_s.is_some_and(|s| s <= bound) && self.healthy_out.is_empty();
         let lasting = self.flaps == 0.0 && self.out_at_end == self.faulty;
         exact && lasting && (self.trouble != Trouble::Crash || self.rewrites[1] == 1)
     }
@@ -137,12 +138,15 @@ impl Outcomes {
                 o.faulty,
                 s(o.first_s),
                 s(o.all_s),
-                o.healthy_out,
+                o.healthy_out.len(),
                 o.flaps,
                 format!("{half}/{most}/{all}"),
                 o.out_at_end,
                 if o.holds() { "" } else { "MISSED" }
             );
+            for (of, by, swim, at) in &o.healthy_out {
+                let _ = writeln!(out, "        healthy {of} was {swim} to {by} after {at:.1} s");
+            }
         }
         out
     }
@@ -162,7 +166,7 @@ struct Watch {
     out: BTreeMap<usize, BTreeSet<usize>>,
     /// By observer: changes of that set, and when the last was.
     rewrites: BTreeMap<usize, (usize, At)>,
-    healthy_out: BTreeSet<usize>,
+    healthy_out: BTreeMap<usize, (usize, Swim, At)>,
     flaps: usize,
     first: Option<At>,
     all: Option<At>,
@@ -193,7 +197,10 @@ impl Watch {
             }
             let down = verdict.swim != Swim::Alive;
             match (self.faulty.contains(&verdict.of), down) {
-                (false, true) => drop(self.healthy_out.insert(verdict.of)),
+                (false, true) => {
+                    let told = (verdict.by, verdict.swim, verdict.at);
+                    self.healthy_out.entry(verdict.of).or_insert(told);
+                }
                 (false, false) => {}
                 (true, true) => {
                     self.first.get_or_insert(verdict.at);
@@ -222,7 +229,7 @@ fn run(trouble: Trouble, seed: u64, members: usize) -> Outcome {
         faulty: faulty.clone(),
         out: BTreeMap::new(),
         rewrites: BTreeMap::new(),
-        healthy_out: BTreeSet::new(),
+        healthy_out: BTreeMap::new(),
         flaps: 0,
         first: None,
         all: None,
@@ -258,7 +265,11 @@ fn run(trouble: Trouble, seed: u64, members: usize) -> Outcome {
         faulty: faulty.len(),
         first_s: seconds(watch.first),
         all_s: seconds(watch.all),
-        healthy_out: watch.healthy_out.len(),
+        healthy_out: watch
+            .healthy_out
+            .iter()
+            .map(|(of, (by, swim, at))| (*of, *by, *swim, (at - BEFORE) as f64 / S as f64))
+            .collect(),
         flaps: watch.flaps as f64 / healthy as f64,
         rewrites: [healthy / 2, healthy * 99 / 100, healthy - 1].map(|i| rewrites[i]),
         out_at_end: faulty.iter().filter(everywhere).count(),
