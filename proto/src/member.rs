@@ -163,7 +163,10 @@ impl Member {
         let (header, used): (Header<MemberId>, usize) =
             wire::decode_prefix(packet).map_err(|e| malformed(e.to_string()))?;
         if header.src.name != *from {
-            return Err(SwimRefused::OtherSender { from: from.clone(), claimed: header.src.name.clone() });
+            return Err(SwimRefused::OtherSender {
+                from: from.clone(),
+                claimed: header.src.name.clone(),
+            });
         }
         self.heard(now);
         // foca takes in first that its sender lives, which ends a suspicion of it: that alone is news.
@@ -246,8 +249,11 @@ impl Member {
         }
         // foca has made a suspect of whom it failed.
         self.refresh();
-        if let Some(id) = failed.filter(|_| !self.is_deaf(self.effects.now)) {
-            self.accuse(self.effects.now, &id.name);
+        if let Some(id) = failed {
+            self.suspicions.failed(self.effects.now, &id.name);
+            if !self.is_deaf(self.effects.now) {
+                self.accuse(self.effects.now, &id.name);
+            }
         }
         // Whom we ask now we tell what is said of it (Lifeguard's buddy system).
         if let Some((to, _)) = self.effects.outbox.back() {
@@ -557,7 +563,7 @@ impl Member {
             self.apply(vec![foca::Member::new(of.clone(), *incarnation, State::Suspect)]);
             self.read();
         }
-        self.suspicions.confirm(self.effects.now, &self.foca.identity().name, accusation);
+        self.suspicions.confirm(accusation);
         self.steadiness.accused(self.effects.now, by, &of.name, of.generation);
         self.effects.known.changed(&of.name);
     }

@@ -146,7 +146,8 @@ impl MemberRecord {
 
     /// Equal records have equal hashes, on all hosts.
     pub(super) fn hash(&self) -> u64 {
-        let MemberParts { name, generation: Generation(generation), rejoin, address, .. } = &*self.id;
+        let MemberParts { name, generation: Generation(generation), rejoin, address, .. } =
+            &*self.id;
         let (incarnation, state) = (self.incarnation, self.state);
         let text = format!("{name}|{generation}|{rejoin}|{address}|{incarnation}|{state}");
         xxh3_64(text.as_bytes())

@@ -5,8 +5,8 @@
 //! it. One slow member that suspects everybody is then given the long time to hear that it is wrong, and a
 //! host that is really gone, which many find silent, is declared down after the short one.
 //!
-//! Who is suspect is asked again by its accusers ever so often: a refutation that passed while they were deaf is
-//! not told a second time by itself.
+//! Who is suspect is asked again by those whose probe failed, ever so often: a refutation that passed while they
+//! were deaf is not told a second time by itself.
 //!
 //! Verdicts that are near to each other are given together, so that the loss of a rack is one change to whoever
 //! follows the membership (Rapid: Suresh et al., USENIX ATC 2018). Traffic waits for none of them.
@@ -85,7 +85,7 @@ struct Suspicion {
     since: Time,
     by: BTreeSet<NodeName>,
     due: Time,
-    /// As its accuser we ask it again then.
+    /// Our own probe failed: we ask it again then.
     ask: Option<Time>,
 }
 
@@ -122,18 +122,22 @@ impl Suspicions {
     }
 
     /// Somebody accuses. Nothing follows if nobody is suspect in that life.
-    pub(super) fn confirm(&mut self, now: Time, me: &NodeName, accusation: &Accusation) {
+    pub(super) fn confirm(&mut self, accusation: &Accusation) {
         let Some(s) = self.open.get_mut(&accusation.of.name) else { return };
         if s.of == accusation.of && s.incarnation == accusation.incarnation {
             s.by.insert(accusation.by.clone());
             s.due = s.since + self.terms.lasts(s.by.len());
-            if accusation.by == *me {
-                s.ask = Some(now + self.terms.shortest);
-            }
         }
     }
 
-    /// Whom we accuse and have not asked for a while.
+    /// A probe of ours failed.
+    pub(super) fn failed(&mut self, now: Time, name: &NodeName) {
+        if let Some(s) = self.open.get_mut(name) {
+            s.ask.get_or_insert(now + self.terms.shortest);
+        }
+    }
+
+    /// Who did not answer us and was not asked for a while.
     pub(super) fn ask_again(&mut self, now: Time) -> Vec<MemberRecord> {
         let again = now + self.terms.shortest;
         let due = |s: &&mut Suspicion| s.ask.is_some_and(|at| at <= now);
@@ -235,7 +239,7 @@ mod tests {
         let mut s = suspected(100);
         let mut lasts = vec![s.poll_timeout().unwrap()];
         for by in [0, 1, 1, 2, 3, 4] {
-            s.confirm(Time(0), &me(), &accusation(by, 0));
+            s.confirm(&accusation(by, 0));
             lasts.push(s.poll_timeout().unwrap());
         }
         let seconds: Vec<f64> = lasts.iter().map(|t| t.0 as f64 / 1e6).collect();
@@ -253,7 +257,7 @@ mod tests {
     #[test]
     fn what_is_refuted_or_of_another_life_confirms_nothing() {
         let mut s = suspected(100);
-        s.confirm(Time(0), &me(), &accusation(1, 7));
+        s.confirm(&accusation(1, 7));
         assert_eq!(s.poll_timeout(), Some(Time(0) + SHORTEST * LONGEST));
         // The same again is no new suspicion; a higher incarnation is.
         s.follow(Time(9), &id(1).name, Some(&record(1, 0, 1)));
@@ -287,7 +291,7 @@ mod tests {
         let mut s = suspected(100);
         let ours = s.accuse(&me(), &id(1).name).unwrap();
         assert_eq!(ours, accusation(9, 0));
-        s.confirm(Time(0), &me(), &ours);
+        s.confirm(&ours);
         assert!(s.accuse(&me(), &id(1).name).is_none());
         assert!(s.accuse(&me(), &NodeName::parse("y").unwrap()).is_none());
         assert_eq!(s.end(Time(u64::MAX), &me(), false, SHORTEST), vec![(id(1), 0, true)]);
@@ -304,7 +308,7 @@ mod tests {
             let at = Time(0) + Duration::from_secs(n.into());
             s.follow(at, &other(n).name, Some(&MemberRecord::suspect(other(n), 0)));
             for by in 0..4 {
-                s.confirm(at, &me(), &Accusation { of: other(n), ..accusation(by, 0) });
+                s.confirm(&Accusation { of: other(n), ..accusation(by, 0) });
             }
         }
         s
@@ -332,12 +336,11 @@ mod tests {
     }
 
     #[test]
-    fn whom_we_accuse_we_ask_again() {
+    fn who_does_not_answer_us_is_asked_again() {
         let mut s = suspected(100);
-        let ours = s.accuse(&me(), &id(1).name).unwrap();
-        s.confirm(Time(0), &me(), &accusation(0, 0));
+        s.confirm(&accusation(0, 0));
         assert_eq!(s.ask_again(Time(0) + SHORTEST), [], "others accuse");
-        s.confirm(Time(0), &me(), &ours);
+        s.failed(Time(0), &id(1).name);
         assert_eq!(s.poll_timeout(), Some(Time(0) + SHORTEST));
         assert_eq!(s.ask_again(Time(0) + SHORTEST), [record(1, 0, 1)]);
         assert_eq!(s.poll_timeout(), Some(Time(0) + SHORTEST * 2));

@@ -75,7 +75,8 @@ fn any_document() -> impl Strategy<Value = SignedDocument> {
 fn any_member() -> impl Strategy<Value = MemberRecord> {
     (any_name(), any::<(u64, u32, u16)>(), any_address(), 0u8..4).prop_map(
         |(name, (g, rejoin, incarnation), address, state)| MemberRecord {
-            id: MemberParts { name, generation: Generation(g), rejoin, address, extension: 0 }.into(),
+            id: MemberParts { name, generation: Generation(g), rejoin, address, extension: 0 }
+                .into(),
             incarnation,
             state,
         },

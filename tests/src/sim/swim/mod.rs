@@ -23,8 +23,13 @@ use hearth_proto::wire;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::At;
 use super::agenda::Agenda;
+use super::{At, MS, S};
+
+/// What is lost of a stream is sent again after this, then twice that.
+const RESENT: At = 100 * MS;
+/// Until the connection is.
+const GIVEN_UP: At = 10 * S;
 
 /// What is under way between two members.
 #[derive(Clone, Debug)]
@@ -227,7 +232,7 @@ impl Group {
         input(member, Time(self.now));
         let mut parcels = Vec::new();
         while let Some((to, bytes)) = member.poll_transmit() {
-            parcels.push((to.name, Parcel::Datagram(bytes)));
+            parcels.push((to.name.clone(), Parcel::Datagram(bytes)));
         }
         while let Some(suspect) = member.poll_warning() {
             parcels.push((suspect.id.name.clone(), Parcel::Told(suspect)));
@@ -271,10 +276,15 @@ impl Group {
         self.sent = (self.sent.0 + 1, self.sent.1 + bytes as u64);
         let kept =
             (1.0 - self.loss) * (1.0 - self.peers[from].lost.1) * (1.0 - self.peers[to].lost.0);
-        if kept < 1.0 && !self.rng.random_bool(kept) {
-            return;
+        let mut late = 0;
+        while kept < 1.0 && !self.rng.random_bool(kept) {
+            // A stream sends again, ever later, until the connection is given up.
+            late = (2 * late).max(RESENT);
+            if matches!(parcel, Parcel::Datagram(_)) || late > GIVEN_UP {
+                return;
+            }
         }
         let latency = self.latency + self.rng.random_range(0..=self.latency / 2);
-        self.agenda.arm(self.now + latency, What::Arrive { from, to, parcel });
+        self.agenda.arm(self.now + late + latency, What::Arrive { from, to, parcel });
     }
 }
