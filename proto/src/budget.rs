@@ -28,6 +28,15 @@ impl Budget {
         }
     }
 
+    /// Whether there is room for one now; counted if so.
+    pub fn withdraw(&mut self, rate: Rate, now: Time) -> bool {
+        let may = self.room(rate) <= now;
+        if may {
+            self.take(rate, now);
+        }
+        may
+    }
+
     /// From when on there is room for a move of ours.
     pub fn room(&self, rate: Rate) -> Time {
         match rate {
@@ -89,8 +98,7 @@ mod tests {
             let mut budget = Budget::default();
             let mut moved = Vec::new();
             for wish in wishes {
-                if budget.room(RATE) <= s(wish) {
-                    budget.take(RATE, s(wish));
+                if budget.withdraw(RATE, s(wish)) {
                     moved.push(wish);
                 }
             }

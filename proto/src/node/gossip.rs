@@ -29,6 +29,9 @@ const PUSH_EVERY: Duration = Duration::from_millis(100);
 /// Digests said first thing on new links: a burst, then ten a second. Where everybody meets everybody the periodic
 /// ones find the same for less.
 const GREETINGS: Rate = Rate::Of { times: 16, per: Span(Duration::from_millis(1_600)) };
+/// Records asked for one by one: a burst, then ten a second. Each goes to its owner, to whom there may be no link
+/// yet: where a thousand are missing, everybody would dial everybody, and digests find them for less.
+const PULLS: Rate = Rate::Of { times: 32, per: Span(Duration::from_millis(3_200)) };
 /// After a rumour, the push it announces gets so much time before the record is pulled.
 pub(super) const PULL_DELAY: Duration = Duration::from_millis(100);
 /// A digest goes to one random member in every such period, ± 25 %.
@@ -61,6 +64,7 @@ pub(super) struct Gossip {
     pub(super) feed: Feed,
     pushes: Pushes,
     greetings: Budget,
+    pulls: Budget,
     digest_at: Time,
     seek_at: Time,
     lonely_at: Time,
@@ -73,6 +77,7 @@ impl Gossip {
             feed: Feed::default(),
             pushes: Pushes::default(),
             greetings: Budget::default(),
+            pulls: Budget::default(),
             digest_at: now,
             seek_at: now,
             lonely_at: now,
@@ -91,11 +96,7 @@ impl Gossip {
 
     /// Whether a new link may begin with a digest; counted if so.
     pub(super) fn greets(&mut self, now: Time) -> bool {
-        let may = self.greetings.room(GREETINGS) <= now;
-        if may {
-            self.greetings.take(GREETINGS, now);
-        }
-        may
+        self.greetings.withdraw(GREETINGS, now)
     }
 
     /// When something is due; alone, somebody is looked for.
@@ -192,6 +193,13 @@ impl Node {
         let due: Vec<NodeName> =
             self.wanted.iter().filter(|(_, w)| w.at <= now).map(|(n, _)| n.clone()).collect();
         for node in due {
+            if !self.gossip.pulls.withdraw(PULLS, now) {
+                self.gossip.hurry(now);
+                if let Some(w) = self.wanted.get_mut(&node) {
+                    *w = Wanted { at: now + WANT_AGAIN, tries: w.tries + 1 };
+                }
+                continue;
+            }
             let owner_lives = self.nodes.get(&node).is_some_and(NodeEvidence::lives);
             let me = self.config.name.clone();
             let whom = if owner_lives { Some(node.clone()) } else { self.some_alive(1, &me).pop() };

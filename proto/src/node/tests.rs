@@ -629,6 +629,26 @@ fn a_record_that_does_not_exist_is_asked_for_a_bounded_number_of_times() {
 }
 
 #[test]
+fn of_many_missing_records_few_are_asked_for_one_by_one_and_digests_find_the_rest() {
+    let mut lab = Lab::new(&["c1", "h1", "h2"]);
+    let (now, before) = (lab.now, lab.sent.len());
+    for n in 0..500 {
+        lab.node("c1").want(name(&format!("ghost{n}")), now);
+    }
+    lab.run(ms(900));
+    let sent = &lab.sent[before..];
+    let count = |is: fn(&Message) -> bool| {
+        let ours = sent.iter().filter(|(from, _)| *from == name("c1"));
+        ours.filter(|(_, t)| matches!(t, Transmit::Message { message, .. } if is(message))).count()
+    };
+    let asked = count(|m| matches!(m, Message::Want(_)));
+    assert!((32..=42).contains(&asked), "asked {asked} times");
+    assert!(count(|m| matches!(m, Message::Digest(_))) >= 1, "it hurries");
+    lab.run(Duration::from_secs(60));
+    assert_eq!(lab.nodes[&name("c1")].sizes().wanted, 0);
+}
+
+#[test]
 fn a_record_is_sent_once_however_often_it_is_asked_for() {
     let mut lab = Lab::new(&["c1", "h1", "h2"]);
     let (now, before) = (lab.now, lab.sent.len());
