@@ -17,7 +17,8 @@ use super::world::World;
 use super::{At, MS, S};
 
 /// Deadlines one core may reach in one second of virtual time: probes, gossip, digests and rechecks are
-/// some twenty; a hundredfold of it is a loop.
+/// some twenty; a hundredfold of it is a loop. To it come two for each other host, all of whom it may meet in one
+/// second.
 pub const MAX_TURNS: u32 = 2_000;
 /// Events per host in one second of virtual time: a mesh under faults makes a few hundred.
 pub const MAX_EVENTS: u64 = 10_000;

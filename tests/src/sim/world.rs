@@ -435,9 +435,11 @@ impl World {
         }
         self.hosts[host].wake = None;
         let second = self.now / S;
+        let most =
+            super::check::MAX_TURNS + 2 * u32::try_from(self.hosts.len()).unwrap_or_default();
         let turns = &mut self.hosts[host].turns;
         *turns = if turns.0 == second { (second, turns.1 + 1) } else { (second, 1) };
-        if turns.1 > super::check::MAX_TURNS {
+        if turns.1 > most {
             self.checks.violate(self.now, &format!("host {host} turns without end: a busy loop"));
             return;
         }

@@ -31,11 +31,16 @@ const RESENT: At = 100 * MS;
 /// Until the connection is.
 const GIVEN_UP: At = 10 * S;
 
+/// How often a member compares its view with another's, if it does (the agents' digests).
+const COMPARED: At = 2 * S;
+
 /// What is under way between two members.
 #[derive(Clone, Debug)]
 enum Parcel {
     /// A SWIM datagram.
     Datagram(Bytes),
+    /// What lies in the leaves in which two views differ, on a stream.
+    View(Vec<MemberRecord>),
     /// What is known of somebody, on a stream: a suspect is told so, who told us an old one is corrected.
     Told(MemberRecord),
 }
@@ -49,6 +54,10 @@ enum What {
         from: usize,
         to: usize,
         parcel: Parcel,
+    },
+    /// A member compares its view with another's.
+    Compare {
+        peer: usize,
     },
     /// The scenario's own.
     Script(u64),
@@ -179,6 +188,32 @@ impl Group {
         self.peers[peer].lost = (incoming, outgoing);
     }
 
+    /// From now on members compare their views as agents do, each with another one in every [`COMPARED`].
+    pub fn compare_views(&mut self) {
+        for peer in 0..self.peers.len() {
+            let at = self.now + self.rng.random_range(0..COMPARED);
+            self.agenda.arm(at, What::Compare { peer });
+        }
+    }
+
+    /// Where two views differ, each is told the other's. What tells them so, a few hashes, is not sent here.
+    fn compare(&mut self, peer: usize) {
+        self.agenda.arm(self.now + COMPARED, What::Compare { peer });
+        let other = self.rng.random_range(0..self.peers.len());
+        let (Some(ours), Some(theirs)) = (&self.peers[peer].member, &self.peers[other].member)
+        else {
+            return;
+        };
+        let branches = ours.tree().leaves_where(&theirs.tree().branches());
+        let leaves = theirs.tree().differing(&branches);
+        if peer == other || leaves.is_empty() {
+            return;
+        }
+        let (ours, theirs) = (ours.records_in(&leaves), theirs.records_in(&leaves));
+        self.post(peer, other, Parcel::View(ours));
+        self.post(other, peer, Parcel::View(theirs));
+    }
+
     /// The scenario is called at `at`.
     pub fn script(&mut self, at: At, number: u64) {
         self.agenda.arm(at.max(self.now), What::Script(number));
@@ -196,6 +231,7 @@ impl Group {
                     }
                 }
                 What::Arrive { from, to, parcel } => self.arrive(from, to, parcel),
+                What::Compare { peer } => self.compare(peer),
                 What::Script(number) => return Some(number),
             }
         }
@@ -216,6 +252,7 @@ impl Group {
                     let _ = member.handle_packet(now, &name, packet);
                 }
             }
+            Parcel::View(records) => member.merge(now, records),
             Parcel::Told(record) => {
                 member.merge(now, vec![record.clone()]);
                 correction = member.correction(&[record]);
@@ -272,6 +309,7 @@ impl Group {
         let bytes = match &parcel {
             Parcel::Datagram(bytes) => bytes.len(),
             Parcel::Told(record) => wire::encode_body(record).map_or(0, |bytes| bytes.len()),
+            Parcel::View(records) => wire::encode_body(records).map_or(0, |bytes| bytes.len()),
         };
         self.sent = (self.sent.0 + 1, self.sent.1 + bytes as u64);
         let kept =

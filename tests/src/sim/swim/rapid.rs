@@ -80,8 +80,8 @@ pub struct Outcome {
     pub first_s: Option<f64>,
     /// Seconds until all healthy members had all of them out, for the first time.
     pub all_s: Option<f64>,
-    /// Healthy members that some healthy one had out at some time: whom, who first, as what, after how many
-    /// seconds.
+    /// Healthy members that anybody had out at some time, once a healthy one did: whom, who first, as what, after
+    /// how many seconds.
     pub healthy_out: Vec<(usize, usize, Swim, f64)>,
     /// Times that a healthy member took a faulty one back that it had out, in the mean over the healthy.
     pub flaps: f64,
@@ -166,7 +166,9 @@ struct Watch {
     out: BTreeMap<usize, BTreeSet<usize>>,
     /// By observer: changes of that set, and when the last was.
     rewrites: BTreeMap<usize, (usize, At)>,
-    healthy_out: BTreeMap<usize, (usize, Swim, At)>,
+    healthy_out: BTreeSet<usize>,
+    /// Who had a healthy member out first, and as what.
+    first_to: BTreeMap<usize, (usize, Swim, At)>,
     flaps: usize,
     first: Option<At>,
     all: Option<At>,
@@ -178,6 +180,11 @@ impl Watch {
     fn read(&mut self, group: &mut Group) {
         let healthy = group.len() - self.faulty.len();
         for verdict in std::mem::take(&mut group.verdicts) {
+            let out = matches!(verdict.swim, Swim::Down | Swim::Unsteady);
+            if out && !self.faulty.contains(&verdict.of) {
+                let told = (verdict.by, verdict.swim, verdict.at);
+                self.first_to.entry(verdict.of).or_insert(told);
+            }
             if self.faulty.contains(&verdict.by) {
                 continue;
             }
@@ -197,10 +204,7 @@ impl Watch {
             }
             let down = verdict.swim != Swim::Alive;
             match (self.faulty.contains(&verdict.of), down) {
-                (false, true) => {
-                    let told = (verdict.by, verdict.swim, verdict.at);
-                    self.healthy_out.entry(verdict.of).or_insert(told);
-                }
+                (false, true) => drop(self.healthy_out.insert(verdict.of)),
                 (false, false) => {}
                 (true, true) => {
                     self.first.get_or_insert(verdict.at);
@@ -220,6 +224,7 @@ impl Watch {
 
 fn run(trouble: Trouble, seed: u64, members: usize) -> Outcome {
     let mut group = Group::new(seed, members, SwimConfig::default(), LATENCY);
+    group.compare_views();
     group.run_until(BEFORE);
     group.verdicts.clear();
     let step = (members / (members / SHARE).max(1)).max(1);
@@ -229,7 +234,8 @@ fn run(trouble: Trouble, seed: u64, members: usize) -> Outcome {
         faulty: faulty.clone(),
         out: BTreeMap::new(),
         rewrites: BTreeMap::new(),
-        healthy_out: BTreeMap::new(),
+        healthy_out: BTreeSet::new(),
+        first_to: BTreeMap::new(),
         flaps: 0,
         first: None,
         all: None,
@@ -268,7 +274,8 @@ fn run(trouble: Trouble, seed: u64, members: usize) -> Outcome {
         healthy_out: watch
             .healthy_out
             .iter()
-            .map(|(of, (by, swim, at))| (*of, *by, *swim, (at - BEFORE) as f64 / S as f64))
+            .filter_map(|of| watch.first_to.get(of).map(|first| (*of, *first)))
+            .map(|(of, (by, swim, at))| (of, by, swim, (at - BEFORE) as f64 / S as f64))
             .collect(),
         flaps: watch.flaps as f64 / healthy as f64,
         rewrites: [healthy / 2, healthy * 99 / 100, healthy - 1].map(|i| rewrites[i]),
