@@ -98,11 +98,6 @@ pub enum Why {
         /// Since when.
         since: Time,
     },
-    /// SWIM: its node comes and goes, or many cannot reach it, though it is not down.
-    Unsteady {
-        /// Since when.
-        since: Time,
-    },
     /// SWIM: its node is down.
     Down {
         /// Since when.
@@ -136,6 +131,11 @@ pub enum Why {
         id: DrillId,
         /// Until when, at the latest.
         until: Time,
+    },
+    /// SWIM: its node comes and goes, or many cannot reach it, though it is not down.
+    Unsteady {
+        /// Since when.
+        since: Time,
     },
 }
 

@@ -1,14 +1,14 @@
 //! Membership: foca's SWIM, wrapped.
 //!
-//! Decides nothing about traffic: it says which nodes the members take for alive, suspect or down. It
-//! owns foca, the timers (a heap in memory, so that none is ever lost or out of order: a lost one ends
+//! Decides nothing about traffic: it says which nodes the members take for alive, suspect, unsteady or
+//! down. It owns foca, the timers (a heap in memory, so that none is ever lost or out of order: a lost one ends
 //! failure detection for good), the outbox, and a copy of foca's list by name (`known`). The copy is read
 //! from foca's list after each step, for those whom the step may have changed: foca notifies neither a
 //! suspicion nor its refutation. What says nothing new is kept from foca, which walks its list for each.
 //!
 //! What foca lacks of Lifeguard is laid around it: how much an agent trusts itself (`awareness`), suspicions
 //! that everybody keeps and that accusers shorten (`suspicion`), and a word to the accused itself
-//! ([`Member::poll_warning`]).
+//! ([`Member::poll_warning`]). Beyond Lifeguard: who half works (`steadiness`).
 //!
 //! Terms are those of SWIM (Das, Gupta, Motivala, DSN 2002) and Lifeguard (Dadgar, Phillips, Currey, DSN-W 2018).
 
@@ -251,9 +251,7 @@ impl Member {
         self.refresh();
         if let Some(id) = failed {
             self.suspicions.failed(self.effects.now, &id.name);
-            if !self.is_deaf(self.effects.now) {
-                self.accuse(self.effects.now, &id.name);
-            }
+            self.accuse(self.effects.now, &id.name);
         }
         // Whom we ask now we tell what is said of it (Lifeguard's buddy system).
         if let Some((to, _)) = self.effects.outbox.back() {
@@ -262,12 +260,15 @@ impl Member {
         }
     }
 
-    /// We got no answer from a suspect ourselves, which makes us one more accuser.
+    /// We got no answer from a suspect ourselves, which makes us one more accuser; unless we hear nobody at all.
     pub fn accuse(&mut self, now: Time, name: &NodeName) {
         if !self.config.lifeguard || self.left {
             return;
         }
         self.begin(now);
+        if self.is_deaf(now) {
+            return;
+        }
         let me = self.foca.identity().name.clone();
         if let Some(accusation) = self.suspicions.accuse(&me, name) {
             self.warnings.extend(self.effects.known.get(name).cloned());
@@ -428,7 +429,7 @@ impl Member {
 
     fn summary(&self, record: &MemberRecord) -> MemberState {
         let mut state = record.summary();
-        if state.swim != Swim::Down && self.steadiness.is_unsteady(&record.id.name) {
+        if state.swim == Swim::Alive && self.steadiness.is_unsteady(&record.id.name) {
             state.swim = Swim::Unsteady;
         }
         state
@@ -534,10 +535,11 @@ impl Member {
     fn read(&mut self) {
         let touched = self.effects.known.refresh(self.foca.iter_membership_state());
         if self.config.lifeguard {
+            let (now, deaf) = (self.effects.now, self.is_deaf(self.effects.now));
             for name in touched {
                 let record = self.effects.known.get(&name);
-                self.suspicions.follow(self.effects.now, &name, record);
-                self.steadiness.follow(self.effects.now, &name, record);
+                self.suspicions.follow(now, &name, record);
+                self.steadiness.follow(now, &name, record, deaf);
             }
         }
     }
@@ -564,8 +566,15 @@ impl Member {
             self.read();
         }
         self.suspicions.confirm(accusation);
-        self.steadiness.accused(self.effects.now, by, &of.name, of.generation);
-        self.effects.known.changed(&of.name);
+        let known = &self.effects.known;
+        let accuses = *by == self.foca.identity().name || known.get(by).is_some();
+        let lives = |held: &MemberRecord| held.id.generation == of.generation && !held.is_down();
+        if accuses
+            && known.get(&of.name).is_some_and(lives)
+            && self.steadiness.accused(self.effects.now, by, &of.name, of.generation)
+        {
+            self.effects.known.changed(&of.name);
+        }
     }
 
     /// Keeps our own record in the sums.
@@ -599,3 +608,5 @@ impl Member {
 
 #[cfg(test)]
 mod proptests;
+#[cfg(test)]
+mod tests;

@@ -285,30 +285,6 @@ pub struct DocumentsAck {
 }
 
 impl Message {
-    /// What an encoded message is, in one word, without reading it.
-    pub fn peek(bytes: &[u8]) -> &'static str {
-        match bytes.get(1).copied().unwrap_or_default() {
-            1 => "hello",
-            2 => "adverts",
-            3 => "digest",
-            4 => "versions",
-            5 => "want",
-            6 => "members",
-            7 => "wake",
-            8 => "hint",
-            9 => "documents",
-            10 => "documents_ack",
-            11 => "branches",
-            12 => "leaves",
-            16 => "failback",
-            20 => "ask",
-            21 => "answer",
-            22 => "drill",
-            30..=35 => "lease",
-            _ => "unknown",
-        }
-    }
-
     fn kind(&self) -> u8 {
         match self {
             Self::Hello(_) => 1,

@@ -1,7 +1,8 @@
 //! A small slice of the simulator: that it is deterministic, and each named scenario for a few seeds. The
 //! long runs over many seeds are `make sim`.
 
-use hearth_tests::sim::{availability, run, scenario, tally};
+use hearth_tests::sim::swim::rapid;
+use hearth_tests::sim::{availability, run, scale, scenario, tally};
 
 /// Hosts of the meshes here: enough for three zones and a bench, few enough for an unoptimised build.
 const NODES: usize = 14;
@@ -221,4 +222,19 @@ fn hold(scenario: &str, nodes: usize, seeds: &[(u64, &str)]) {
         let report = run::one(*seed, nodes, scenario);
         assert!(report.violations.is_empty(), "{was}:\n{report}again: {}", report.command());
     }
+}
+
+/// A hundred members instead of a thousand: one is faulty.
+#[test]
+fn members_that_crash_come_and_go_or_lose_what_they_send_are_out_for_good_and_nobody_else_is() {
+    let outcomes = rapid::check(0..1, 100);
+    assert!(outcomes.holds(), "{}", outcomes.table());
+}
+
+#[test]
+fn a_small_mesh_meets_what_is_asked_of_large_ones_and_is_drawn() {
+    let scale = scale::Scale(vec![scale::one(0, 40, scale::Paths::Lan)]);
+    assert!(scale.holds(), "{}", scale.table());
+    let svg = scale.svg();
+    assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
 }

@@ -113,6 +113,8 @@ const MAX_CONNECTIONS: usize = 16_384;
 const UDP_BUFFER: usize = 1 << 20;
 /// Requests held while nobody serves.
 const MAX_HELD: usize = 4096;
+/// Requests whose overtaken attempts are heard out at once: half a second of what hedges may be.
+const MAX_HEARD: usize = 1_024;
 /// The core is asked to wake somebody so often per service, however many requests wait.
 const WAKE_EVERY: Duration = Duration::from_millis(50);
 
@@ -209,6 +211,8 @@ pub(crate) struct Inner {
     pools: Pools,
     wakes: Mutex<BTreeMap<ServiceName, Instant>>,
     held: Semaphore,
+    /// Requests whose overtaken attempts are heard out.
+    heard_out: Arc<Semaphore>,
     connections: Arc<Semaphore>,
     /// The same for clients outside the mesh, of which there may be any number: what they take up is not
     /// taken from this host's own.
@@ -311,6 +315,7 @@ impl Proxy {
             pools: Pools::new(runtimes.len()),
             wakes: Mutex::default(),
             held: Semaphore::new(MAX_HELD),
+            heard_out: Arc::new(Semaphore::new(MAX_HEARD)),
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             strangers: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             callers: Callers::default(),

@@ -233,7 +233,7 @@ impl<'a> Race<'a> {
             }
         };
         match outcome {
-            Some(won) => self.over(won),
+            Some(won) => self.settle(won),
             None => self.finish().await,
         }
     }
@@ -261,14 +261,14 @@ impl<'a> Race<'a> {
                 }
             };
             if let Some(won) = outcome {
-                return self.over(won);
+                return self.settle(won);
             }
         }
     }
 
-    fn over(&mut self, won: Won) -> Won {
+    fn settle(&mut self, won: Won) -> Won {
         if won.is_ok() {
-            self.won();
+            self.hear_out();
         }
         won
     }

@@ -296,6 +296,7 @@ mod tests {
         assert!(s.accuse(&me(), &NodeName::parse("y").unwrap()).is_none());
         assert_eq!(s.end(Time(u64::MAX), &me(), false, SHORTEST), vec![(id(1), 0, true)]);
     }
+
     fn other(n: u8) -> MemberId {
         MemberId::new(NodeName::parse(&format!("x{n}")).unwrap(), Generation(1), id(1).address)
     }
@@ -330,9 +331,13 @@ mod tests {
 
     #[test]
     fn nobody_waits_for_a_suspicion_that_is_not_confirmed() {
-        let mut s = confirmed(1);
-        s.follow(Time(0), &id(1).name, Some(&record(1, 0, 1)));
-        assert_eq!(s.poll_timeout(), Some(Time(0) + SHORTEST));
+        let mut s = suspected(100);
+        let due = Time(0) + SHORTEST * LONGEST - Duration::from_secs(1);
+        s.follow(due - SHORTEST, &other(1).name, Some(&MemberRecord::suspect(other(1), 0)));
+        for by in 0..4 {
+            s.confirm(&Accusation { of: other(1), ..accusation(by, 0) });
+        }
+        assert_eq!(s.poll_timeout(), Some(due), "a second before the one that nobody confirms");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 
 use crate::advert::SignedAdvert;
@@ -45,7 +46,7 @@ const SEEK_PERIOD: Duration = Duration::from_secs(5);
 const LONELY_PERIOD: Duration = Duration::from_secs(1);
 /// A record that was asked for and did not come is asked for again.
 const WANT_AGAIN: Duration = Duration::from_secs(1);
-/// How often a record that a rumour announced is asked for: whoever made the rumour up must not keep us
+/// How often a record that a rumour announced is asked for, or would be if there were room: whoever made the rumour up must not keep us
 /// asking for ever, and digests find what exists.
 const WANT_TRIES: u8 = 5;
 
@@ -190,20 +191,26 @@ impl Node {
     /// lives, else anybody.
     fn pull(&mut self, now: Time) {
         self.wanted.retain(|_, w| w.tries < WANT_TRIES || w.at > now);
-        let due: Vec<NodeName> =
-            self.wanted.iter().filter(|(_, w)| w.at <= now).map(|(n, _)| n.clone()).collect();
-        for node in due {
-            if !self.gossip.pulls.withdraw(PULLS, now) {
-                self.gossip.hurry(now);
-                if let Some(w) = self.wanted.get_mut(&node) {
-                    *w = Wanted { at: now + WANT_AGAIN, tries: w.tries + 1 };
-                }
-                continue;
-            }
+        let due = self.wanted.iter().filter(|(_, w)| w.at <= now);
+        let mut due: Vec<(u8, NodeName)> = due.map(|(n, w)| (w.tries, n.clone())).collect();
+        if due.is_empty() {
+            return;
+        }
+        // Whoever was asked for least comes first; among them chance decides, not the name.
+        due.shuffle(&mut self.gossip.rng);
+        due.sort_by_key(|(tries, _)| *tries);
+        let mut postponed = false;
+        for (_, node) in due {
             let owner_lives = self.nodes.get(&node).is_some_and(NodeEvidence::lives);
             let me = self.config.name.clone();
             let whom = if owner_lives { Some(node.clone()) } else { self.some_alive(1, &me).pop() };
             match whom {
+                Some(_) if !self.gossip.pulls.withdraw(PULLS, now) => {
+                    postponed = true;
+                    if let Some(w) = self.wanted.get_mut(&node) {
+                        *w = Wanted { at: now + WANT_AGAIN, tries: w.tries + 1 };
+                    }
+                }
                 Some(peer) => {
                     if let Some(w) = self.wanted.get_mut(&node) {
                         *w = Wanted { at: now + WANT_AGAIN, tries: w.tries + 1 };
@@ -214,6 +221,9 @@ impl Node {
                     self.wanted.remove(&node);
                 }
             }
+        }
+        if postponed {
+            self.gossip.hurry(now);
         }
     }
 

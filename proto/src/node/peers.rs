@@ -28,8 +28,9 @@ impl Node {
     /// lost; it ends with an answer.
     pub(super) fn heard(&mut self, now: Time, node: &NodeName) {
         let e = self.evidence(now, node);
-        e.heard = Some(now);
-        let news = e.link == LinkState::None || e.swim.is_accused();
+        // Of one that is accused the first word since then proves that it lives.
+        let proven = e.heard.replace(now).is_some_and(|last| last > e.swim_since);
+        let news = e.link == LinkState::None || e.swim.is_accused() && !proven;
         if e.link == LinkState::None {
             e.link = LinkState::Up;
             e.link_since = now;

@@ -252,8 +252,13 @@ fn the_two_draws_are_distinct() {
 }
 
 fn any_standing() -> impl Strategy<Value = Standing> {
-    let swim =
-        prop_oneof![Just(Swim::Unheard), Just(Swim::Alive), Just(Swim::Suspect), Just(Swim::Down)];
+    let swim = prop_oneof![
+        Just(Swim::Unheard),
+        Just(Swim::Alive),
+        Just(Swim::Suspect),
+        Just(Swim::Unsteady),
+        Just(Swim::Down)
+    ];
     let link = prop_oneof![Just(LinkState::None), Just(LinkState::Up), Just(LinkState::Silent)];
     (swim, link, any::<bool>(), any::<bool>()).prop_map(|(swim, link, heard, standby)| {
         let node = NodeEvidence { swim, link, ..NodeEvidence::unheard(Time(5)) };

@@ -16,10 +16,12 @@ use super::keyring::fingerprint;
 use super::world::World;
 use super::{At, MS, S};
 
-/// Deadlines one core may reach in one second of virtual time: probes, gossip, digests and rechecks are
-/// some twenty; a hundredfold of it is a loop. To it come two for each other host, all of whom it may meet in one
-/// second.
-pub const MAX_TURNS: u32 = 2_000;
+/// Deadlines that one core of so many may reach in one second of virtual time: probes, gossip, digests and
+/// rechecks are some twenty, and it may meet all others in one second. A hundredfold of it is a loop.
+pub fn most_turns(hosts: usize) -> u32 {
+    2_000 + 2 * u32::try_from(hosts).unwrap_or_default()
+}
+
 /// Events per host in one second of virtual time: a mesh under faults makes a few hundred.
 pub const MAX_EVENTS: u64 = 10_000;
 /// A caller with a link picks a dead endpoint no longer than this after its death: at most a watched

@@ -378,6 +378,10 @@ impl World {
         }
         self.stats.errors += u64::from(reply == Reply::Error);
         self.requests.remove(&id);
+        let heard_out = self.now + HEAR_OUT;
+        for (_, late) in self.overtaken.range_mut((id, 0)..=(id, u32::MAX)) {
+            late.until = heard_out;
+        }
         self.stats.slowest = self.stats.slowest.max(self.now - began);
         let snapshot = self.hosts[caller].node.as_ref().map(|n| n.snapshot());
         let watched = snapshot
@@ -390,11 +394,16 @@ impl World {
 
     /// Who was overtaken by a hedge and answers soon after was only late.
     fn answered_late(&mut self, id: u64, attempt: u32, reply: Reply) {
+        let Some(late) = self.overtaken.get(&(id, attempt)) else { return };
+        if self.hosts[late.caller].life == Life::Paused {
+            self.after(20 * MS, What::Answer { request: id, attempt, reply });
+            return;
+        }
         let Some(late) = self.overtaken.remove(&(id, attempt)) else { return };
         let Overtaken { caller, target, endpoint, asked, until } = late;
         let heard = self.net.blocked(target, caller).is_none() || target == caller;
-        let lives = self.hosts[caller].life == Life::Running && reply != Reply::Refused;
-        if heard && lives && self.now <= until && self.sour.remove(&(caller, endpoint.clone())) {
+        let lives = heard && self.now <= until && reply != Reply::Refused;
+        if lives && self.sour.remove(&(caller, endpoint.clone())) {
             let latency = Duration::from_micros(self.now - asked);
             self.report(caller, &endpoint, Outcome::Answered { latency });
         }
@@ -412,7 +421,8 @@ impl World {
             while self.overtaken.first_entry().is_some_and(|e| e.get().until < self.now) {
                 self.overtaken.pop_first();
             }
-            let until = self.now + HEAR_OUT;
+            // Until another try is answered, and then for as long as it is heard out.
+            let until = self.now + TRY;
             let late = Overtaken { caller, target, endpoint: endpoint.clone(), asked, until };
             self.overtaken.insert((id, attempt), late);
         }

@@ -31,31 +31,6 @@ const INBOX: usize = 2_000;
 /// The table is written to disk so long after it changed.
 const SAVE_AFTER: u64 = S;
 
-impl What {
-    /// One word.
-    fn kind(&self) -> &'static str {
-        match self {
-            Self::Wake { .. } => "wake",
-            Self::Frame { frame: Frame::Datagram(_), .. } => "datagram",
-            Self::Frame { frame: Frame::Message(bytes), .. } => Message::peek(bytes),
-            Self::Frame { frame: Frame::Ping(_) | Frame::Pong(_) | Frame::Ack, .. } => "link",
-            Self::Frame { frame: Frame::Close, .. } => "close",
-            Self::Syn { .. } | Self::SynAck { .. } => "handshake",
-            Self::DialLimit { .. } | Self::Redial { .. } => "dial",
-            Self::Side { .. } => "look at a link",
-            Self::Check { .. } | Self::Hook { .. } | Self::Warmed { .. } => "application",
-            Self::Save { .. } => "disk",
-            Self::Call { .. }
-            | Self::Samples { .. }
-            | Self::Retry { .. }
-            | Self::Arrive { .. }
-            | Self::Answer { .. }
-            | Self::TryLimit { .. } => "traffic",
-            Self::Fault(_) | Self::Sample => "scenario",
-        }
-    }
-}
-
 /// What is to happen.
 #[derive(Clone, Debug)]
 pub(crate) enum What {
@@ -97,6 +72,34 @@ pub(crate) enum What {
     Fault(Fault),
     /// The invariants are checked.
     Sample,
+}
+
+impl What {
+    /// In one word, and of a message its kind on the wire.
+    fn kind(&self) -> (&'static str, u8) {
+        let word = match self {
+            Self::Wake { .. } => "wake",
+            Self::Frame { frame: Frame::Datagram(_), .. } => "datagram",
+            Self::Frame { frame: Frame::Message(bytes), .. } => {
+                return ("message", bytes.get(1).copied().unwrap_or_default());
+            }
+            Self::Frame { frame: Frame::Ping(_) | Frame::Pong(_) | Frame::Ack, .. } => "link",
+            Self::Frame { frame: Frame::Close, .. } => "close",
+            Self::Syn { .. } | Self::SynAck { .. } => "handshake",
+            Self::DialLimit { .. } | Self::Redial { .. } => "dial",
+            Self::Side { .. } => "look at a link",
+            Self::Check { .. } | Self::Hook { .. } | Self::Warmed { .. } => "application",
+            Self::Save { .. } => "disk",
+            Self::Call { .. }
+            | Self::Samples { .. }
+            | Self::Retry { .. }
+            | Self::Arrive { .. }
+            | Self::Answer { .. }
+            | Self::TryLimit { .. } => "traffic",
+            Self::Fault(_) | Self::Sample => "scenario",
+        };
+        (word, 0)
+    }
 }
 
 /// Numbers of a run.
@@ -209,8 +212,8 @@ pub struct World {
     by_name: BTreeMap<NodeName, usize>,
     by_address: BTreeMap<SocketAddr, usize>,
     agenda: Agenda<What>,
-    /// The present second, and the events in it by kind.
-    storm: (At, BTreeMap<&'static str, u64>),
+    /// The present second, the events in it, and these by kind.
+    storm: (At, u64, BTreeMap<(&'static str, u8), u64>),
     hash: Xxh3,
     /// What happened, for people; bounded.
     pub story: Vec<String>,
@@ -253,7 +256,7 @@ impl World {
             by_name,
             by_address,
             agenda: Agenda::new(),
-            storm: (0, BTreeMap::new()),
+            storm: (0, 0, BTreeMap::new()),
             hash: Xxh3::with_seed(seed),
             story: Vec::new(),
         }
@@ -313,15 +316,16 @@ impl World {
 
     /// More events in one second than any healthy mesh makes: whatever made them would never end. The world
     /// stops there.
-    fn is_storm(&mut self, kind: &'static str) -> bool {
+    fn is_storm(&mut self, kind: (&'static str, u8)) -> bool {
         let second = self.now / S;
-        let (last, counts) = &mut self.storm;
+        let (last, all, counts) = &mut self.storm;
         if std::mem::replace(last, second) != second {
+            *all = 0;
             counts.clear();
         }
+        *all += 1;
         *counts.entry(kind).or_default() += 1;
-        let most = super::check::MAX_EVENTS * self.hosts.len() as u64;
-        if counts.values().sum::<u64>() <= most {
+        if *all <= super::check::MAX_EVENTS * self.hosts.len() as u64 {
             return false;
         }
         let what = format!("a storm: messages beget messages without end: {counts:?}");
@@ -435,8 +439,7 @@ impl World {
         }
         self.hosts[host].wake = None;
         let second = self.now / S;
-        let most =
-            super::check::MAX_TURNS + 2 * u32::try_from(self.hosts.len()).unwrap_or_default();
+        let most = super::check::most_turns(self.hosts.len());
         let turns = &mut self.hosts[host].turns;
         *turns = if turns.0 == second { (second, turns.1 + 1) } else { (second, 1) };
         if turns.1 > most {

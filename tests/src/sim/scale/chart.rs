@@ -44,8 +44,11 @@ pub(super) fn svg(all: &[Measured]) -> String {
 
 /// Whole decades around some values.
 fn decades(values: impl Iterator<Item = f64>) -> (f64, f64) {
-    let logs = values.filter(|v| *v > 0.0).map(f64::log10);
-    let (low, high) = logs.fold((f64::MAX, f64::MIN), |(l, h), v| (l.min(v), h.max(v)));
+    let logs: Vec<f64> = values.filter(|v| *v > 0.0).map(f64::log10).collect();
+    if logs.is_empty() {
+        return (0.0, 1.0);
+    }
+    let (low, high) = logs.into_iter().fold((f64::MAX, f64::MIN), |(l, h), v| (l.min(v), h.max(v)));
     let (low, high) = (low.floor(), high.ceil());
     if low < high { (low, high) } else { (low, low + 1.0) }
 }

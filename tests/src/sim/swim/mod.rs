@@ -200,10 +200,13 @@ impl Group {
     fn compare(&mut self, peer: usize) {
         self.agenda.arm(self.now + COMPARED, What::Compare { peer });
         let other = self.rng.random_range(0..self.peers.len());
-        let (Some(ours), Some(theirs)) = (&self.peers[peer].member, &self.peers[other].member)
-        else {
+        let cut = |p: &Peer| p.held.is_some() || p.lost.0 >= 1.0 || p.lost.1 >= 1.0;
+        let (a, b) = (&self.peers[peer], &self.peers[other]);
+        let (Some(ours), Some(theirs)) = (&a.member, &b.member) else { return };
+        if cut(a) || cut(b) {
+            // It takes a question and an answer.
             return;
-        };
+        }
         let branches = ours.tree().leaves_where(&theirs.tree().branches());
         let leaves = theirs.tree().differing(&branches);
         if peer == other || leaves.is_empty() {
@@ -314,10 +317,10 @@ impl Group {
         self.sent = (self.sent.0 + 1, self.sent.1 + bytes as u64);
         let kept =
             (1.0 - self.loss) * (1.0 - self.peers[from].lost.1) * (1.0 - self.peers[to].lost.0);
-        let mut late = 0;
+        let (mut late, mut again) = (0, RESENT);
         while kept < 1.0 && !self.rng.random_bool(kept) {
             // A stream sends again, ever later, until the connection is given up.
-            late = (2 * late).max(RESENT);
+            (late, again) = (late + again, 2 * again);
             if matches!(parcel, Parcel::Datagram(_)) || late > GIVEN_UP {
                 return;
             }

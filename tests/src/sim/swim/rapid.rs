@@ -76,7 +76,7 @@ pub struct Outcome {
     pub members: usize,
     /// The faulty among them.
     pub faulty: usize,
-    /// Seconds until somebody healthy took one of them for down.
+    /// Seconds until somebody healthy had one of them out.
     pub first_s: Option<f64>,
     /// Seconds until all healthy members had all of them out, for the first time.
     pub all_s: Option<f64>,
@@ -202,8 +202,8 @@ impl Watch {
             if *last != verdict.at {
                 (*count, *last) = (*count + 1, verdict.at);
             }
-            let down = verdict.swim != Swim::Alive;
-            match (self.faulty.contains(&verdict.of), down) {
+            let gone = verdict.swim != Swim::Alive;
+            match (self.faulty.contains(&verdict.of), gone) {
                 (false, true) => drop(self.healthy_out.insert(verdict.of)),
                 (false, false) => {}
                 (true, true) => {
