@@ -133,7 +133,7 @@ impl Kind for Hearth {
 /// What an agent's word for a member's state means here.
 fn state(word: &str) -> State {
     match word {
-        "alive" => State::Alive,
+        "alive" | "unsteady" => State::Alive,
         "suspect" => State::Suspect,
         "down" | "left" => State::Down,
         _ => State::Unknown,

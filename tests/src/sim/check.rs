@@ -277,7 +277,9 @@ impl World {
             let Some(node) = &self.hosts[*i].node else { continue };
             for member in node.members_view(now) {
                 let truth = self.index(&member.node).is_some_and(|h| running.contains(&h));
-                if (member.state == "alive") != truth {
+                // Who was cut off is unsteady for a while after it is back.
+                let lives = matches!(member.state.as_str(), "alive" | "unsteady");
+                if lives != truth {
                     let (who, state) = (&member.node, &member.state);
                     found.push(format!("host {i} takes {who} for {state}; it runs: {truth}"));
                 }
