@@ -174,7 +174,7 @@ fn tell(event: Event) {
             Swim::Alive if from == Swim::Unheard => tracing::debug!(%node, %from, "member alive"),
             Swim::Alive => tracing::info!(%node, %from, "member alive"),
             Swim::Suspect | Swim::Unsteady | Swim::Unheard => {
-                tracing::info!(%node, %from, "member {to}")
+                tracing::info!(%node, %from, "member {to}");
             }
         },
         Event::Condition { endpoint, from, to, activation } => {

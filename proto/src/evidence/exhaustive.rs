@@ -114,7 +114,7 @@ fn whatever_is_ready_is_not_lost_and_whatever_is_out_by_its_node_is() {
                 (Standing::Ready, lost) => assert_eq!(lost, Ok(false)),
                 (Standing::Out(_), lost) => assert_eq!(lost, Ok(true)),
                 (Standing::Doubtful(Why::Suspect { .. } | Why::Unsteady { .. }), lost) => {
-                    assert_eq!(lost, Ok(false))
+                    assert_eq!(lost, Ok(false));
                 }
                 (Standing::Doubtful(_), Err(at)) => assert!(at > now, "asks again later"),
                 (Standing::Doubtful(_), Ok(lost)) => assert!(lost, "confirmed"),

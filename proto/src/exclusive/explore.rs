@@ -11,7 +11,7 @@
 //! stateright was looked at and not taken: its actors own their timers and ids, so that the machine would
 //! have had to be written a second time for it.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::hash::Hash;
 use std::time::Duration;
 
@@ -82,7 +82,7 @@ struct Explorer {
     timing: Timing,
     electorates: [Electorate; 2],
     /// Hashes of the states that were reached: of 2^64, two of a hundred million are alike once in 3,700 runs.
-    seen: HashSet<u64>,
+    seen: BTreeSet<u64>,
     stack: Vec<World>,
 }
 
@@ -107,7 +107,7 @@ impl Explorer {
             names,
             timing: Timing { promise, hold, longest },
             electorates: [first, second],
-            seen: HashSet::new(),
+            seen: BTreeSet::new(),
             stack: Vec::new(),
         }
     }

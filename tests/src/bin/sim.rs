@@ -70,7 +70,7 @@ fn compared(arguments: &Arguments) -> Option<ExitCode> {
                 let paths = clap::ValueEnum::to_possible_value(&paths);
                 one.args(["--scenario", "scale-one", "--seed", &seeds.start.to_string()])
                     .args(["--nodes", &nodes.to_string(), "--paths"])
-                    .args(paths.iter().map(|p| p.get_name()));
+                    .args(paths.iter().map(clap::builder::PossibleValue::get_name));
                 one
             });
             let outcome = match outcome {
