@@ -389,8 +389,9 @@ const SMALL: [(&str, Bounds); 4] = [
     ("owners change", Bounds { ticks: 2, rounds: 2, restarts: 0, wipes: 0, policies: 2 }),
 ];
 
+/// Claims are 2.0 million states, with a restart 15.3 million: 25 minutes of CPU, and more behind them.
 #[test]
-#[ignore = "its size has not been measured yet: `make explore-exclusive`"]
+#[ignore = "`make explore-exclusive`"]
 fn nothing_that_three_owners_can_do_makes_two_holders_or_a_term_that_does_not_grow() {
     for (what, bounds) in SMALL {
         let found = explore(Broken::Nothing, bounds);
@@ -415,8 +416,9 @@ fn nothing_that_three_owners_can_do_goes_wrong_in_full_size() {
     }
 }
 
+/// The first is found after 191 states, the last after 6.0 million.
 #[test]
-#[ignore = "its size has not been measured yet: `make explore-exclusive`"]
+#[ignore = "`make explore-exclusive`"]
 fn a_rule_that_is_broken_is_found_to_be() {
     let bounds =
         |ticks, restarts, wipes, policies| Bounds { ticks, rounds: 2, restarts, wipes, policies };
