@@ -15,6 +15,7 @@ use rand::seq::index;
 use serde::{Deserialize, Serialize};
 
 use super::net::Net;
+use super::tally::Quantiles;
 use super::world::World;
 use super::{At, MS, S, mesh, parallel};
 
@@ -116,7 +117,7 @@ impl Scale {
             let whole = m.violations.is_empty() && m.known_s.is_some();
             let quiet = m.nodes != 1_000 || m.rest_bytes[0] <= REST_BYTES;
             let right = m.news_missed + m.deaths_missed + m.false_verdicts == 0
-                && m.detection_s.iter().all(|s| s.is_finite());
+                && m.detection_s.iter().all(|s| *s > 0.0);
             whole && quiet && right && m.news_s[1] < NEWS_S
         })
     }
@@ -216,6 +217,7 @@ pub fn one(seed: u64, nodes: usize, paths: Paths) -> Measured {
     let memory = resident().saturating_sub(before) / nodes as u64;
     let (news_s, news_missed) = changes(&mut world);
     let deaths = deaths(&mut world);
+    let detection = Quantiles::of(deaths.seconds);
     Measured {
         nodes,
         paths,
@@ -223,7 +225,7 @@ pub fn one(seed: u64, nodes: usize, paths: Paths) -> Measured {
         rest_bytes,
         news_s,
         news_missed,
-        detection_s: [0.5, 0.99].map(|q| quantile(&deaths.seconds, q)),
+        detection_s: [detection.p50, detection.p99],
         deaths_missed: deaths.missed,
         false_verdicts: deaths.wrong,
         memory,
@@ -288,7 +290,7 @@ fn changes(world: &mut World) -> ([f64; 3], usize) {
         }
         world.run_until(world.now + S);
     }
-    (took.map(|took| quantile(&took, 0.5)), missed)
+    (took.map(|took| Quantiles::of(took).p50), missed)
 }
 
 struct Deaths {
@@ -320,18 +322,10 @@ fn deaths(world: &mut World) -> Deaths {
     }
     known.retain(|(_, by), _| !died.contains_key(by));
     let pairs = died.len() * (nodes - died.len());
-    let mut took: Vec<f64> = known.iter().map(|((of, _), at)| seconds(at - died[of])).collect();
-    took.sort_by(f64::total_cmp);
+    let took: Vec<f64> = known.iter().map(|((of, _), at)| seconds(at - died[of])).collect();
     Deaths { missed: pairs - took.len(), seconds: took, wrong: wrong.len() }
 }
 
 fn seconds(span: At) -> f64 {
     span as f64 / S as f64
-}
-
-fn quantile(values: &[f64], q: f64) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let at = (q * sorted.len() as f64).ceil() as usize;
-    sorted.get(at.saturating_sub(1)).copied().unwrap_or(f64::NAN)
 }
