@@ -1,7 +1,7 @@
 //! All that can happen to the owners of one service, within bounds: every order of messages (each may be
 //! lost, late, or come again at any time), of writes to disk, of restarts with and without a disk, of claims,
 //! renewals and releases, under clocks at both ends of the allowed drift. Depth first, over the very
-//! [`Core`] that agents run.
+//! [`Core`](super::core::Core) that agents run ([`machine`]).
 //!
 //! Time is abstract: one tick is half a lease by a clock that is right, and every clock runs a tenth too
 //! fast or too slow. A state holds times relative to now; two states that differ in nothing a core could
@@ -11,20 +11,15 @@
 //! stateright was looked at and not taken: its actors own their timers and ids, so that the machine would
 //! have had to be written a second time for it.
 
-use std::collections::BTreeSet;
-use std::hash::Hash;
 use std::time::Duration;
 
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::xxh3_64;
 
-use super::Timing;
-use super::claim::{Poll, Stand};
-use super::core::{Core, Memory, Out};
-use super::electorate::Electorate;
-use super::message::{Body, Refusal, Vote};
-use super::promise::{Book, Promise};
-use crate::ids::{Generation, NodeName};
-use crate::time::{Span, Time};
+use crate::time::Time;
+
+use machine::{Event, Id, Machine};
+
+mod machine;
 
 /// Now, on every node, in every state.
 const NOW: Time = Time(1_000);
@@ -63,27 +58,100 @@ enum Broken {
     ForgetsFormer,
 }
 
-#[derive(Clone, Hash, PartialEq, Eq)]
+/// What may still happen, by its place in [`World::left`].
+#[derive(Clone, Copy)]
+enum Budget {
+    Ticks,
+    Rounds,
+    Restarts,
+    Wipes,
+    Policies,
+}
+
+#[derive(Clone)]
 struct World {
-    cores: Vec<Core>,
-    disks: Vec<Option<Book>>,
-    writing: Vec<Option<(u64, Book)>>,
-    rates: Vec<u64>,
-    net: BTreeSet<(u8, u8, Body)>,
+    cores: [Id; 3],
+    disks: [Option<Id>; 3],
+    writing: [Option<Id>; 3],
+    /// Ascending.
+    net: Vec<Id>,
     left: [u8; 5],
     /// The greatest term won, and by whom.
     won: (u64, u8),
     wrong: Option<&'static str>,
 }
 
+impl World {
+    fn spend(&self, what: Budget) -> Option<Self> {
+        let left = self.left[what as usize].checked_sub(1)?;
+        let mut next = self.clone();
+        next.left[what as usize] = left;
+        Some(next)
+    }
+
+    /// Everything, as bytes that no other state has.
+    fn write(&self, bytes: &mut Vec<u8>) {
+        bytes.clear();
+        for id in self.cores {
+            bytes.extend(id.to_ne_bytes());
+        }
+        for id in self.disks.iter().chain(&self.writing) {
+            bytes.extend(id.unwrap_or(Id::MAX).to_ne_bytes());
+        }
+        bytes.extend(self.left);
+        bytes.extend(self.won.0.to_ne_bytes());
+        bytes.extend([self.won.1, u8::from(self.wrong.is_some())]);
+        for id in &self.net {
+            bytes.extend(id.to_ne_bytes());
+        }
+    }
+}
+
+/// Hashes of the states that were reached: of 2^64, two of a hundred million are alike once in 3,700 runs. A
+/// table with open addressing, three times as fast as a tree and a third of its size; 0 is an empty slot.
+struct Seen {
+    slots: Vec<u64>,
+    states: usize,
+}
+
+impl Seen {
+    fn new() -> Self {
+        Self { slots: vec![0; 1 << 16], states: 0 }
+    }
+
+    /// Whether it was not there.
+    fn insert(&mut self, hash: u64) -> bool {
+        if self.states * 4 > self.slots.len() * 3 {
+            let larger = vec![0; self.slots.len() * 2];
+            for hash in std::mem::replace(&mut self.slots, larger).into_iter().filter(|h| *h != 0) {
+                let at = self.place(hash);
+                self.slots[at] = hash;
+            }
+        }
+        let hash = hash.max(1);
+        let at = self.place(hash);
+        let new = std::mem::replace(&mut self.slots[at], hash) == 0;
+        self.states += usize::from(new);
+        new
+    }
+
+    /// Where a hash is, or belongs.
+    fn place(&self, hash: u64) -> usize {
+        let last = self.slots.len() - 1;
+        let mut at = hash as usize & last;
+        while self.slots[at] != 0 && self.slots[at] != hash {
+            at = (at + 1) & last;
+        }
+        at
+    }
+}
+
 struct Explorer {
-    broken: Broken,
-    names: Vec<NodeName>,
-    timing: Timing,
-    electorates: [Electorate; 2],
-    /// Hashes of the states that were reached: of 2^64, two of a hundred million are alike once in 3,700 runs.
-    seen: BTreeSet<u64>,
+    machine: Machine,
+    rates: [u64; 3],
+    seen: Seen,
     stack: Vec<World>,
+    bytes: Vec<u8>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -93,259 +161,132 @@ struct Found {
 }
 
 impl Explorer {
-    fn new(broken: Broken) -> Self {
-        let names: Vec<NodeName> =
-            ["a", "b", "c"].iter().map(|n| NodeName::parse(n).unwrap()).collect();
-        let promise = units(PROMISE);
-        let hold = if broken == Broken::IgnoresDrift { promise } else { promise * 9 / 11 };
-        let longest = if broken == Broken::VotesBlank { Duration::ZERO } else { promise };
-        let first = Electorate::new(1, names.clone(), []);
-        let former = (broken != Broken::ForgetsFormer).then(|| names.clone());
-        let second = Electorate::new(2, [names[2].clone()], former);
-        Self {
-            broken,
-            names,
-            timing: Timing { promise, hold, longest },
-            electorates: [first, second],
-            seen: BTreeSet::new(),
-            stack: Vec::new(),
-        }
+    fn new(broken: Broken, rates: [u64; 3]) -> Self {
+        let machine = Machine::new(broken);
+        Self { machine, rates, seen: Seen::new(), stack: Vec::new(), bytes: Vec::new() }
     }
 
-    fn core(&self, node: usize, generation: u64, number: usize, book: Option<Book>) -> Core {
-        let (me, electorate) = (self.names[node].clone(), self.electorates[number].clone());
-        Core::new(me, Generation(generation), electorate, self.timing, (book, None), NOW)
-    }
-
-    fn begin(&mut self, rates: &[u64], bounds: Bounds) {
-        let fresh = Book::fresh(&self.electorates[0], &self.timing);
-        let world = World {
-            cores: (0..3).map(|i| self.core(i, 1, 0, Some(fresh.clone()))).collect(),
-            disks: vec![Some(fresh); 3],
-            writing: vec![None; 3],
-            rates: rates.to_vec(),
-            net: BTreeSet::new(),
+    fn begin(&mut self, bounds: Bounds) {
+        let firsts = [0, 1, 2].map(|node| self.machine.first(node));
+        self.reach(World {
+            cores: firsts.map(|(core, _)| core),
+            disks: firsts.map(|(_, book)| Some(book)),
+            writing: [None; 3],
+            net: Vec::new(),
             left: [bounds.ticks, bounds.rounds, bounds.restarts, bounds.wipes, bounds.policies],
             won: (0, 0),
             wrong: None,
-        };
-        self.reach(world);
+        });
     }
 
     /// Runs until nothing new is reached, or something is wrong.
     fn run(&mut self) -> Found {
         while let Some(world) = self.stack.pop() {
             if let Some(wrong) = world.wrong {
-                return Found { states: self.seen.len(), wrong: Some(wrong) };
+                return Found { states: self.seen.states, wrong: Some(wrong) };
             }
             self.successors(&world);
         }
-        Found { states: self.seen.len(), wrong: None }
+        Found { states: self.seen.states, wrong: None }
     }
 
     fn reach(&mut self, mut world: World) {
-        for node in 0..3 {
-            self.drain(&mut world, node);
-        }
-        for core in &mut world.cores {
-            normalise(core, 0);
-        }
-        // An answer to a question that is closed is not heard.
-        let cores = std::mem::take(&mut world.cores);
-        world.net.retain(|(_, to, body)| {
-            let core = &cores[usize::from(*to)];
-            let open = core.claimant.poll().map(|p| p.round);
-            match body {
-                Body::Grant(g) => open == Some(g.round),
-                Body::Refuse(r) => open == Some(r.round),
-                Body::Tell(t) => {
-                    matches!(&core.memory, Memory::Blank(b) if b.asked.is_some_and(|(r, _)| r == t.round))
-                }
-                _ => true,
-            }
-        });
-        world.cores = cores;
-        let holders = world.cores.iter().filter(|c| c.holding(NOW).is_some()).count();
-        if holders > 1 {
+        let views = world.cores.map(|core| *self.machine.view(core));
+        let machine = &self.machine;
+        world.net.retain(|letter| machine.hears(&views[machine.receiver(*letter)], *letter));
+        if views.iter().filter(|v| v.holds).count() > 1 {
             world.wrong = Some("two nodes believe in the lease at once");
         }
-        let mut hasher = Xxh3::new();
-        world.hash(&mut hasher);
-        if self.seen.insert(hasher.digest()) {
+        world.write(&mut self.bytes);
+        if self.seen.insert(xxh3_64(&self.bytes)) {
             self.stack.push(world);
         }
     }
 
-    fn drain(&self, world: &mut World, node: usize) {
-        let from = u8::try_from(node).unwrap();
-        while let Some(out) = world.cores[node].poll() {
-            match out {
-                Out::Send { to, body } => {
-                    let to = self.names.iter().position(|n| *n == to).unwrap();
-                    if let Some(body) = relevant(body) {
-                        world.net.insert((from, u8::try_from(to).unwrap(), body));
-                    }
-                }
-                Out::Save { serial, .. } if self.broken == Broken::AnswersEarly => {
-                    // On its way to the disk, which it never reaches.
-                    world.cores[node].saved(NOW, serial);
-                }
-                Out::Save { serial, book } => world.writing[node] = Some((serial, book)),
-                Out::Won { term } => {
-                    let (before, by) = world.won;
-                    if term < before || (term == before && by != from) {
-                        world.wrong = Some("a lease was won under a term that is not the greatest");
-                    }
-                    world.won = (term.max(before), from);
-                }
-                Out::Lost { .. } => {}
+    /// Lets `event` happen to `node`.
+    fn happen(&mut self, world: &mut World, node: usize, event: Event) {
+        let step = self.machine.step(node, world.cores[node], event);
+        world.cores[node] = step.core;
+        for letter in &step.sends {
+            if let Err(at) = world.net.binary_search(letter) {
+                world.net.insert(at, *letter);
             }
+        }
+        world.writing[node] = step.write.or(world.writing[node]);
+        let by = u8::try_from(node).expect("three owners");
+        for term in &step.won {
+            let (before, whose) = world.won;
+            if *term < before || (*term == before && whose != by) {
+                world.wrong = Some("a lease was won under a term that is not the greatest");
+            }
+            world.won = (before.max(*term), by);
         }
     }
 
+    /// What is reached when `event` happens to `node`.
+    fn after(&mut self, mut world: World, node: usize, event: Event) {
+        self.happen(&mut world, node, event);
+        self.reach(world);
+    }
+
     fn successors(&mut self, world: &World) {
-        for (from, to, body) in &world.net {
-            let mut next = world.clone();
-            let from = self.names[usize::from(*from)].clone();
-            next.cores[usize::from(*to)].handle(NOW, &from, body.clone());
-            self.reach(next);
+        for letter in &world.net {
+            let to = self.machine.receiver(*letter);
+            self.after(world.clone(), to, Event::Hear(*letter));
         }
         for node in 0..3 {
             self.of_node(world, node);
         }
-        if let Some(mut next) = spend(world, 0) {
-            for (core, rate) in next.cores.iter_mut().zip(&world.rates) {
-                normalise(core, *rate);
+        if let Some(mut next) = world.spend(Budget::Ticks) {
+            for (node, rate) in self.rates.into_iter().enumerate() {
+                self.happen(&mut next, node, Event::Pass(rate));
             }
             self.reach(next);
         }
     }
 
     fn of_node(&mut self, world: &World, node: usize) {
-        let core = &world.cores[node];
-        let holds = core.holding(NOW).is_some();
-        if let Some((serial, book)) = &world.writing[node] {
+        let view = *self.machine.view(world.cores[node]);
+        if let Some(write) = world.writing[node] {
             let mut next = world.clone();
-            (next.writing[node], next.disks[node]) = (None, Some(book.clone()));
-            next.cores[node].saved(NOW, *serial);
-            self.reach(next);
+            (next.writing[node], next.disks[node]) = (None, Some(self.machine.written(write)));
+            self.after(next, node, Event::Saved(write));
         }
         // Each question has a number of its own: without a bound there were no end of states.
-        if let (Memory::Blank(_), Some(mut next)) = (&core.memory, spend(world, 1)) {
-            next.cores[node].ask(NOW);
-            self.reach(next);
-        } else if let Some(next) = spend(world, 1) {
-            let greatest = world.won.0 + 1;
-            for floor in [0, greatest] {
-                let mut next = next.clone();
-                match holds {
-                    true => next.cores[node].renew(NOW),
-                    false => next.cores[node].claim(NOW, floor),
-                }
-                self.reach(next);
+        if let Some(next) = world.spend(Budget::Rounds) {
+            if view.blank {
+                self.after(next, node, Event::Ask);
+            } else if view.holds {
+                self.after(next, node, Event::Renew);
+            } else {
+                self.after(next.clone(), node, Event::Claim { floor: 0 });
+                self.after(next, node, Event::Claim { floor: world.won.0 + 1 });
             }
         }
-        if core.claimant.poll().is_some() || holds {
-            let mut next = world.clone();
-            next.cores[node].release(NOW, None);
-            self.reach(next);
+        if view.open.is_some() || view.holds {
+            self.after(world.clone(), node, Event::Release);
         }
-        if let Some(mut next) = spend(world, 2) {
-            self.restart(&mut next, node, world.disks[node].clone());
-            self.reach(next);
-            if let (Some((_, book)), Some(mut next)) = (&world.writing[node], spend(world, 2)) {
+        if let Some(next) = world.spend(Budget::Restarts) {
+            self.restart(next.clone(), node, world.disks[node]);
+            if let Some(write) = world.writing[node] {
                 // It died between the write and the answer.
-                next.disks[node] = Some(book.clone());
-                self.restart(&mut next, node, Some(book.clone()));
-                self.reach(next);
+                let book = self.machine.written(write);
+                self.restart(next, node, Some(book));
             }
         }
-        if let Some(mut next) = spend(world, 3) {
-            next.disks[node] = None;
-            self.restart(&mut next, node, None);
-            self.reach(next);
+        if let Some(next) = world.spend(Budget::Wipes) {
+            self.restart(next, node, None);
         }
-        if core.electorate.number() == 1
-            && let Some(mut next) = spend(world, 4)
+        if view.number == 1
+            && let Some(next) = world.spend(Budget::Policies)
         {
-            let second = self.electorates[1].clone();
-            next.cores[node].set_electorate(NOW, second, self.timing);
-            self.reach(next);
+            self.after(next, node, Event::Follow);
         }
     }
 
-    fn restart(&self, world: &mut World, node: usize, mut book: Option<Book>) {
-        if self.broken == Broken::ForgetsPromise {
-            book.iter_mut().for_each(|b| b.holder = None);
-        }
-        let core = &world.cores[node];
-        let generation = core.claimant.generation.0 + 1;
-        let number = usize::try_from(core.electorate.number()).unwrap() - 1;
-        world.writing[node] = None;
-        world.cores[node] = self.core(node, generation, number, book);
-    }
-}
-
-fn spend(world: &World, what: usize) -> Option<World> {
-    let left = world.left[what].checked_sub(1)?;
-    let mut next = world.clone();
-    next.left[what] = left;
-    Some(next)
-}
-
-/// Without what nobody decides by; `None` where nothing remains.
-fn relevant(body: Body) -> Option<Body> {
-    match body {
-        // Only `explain` looks at them.
-        Body::Refuse(ref r) if !matches!(r.why, Refusal::Term { .. }) => None,
-        Body::Tell(mut tell) => {
-            if let Vote::Promised { left, .. } = &mut tell.vote {
-                *left = Span(Duration::ZERO);
-            }
-            Some(Body::Tell(tell))
-        }
-        body => Some(body),
-    }
-}
-
-/// Lets `passed` pass for a core, with its clock at [`NOW`] before and after, and makes equal what no core
-/// can tell apart.
-fn normalise(core: &mut Core, passed: u64) {
-    let ahead = |t: Time| Time(t.0.saturating_sub(passed).max(NOW.0));
-    let hold = core.timing.hold;
-    let sent = |poll: &mut Poll| poll.sent = (poll.sent - units(passed)).max(NOW - hold);
-    match &mut core.claimant.stand {
-        Stand::Idle => {}
-        Stand::Asking { .. } => core.claimant.stand = Stand::Idle,
-        Stand::Claiming(poll) => sent(poll),
-        Stand::Holding { since, until, renewal, .. } => {
-            (*since, *until) = (NOW, ahead(*until));
-            renewal.iter_mut().for_each(sent);
-        }
-    }
-    core.expire(NOW);
-    core.out.clear();
-    if !matches!(core.claimant.stand, Stand::Holding { .. }) {
-        core.claimant.failed = None;
-    } else if let Some(poll) = &mut core.claimant.failed {
-        sent(poll);
-    }
-    match &mut core.memory {
-        Memory::Whole(voter) => {
-            if let Promise::Until(until) = &mut voter.promise {
-                *until = ahead(*until);
-            }
-        }
-        Memory::Blank(blank) => {
-            let late = blank.asked.is_some_and(|(_, at)| at >= blank.since + core.timing.longest);
-            blank.since = (blank.since - units(passed)).max(NOW - core.timing.longest);
-            if let Some((_, at)) = &mut blank.asked {
-                *at = if late { NOW } else { Time(0) };
-            }
-            if let Some((_, since)) = &mut blank.all_blank {
-                *since = *since - units(passed);
-            }
-        }
+    fn restart(&mut self, mut world: World, node: usize, disk: Option<Id>) {
+        (world.writing[node], world.disks[node]) = (None, disk);
+        self.after(world, node, Event::Restart(disk));
     }
 }
 
@@ -363,8 +304,8 @@ fn explore(broken: Broken, bounds: Bounds) -> Found {
     let explore = |clocks: &[[u64; 3]]| {
         let mut states = 0;
         for rates in clocks {
-            let mut explorer = Explorer::new(broken);
-            explorer.begin(rates, bounds);
+            let mut explorer = Explorer::new(broken, *rates);
+            explorer.begin(bounds);
             let found = explorer.run();
             states += found.states;
             if found.wrong.is_some() {
@@ -382,52 +323,59 @@ fn explore(broken: Broken, bounds: Bounds) -> Found {
     Found { states: some.states + others.states, wrong: some.wrong.or(others.wrong) }
 }
 
-const SMALL: [(&str, Bounds); 4] = [
-    ("claims", Bounds { ticks: 2, rounds: 2, restarts: 0, wipes: 0, policies: 0 }),
-    ("restarts", Bounds { ticks: 2, rounds: 2, restarts: 1, wipes: 0, policies: 0 }),
-    ("a wiped disk", Bounds { ticks: 2, rounds: 3, restarts: 0, wipes: 1, policies: 0 }),
-    ("owners change", Bounds { ticks: 2, rounds: 2, restarts: 0, wipes: 0, policies: 2 }),
+const fn bounds(ticks: u8, rounds: u8, restarts: u8, wipes: u8, policies: u8) -> Bounds {
+    Bounds { ticks, rounds, restarts, wipes, policies }
+}
+
+/// What is explored, and how many states it has. Two ticks outlast a lease and a promise; two rounds let two
+/// owners claim, or one renew. A wiped owner needs a round to ask whether it may vote: two claims around its vote
+/// are three rounds, of whose states half an hour saw no end.
+const BOUNDS: [(&str, Bounds, usize); 6] = [
+    ("claims", bounds(2, 2, 0, 0, 0), 2_012_732),
+    ("restarts", bounds(2, 2, 1, 0, 0), 15_272_982),
+    ("a wiped disk", bounds(2, 2, 0, 1, 0), 6_884_838),
+    ("a restart and a wiped disk", bounds(1, 2, 1, 1, 0), 14_107_256),
+    ("owners change", bounds(2, 2, 0, 0, 2), 16_306_896),
+    ("owners change over a restart", bounds(1, 2, 1, 0, 1), 24_290_820),
 ];
 
-/// Claims are 2.0 million states, with a restart 15.3 million: 25 minutes of CPU, and more behind them.
 #[test]
 #[ignore = "`make explore-exclusive`"]
 fn nothing_that_three_owners_can_do_makes_two_holders_or_a_term_that_does_not_grow() {
-    for (what, bounds) in SMALL {
+    let found = BOUNDS.map(|(what, bounds, _)| {
         let found = explore(Broken::Nothing, bounds);
-        println!("{what}: {} states, {bounds:?}", found.states);
-        assert_eq!(found.wrong, None, "{what}");
-    }
+        println!("{what}: {found:?}, {bounds:?}");
+        found
+    });
+    assert_eq!(found, BOUNDS.map(|(_, _, states)| Found { states, wrong: None }));
 }
 
-/// In full size: minutes, and gigabytes.
+/// A little of everything, in moments.
 #[test]
-#[ignore = "`make explore-exclusive`"]
-fn nothing_that_three_owners_can_do_goes_wrong_in_full_size() {
-    for (what, bounds) in [
-        ("claims", Bounds { ticks: 4, rounds: 3, restarts: 0, wipes: 0, policies: 0 }),
-        ("restarts", Bounds { ticks: 3, rounds: 2, restarts: 2, wipes: 0, policies: 0 }),
-        ("a wiped disk", Bounds { ticks: 4, rounds: 2, restarts: 1, wipes: 1, policies: 0 }),
-        ("owners change", Bounds { ticks: 3, rounds: 3, restarts: 0, wipes: 0, policies: 3 }),
-    ] {
-        let found = explore(Broken::Nothing, bounds);
-        println!("{what}: {} states, {bounds:?}", found.states);
-        assert_eq!(found.wrong, None, "{what}");
-    }
+fn one_of_each_kind_of_misfortune_does_no_harm() {
+    let found = explore(Broken::Nothing, bounds(1, 1, 1, 1, 1));
+    assert_eq!(found, Found { states: 429_972, wrong: None });
 }
 
-/// The first is found after 191 states, the last after 6.0 million.
+#[test]
+fn a_state_that_was_seen_is_known_again() {
+    let mut seen = Seen::new();
+    let hashes = |n: u64| xxh3_64(&n.to_ne_bytes());
+    assert!((0..200_000).all(|n| seen.insert(hashes(n))), "through two growths");
+    assert!((0..200_000).all(|n| !seen.insert(hashes(n))));
+    assert!(seen.insert(0) && !seen.insert(0));
+    assert_eq!(seen.states, 200_001);
+}
+
 #[test]
 #[ignore = "`make explore-exclusive`"]
 fn a_rule_that_is_broken_is_found_to_be() {
-    let bounds =
-        |ticks, restarts, wipes, policies| Bounds { ticks, rounds: 2, restarts, wipes, policies };
     for (broken, bounds) in [
-        (Broken::IgnoresDrift, bounds(2, 0, 0, 0)),
-        (Broken::ForgetsPromise, bounds(1, 1, 0, 0)),
-        (Broken::AnswersEarly, bounds(1, 1, 0, 0)),
-        (Broken::VotesBlank, Bounds { rounds: 3, ..bounds(0, 0, 1, 0) }),
-        (Broken::ForgetsFormer, bounds(1, 0, 0, 1)),
+        (Broken::IgnoresDrift, bounds(2, 2, 0, 0, 0)),
+        (Broken::ForgetsPromise, bounds(1, 2, 1, 0, 0)),
+        (Broken::AnswersEarly, bounds(1, 2, 1, 0, 0)),
+        (Broken::VotesBlank, bounds(0, 3, 0, 1, 0)),
+        (Broken::ForgetsFormer, bounds(1, 2, 0, 0, 1)),
     ] {
         let found = explore(broken, bounds);
         println!("{broken:?}: {:?} after {} states", found.wrong, found.states);
