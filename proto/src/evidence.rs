@@ -204,6 +204,16 @@ pub enum Swim {
 }
 
 impl Swim {
+    /// Whether the node is taken for alive: nobody suspects it now.
+    pub fn lives(self) -> bool {
+        matches!(self, Self::Alive | Self::Unsteady)
+    }
+
+    /// Whether the node is a member: it lives, or is suspect.
+    pub fn is_active(self) -> bool {
+        !matches!(self, Self::Down | Self::Unheard)
+    }
+
     /// Whether others accuse the node. Its own answer to us counts for more.
     pub fn is_accused(self) -> bool {
         matches!(self, Self::Suspect | Self::Down | Self::Unsteady)
@@ -273,7 +283,7 @@ impl NodeEvidence {
     pub fn lives(&self) -> bool {
         !self.revoked
             && self.link != LinkState::Silent
-            && (matches!(self.swim, Swim::Alive | Swim::Unsteady) || self.link == LinkState::Up)
+            && (self.swim.lives() || self.link == LinkState::Up)
     }
 
     /// Our link went silent: nothing was heard since `began`, which its link layer took for a silence after

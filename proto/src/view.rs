@@ -93,7 +93,7 @@ pub struct LinkView {
 pub struct MemberView {
     /// The node.
     pub node: NodeName,
-    /// `alive`, `suspect`, `down`, `left` or `unheard` (known from disk or others, not yet heard).
+    /// `alive`, `suspect`, `unsteady`, `down`, `left` or `unheard` (known from disk or others, not yet heard).
     pub state: String,
     /// Since when, as seen here.
     pub since: Wall,
@@ -112,6 +112,13 @@ pub struct MemberView {
     pub record_age_s: f64,
     /// Its endpoints.
     pub endpoints: Vec<EndpointView>,
+}
+
+impl MemberView {
+    /// Whether it is taken for alive, however steady.
+    pub fn lives(&self) -> bool {
+        matches!(self.state.as_str(), "alive" | "unsteady")
+    }
 }
 
 /// An endpoint as seen from the answering agent.

@@ -103,7 +103,7 @@ use callers::Callers;
 use fast::{Plans, Pools};
 use learnt::{Learnt, Services};
 use limit::Limits;
-use load::Loads;
+use load::{Load, Loads};
 use outbound::Door;
 use udp::UdpDoor;
 
@@ -262,6 +262,13 @@ impl Inner {
 
     fn report(&self, endpoint: &EndpointId, outcome: Outcome) {
         self.tell(PathReport::Outcome { endpoint: endpoint.clone(), outcome });
+    }
+
+    /// An attempt succeeded: news only after a failure, or where somebody watches the service.
+    fn succeeded(&self, endpoint: &EndpointId, load: &Load, latency: Duration) {
+        if load.recovered() || self.route(&endpoint.service).is_some_and(|r| r.watched) {
+            self.report(endpoint, Outcome::Answered { latency });
+        }
     }
 
     /// Tells the core that a request waits for somebody to serve.

@@ -300,8 +300,7 @@ impl Mesh {
             let mut short = Vec::new();
             for node in self.nodes() {
                 let members = node.agent.members().map_err(|e| e.to_string())?;
-                let lives = |state: &str| matches!(state, "alive" | "unsteady");
-                let alive = members.iter().filter(|m| lives(&m.state)).count();
+                let alive = members.iter().filter(|m| m.lives()).count();
                 if alive < all {
                     let log = tail(&node.agent.process().stderr(), 1);
                     short.push(format!("{}: {alive} of {all}, log: {log}", node.host.name()));

@@ -133,6 +133,7 @@ impl Kind for Hearth {
 /// What an agent's word for a member's state means here.
 fn state(word: &str) -> State {
     match word {
+        // However steady.
         "alive" | "unsteady" => State::Alive,
         "suspect" => State::Suspect,
         "down" | "left" => State::Down,

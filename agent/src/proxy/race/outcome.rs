@@ -102,7 +102,7 @@ impl Race<'_> {
 
     fn judge_at_end(&self, n: usize, answer: &mut Answer, latency: Duration) {
         let (inner, load) = (self.inner.clone(), self.tries[n].load.clone());
-        let (id, service) = (self.tries[n].target.id.clone(), self.service.clone());
+        let id = self.tries[n].target.id.clone();
         let body = std::mem::replace(&mut answer.body, super::super::body::empty());
         answer.body = observed(body, move |trailers| {
             let Some(code) = trailers.and_then(grpc::Code::of) else { return };
@@ -115,18 +115,13 @@ impl Race<'_> {
                 "server_error" => load.count_failure(),
                 _ => load.count(latency),
             }
-            if load.recovered() || inner.route(&service).is_some_and(|r| r.watched) {
-                inner.report(&id, Outcome::Answered { latency });
-            }
+            inner.succeeded(&id, &load, latency);
         });
     }
 
     fn succeeded(&self, n: usize, latency: Duration) {
         let t = &self.tries[n];
-        let watched = self.inner.route(self.service).is_some_and(|r| r.watched);
-        if t.load.recovered() || watched {
-            self.inner.report(&t.target.id, Outcome::Answered { latency });
-        }
+        self.inner.succeeded(&t.target.id, &t.load, latency);
     }
 
     pub(super) fn report(&self, n: usize, outcome: Outcome) {

@@ -40,18 +40,15 @@ impl Race<'_> {
             return;
         };
         let mut attempts = std::mem::take(&mut self.attempts);
-        let (inner, service) = (self.inner.clone(), self.service.clone());
+        let inner = self.inner.clone();
         let tries = std::mem::take(&mut self.tries);
         tokio::spawn(timeout(HEAR_OUT, async move {
             let _place = place;
             while let Some((n, end)) = attempts.next().await {
                 let Ok(answer) = end else { continue };
                 let t = &tries[n];
-                let watched = inner.route(&service).is_some_and(|r| r.watched);
-                let lives = matches!(Verdict::of(&answer), Verdict::Well | Verdict::Troubled);
-                if lives && (t.load.recovered() || watched) {
-                    let latency = answer.since.elapsed();
-                    inner.report(&t.target.id, Outcome::Answered { latency });
+                if matches!(Verdict::of(&answer), Verdict::Well | Verdict::Troubled) {
+                    inner.succeeded(&t.target.id, &t.load, answer.since.elapsed());
                 }
             }
         }));
