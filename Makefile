@@ -57,7 +57,7 @@ sim-exclusive: ## leases under partitions, pauses, drift, restarts, wiped disks:
 	for rule in promise drift blank disk former fence; do \
 	  $(CARGO) run --profile $(PROFILE) -q -p hearth-proto --example sim-exclusive -- --seeds 0..2000 --break $$rule || exit 1; done
 
-explore-exclusive: ## everything that three owners of a lease can do, exhaustively, in full size
+explore-exclusive: ## everything that three owners of a lease can do within bounds, exhaustively; every rule broken once and found
 	$(CARGO) test --profile $(PROFILE) -p hearth-proto --lib explore -- --include-ignored --nocapture
 
 soak: ## the long tests of links and traffic path that `make test` leaves out
@@ -81,8 +81,8 @@ sim-rapid: ## Rapid's faults among 1,000 members: ten crashes at once, paths tha
 sim-bootstrap: ## all hosts start at once and know one seed: until each sees all, and what it costs the seed (NODES=2000)
 	$(CARGO) run --profile $(PROFILE) -q -p hearth-tests --bin sim -- --scenario bootstrap --seeds 0..1 --nodes $(if $(filter 20,$(NODES)),2000,$(NODES))
 
-sim-scale: ## how a mesh grows, 100, 1,000 and NODES members: bytes at rest, news, deaths, memory (target/sim/scale.json, .svg)
-	$(CARGO) run --profile $(PROFILE) -q -p hearth-tests --bin sim -- --scenario scale --seeds 0..1 --nodes $(if $(filter 20,$(NODES)),2000,$(NODES))
+sim-scale: ## how a mesh grows, 100, 1,000 and NODES members (10,000: an hour and 16 GB): bytes at rest, news, deaths, memory (target/sim/scale.json, .svg)
+	$(CARGO) run --profile $(PROFILE) -q -p hearth-tests --bin sim -- --scenario scale --seeds 0..1 --nodes $(if $(filter 20,$(NODES)),10000,$(NODES))
 
 sim-soak: ## simulator over many seeds (SEEDS=0..20000 for a night)
 	$(MAKE) sim SEEDS=$(if $(filter 0..200,$(SEEDS)),0..2000,$(SEEDS)) NODES=50

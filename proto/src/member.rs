@@ -30,8 +30,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use foca::{Foca, Header, State};
-use rand::SeedableRng;
 use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 
 use crate::digest::{LeafSet, Tree};
 use crate::evidence::Swim;
@@ -41,6 +41,7 @@ use crate::time::Time;
 use crate::wire;
 
 pub use config::{REMEMBER_DOWN, SwimConfig};
+pub use known::Everybody;
 pub use record::{MemberId, MemberParts, MemberRecord, MemberState};
 pub use rumour::Rumour;
 
@@ -127,6 +128,28 @@ impl Member {
             left: false,
         };
         member.sum_ourselves();
+        member
+    }
+
+    /// A member that has known long since that everybody lives. No agent starts so.
+    pub fn in_whole(
+        id: MemberId,
+        config: SwimConfig,
+        seed: u64,
+        now: Time,
+        everybody: &Everybody,
+    ) -> Self {
+        let me = id.name.clone();
+        let mut member = Self::new(id, config, seed);
+        (member.effects.now, member.heard) = (now, now);
+        let others = everybody.iter().filter(|record| record.id.name != me);
+        let others = others.cloned().map(MemberRecord::member);
+        let taken = member.foca.apply_many(others, false, &mut member.effects);
+        debug_assert!(taken.is_ok(), "foca refuses nobody of a list without ourselves: {taken:?}");
+        member.effects.known.share(everybody, &me);
+        debug_assert_eq!(member.foca.num_members(), member.effects.known.len());
+        member.summed = None;
+        member.refresh();
         member
     }
 
@@ -473,6 +496,14 @@ impl Member {
         records
     }
 
+    /// Somebody of foca's list by chance, dead or alive.
+    pub fn draw(&self, rng: &mut StdRng) -> Option<&NodeName> {
+        let mut list = self.foca.iter_membership_state();
+        let len = list.len();
+        let at = (len > 0).then(|| rng.random_range(0..len))?;
+        list.nth(at).map(|member| &member.id().name)
+    }
+
     /// The hashes over everybody alive or suspect, with ourselves.
     pub fn tree(&self) -> &Tree {
         self.effects.known.tree()
@@ -534,7 +565,7 @@ impl Member {
     /// Reads from foca's list what has changed there.
     fn read(&mut self) {
         let touched = self.effects.known.refresh(self.foca.iter_membership_state());
-        if self.config.lifeguard {
+        if self.config.lifeguard && !touched.is_empty() {
             let (now, deaf) = (self.effects.now, self.is_deaf(self.effects.now));
             for name in touched {
                 let record = self.effects.known.get(&name);

@@ -31,6 +31,7 @@ mod relays;
 mod services;
 mod sync;
 mod views;
+mod whole;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -38,6 +39,7 @@ use std::sync::Arc;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use rpds::RedBlackTreeMapSync;
 use serde::{Deserialize, Serialize};
 
 use crate::activation::Activations;
@@ -71,6 +73,7 @@ pub use io::{
 pub use membership::Hearsay;
 use membership::Membership;
 use pace::Pace;
+pub use whole::Whole;
 
 /// Incidents remembered by an agent; the oldest closed one goes first.
 pub const MAX_INCIDENTS: usize = 256;
@@ -133,7 +136,7 @@ pub struct Node {
     rng: StdRng,
     member: Membership,
     table: Table,
-    nodes: BTreeMap<NodeName, NodeEvidence>,
+    nodes: RedBlackTreeMapSync<NodeName, NodeEvidence>,
     /// Who lives by membership, in a start of which no record has come yet.
     recordless: BTreeSet<NodeName>,
     outcomes: BTreeMap<EndpointId, EndpointEvidence>,
@@ -178,17 +181,30 @@ pub struct Node {
 impl Node {
     /// A node that knows nobody yet. Its first advert is made in the first step.
     pub fn new(config: NodeConfig, keyring: Box<dyn Keyring>, now: Time) -> Self {
+        let mut node = Self::bare(config, keyring, now);
+        node.begin_endpoints(now);
+        node.settle(now);
+        node
+    }
+
+    fn begin_endpoints(&mut self, now: Time) {
+        let endpoints = self.config.endpoints.clone();
+        self.set_endpoints(endpoints, now);
+    }
+
+    /// Without endpoints, before its first step.
+    fn bare(config: NodeConfig, keyring: Box<dyn Keyring>, now: Time) -> Self {
         let id = MemberId::new(config.name.clone(), config.generation, config.address);
         let mut rng = StdRng::seed_from_u64(config.seed);
         let member = Membership::live(Member::new(id, config.swim, rng.random()));
         let gossip_seed = rng.random();
         let snapshot = Arc::new(Snapshot::empty(config.name.clone()));
-        let mut node = Self {
+        Self {
             member,
             rng,
             keyring,
             table: Table::default(),
-            nodes: BTreeMap::new(),
+            nodes: RedBlackTreeMapSync::default(),
             recordless: BTreeSet::new(),
             outcomes: BTreeMap::new(),
             own: BTreeMap::new(),
@@ -224,11 +240,7 @@ impl Node {
             outbox: VecDeque::new(),
             events: VecDeque::new(),
             config,
-        };
-        let endpoints = node.config.endpoints.clone();
-        node.set_endpoints(endpoints, now);
-        node.settle(now);
-        node
+        }
     }
 
     /// Takes in a SWIM datagram that came over the link of `from`.
@@ -546,7 +558,7 @@ impl Node {
         Sizes {
             timers: self.member.timers(),
             members: self.member.active(),
-            nodes: self.nodes.len(),
+            nodes: self.nodes.size(),
             wanted: self.wanted.len(),
             forced: self.forced.len(),
             parents: self.parents.len(),

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rpds::RedBlackTreeMapSync;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::advert::{Advert, AdvertRefused, Keyring, SignedAdvert};
@@ -79,10 +80,10 @@ impl MergeRefused {
     }
 }
 
-/// The replicated table.
-#[derive(Debug, Default)]
+/// The replicated table. Copies share their entries until they change; the rest is small.
+#[derive(Clone, Debug, Default)]
 pub struct Table {
-    entries: BTreeMap<NodeName, Entry>,
+    entries: RedBlackTreeMapSync<NodeName, Entry>,
     floors: BTreeMap<NodeName, (Version, Time)>,
     tree: Tree,
     /// Who offers what: routes are made anew with every change, of a few nodes among thousands.
@@ -110,9 +111,14 @@ impl Table {
         nodes.filter_map(|node| self.entries.get_key_value(node))
     }
 
+    /// What anybody offers.
+    pub fn services(&self) -> impl Iterator<Item = &ServiceName> {
+        self.offers.keys()
+    }
+
     /// How many records there are.
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.entries.size()
     }
 
     /// Whether there is no record.
@@ -140,7 +146,7 @@ impl Table {
                 std::cmp::Ordering::Equal => return Ok(Merged::Same),
                 std::cmp::Ordering::Greater => {}
             }
-        } else if self.entries.len() >= MAX_NODES {
+        } else if self.entries.size() >= MAX_NODES {
             return Err(MergeRefused::Full(signed.node));
         }
         let advert = Arc::new(signed.open(keyring, lasting)?);
@@ -157,12 +163,13 @@ impl Table {
         for e in &advert.endpoints {
             self.offers.entry(e.service.clone()).or_default().insert(node.clone());
         }
-        self.entries.insert(node, Entry { signed, advert, received: now });
+        self.entries.insert_mut(node, Entry { signed, advert, received: now });
     }
 
     /// Takes a node's record out, with what follows from it.
     fn take_out(&mut self, node: &NodeName) -> Option<Version> {
-        let old = self.entries.remove(node)?;
+        let old = self.entries.get(node)?.clone();
+        self.entries.remove_mut(node);
         let version = old.signed.version;
         self.tree.toggle(node, record_hash(node, version));
         for e in &old.advert.endpoints {

@@ -233,8 +233,21 @@ fn members_that_crash_come_and_go_or_lose_what_they_send_are_out_for_good_and_no
 
 #[test]
 fn a_small_mesh_meets_what_is_asked_of_large_ones_and_is_drawn() {
-    let scale = scale::Scale(vec![scale::one(0, 40, scale::Paths::Lan)]);
+    let scale = scale::Scale(vec![scale::one(0, 40, scale::Paths::Lan, false)]);
     assert!(scale.holds(), "{}", scale.table());
     let svg = scale.svg();
     assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
+}
+
+#[test]
+fn a_mesh_that_begins_whole_behaves_as_one_that_formed() {
+    let [formed, whole] = [false, true].map(|whole| scale::one(0, 60, scale::Paths::Lan, whole));
+    assert!(matches!(formed.known, scale::Known::After(_)), "{formed:?}");
+    assert_eq!(whole.known, scale::Known::Told);
+    let ratio = whole.rest_bytes[0] / formed.rest_bytes[0];
+    assert!((0.8..1.25).contains(&ratio), "at rest: {whole:?} beside {formed:?}");
+    let ratio = whole.detection_s[0] / formed.detection_s[0];
+    assert!((0.8..1.25).contains(&ratio), "deaths: {whole:?} beside {formed:?}");
+    let scale = scale::Scale(vec![whole]);
+    assert!(scale.holds(), "{}", scale.table());
 }

@@ -3,22 +3,47 @@
 //! foca keeps its members in a list, finds each by walking it, and notifies nobody of a suspicion or of its
 //! refutation. This is a copy of that list in the order of names. It is never computed from updates: whoever
 //! an input may have changed is *touched*, and read anew from foca's list afterwards, so that the copy costs
-//! a walk only where there was news. It decides which update is news at all, by foca's own rules.
+//! a walk only where there was news. It decides which update is news at all, by foca's own rules. Only a member
+//! that begins in a whole mesh takes what foca was given, and shares it with others ([`Known::share`]).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::Bound;
 
 use foca::{Identity, Member, State};
+use rpds::RedBlackTreeMapSync;
 
 use crate::digest::Tree;
 use crate::ids::NodeName;
 
 use super::{MemberId, MemberRecord};
 
+/// Members that all live, to be shared by those who know them.
+#[derive(Clone, Debug, Default)]
+pub struct Everybody {
+    members: RedBlackTreeMapSync<NodeName, MemberRecord>,
+    tree: Tree,
+}
+
+impl Everybody {
+    /// Adds a member.
+    pub fn add(&mut self, id: MemberId) {
+        let record = MemberRecord::of(&Member::new(id, 0, State::Alive));
+        let old = self.members.get(&record.id.name);
+        for record in old.into_iter().chain([&record]) {
+            self.tree.toggle(&record.id.name, record.hash());
+        }
+        self.members.insert_mut(record.id.name.clone(), record);
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &MemberRecord> {
+        self.members.values()
+    }
+}
+
 /// The copy, and what changed in it.
 #[derive(Default)]
 pub(super) struct Known {
-    members: BTreeMap<NodeName, MemberRecord>,
+    members: RedBlackTreeMapSync<NodeName, MemberRecord>,
     /// Over those who are not down. The dead are forgotten at different times by everybody.
     tree: Tree,
     touched: BTreeSet<NodeName>,
@@ -36,9 +61,10 @@ impl Known {
         &self,
         name: &NodeName,
     ) -> (impl Iterator<Item = &MemberRecord>, impl Iterator<Item = &MemberRecord>) {
-        let upto = self.members.range::<NodeName, _>(..=name).map(|(_, record)| record);
-        let behind = (Bound::Excluded(name), Bound::Unbounded);
-        (upto, self.members.range::<NodeName, _>(behind).map(|(_, record)| record))
+        let upto = (Bound::Unbounded, Bound::Included(name.clone()));
+        let behind = (Bound::Excluded(name.clone()), Bound::Unbounded);
+        let within = |bounds| self.members.range(bounds).map(|(_, record)| record);
+        (within(upto), within(behind))
     }
 
     /// All of it by name.
@@ -48,7 +74,19 @@ impl Known {
 
     /// How many there are.
     pub(super) fn len(&self) -> usize {
-        self.members.len()
+        self.members.size()
+    }
+
+    /// What foca holds now is everybody but `me`: no copy of its list is made, but a share of theirs taken.
+    pub(super) fn share(&mut self, everybody: &Everybody, me: &NodeName) {
+        let Everybody { members, tree } = everybody.clone();
+        (self.members, self.tree) = (members, tree);
+        if let Some(ours) = self.members.get(me).cloned() {
+            self.sum(&ours);
+            self.members.remove_mut(me);
+        }
+        self.touched.clear();
+        self.changed.clear();
     }
 
     /// Whether foca must be told this: if it is about us or would change anything. Whoever it is about is
@@ -107,17 +145,19 @@ impl Known {
             }
             let record = MemberRecord::of(member);
             if self.members.get(name) != Some(&record) {
-                self.sum(&record);
-                if let Some(old) = self.members.insert(name.clone(), record) {
+                if let Some(old) = self.members.get(name).cloned() {
                     self.sum(&old);
                 }
+                self.sum(&record);
+                self.members.insert_mut(name.clone(), record);
                 self.changed.insert(name.clone());
             }
         }
         // Whoever is left over is in the list no longer: foca has forgotten its death.
         for name in touched {
-            if let Some(old) = self.members.remove(&name) {
+            if let Some(old) = self.members.get(&name).cloned() {
                 self.sum(&old);
+                self.members.remove_mut(&name);
                 self.changed.insert(name);
             }
         }

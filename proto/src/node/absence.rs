@@ -25,8 +25,10 @@ impl Node {
         let Some(absence) = self.member.begin(now) else { return };
         let (left, until) = (now - absence, now + absence.min(CATCH_UP));
         self.caught_up = self.caught_up.max(until);
-        for evidence in self.nodes.values_mut() {
-            evidence.spare(left, until);
+        for name in self.nodes.keys().cloned().collect::<Vec<_>>() {
+            if let Some(evidence) = self.nodes.get_mut(&name) {
+                evidence.spare(left, until);
+            }
         }
         // Whoever asked before is asked again if it still waits.
         self.forced.retain(|_, forced| forced.until > now);

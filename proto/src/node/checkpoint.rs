@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use rpds::RedBlackTreeMapSync;
 use serde::{Deserialize, Serialize};
 
 use crate::activation::Activations;
@@ -49,7 +50,7 @@ pub struct Checkpoint {
     idle: bool,
     records: Vec<(SignedAdvert, Time)>,
     floors: Vec<(NodeName, Version, Time)>,
-    nodes: BTreeMap<NodeName, NodeEvidence>,
+    nodes: RedBlackTreeMapSync<NodeName, NodeEvidence>,
     outcomes: BTreeMap<EndpointId, EndpointEvidence>,
     own: BTreeMap<EndpointId, Own>,
     forced: BTreeMap<EndpointId, Forced>,

@@ -73,9 +73,11 @@ impl Node {
             Content::Trust(roots) => self.events.push_back(Event::Trust(roots.clone())),
             Content::Revocations(revoked) => {
                 let before = std::mem::replace(&mut self.revoked, revoked.clone());
-                for (name, e) in &mut self.nodes {
-                    // A node that came back with a newer certificate stays back, until it is revoked anew.
-                    if self.revoked.get(name) != before.get(name) {
+                // A node that came back with a newer certificate stays back, until it is revoked anew.
+                for name in self.revoked.keys().chain(before.keys()) {
+                    if self.revoked.get(name) != before.get(name)
+                        && let Some(e) = self.nodes.get_mut(name)
+                    {
                         e.revoked = self.revoked.contains_key(name);
                     }
                 }

@@ -152,7 +152,7 @@ impl Node {
         self.forget_at = now + REMEMBER;
         let mut gone = Vec::new();
         for (name, e) in &self.nodes {
-            if !matches!(e.swim, Swim::Down | Swim::Unheard) {
+            if e.swim.is_active() {
                 continue;
             }
             let due = e.swim_since + REMEMBER;
@@ -164,7 +164,7 @@ impl Node {
         for node in gone {
             self.touch_node(&node);
             self.table.forget(&node, now);
-            self.nodes.remove(&node);
+            self.nodes.remove_mut(&node);
             // Membership may know it still.
             self.recordless.insert(node.clone());
             self.outcomes.retain(|id, _| id.node != node);

@@ -10,10 +10,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use rand::rngs::StdRng;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Tree;
-use crate::evidence::Swim;
 use crate::ids::NodeName;
 use crate::member::{Member, MemberId, MemberRecord, MemberState, Rumour, SwimRefused};
 use crate::time::Time;
@@ -164,6 +164,14 @@ impl Membership {
         match self {
             Self::Live(live) => live.member.state(name),
             Self::Played(played) => played.view.get(name).copied(),
+        }
+    }
+
+    /// Somebody by chance, dead or alive; nobody in a replay.
+    pub(super) fn draw(&self, rng: &mut StdRng) -> Option<&NodeName> {
+        match self {
+            Self::Live(live) => live.member.draw(rng),
+            Self::Played(_) => None,
         }
     }
 
@@ -318,10 +326,7 @@ impl Membership {
     pub(super) fn active(&self) -> usize {
         match self {
             Self::Live(live) => live.member.active(),
-            Self::Played(played) => {
-                let lives = |m: &&MemberState| !matches!(m.swim, Swim::Down | Swim::Unheard);
-                played.view.values().filter(lives).count()
-            }
+            Self::Played(played) => played.view.values().filter(|m| m.swim.is_active()).count(),
         }
     }
 

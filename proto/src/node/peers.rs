@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rand::RngExt;
 
-use crate::evidence::{LinkState, NodeEvidence, Swim};
+use crate::evidence::{LinkState, NodeEvidence};
 use crate::ids::NodeName;
 use crate::time::Time;
 use crate::wire::Hello;
@@ -14,14 +14,19 @@ use super::{Event, Node, Transmit, gossip};
 /// Whoever is not cut off hears somebody within this: SWIM's probes come and go twice a second, unless somebody
 /// is slow.
 const LATELY: Duration = Duration::from_secs(5);
+/// Among more members than this some are drawn, instead of looking at each: often enough for each that is wanted
+/// that somebody who lives is found where a third does.
+const MANY: usize = 256;
+const DRAWS: usize = 10;
 
 impl Node {
     pub(super) fn evidence(&mut self, now: Time, node: &NodeName) -> &mut NodeEvidence {
-        let revoked = &self.revoked;
-        self.nodes.entry(node.clone()).or_insert_with(|| {
-            let revoked = revoked.contains_key(node);
-            NodeEvidence { revoked, ..NodeEvidence::unheard(now) }
-        })
+        if !self.nodes.contains_key(node) {
+            let revoked = self.revoked.contains_key(node);
+            let e = NodeEvidence { revoked, ..NodeEvidence::unheard(now) };
+            self.nodes.insert_mut(node.clone(), e);
+        }
+        self.nodes.get_mut(node).expect("it was put in if it was not")
     }
 
     /// Something of a peer arrived: it lives. A silence goes on, since what *we* send may still be
@@ -53,9 +58,7 @@ impl Node {
 
     pub(super) fn link_up(&mut self, now: Time, peer: &NodeName, hello: &Hello) {
         self.answered(now, peer);
-        let alive = |e: &NodeEvidence| matches!(e.swim, Swim::Alive | Swim::Unsteady);
-        let alive = self.nodes.get(peer).is_some_and(alive);
-        if !alive {
+        if !self.nodes.get(peer).is_some_and(|e| e.swim.lives()) {
             self.member.announce(now, peer.clone(), hello.address);
         }
         // One of the two begins, if it does not meet many.
@@ -138,8 +141,7 @@ impl Node {
     fn note_record(&mut self, name: &NodeName) {
         let start = self.table.get(name).map(|entry| entry.signed.version.generation);
         let lives = self.member.state(name).is_some_and(|state| {
-            !matches!(state.swim, Swim::Down | Swim::Unheard)
-                && start.is_none_or(|start| start < state.generation)
+            state.swim.is_active() && start.is_none_or(|start| start < state.generation)
         });
         if lives {
             self.recordless.insert(name.clone());
@@ -165,25 +167,47 @@ impl Node {
         }
     }
 
+    /// As many of the living as a few draws find, without a walk through all. Where most live that is `n`.
+    fn some_of_many(&mut self, n: usize, except: &NodeName) -> Vec<NodeName> {
+        let mut some: Vec<NodeName> = Vec::new();
+        for _ in 0..DRAWS * n {
+            let Some(name) = self.member.draw(&mut self.gossip.rng) else { break };
+            let lives = || self.nodes.get(name).is_some_and(NodeEvidence::lives);
+            if name != except && !some.contains(name) && lives() {
+                some.push(name.clone());
+                if some.len() == n {
+                    break;
+                }
+            }
+        }
+        some
+    }
+
     /// Every peer we had a link with is silent: it is we who are cut off, until one answers. A link that nobody
     /// watches and of which nothing came of late is no proof of the contrary: nobody has asked.
     pub(super) fn is_isolated(&self, now: Time) -> bool {
         let late = |t: Time| now.since(t) > LATELY;
         let unasked = |e: &NodeEvidence| e.heard.is_none_or(late) && late(e.link_since);
-        let (mut any, mut all_silent) = (0, true);
+        let mut silent = 0;
         let watched = |name| self.watch.iter().any(|(peer, _)| peer == name);
         for (name, e) in self.nodes.iter().filter(|(_, e)| e.link != LinkState::None) {
-            let silent = e.link == LinkState::Silent;
-            if silent || !unasked(e) || watched(name) {
-                any += 1;
-                all_silent &= silent;
+            if e.link == LinkState::Silent {
+                silent += 1;
+            } else if !unasked(e) || watched(name) {
+                return false;
             }
         }
-        any >= 2 && all_silent
+        silent >= 2
     }
 
     /// Up to `n` of the living at random, without ourselves.
     pub(super) fn some_alive(&mut self, n: usize, except: &NodeName) -> Vec<NodeName> {
+        if self.nodes.size() > MANY {
+            let some = self.some_of_many(n, except);
+            if some.len() == n {
+                return some;
+            }
+        }
         let living = self.nodes.iter().filter(|(_, e)| e.lives()).map(|(name, _)| name);
         let mut living: Vec<&NodeName> = living.filter(|name| *name != except).collect();
         let take = n.min(living.len());

@@ -29,6 +29,7 @@ mod moves;
 mod outliers;
 mod prospects;
 mod relays;
+mod whole;
 
 struct Hash(Identity);
 
@@ -557,6 +558,32 @@ fn a_revocation_holds_for_a_node_that_is_learnt_later() {
     let c1 = lab.node("c1");
     assert!(c1.evidence(now, &name("h1")).revoked);
     assert!(!c1.evidence(now, &name("h3")).revoked);
+}
+
+#[test]
+fn a_revocation_that_is_withdrawn_is_over_and_one_that_stays_revokes_nobody_anew() {
+    let mut lab = Lab::new(&["c1", "h1", "h2"]);
+    let both = [(name("h1"), Wall(9)), (name("h2"), Wall(9))];
+    lab.give("c1", 1, Content::Revocations(BTreeMap::from(both)));
+    let now = lab.now;
+    // It came back with a newer certificate.
+    lab.node("c1").evidence(now, &name("h2")).revoked = false;
+    lab.give("c1", 2, Content::Revocations(BTreeMap::from([(name("h2"), Wall(9))])));
+    let c1 = lab.node("c1");
+    assert!(!c1.evidence(now, &name("h1")).revoked, "withdrawn");
+    assert!(!c1.evidence(now, &name("h2")).revoked, "as before");
+}
+
+#[test]
+fn shared_maps_are_written_as_others_are() {
+    let plain: BTreeMap<NodeName, u32> =
+        ["b", "a", "c"].into_iter().zip(1..).map(|(n, v)| (name(n), v)).collect();
+    let shared: RedBlackTreeMapSync<NodeName, u32> =
+        plain.iter().rev().map(|(n, v)| (n.clone(), *v)).collect();
+    let bytes = wire::encode_body(&plain).unwrap();
+    assert_eq!(wire::encode_body(&shared).unwrap(), bytes);
+    let back: RedBlackTreeMapSync<NodeName, u32> = wire::decode_body(&bytes).unwrap();
+    assert_eq!(back, shared);
 }
 
 fn record(n: &str, version: Version) -> SignedAdvert {

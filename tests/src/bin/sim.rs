@@ -25,6 +25,9 @@ struct Arguments {
     /// already: begin a new one with each new program
     #[arg(long)]
     journal: Option<std::path::PathBuf>,
+    /// The mesh of the scenario `scale-one` begins whole, as those of more than 2,000 members do
+    #[arg(long)]
+    whole: bool,
     /// How far members are from each other in the scenario `scale-one`
     #[arg(long, value_enum, default_value = "lan")]
     paths: scale::Paths,
@@ -88,7 +91,7 @@ fn compared(arguments: &Arguments) -> Option<ExitCode> {
             (outcome.table(), outcome.holds(), serde_json::to_string_pretty(&outcome))
         }
         "scale-one" => {
-            let one = scale::one(seeds.start, arguments.nodes, arguments.paths);
+            let one = scale::one(seeds.start, arguments.nodes, arguments.paths, arguments.whole);
             println!("{}", serde_json::to_string(&one).unwrap_or_default());
             return Some(ExitCode::SUCCESS);
         }

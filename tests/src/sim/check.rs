@@ -278,8 +278,7 @@ impl World {
             for member in node.members_view(now) {
                 let truth = self.index(&member.node).is_some_and(|h| running.contains(&h));
                 // Who was cut off is unsteady for a while after it is back.
-                let lives = matches!(member.state.as_str(), "alive" | "unsteady");
-                if lives != truth {
+                if member.lives() != truth {
                     let (who, state) = (&member.node, &member.state);
                     found.push(format!("host {i} takes {who} for {state}; it runs: {truth}"));
                 }

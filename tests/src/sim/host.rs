@@ -7,14 +7,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use hearth_proto::advert::SignedAdvert;
 use hearth_proto::document::SignedDocument;
 use hearth_proto::exclusive::Book;
 use hearth_proto::flight::Recorder;
 use hearth_proto::ids::{EndpointId, Generation, Identity, NodeName, ServiceName};
 use hearth_proto::member::SwimConfig;
-use hearth_proto::node::{EndpointConfig, Node, NodeConfig};
+use hearth_proto::node::{EndpointConfig, Node, NodeConfig, Whole};
 use hearth_proto::outlier::Sample;
+use hearth_proto::table::Table;
 use hearth_proto::time::{Clock, Time, Wall};
 use rand::RngExt;
 
@@ -27,6 +27,9 @@ use super::{At, MS, S};
 
 /// Wall time at which every world begins: 2026-01-01.
 pub const EPOCH: u64 = 1_767_225_600 * S;
+
+/// The generation of a host's first start.
+const FIRST: u64 = 1;
 
 /// Whether a host runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +59,7 @@ pub struct Disk {
     /// The last start.
     pub generation: u64,
     /// The table as last saved.
-    pub records: Vec<SignedAdvert>,
+    pub table: Table,
     /// The documents.
     pub documents: Vec<SignedDocument>,
     /// The promises of leases.
@@ -115,6 +118,20 @@ impl World {
         nodes.map(|node| (node.sizes().members + 1, node.table().len())).collect()
     }
 
+    /// Whoever starts for the first time knows from now on all hosts, and what each says at its own first start.
+    pub fn make_whole(&mut self) {
+        let mut whole = Whole::default();
+        for h in &self.hosts {
+            let keys = h.keys(self.seed);
+            let node = Node::new(h.config(FIRST, 0), Box::new(h.keys(self.seed)), Time(0));
+            for signed in node.table_records() {
+                let added = whole.add(signed, &keys, Time(0));
+                assert!(added.is_ok(), "a node's own record holds: {added:?}");
+            }
+        }
+        self.whole = Some(whole);
+    }
+
     /// Starts a host that is off. `wipe` loses the disk: the generation then follows the wall clock, which
     /// is later than any count of starts.
     pub fn boot(&mut self, host: usize, wipe: bool) {
@@ -139,29 +156,25 @@ impl World {
         h.sides.clear();
         h.samples.clear();
         h.inbox.clear();
-        let origin = Wall((EPOCH + now).saturating_add_signed(h.clock_offset));
-        let config = NodeConfig {
-            name: h.name.clone(),
-            generation: Generation(h.disk.generation),
-            address: h.address,
-            zone: format!("z{}", h.spec.zone),
-            region: String::new(),
-            swim: SwimConfig::default(),
-            seed: node_seed,
-            clock: Clock { origin },
-            endpoints: h.spec.endpoints.clone(),
-            interest: h.spec.interest.clone(),
+        let first = h.disk.generation == FIRST;
+        let whole = self.whole.as_ref().filter(|_| first);
+        let (config, keys) = (h.config(h.disk.generation, node_seed), Box::new(h.keys(seed)));
+        let node = match whole {
+            Some(whole) => Node::in_whole(config, keys, Time(0), whole),
+            None => Node::new(config, keys, Time(0)),
         };
-        let who = Identity::Node(h.name.clone());
-        let keys = Keys::new(seed, who, origin, Arc::clone(&h.revoked), Arc::clone(&h.signed));
-        let node = Node::new(config, Box::new(keys), Time(0));
+        let told = whole.is_some();
         h.node = Some(Box::new(self.tapes.aboard(host, node)));
-        let (records, documents) = (h.disk.records.clone(), h.disk.documents.clone());
+        let records = h.disk.table.iter().map(|(_, entry)| entry.signed.clone()).collect();
+        let documents = h.disk.documents.clone();
         let (name, generation) = (h.name.clone(), h.disk.generation);
         let promises = h.disk.promises.clone();
         self.tell(|| format!("{name} starts (generation {generation}, wiped: {wipe})"));
         self.checks.started(host);
-        self.step(host, |node, now| node.restore_promises(now, promises));
+        // All know already what it says at its start: with promises, though it has none, it says that anew.
+        if !told {
+            self.step(host, |node, now| node.restore_promises(now, promises));
+        }
         self.step(host, |node, now| node.restore(now, records, documents));
         self.start_apps(host);
     }
@@ -253,6 +266,32 @@ impl Host {
             wake: None,
             saving: false,
             turns: (0, 0),
+        }
+    }
+
+    /// Its wall time when this start began.
+    fn origin(&self) -> Wall {
+        Wall((EPOCH + self.booted).saturating_add_signed(self.clock_offset))
+    }
+
+    fn keys(&self, world: u64) -> Keys {
+        let (who, revoked) = (Identity::Node(self.name.clone()), Arc::clone(&self.revoked));
+        Keys::new(world, who, self.origin(), revoked, Arc::clone(&self.signed))
+    }
+
+    /// What a start of its core is given; it draws from `seed`.
+    fn config(&self, generation: u64, seed: u64) -> NodeConfig {
+        NodeConfig {
+            name: self.name.clone(),
+            generation: Generation(generation),
+            address: self.address,
+            zone: format!("z{}", self.spec.zone),
+            region: String::new(),
+            swim: SwimConfig::default(),
+            seed,
+            clock: Clock { origin: self.origin() },
+            endpoints: self.spec.endpoints.clone(),
+            interest: self.spec.interest.clone(),
         }
     }
 }

@@ -14,6 +14,7 @@ use rand::RngExt;
 use rand::seq::index;
 use serde::{Deserialize, Serialize};
 
+use super::flight::Tapes;
 use super::net::Net;
 use super::tally::Quantiles;
 use super::world::World;
@@ -21,6 +22,12 @@ use super::{At, MS, S, mesh, parallel};
 
 /// Everybody starts within this time, and is left alone until this long after all know all.
 const START: At = S;
+/// A larger mesh begins whole ([`World::make_whole`]): how one forms is the matter of the bootstrap's scenario.
+const FORMS: usize = 2_000;
+/// Hosts of a whole mesh start within this time, which is over before the first of them probes another, and
+/// are left alone for so long: they have nothing to tell each other.
+const START_WHOLE: At = 100 * MS;
+const SETTLE_WHOLE: At = 5 * S;
 const SETTLE: At = 15 * S;
 /// All are to know all by then.
 const LIMIT: At = 120 * S;
@@ -78,6 +85,18 @@ impl Paths {
     }
 }
 
+/// When everybody knew everybody.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Known {
+    /// So many seconds after the first start.
+    After(f64),
+    /// From the start: the mesh began whole.
+    Told,
+    /// Never.
+    Never,
+}
+
 /// What came of one size.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Measured {
@@ -85,8 +104,8 @@ pub struct Measured {
     pub nodes: usize,
     /// Their paths.
     pub paths: Paths,
-    /// Seconds from the first start until all knew all.
-    pub known_s: Option<f64>,
+    /// When all knew all.
+    pub known: Known,
     /// Bytes a second that a host sends at rest: mean, and of the one that sends most.
     pub rest_bytes: [f64; 2],
     /// Seconds from a change of a host's advert until half, 99 % and all of the others held it: medians over
@@ -100,7 +119,8 @@ pub struct Measured {
     pub deaths_missed: usize,
     /// Living hosts that somebody held for down.
     pub false_verdicts: usize,
-    /// Resident memory of the simulator per host, in bytes: core, recording, links and paths.
+    /// Resident memory of the simulator per host, in bytes: core, links and paths. In a mesh that began whole hosts
+    /// share what they know, in others each has its own.
     pub memory: u64,
     /// What broke.
     pub violations: Vec<String>,
@@ -114,7 +134,7 @@ impl Scale {
     /// Whether each size met the goals: news everywhere within a second, a kilobyte a second at 1,000 members.
     pub fn holds(&self) -> bool {
         self.0.iter().all(|m| {
-            let whole = m.violations.is_empty() && m.known_s.is_some();
+            let whole = m.violations.is_empty() && m.known != Known::Never;
             let quiet = m.nodes != 1_000 || m.rest_bytes[0] <= REST_BYTES;
             let right = m.news_missed + m.deaths_missed + m.false_verdicts == 0
                 && m.detection_s.iter().all(|s| *s > 0.0);
@@ -144,7 +164,11 @@ impl Scale {
             "KiB each"
         );
         for m in &self.0 {
-            let known = m.known_s.map_or("never".into(), |s| format!("{s:.1} s"));
+            let known = match m.known {
+                Known::After(s) => format!("{s:.1} s"),
+                Known::Told => "told".into(),
+                Known::Never => "never".into(),
+            };
             let [mean, most] = m.rest_bytes;
             let [half, near, all] = m.news_s;
             let [p50, p99] = m.detection_s;
@@ -182,12 +206,18 @@ pub fn measure(
 ) -> Result<Scale, String> {
     let mut all = Vec::new();
     for nodes in sizes {
-        let measured = parallel::map(&[Paths::Lan, Paths::Places], |paths| {
+        let of = |paths: &Paths| {
             let told = one(*nodes, *paths).output().map_err(|e| format!("cannot be begun: {e}"))?;
             serde_json::from_slice::<Measured>(&told.stdout).map_err(|e| {
                 format!("{nodes} nodes: {e}: {}", String::from_utf8_lossy(&told.stderr).trim())
             })
-        });
+        };
+        let both = [Paths::Lan, Paths::Places];
+        // Two large ones do not fit into a memory.
+        let measured = match *nodes > FORMS {
+            true => both.iter().map(of).collect(),
+            false => parallel::map(&both, of),
+        };
         for m in measured {
             all.push(m?);
         }
@@ -200,19 +230,30 @@ fn resident() -> u64 {
     crate::conformance::memory::resident(pid).unwrap_or_default()
 }
 
-/// One size over one kind of paths; at least [`LEAST`] hosts.
-pub fn one(seed: u64, nodes: usize, paths: Paths) -> Measured {
+/// One size over one kind of paths; at least [`LEAST`] hosts. A large mesh begins whole, and any that is `whole`.
+pub fn one(seed: u64, nodes: usize, paths: Paths, whole: bool) -> Measured {
     let nodes = nodes.max(LEAST);
     let before = resident();
     let mut world = mesh::standard(seed, nodes);
     world.net = paths.net(nodes);
     (world.calling, world.seeds) = (false, vec![0]);
+    let whole = whole || nodes > FORMS;
+    if whole {
+        world.make_whole();
+        // A recording begins with all that its host knows, which it would share with nobody.
+        world.tapes = Tapes::default();
+    }
+    let within = if whole { START_WHOLE } else { START };
     for host in 0..nodes {
-        let at = if host == 0 { 0 } else { world.rng.random_range(0..START) };
+        let at = if host == 0 { 0 } else { world.rng.random_range(0..within) };
         world.start_at(at, host);
     }
-    let known_s = wait_for_all(&mut world, nodes);
-    world.run_until(world.now + SETTLE);
+    let known = match wait_for_all(&mut world, nodes) {
+        Some(_) if whole => Known::Told,
+        Some(seconds) => Known::After(seconds),
+        None => Known::Never,
+    };
+    world.run_until(world.now + if whole { SETTLE_WHOLE } else { SETTLE });
     let rest_bytes = rest(&mut world);
     let memory = resident().saturating_sub(before) / nodes as u64;
     let (news_s, news_missed) = changes(&mut world);
@@ -221,7 +262,7 @@ pub fn one(seed: u64, nodes: usize, paths: Paths) -> Measured {
     Measured {
         nodes,
         paths,
-        known_s,
+        known,
         rest_bytes,
         news_s,
         news_missed,

@@ -9,7 +9,7 @@ use hearth_proto::evidence::Swim;
 use hearth_proto::flight::Recorder;
 use hearth_proto::ids::{EndpointId, Identity, NodeName, ServiceName};
 use hearth_proto::incident::IncidentKey;
-use hearth_proto::node::{Event, Transmit};
+use hearth_proto::node::{Event, Transmit, Whole};
 use hearth_proto::time::Time;
 use hearth_proto::wire::{self, Message};
 use rand::rngs::StdRng;
@@ -181,6 +181,8 @@ pub struct World {
     pub checks: Checks,
     /// Who is dialled by who is lonely.
     pub seeds: Vec<usize>,
+    /// What whoever starts knows in advance.
+    pub(super) whole: Option<Whole>,
     /// Share of activation hooks that fail.
     pub hook_failure: f64,
     /// Every activation hook may take up to 3 s, not one in ten.
@@ -239,6 +241,7 @@ impl World {
             rng: StdRng::seed_from_u64(seed),
             stats: Stats::default(),
             seeds: vec![0, 1, 2],
+            whole: None,
             hook_failure: 0.0,
             slow_hooks: false,
             hook_time: None,
@@ -343,7 +346,7 @@ impl World {
         }
         h.saving = false;
         if let Some(node) = &h.node {
-            h.disk.records = node.table_records();
+            h.disk.table = node.table().clone();
         }
     }
 

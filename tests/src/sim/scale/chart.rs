@@ -2,17 +2,23 @@
 
 use std::fmt::Write as _;
 
-use super::{Measured, Paths};
+use super::{Known, Measured, Paths};
 
 type Figure = (&'static str, fn(&Measured) -> f64);
 
 const FIGURES: [Figure; 6] = [
     ("bytes a second per host at rest", |m| m.rest_bytes[0]),
-    ("seconds until all know all, from one seed", |m| m.known_s.unwrap_or(f64::NAN)),
+    ("seconds until all know all, from one seed", |m| match m.known {
+        Known::After(seconds) => seconds,
+        Known::Told | Known::Never => f64::NAN,
+    }),
     ("seconds until 99 % hold a changed advert", |m| m.news_s[1]),
     ("seconds from a death to the verdict, median", |m| m.detection_s[0]),
     ("the same, 99 %", |m| m.detection_s[1]),
-    ("bytes of memory per host, simulated", |m| m.memory as f64),
+    ("bytes of memory per host that knows all by itself", |m| match m.known {
+        Known::After(_) => m.memory as f64,
+        Known::Told | Known::Never => f64::NAN,
+    }),
 ];
 const LINES: [(Paths, &str); 2] = [(Paths::Lan, "#0969da"), (Paths::Places, "#bc4c00")];
 const PANEL: (f64, f64) = (420.0, 210.0);
