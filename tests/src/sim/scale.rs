@@ -22,13 +22,13 @@ use super::{At, MS, S, mesh, parallel};
 
 /// Everybody starts within this time, and is left alone until this long after all know all.
 const START: At = S;
+const SETTLE: At = 15 * S;
 /// A larger mesh begins whole ([`World::make_whole`]): how one forms is the matter of the bootstrap's scenario.
 const FORMS: usize = 2_000;
 /// Hosts of a whole mesh start within this time, which is over before the first of them probes another, and
 /// are left alone for so long: they have nothing to tell each other.
 const START_WHOLE: At = 100 * MS;
 const SETTLE_WHOLE: At = 5 * S;
-const SETTLE: At = 15 * S;
 /// All are to know all by then.
 const LIMIT: At = 120 * S;
 /// At rest it is counted for so long.
