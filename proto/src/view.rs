@@ -108,7 +108,8 @@ pub struct MemberView {
     pub zone: String,
     /// Policy version in force there.
     pub policy_version: u64,
-    /// Seconds since its record was last confirmed here.
+    /// Seconds since its record was last confirmed here: it came, its owner was heard, or another's table was found to
+    /// hold the same.
     pub record_age_s: f64,
     /// Its endpoints.
     pub endpoints: Vec<EndpointView>,
@@ -392,8 +393,8 @@ pub struct Census {
     pub down: usize,
     /// Records in the table.
     pub records: usize,
-    /// The longest time since a living member's record was confirmed here: by its arrival, or by its owner
-    /// being heard over our link.
+    /// The longest time since a living member's record was confirmed here: by its arrival, by its owner being heard
+    /// over our link, or by somebody whose table was found to hold the same.
     pub oldest_record: Duration,
     /// Policy version in force; 0 where none was ever received.
     pub policy_version: u64,
@@ -405,8 +406,10 @@ pub struct Census {
     pub drills: usize,
     /// Suspicions that this node raised: its probes that failed.
     pub suspicions: u64,
-    /// Times this node refuted its own death, or that it is suspect.
+    /// Times this node refuted that it is suspect.
     pub refutations: u64,
+    /// Times this node was declared down while it lived, and joined again.
+    pub rejoins: u64,
     /// How slow this node takes itself to be: 0 in good health, 8 at most.
     pub health_score: u32,
 }

@@ -43,6 +43,7 @@ const METRICS: &[&str] = &[
     "hearth_documents_refused_total",
     "hearth_gossip_suspicions_total",
     "hearth_gossip_refutations_total",
+    "hearth_gossip_rejoins_total",
     "hearth_loop_lag_seconds",
     "hearth_dropped_total",
     "hearth_control_reachable",

@@ -318,7 +318,14 @@ impl Membership {
 
     pub(super) fn refutations(&self) -> u64 {
         match self {
-            Self::Live(live) => live.member.refutations() + live.member.rejoins(),
+            Self::Live(live) => live.member.refutations(),
+            Self::Played(_) => 0,
+        }
+    }
+
+    pub(super) fn rejoins(&self) -> u64 {
+        match self {
+            Self::Live(live) => live.member.rejoins(),
             Self::Played(_) => 0,
         }
     }

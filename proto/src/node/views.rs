@@ -1,5 +1,7 @@
 //! What a node says of itself and the mesh when asked: pure reading, nothing changes.
 
+use std::time::Duration;
+
 use crate::activation::Activations;
 use crate::advert::{EndpointAdvert, SignedAdvert};
 use crate::document::{DocumentKind, SignedDocument};
@@ -94,6 +96,7 @@ impl Node {
             drills: self.drills.iter().filter(|held| held.over.is_none()).count(),
             suspicions: self.member.probes_failed(),
             refutations: self.member.refutations(),
+            rejoins: self.member.rejoins(),
             health_score: self.member.health_score(),
             ..Census::default()
         };
@@ -113,12 +116,17 @@ impl Node {
         let living = self.table.iter().filter(|(name, entry)| {
             **name != self.config.name && !entry.advert.left && self.member_state(name).0 == "alive"
         });
-        let ages = living.map(|(name, entry)| {
-            let heard = self.nodes.get(name).and_then(|e| e.heard);
-            now.since(heard.map_or(entry.received, |heard| heard.max(entry.received)))
-        });
+        let ages = living.map(|(name, entry)| self.record_age(now, name, entry));
         census.oldest_record = ages.max().unwrap_or_default();
         census
+    }
+
+    /// How long nothing has confirmed a record: it came, its owner was heard over our link, or somebody's table was
+    /// found to hold the same.
+    fn record_age(&self, now: Time, name: &NodeName, entry: &Entry) -> Duration {
+        let heard = self.nodes.get(name).and_then(|e| e.heard);
+        let confirmed = entry.received.max(self.gossip.agreed.of(name));
+        now.since(heard.map_or(confirmed, |heard| heard.max(confirmed)))
     }
 
     fn member_state(&self, name: &NodeName) -> (&'static str, Time) {
@@ -148,7 +156,7 @@ impl Node {
             link: String::new(),
             zone: advert.zone.clone(),
             policy_version: advert.policy_version,
-            record_age_s: now.since(entry.received).as_secs_f64(),
+            record_age_s: self.record_age(now, name, entry).as_secs_f64(),
             endpoints: self.endpoint_views(entry),
         }
     }

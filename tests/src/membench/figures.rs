@@ -104,7 +104,7 @@ pub struct Freeze {
     /// So many suspected it, or more.
     pub doubted: usize,
     /// So often it was told that it is dead, where it counts that: what no look found is found by this.
-    pub refuted: Option<u64>,
+    pub rejoined: Option<u64>,
     /// So often one took somebody else for failed meanwhile; the stopped one itself counts.
     pub others_failed: usize,
     /// From its going on until everybody saw everybody, s.

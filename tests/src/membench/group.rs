@@ -77,10 +77,10 @@ impl Group {
         all.filter(|(_, process)| !process.running()).map(|(n, _)| self.names.name(n)).collect()
     }
 
-    /// How often a member was told that it is dead, if it counts that.
+    /// How often a member was declared down and joined again, if it counts that.
     #[must_use]
-    pub fn refuted(&self, n: usize) -> Option<u64> {
-        self.kind.refuted(n)
+    pub fn rejoined(&self, n: usize) -> Option<u64> {
+        self.kind.rejoined(n)
     }
 
     /// Asks the views as they are.

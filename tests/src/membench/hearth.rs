@@ -123,9 +123,9 @@ impl Kind for Hearth {
         }
     }
 
-    fn refuted(&self, n: usize) -> Option<u64> {
+    fn rejoined(&self, n: usize) -> Option<u64> {
         let page = ask_unix(&self.sockets[n], "GET", "/metrics", "").ok()?.body;
-        let name = "hearth_gossip_refutations_total ";
+        let name = "hearth_gossip_rejoins_total ";
         page.lines().find_map(|line| line.strip_prefix(name))?.trim().parse().ok()
     }
 }

@@ -51,8 +51,8 @@ pub trait Kind {
     /// Brings the shared views up to date as far as it is due. `gone` cannot be asked.
     fn look(&mut self, gone: Option<usize>);
 
-    /// How often member `n` was told that it is dead, if it counts that.
-    fn refuted(&self, n: usize) -> Option<u64>;
+    /// How often member `n` was declared down and joined again, if it counts that.
+    fn rejoined(&self, n: usize) -> Option<u64>;
 }
 
 /// Views that several threads write into.

@@ -134,7 +134,7 @@ fn kill(group: &mut Group, n: usize) -> Result<Kill, BenchError> {
 
 /// A member stands still for a moment; everybody else goes on.
 fn freeze(group: &mut Group, plan: &Plan, n: usize) -> Result<Freeze, BenchError> {
-    let before = group.refuted(n);
+    let before = group.rejoined(n);
     let stopped = group.stop(n)?;
     group.watch(plan.freeze(), Some(n));
     let went_on = group.cont(n)?;
@@ -142,12 +142,13 @@ fn freeze(group: &mut Group, plan: &Plan, n: usize) -> Result<Freeze, BenchError
     group.watch(plan.watch(), None);
     let whole = group.whole(PATIENCE)?;
     let opinion = group.views(|views| views.opinion(n, stopped));
-    let refuted = before.zip(group.refuted(n)).map(|(before, after)| after.saturating_sub(before));
+    let rejoined =
+        before.zip(group.rejoined(n)).map(|(before, after)| after.saturating_sub(before));
     Ok(Freeze {
         member: group.name(n),
         failed: opinion.failed,
         doubted: opinion.doubted,
-        refuted,
+        rejoined,
         others_failed: opinion.others_failed,
         whole_s: seconds(went_on, whole),
     })

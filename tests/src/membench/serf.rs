@@ -80,7 +80,7 @@ impl Kind for Serf {
     /// The views are always up to date.
     fn look(&mut self, _gone: Option<usize>) {}
 
-    fn refuted(&self, _n: usize) -> Option<u64> {
+    fn rejoined(&self, _n: usize) -> Option<u64> {
         None
     }
 }

@@ -45,7 +45,7 @@ const LINES: [Line; 17] = [
     ("stop: verdicts \"failed\"", |t| sum(&t.freezes, |f| f.failed)),
     ("stop: suspected by so many", |t| over(&t.freezes, |f| f.doubted as f64)),
     ("stop: told that it is dead", |t| {
-        let times = t.freezes.iter().map(|f| f.refuted).sum::<Option<u64>>();
+        let times = t.freezes.iter().map(|f| f.rejoined).sum::<Option<u64>>();
         times.filter(|_| !t.freezes.is_empty()).map_or(none(), |times| times.to_string())
     }),
     ("stop: verdicts on others", |t| sum(&t.freezes, |f| f.others_failed)),
@@ -75,7 +75,7 @@ fn remarks(taken: &Taken) -> String {
     let mut text = String::new();
     let title = taken.subject.title();
     let failed: usize = taken.freezes.iter().map(|freeze| freeze.failed).sum();
-    let told = taken.freezes.iter().filter(|f: &&Freeze| f.refuted.unwrap_or(0) > 0).count();
+    let told = taken.freezes.iter().filter(|f: &&Freeze| f.rejoined.unwrap_or(0) > 0).count();
     if failed > 0 || told > 0 {
         let _ = writeln!(
             text,
@@ -120,12 +120,12 @@ fn range(spread: Spread) -> String {
 mod tests {
     use super::{Freeze, Subject, Taken, lines, remarks};
 
-    fn freeze(failed: usize, refuted: Option<u64>) -> Freeze {
+    fn freeze(failed: usize, rejoined: Option<u64>) -> Freeze {
         Freeze {
             member: "node-002".to_owned(),
             failed,
             doubted: 9,
-            refuted,
+            rejoined,
             others_failed: 0,
             whole_s: 0.5,
         }

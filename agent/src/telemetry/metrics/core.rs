@@ -230,8 +230,10 @@ impl Picture {
         out.gauge("hearth_drills_running", help, c.drills as u64)?;
         let help = "Members suspected by this node: its probes that failed";
         out.counter("hearth_gossip_suspicions", help, c.suspicions)?;
-        let help = "Times this node refuted its own death, or that it is suspect";
+        let help = "Times this node refuted that it is suspect";
         out.counter("hearth_gossip_refutations", help, c.refutations)?;
+        let help = "Times this node was declared down while it lived, and joined again";
+        out.counter("hearth_gossip_rejoins", help, c.rejoins)?;
         let help = "How slow this node takes itself to be: 0 in good health, 8 at most";
         out.gauge("hearth_gossip_health_score", help, u64::from(c.health_score))
     }

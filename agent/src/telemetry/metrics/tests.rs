@@ -51,6 +51,7 @@ const NAMES: [(&str, bool); 32] = [
     ("hearth_messages_refused_total", true),
     ("hearth_gossip_suspicions_total", false),
     ("hearth_gossip_refutations_total", false),
+    ("hearth_gossip_rejoins_total", false),
     ("hearth_gossip_health_score", false),
     ("hearth_loop_lag_seconds", false),
     ("hearth_dropped_total", true),
