@@ -21,22 +21,20 @@ mod record;
 mod rumour;
 mod steadiness;
 mod suspicion;
+mod view;
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::mpsc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use foca::{Foca, Header, State};
+use rand::SeedableRng;
 use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 
-use crate::digest::{LeafSet, Tree};
-use crate::evidence::Swim;
 use crate::ids::{Generation, NodeName};
-use crate::table;
 use crate::time::Time;
 use crate::wire;
 
@@ -98,6 +96,8 @@ pub struct Member {
     heard: Time,
     config: SwimConfig,
     bucket: u32,
+    /// The shortest suspicion in a mesh of this size.
+    shortest: Duration,
     left: bool,
 }
 
@@ -105,16 +105,13 @@ impl Member {
     /// A member that knows nobody yet.
     pub fn new(id: MemberId, config: SwimConfig, seed: u64) -> Self {
         let (fresh, items) = mpsc::channel();
-        let foca = Foca::with_custom_broadcast(
-            id,
-            config.foca(1),
-            StdRng::seed_from_u64(seed),
-            WireCodec,
-            Rumours::new(fresh),
-        );
+        let effects = Effects::new(config.lifeguard);
+        let rumours = Rumours::new(id.name.clone(), effects.known.view(), fresh);
+        let rng = StdRng::seed_from_u64(seed);
+        let foca = Foca::with_custom_broadcast(id, config.foca(1), rng, WireCodec, rumours);
         let mut member = Self {
             foca,
-            effects: Effects::new(config.lifeguard),
+            effects,
             items,
             rumours: Vec::new(),
             suspicions: Suspicions::default(),
@@ -125,6 +122,7 @@ impl Member {
             heard: Time(0),
             config,
             bucket: 0,
+            shortest: Duration::ZERO,
             left: false,
         };
         member.sum_ourselves();
@@ -366,16 +364,12 @@ impl Member {
         }
         self.begin(now);
         self.heard(now);
-        // A peer may not fill our memory with members it made up.
-        let known = &self.effects.known;
-        let room = table::MAX_NODES.saturating_sub(known.len());
-        let (old, new): (Vec<_>, Vec<_>) =
-            members.into_iter().partition(|m| known.get(&m.id.name).is_some());
         // Of whom we have never heard it is no news that they are dead: forgotten by everybody at another
         // time, they would be for ever.
-        let new = new.into_iter().filter(|m| !m.is_down()).take(room);
-        let members = old.into_iter().chain(new).map(MemberRecord::member);
-        self.apply(members.collect());
+        let known = &self.effects.known;
+        let news = |m: &MemberRecord| !m.is_down() || known.get(&m.id.name).is_some();
+        let members = members.into_iter().filter(news).map(MemberRecord::member).collect();
+        self.apply(members);
         self.refresh();
     }
 
@@ -433,123 +427,6 @@ impl Member {
     pub fn take_rumours(&mut self) -> Vec<Rumour> {
         self.hear();
         std::mem::take(&mut self.rumours)
-    }
-
-    /// Whether [`changes`](Self::changes) has something to say.
-    pub fn has_changed(&self) -> bool {
-        self.effects.known.has_changed()
-    }
-
-    /// Where membership heard a node is reached.
-    pub fn address(&self, name: &NodeName) -> Option<SocketAddr> {
-        self.effects.known.get(name).map(|m| m.id.address)
-    }
-
-    /// What SWIM says of a node; `None` if it knows nothing.
-    pub fn state(&self, name: &NodeName) -> Option<MemberState> {
-        self.effects.known.get(name).map(|record| self.summary(record))
-    }
-
-    fn summary(&self, record: &MemberRecord) -> MemberState {
-        let mut state = record.summary();
-        if state.swim == Swim::Alive && self.steadiness.is_unsteady(&record.id.name) {
-            state.swim = Swim::Unsteady;
-        }
-        state
-    }
-
-    /// What is known of another, as it is passed on.
-    pub fn record(&self, name: &NodeName) -> Option<MemberRecord> {
-        self.effects.known.get(name).cloned()
-    }
-
-    /// Our own record, for somebody who told us an older one: that we are suspect, which we refuted long ago.
-    pub fn correction(&self, told: &[MemberRecord]) -> Option<MemberRecord> {
-        let ours = self.ourselves();
-        let stale = |record: &MemberRecord| record.id.name == ours.id.name && *record != ours;
-        (!self.left && told.iter().any(stale)).then_some(ours)
-    }
-
-    /// What SWIM says of everybody but ourselves, by name.
-    pub fn states(&self) -> BTreeMap<NodeName, MemberState> {
-        let all = self.effects.known.iter();
-        all.map(|record| (record.id.name.clone(), self.summary(record))).collect()
-    }
-
-    /// Of whom SWIM says something else than at the last call, by name.
-    pub fn changes(&mut self) -> BTreeSet<NodeName> {
-        self.effects.known.take_changed()
-    }
-
-    /// What of our view lies in some leaves of its [`tree`](Self::tree), by name, also of the dead, with
-    /// ourselves.
-    pub fn records_in(&self, leaves: &[u16]) -> Vec<MemberRecord> {
-        let asked = LeafSet::new(leaves);
-        let known = &self.effects.known;
-        // Behind what is known under our name, which is an earlier identity of ours.
-        let (before, behind) = known.around(&self.id().name);
-        let ours = (!self.left).then(|| self.ourselves());
-        let lies = |record: &&MemberRecord| asked.holds(&record.id.name);
-        let mut records: Vec<MemberRecord> = before.filter(lies).cloned().collect();
-        records.extend(ours.iter().filter(lies).cloned());
-        records.extend(behind.filter(lies).cloned());
-        records
-    }
-
-    /// Somebody of foca's list by chance, dead or alive.
-    pub fn draw(&self, rng: &mut StdRng) -> Option<&NodeName> {
-        let mut list = self.foca.iter_membership_state();
-        let len = list.len();
-        let at = (len > 0).then(|| rng.random_range(0..len))?;
-        list.nth(at).map(|member| &member.id().name)
-    }
-
-    /// The hashes over everybody alive or suspect, with ourselves.
-    pub fn tree(&self) -> &Tree {
-        self.effects.known.tree()
-    }
-
-    fn ourselves(&self) -> MemberRecord {
-        MemberRecord {
-            id: self.foca.identity().clone(),
-            incarnation: self.effects.incarnation,
-            state: 0,
-        }
-    }
-
-    /// Nobody is known to be alive: foca rests and must be woken by [`announce`](Self::announce).
-    pub fn is_idle(&self) -> bool {
-        self.effects.idle
-    }
-
-    /// Others that are alive or suspect.
-    pub fn active(&self) -> usize {
-        self.foca.num_members()
-    }
-
-    /// Timers that are armed.
-    pub fn timers(&self) -> usize {
-        self.effects.timers.len()
-    }
-
-    /// Probes of ours that failed so far.
-    pub fn probes_failed(&self) -> u64 {
-        self.effects.probe_failed
-    }
-
-    /// Times we had to refute our own death.
-    pub fn rejoins(&self) -> u64 {
-        self.effects.rejoined
-    }
-
-    /// Times we had to refute that we are suspect.
-    pub fn refutations(&self) -> u64 {
-        self.refuted
-    }
-
-    /// How slow we take ourselves to be: 0 in good health, 8 at most.
-    pub fn health_score(&self) -> u32 {
-        self.effects.awareness.score()
     }
 
     /// What follows from whatever foca was given.
@@ -623,7 +500,8 @@ impl Member {
         self.summed = ours;
     }
 
-    /// foca's constants follow the size of the mesh, in steps of half a decade.
+    /// foca's constants follow the size of the mesh, in steps of half a decade; how many confirm a suspicion
+    /// follows how many can.
     fn resize(&mut self) {
         let size = self.foca.num_members() + 1;
         let bucket = (2.0 * (size as f64).log10()).ceil() as u32;
@@ -632,8 +510,10 @@ impl Member {
             let upper = 10f64.powf(f64::from(bucket) / 2.0) as usize;
             // Accepted: only sizes and delays change that foca allows to change.
             let _ = self.foca.set_config(self.config.foca(upper));
-            self.suspicions.set_terms(Terms::new(self.config.shortest_suspicion(upper), upper));
+            self.shortest = self.config.shortest_suspicion(upper);
         }
+        let accusers = size.saturating_sub(self.suspicions.len());
+        self.suspicions.set_terms(Terms::new(self.shortest, accusers));
     }
 }
 

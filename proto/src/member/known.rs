@@ -8,19 +8,23 @@
 
 use std::collections::BTreeSet;
 use std::ops::Bound;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use foca::{Identity, Member, State};
 use rpds::RedBlackTreeMapSync;
 
 use crate::digest::Tree;
 use crate::ids::NodeName;
+use crate::table::MAX_NODES;
 
 use super::{MemberId, MemberRecord};
+
+type Members = RedBlackTreeMapSync<NodeName, MemberRecord>;
 
 /// Members that all live, to be shared by those who know them.
 #[derive(Clone, Debug, Default)]
 pub struct Everybody {
-    members: RedBlackTreeMapSync<NodeName, MemberRecord>,
+    members: Members,
     tree: Tree,
 }
 
@@ -40,10 +44,25 @@ impl Everybody {
     }
 }
 
+/// Who is known, for the handler of rumours, which foca owns and lends to nobody: as of the last step.
+#[derive(Clone, Debug, Default)]
+pub(super) struct View(Arc<Mutex<Members>>);
+
+impl View {
+    pub(super) fn set(&self, members: &Members) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = members.clone();
+    }
+
+    pub(super) fn get(&self, name: &NodeName) -> Option<MemberRecord> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+}
+
 /// The copy, and what changed in it.
 #[derive(Default)]
 pub(super) struct Known {
-    members: RedBlackTreeMapSync<NodeName, MemberRecord>,
+    members: Members,
+    view: View,
     /// Over those who are not down. The dead are forgotten at different times by everybody.
     tree: Tree,
     touched: BTreeSet<NodeName>,
@@ -51,6 +70,11 @@ pub(super) struct Known {
 }
 
 impl Known {
+    /// What is known, for others to look at.
+    pub(super) fn view(&self) -> View {
+        self.view.clone()
+    }
+
     /// What foca holds of a node.
     pub(super) fn get(&self, name: &NodeName) -> Option<&MemberRecord> {
         self.members.get(name)
@@ -87,13 +111,18 @@ impl Known {
         }
         self.touched.clear();
         self.changed.clear();
+        self.view.set(&self.members);
     }
 
     /// Whether foca must be told this: if it is about us or would change anything. Whoever it is about is
     /// touched then, and what else is said of it in the same step is told as well, since the copy is behind.
+    /// Of more members than there may be nothing is told: a peer may not fill our memory with some it made up.
     pub(super) fn note(&mut self, update: &Member<MemberId>, me: &NodeName) -> bool {
         let name = &update.id().name;
-        let tell = name == me || self.touched.contains(name) || self.is_news(update);
+        let room = || self.members.size() + self.touched.len() < MAX_NODES;
+        let tell = name == me
+            || self.touched.contains(name)
+            || self.is_news(update) && (self.members.contains_key(name) || room());
         if tell {
             self.touch(name);
         }
@@ -161,6 +190,7 @@ impl Known {
                 self.changed.insert(name);
             }
         }
+        self.view.set(&self.members);
         all
     }
 

@@ -94,10 +94,8 @@ fn give_all(twin: &mut Member, now: Time, step: &Step, bytes: &[u8]) {
             twin.begin(now);
             let held =
                 |name: &NodeName| twin.foca.iter_membership_state().any(|m| m.id().name == *name);
-            let (old, mut new): (Vec<_>, Vec<_>) =
-                records.iter().cloned().partition(|m| held(&m.id.name));
-            new.retain(|m| !m.is_down());
-            let all: Vec<_> = old.into_iter().chain(new).map(MemberRecord::member).collect();
+            let all = records.iter().filter(|m| !m.is_down() || held(&m.id.name)).cloned();
+            let all: Vec<_> = all.map(MemberRecord::member).collect();
             let _ = twin.foca.apply_many(all.into_iter(), true, &mut twin.effects);
             twin.resize();
         }

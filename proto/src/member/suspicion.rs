@@ -50,7 +50,7 @@ impl Accusation {
     }
 }
 
-/// Of a mesh of this size: how long a suspicion lasts, and how many confirm it.
+/// How long a suspicion lasts, and how many confirm it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Terms {
     /// The shortest.
@@ -60,10 +60,10 @@ pub(super) struct Terms {
 }
 
 impl Terms {
-    /// Terms for `size` members. Where there are not enough others to confirm, nobody waits for them.
-    pub(super) fn new(shortest: Duration, size: usize) -> Self {
-        let confirmations = if size < CONFIRMATIONS + 2 { 0 } else { CONFIRMATIONS };
-        Self { shortest, confirmations }
+    /// Terms where so many members can accuse: all who live and are not suspect themselves, with us. Where they
+    /// are few, nobody waits for more than there are.
+    pub(super) fn new(shortest: Duration, accusers: usize) -> Self {
+        Self { shortest, confirmations: CONFIRMATIONS.min(accusers.saturating_sub(1)) }
     }
 
     /// How long a suspicion lasts that so many have.
@@ -97,8 +97,16 @@ pub(super) struct Suspicions {
 }
 
 impl Suspicions {
-    /// Other terms are in force.
+    /// How many are suspect.
+    pub(super) fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Which terms are in force from now on.
     pub(super) fn set_terms(&mut self, terms: Terms) {
+        if self.terms == terms {
+            return;
+        }
         self.terms = terms;
         for s in self.open.values_mut() {
             s.due = s.since + terms.lasts(s.by.len());
@@ -226,9 +234,9 @@ mod tests {
         NodeName::parse("by9").unwrap()
     }
 
-    fn suspected(size: usize) -> Suspicions {
+    fn suspected(accusers: usize) -> Suspicions {
         let mut s = Suspicions::default();
-        s.set_terms(Terms::new(SHORTEST, size));
+        s.set_terms(Terms::new(SHORTEST, accusers));
         s.follow(Time(0), &id(1).name, Some(&record(1, 0, 1)));
         s
     }
@@ -250,8 +258,19 @@ mod tests {
 
     #[test]
     fn nobody_waits_for_more_accusers_than_there_can_be() {
-        assert_eq!(suspected(4).poll_timeout(), Some(Time(0) + SHORTEST));
-        assert_eq!(suspected(5).poll_timeout(), Some(Time(0) + SHORTEST * LONGEST));
+        for accusers in 1..=CONFIRMATIONS + 1 {
+            let mut s = suspected(accusers);
+            for by in 0..accusers {
+                let alone = accusers == 1;
+                assert_eq!(
+                    s.poll_timeout() == Some(Time(0) + SHORTEST),
+                    alone,
+                    "{by} of {accusers}"
+                );
+                s.confirm(&accusation(by, 0));
+            }
+            assert_eq!(s.poll_timeout(), Some(Time(0) + SHORTEST), "all {accusers} accuse");
+        }
     }
 
     #[test]
@@ -270,7 +289,7 @@ mod tests {
 
     #[test]
     fn time_in_which_we_did_not_run_is_nobodys_silence() {
-        let mut s = suspected(4);
+        let mut s = suspected(1);
         s.postpone(Duration::from_secs(10));
         assert_eq!(s.end(Time(0) + SHORTEST * 2, &me(), false, SHORTEST), vec![]);
         assert_eq!(s.end(Time(0) + SHORTEST * 5, &me(), false, SHORTEST), vec![(id(1), 0, false)]);
@@ -279,7 +298,7 @@ mod tests {
 
     #[test]
     fn who_hears_nobody_buries_nobody_until_patience_ends() {
-        let mut s = suspected(4);
+        let mut s = suspected(1);
         assert_eq!(s.end(Time(0) + SHORTEST, &me(), true, SHORTEST), vec![]);
         assert_eq!(s.poll_timeout(), Some(Time(0) + SHORTEST * 2), "asked again, and not at once");
         let end = Time(0) + SHORTEST * LONGEST * PATIENCE;

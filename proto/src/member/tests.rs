@@ -1,6 +1,9 @@
 //! What a member says of others and of itself, told one thing after the other.
 
+use std::collections::BTreeSet;
+
 use super::*;
+use crate::evidence::Swim;
 
 const T: Time = Time(1_000_000);
 
