@@ -282,11 +282,15 @@ pub enum Change {
 }
 
 impl Drills {
-    /// Whether `word` can change anything: what cannot is not worth a signature's verification.
+    /// Whether `word` can change anything: what cannot is not worth a signature's verification, nor passed on. Where
+    /// there is no room to remember it, the end of an unknown drill is none: it would go round for ever.
     pub fn is_news(&self, word: &Word) -> bool {
         match word {
             Word::Begin(plan) => !self.held.contains_key(&plan.id),
-            Word::End { id, .. } => !self.ends.contains_key(id),
+            Word::End { id, .. } => {
+                let runs = || self.held.get(id).is_some_and(|held| held.over.is_none());
+                !self.ends.contains_key(id) && (self.ends.len() < MAX_HELD || runs())
+            }
         }
     }
 
@@ -331,6 +335,11 @@ impl Drills {
 
     /// An end that was verified.
     pub fn end(&mut self, now: Time, id: DrillId, why: String, said: Said) -> Change {
+        if self.ends.len() >= MAX_HELD {
+            // The end of a drill that ran here is worth more than one of a drill nobody has heard of.
+            let strange = self.ends.keys().find(|id| !self.held.contains_key(id)).copied();
+            strange.and_then(|id| self.ends.remove(&id));
+        }
         if self.ends.len() < MAX_HELD {
             self.ends.entry(id).or_insert(End { at: now, said });
         }

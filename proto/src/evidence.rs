@@ -41,12 +41,14 @@ pub const CONFIRM_SILENCE: Duration = Duration::from_millis(50);
 /// for it, so that the answer to a ping sent when it was declared still comes in time. On a LAN
 /// (20 ms) this is [`CONFIRM_SILENCE`].
 pub const CONFIRM_FACTOR: f64 = 2.5;
+/// Who comes so much later than it should did not run meanwhile: answers may lie unread.
+pub const LATE_LOOK: Duration = Duration::from_millis(10);
 /// A node that others accuse while our link to it is up is looked at; until the look is answered, or the
 /// link silent, or this has passed, the link's word stands.
 pub const PROOF_WAIT: Duration = Duration::from_millis(500);
 
-/// A node known from disk or from others that nobody has heard of for so long is lost: twice the longest
-/// period (push-pull, 5 s) in which membership would have told of it.
+/// A node known from disk or from others that nobody has heard of for so long is lost: four times the period (of
+/// digests, 2 s ± 25 %) in which membership would have told of it.
 pub const UNHEARD_LOST: Duration = Duration::from_secs(10);
 
 /// How long a silence lasts, counted from its first unanswered send, until it is confirmed: its link layer
@@ -256,6 +258,8 @@ pub struct NodeEvidence {
     pub link_since: Time,
     /// When a silence counts as confirmed.
     pub confirmed: Time,
+    /// That was put off since we came late to it: once, or an agent that always comes late would confirm nothing.
+    pub put_off: bool,
     /// Not lost before: what speaks against it may be our own absence.
     pub spared: Time,
     /// When the node last proved to be alive over a link of ours.
@@ -273,6 +277,7 @@ impl NodeEvidence {
             link: LinkState::None,
             link_since: now,
             confirmed: now,
+            put_off: false,
             spared: Time(0),
             heard: None,
             revoked: false,
@@ -292,6 +297,23 @@ impl NodeEvidence {
         self.link = LinkState::Silent;
         self.link_since = began;
         self.confirmed = began + confirmed_after(unanswered);
+        self.put_off = false;
+    }
+
+    /// Looks whether a silence is confirmed by now. Where that comes late, the peer has as long again as from the
+    /// declaration to the confirmation: its answer may lie unread. Returns whether there is nothing more to wait
+    /// for.
+    pub fn look(&mut self, now: Time) -> bool {
+        if self.link != LinkState::Silent || self.put_off {
+            return true;
+        }
+        if now.since(self.confirmed) > LATE_LOOK {
+            let patience =
+                self.confirmed.since(self.link_since).mul_f64(1.0 - 1.0 / CONFIRM_FACTOR);
+            (self.confirmed, self.put_off) = (now + patience, true);
+            return true;
+        }
+        now >= self.confirmed
     }
 
     /// Others accuse the node and our link to it is up: until when its answer to our look is waited for.
@@ -432,6 +454,11 @@ impl EndpointEvidence {
             }
             _ => back,
         }
+    }
+
+    /// Whether it was ejected, and has answered nothing since.
+    pub fn on_probation(&self) -> bool {
+        self.ejections > 0 && self.ejected_until.is_none()
     }
 
     /// Whether a row of failures goes on that would eject, but for its length.

@@ -27,6 +27,7 @@ mod own;
 mod pace;
 mod peers;
 mod prospects;
+mod quarantine;
 mod relays;
 mod services;
 mod sync;
@@ -48,7 +49,7 @@ use crate::document::{Document, DocumentKind, SignedDocument};
 use crate::drill::{DrillId, Drills};
 use crate::evidence::{EndpointEvidence, NodeEvidence, Outcome};
 use crate::history::History;
-use crate::ids::{EndpointId, Generation, Identity, NodeName, ServiceName};
+use crate::ids::{EndpointId, Generation, Identity, NodeName, ServiceName, Version};
 use crate::incident::IncidentKey;
 use crate::lifecycle::{self, Lifecycle};
 use crate::member::{Member, MemberId};
@@ -137,6 +138,8 @@ pub struct Node {
     member: Membership,
     table: Table,
     nodes: RedBlackTreeMapSync<NodeName, NodeEvidence>,
+    /// Those whose silence is not confirmed yet, or was not a moment ago.
+    unconfirmed: BTreeSet<NodeName>,
     /// Who lives by membership, in a start of which no record has come yet.
     recordless: BTreeSet<NodeName>,
     outcomes: BTreeMap<EndpointId, EndpointEvidence>,
@@ -174,6 +177,7 @@ pub struct Node {
     /// Before this what we know may be older than it looks.
     caught_up: Time,
     wanted: BTreeMap<NodeName, Wanted>,
+    quarantine: quarantine::Quarantine,
     outbox: VecDeque<Transmit>,
     events: VecDeque<Event>,
 }
@@ -205,6 +209,7 @@ impl Node {
             keyring,
             table: Table::default(),
             nodes: RedBlackTreeMapSync::default(),
+            unconfirmed: BTreeSet::new(),
             recordless: BTreeSet::new(),
             outcomes: BTreeMap::new(),
             own: BTreeMap::new(),
@@ -237,6 +242,7 @@ impl Node {
             forget_at: now,
             caught_up: now,
             wanted: BTreeMap::new(),
+            quarantine: quarantine::Quarantine::default(),
             outbox: VecDeque::new(),
             events: VecDeque::new(),
             config,
@@ -296,8 +302,8 @@ impl Node {
             (Identity::Node(node), Message::Adverts(adverts)) => {
                 self.take_adverts(now, node, adverts);
             }
-            (Identity::Node(node), Message::Digest(d)) => self.take_digest(node, &d),
-            (Identity::Node(node), Message::Branches(b)) => self.take_branches(node, &b),
+            (Identity::Node(node), Message::Digest(d)) => self.take_digest(now, node, &d),
+            (Identity::Node(node), Message::Branches(b)) => self.take_branches(now, node, &b),
             (Identity::Node(node), Message::Leaves(l)) => self.take_leaves(now, node, &l),
             (Identity::Node(node), Message::Versions(v)) => self.take_versions(now, node, &v),
             (Identity::Node(node), Message::Want(nodes)) => self.send_wanted(node, &nodes),
@@ -599,9 +605,9 @@ impl Node {
         self.flush_member(now);
     }
 
-    /// Notes that the record of `node` is to be asked for at `at`, unless it comes by itself.
-    fn want(&mut self, node: NodeName, at: Time) {
-        if node != self.config.name {
+    /// Notes that the record of `node` is to be asked for at `at`, unless it comes by itself or is held back.
+    fn want(&mut self, node: NodeName, version: Option<Version>, at: Time) {
+        if node != self.config.name && !self.quarantine.bars(at, &node, version) {
             self.wanted.entry(node).or_insert(Wanted { at, tries: 0 });
         }
     }

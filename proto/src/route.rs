@@ -190,8 +190,8 @@ impl Choice {
 /// 2. somebody is ready or accused by hearsay only: panic, both, the ready ones first;
 /// 3. somebody is silent on our own link only, and answers through a relay: those;
 /// 4. somebody is called up or on its way, or would be if it were not for hot ones that are starting: wake;
-/// 5. somebody is silent on our own link: panic, those, since when everyone is silent the fault is
-///    likely ours and ends without notice;
+/// 5. somebody is out for how it answered, or silent on our own link: panic, those, since the one may be well
+///    again, and when everyone is silent the fault is likely ours and ends without notice;
 /// 6. nobody.
 ///
 /// A silent link is proof of our own, so a silent endpoint never dilutes those that answer.
@@ -207,6 +207,8 @@ pub fn choose(policy: &ServicePolicy, candidates: &[Candidate], tally: &Tally) -
     let ready = of(&|c| c.standing == Standing::Ready);
     let silent = of(&|c| is_silent(&c.standing));
     let relayed = of(&|c| is_silent(&c.standing) && c.via.is_some());
+    let failing =
+        of(&|c| matches!(c.standing, Standing::Out(Why::Ejected { .. } | Why::Outlier { .. })));
     let accused = of(&|c| matches!(c.standing, Standing::Doubtful(_)) && !is_silent(&c.standing));
     let waits = |c: &Candidate| {
         matches!(
@@ -241,6 +243,14 @@ pub fn choose(policy: &ServicePolicy, candidates: &[Candidate], tally: &Tally) -
         let reason =
             "nobody serves; hot endpoints are starting, and a warm one is called if they take long";
         return (Choice::Wake(reserve), reason.to_owned());
+    }
+    if !failing.is_empty() {
+        let reason = format!(
+            "panic: nobody else is left, so {} that failed requests and {} that are silent are tried",
+            failing.len(),
+            silent.len()
+        );
+        return (Choice::Panic([failing, silent].concat()), reason);
     }
     if !silent.is_empty() {
         let reason = format!(

@@ -222,11 +222,11 @@ impl Table {
         &self,
         leaves: &[u16],
         theirs: &[(NodeName, Version)],
-    ) -> (Vec<NodeName>, Vec<SignedAdvert>) {
+    ) -> (Vec<(NodeName, Version)>, Vec<SignedAdvert>) {
         let newer = |(node, version): &&(NodeName, Version)| {
             self.version(node).is_none_or(|ours| ours < *version)
         };
-        let want = theirs.iter().filter(newer).map(|(node, _)| node.clone()).collect();
+        let want = theirs.iter().filter(newer).cloned().collect();
         let theirs: BTreeMap<&NodeName, Version> = theirs.iter().map(|(n, v)| (n, *v)).collect();
         let asked = LeafSet::new(leaves);
         let owed = self

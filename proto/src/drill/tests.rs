@@ -172,6 +172,25 @@ fn what_is_held_is_bounded_and_forgotten() {
     assert_eq!(drills, Drills::default());
 }
 
+/// Each is passed on to a few by whoever takes it for news.
+#[test]
+fn ends_that_cannot_be_remembered_are_no_news_and_the_end_of_a_drill_that_runs_always_is() {
+    let mut drills = Drills::default();
+    begin(&mut drills, 0, plan(7, 0, 60), 60 * S).unwrap();
+    let end = |id: u64| Word::End { id: DrillId(id), why: "enough".into() };
+    for id in 1_000..1_000 + 2 * MAX_HELD as u64 {
+        if drills.is_news(&end(id)) {
+            drills.end(Time(1), DrillId(id), "enough".into(), said(Duration::ZERO));
+        }
+        assert!(!drills.is_news(&end(id)), "{id} goes round for ever");
+    }
+    assert_eq!(drills.ends.len(), MAX_HELD);
+    assert!(drills.is_news(&end(7)));
+    let change = drills.end(Time(2), DrillId(7), "enough".into(), said(Duration::ZERO));
+    assert_eq!(change, Change::Of(ledger()));
+    assert!(!drills.is_news(&end(7)) && drills.ends.contains_key(&DrillId(7)));
+}
+
 #[test]
 fn an_id_survives_being_printed() {
     let id = DrillId(0x00c0_ffee);

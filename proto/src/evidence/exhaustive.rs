@@ -42,7 +42,7 @@ fn the_standing_of_a_node_is_this_table() {
         ];
         for ((link, heard), expected) in columns.into_iter().zip(cells) {
             let confirmed = SINCE + CONFIRM_SILENCE;
-            let node = NodeEvidence { swim, swim_since: SINCE, link, link_since: SINCE, confirmed, spared: Time(0), heard, revoked: false };
+            let node = NodeEvidence { swim, swim_since: SINCE, link, link_since: SINCE, confirmed, put_off: false, spared: Time(0), heard, revoked: false };
             assert_eq!(short(&node.standing(NOW)), expected, "{swim:?} {link:?} heard {heard:?}");
             let revoked = NodeEvidence { revoked: true, ..node };
             assert_eq!(short(&revoked.standing(NOW)), "out revoked", "{swim:?} {link:?}");

@@ -22,6 +22,8 @@ pub const CATCH_UP: Duration = Duration::from_secs(1);
 impl Node {
     /// Every input and command starts here.
     pub(super) fn begin(&mut self, now: Time) {
+        let nodes = &mut self.nodes;
+        self.unconfirmed.retain(|name| nodes.get_mut(name).is_some_and(|e| !e.look(now)));
         let Some(absence) = self.member.begin(now) else { return };
         let (left, until) = (now - absence, now + absence.min(CATCH_UP));
         self.caught_up = self.caught_up.max(until);

@@ -36,6 +36,7 @@ use super::exclusive::Seats;
 use super::gossip::Gossip;
 use super::membership::{Hearsay, Membership};
 use super::pace::Pace;
+use super::quarantine::Quarantine;
 use super::relays::Relays;
 use super::{Event, Forced, Node, NodeConfig, Own, ServiceState, Transmit, Wanted};
 
@@ -51,6 +52,7 @@ pub struct Checkpoint {
     records: Vec<(SignedAdvert, Time)>,
     floors: Vec<(NodeName, Version, Time)>,
     nodes: RedBlackTreeMapSync<NodeName, NodeEvidence>,
+    unconfirmed: BTreeSet<NodeName>,
     outcomes: BTreeMap<EndpointId, EndpointEvidence>,
     own: BTreeMap<EndpointId, Own>,
     forced: BTreeMap<EndpointId, Forced>,
@@ -77,6 +79,7 @@ pub struct Checkpoint {
     stale_advert: bool,
     published: Option<Time>,
     wanted: BTreeMap<NodeName, Wanted>,
+    quarantine: Quarantine,
     activations: BTreeMap<EndpointId, Activations>,
     pace: Pace,
     recordless: BTreeSet<NodeName>,
@@ -144,6 +147,7 @@ impl Node {
             member,
             table,
             nodes,
+            unconfirmed,
             outcomes,
             own,
             forced,
@@ -171,6 +175,7 @@ impl Node {
             published,
             gossip: _,
             wanted,
+            quarantine,
             activations,
             pace,
             recordless,
@@ -189,6 +194,7 @@ impl Node {
             records: table.iter().map(|(_, e)| (e.signed.clone(), e.received)).collect(),
             floors: table.floors().map(|(n, v, t)| (n.clone(), v, t)).collect(),
             nodes: nodes.clone(),
+            unconfirmed: unconfirmed.clone(),
             outcomes: outcomes.clone(),
             own: own.clone(),
             forced: forced.clone(),
@@ -215,6 +221,7 @@ impl Node {
             stale_advert: *stale_advert,
             published: *published,
             wanted: wanted.clone(),
+            quarantine: quarantine.clone(),
             activations: activations.clone(),
             pace: pace.clone(),
             recordless: recordless.clone(),
@@ -259,6 +266,7 @@ impl Node {
             keyring,
             table,
             nodes: c.nodes,
+            unconfirmed: c.unconfirmed,
             outcomes: c.outcomes,
             own: c.own,
             forced: c.forced,
@@ -286,6 +294,7 @@ impl Node {
             published: c.published,
             gossip: Gossip::new(c.seed, c.at),
             wanted: c.wanted,
+            quarantine: c.quarantine,
             activations: c.activations,
             pace: c.pace,
             recordless: c.recordless,

@@ -61,6 +61,9 @@ impl Node {
 
     fn enforce(&mut self, kind: DocumentKind) {
         let Some((signed, document)) = self.documents.get(&kind) else { return };
+        if kind != DocumentKind::Policy {
+            self.quarantine.clear();
+        }
         match &document.content {
             Content::Policy(policy) => {
                 self.policy = policy.clone();

@@ -17,7 +17,7 @@ use crate::table::{Merged, REMEMBER};
 use crate::time::{Span, Time};
 use crate::wire::{Hint, Message};
 
-use super::sync::{BATCH, Feed};
+use super::sync::{Agreement, BATCH, Feed};
 use super::{Event, Node, Wanted};
 
 /// Peers to which a record is pushed that is new to us. Infect and forward with fanout 4 reaches 98 % of
@@ -40,6 +40,8 @@ const DIGEST_PERIOD: Duration = Duration::from_secs(2);
 /// While much is missing it goes out again after this, ± 25 %: a mesh that starts at once has then seen itself
 /// after a few seconds, where rumours alone left stragglers for minutes.
 const HURRY: Duration = Duration::from_millis(250);
+/// So many hurry though nothing new comes. What two hosts refuse of each other's they would compare for ever.
+const FRUITLESS: u8 = 8;
 /// Somebody who is known by record only is asked whether it lives in every such period, ± 25 %.
 const SEEK_PERIOD: Duration = Duration::from_secs(5);
 /// While nobody is known to be alive the seeds are dialled this often, ± 25 %.
@@ -63,9 +65,12 @@ struct Pushes {
 pub(super) struct Gossip {
     pub(super) rng: StdRng,
     pub(super) feed: Feed,
+    pub(super) agreed: Agreement,
     pushes: Pushes,
     greetings: Budget,
     pulls: Budget,
+    /// Digests that hurried since anything new came.
+    fruitless: u8,
     digest_at: Time,
     seek_at: Time,
     lonely_at: Time,
@@ -76,9 +81,11 @@ impl Gossip {
         Self {
             rng: StdRng::seed_from_u64(seed),
             feed: Feed::default(),
+            agreed: Agreement::none(),
             pushes: Pushes::default(),
             greetings: Budget::default(),
             pulls: Budget::default(),
+            fruitless: 0,
             digest_at: now,
             seek_at: now,
             lonely_at: now,
@@ -89,10 +96,18 @@ impl Gossip {
         period.mul_f64(0.75 + 0.5 * self.rng.random::<f64>())
     }
 
-    /// Much was missing: the next digest need not wait its turn.
+    /// Much was missing: the next digest need not wait its turn. Unless several did not, and nothing came of it.
     pub(super) fn hurry(&mut self, now: Time) {
         let soon = now + self.jittered(HURRY);
-        self.digest_at = self.digest_at.min(soon);
+        if soon < self.digest_at && self.fruitless < FRUITLESS {
+            self.fruitless += 1;
+            self.digest_at = soon;
+        }
+    }
+
+    /// Something new came.
+    pub(super) fn learnt(&mut self) {
+        self.fruitless = 0;
     }
 
     /// Whether a new link may begin with a digest; counted if so.
@@ -190,7 +205,8 @@ impl Node {
     /// Asks for records that rumours announced and that did not come by themselves: their owner if it
     /// lives, else anybody.
     fn pull(&mut self, now: Time) {
-        self.wanted.retain(|_, w| w.tries < WANT_TRIES || w.at > now);
+        let in_vain = self.wanted.extract_if(.., |_, w| w.tries >= WANT_TRIES && w.at <= now);
+        in_vain.for_each(|(node, _)| self.quarantine.hold(now, &node, None));
         let due = self.wanted.iter().filter(|(_, w)| w.at <= now);
         let mut due: Vec<(u8, NodeName)> = due.map(|(n, w)| (w.tries, n.clone())).collect();
         if due.is_empty() {
@@ -262,12 +278,15 @@ impl Node {
             }
             Err(e) => {
                 self.wanted.remove(&node);
+                self.quarantine.hold(now, &node, Some(version));
                 let (reason, from) = (e.reason(), Identity::Node(from.clone()));
                 self.refuse("advert", reason, from, e.to_string());
                 return;
             }
         }
         self.wanted.remove(&node);
+        self.quarantine.release(&node);
+        self.gossip.learnt();
         let e = self.evidence(now, &node);
         if !from_disk {
             // It verified under the revocations in force: its certificate is younger than they are.

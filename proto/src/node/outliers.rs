@@ -15,7 +15,7 @@ use crate::time::Time;
 use super::Node;
 
 /// Whether an endpoint should serve as far as its node and its owner go: it counts where shares are counted.
-fn should_serve(standing: &Standing) -> bool {
+pub(super) fn should_serve(standing: &Standing) -> bool {
     match standing {
         Standing::Ready | Standing::Doubtful(_) => true,
         Standing::Out(why) => matches!(why, Why::Ejected { .. } | Why::Outlier { .. }),

@@ -78,6 +78,7 @@ impl Node {
         // the last proof of life.
         let began = now - unanswered;
         e.silence(e.heard.map_or(began, |h| began.max(h)), unanswered);
+        self.unconfirmed.insert(peer.clone());
         self.member.accuse(now, peer);
         self.note_isolation(now);
         self.touch_node(peer);
@@ -97,6 +98,7 @@ impl Node {
             e.link_since = now;
         } else {
             e.silence(now, Duration::ZERO);
+            self.unconfirmed.insert(peer.clone());
             self.member.accuse(now, peer);
             self.note_isolation(now);
         }
@@ -117,12 +119,14 @@ impl Node {
             let Some(state) = self.member.state(&name) else { continue };
             if self.recordless.contains(&name) {
                 // It lives, in a start whose advert has not come yet.
-                self.want(name.clone(), now);
+                self.want(name.clone(), None, now);
             }
             let e = self.evidence(now, &name);
             if e.swim == state.swim {
                 continue;
             }
+            self.gossip.learnt();
+            let e = self.evidence(now, &name);
             let from = std::mem::replace(&mut e.swim, state.swim);
             e.swim_since = now;
             let accused = state.swim.is_accused();
@@ -162,7 +166,7 @@ impl Node {
         for rumour in self.member.take_rumours() {
             let known = self.table.version(&rumour.node).is_some_and(|v| v >= rumour.version);
             if !known {
-                self.want(rumour.node, now + gossip::PULL_DELAY);
+                self.want(rumour.node, Some(rumour.version), now + gossip::PULL_DELAY);
             }
         }
     }

@@ -24,6 +24,7 @@ use crate::route::{self, Candidate, Choice, Route, Share, Snapshot};
 use crate::time::Time;
 use crate::wire::{Message, Wake};
 
+use super::outliers::should_serve;
 use super::pace::Since;
 use super::{Event, Forced, Node, ServiceState};
 
@@ -361,25 +362,29 @@ impl Node {
                 }
             }
         }
-        let may_eject = self.services.get(&id.service).is_some_and(|s| {
-            // An outlier makes room: what fails altogether is worse.
-            let ready = |c: &&Candidate| {
-                matches!(c.standing, Standing::Ready | Standing::Out(Why::Outlier { .. }))
-            };
-            let ready = s.route.candidates.iter().filter(ready).count();
-            let serving = s.route.candidates.iter().filter(|c| c.condition == Condition::Serving);
-            // Never more than half, and never the last: a capped share, as Envoy's
-            // max_ejection_percent.
-            ready > 1 && 2 * (serving.count() - ready + 1) <= s.route.candidates.len()
-        });
-        let may_eject = may_eject && !(outcome == Outcome::TimedOut && self.all_stall(now, id));
+        let may_eject = self.may_eject(&id.service)
+            && !(outcome == Outcome::TimedOut && self.all_stall(now, id));
         let jitter = self.rng.random::<f64>();
         let e = self.outcomes.entry(id.clone()).or_default();
-        let before = e.is_ejected(now);
+        let before = (e.is_ejected(now), e.on_probation());
         e.observe(outcome, now, jitter, may_eject);
-        if e.is_ejected(now) != before {
+        if (e.is_ejected(now), e.on_probation()) != before {
             self.stale_services.insert(id.service.clone());
         }
+    }
+
+    /// Never more than half of those that should serve are out, and never the last: a capped share, as Envoy's
+    /// `max_ejection_percent`. Those that stand by are no part of it: nobody is called up for an ejection.
+    fn may_eject(&self, service: &ServiceName) -> bool {
+        let Some(state) = self.services.get(service) else { return false };
+        // An outlier makes room: what fails altogether is worse.
+        let ready = |c: &&Candidate| {
+            matches!(c.standing, Standing::Ready | Standing::Out(Why::Outlier { .. }))
+        };
+        let candidates = &state.route.candidates;
+        let should = candidates.iter().filter(|c| should_serve(&c.standing)).count();
+        let ready = candidates.iter().filter(ready).count();
+        ready > 1 && 2 * (should - ready + 1) <= should
     }
 
     /// Most of an endpoint's siblings fail as it does: there is too much to do, or what all of them call is
@@ -444,7 +449,8 @@ impl Node {
 }
 
 fn share(evidence: &EndpointEvidence) -> Share {
-    if evidence.outlier.on_trial() { Share::Trial } else { Share::Full }
+    let tried = evidence.outlier.on_trial() || evidence.on_probation();
+    if tried { Share::Trial } else { Share::Full }
 }
 
 fn empty_route(service: &ServiceName, policy: ServicePolicy) -> Route {

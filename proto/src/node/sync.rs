@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::advert::SignedAdvert;
-use crate::digest::Replica;
+use crate::digest::{self, BranchLeaves, FAN, LeafSet, Replica};
 use crate::ids::NodeName;
 use crate::member::MemberRecord;
 use crate::policy::Rate;
@@ -57,6 +57,27 @@ impl Feed {
     }
 }
 
+/// When our table was last the same as somebody else's, branch by branch: how stale a record may be. A record that
+/// has not changed for weeks is as fresh as the last comparison that found it alike.
+#[derive(Clone, Copy)]
+pub(super) struct Agreement([Time; FAN]);
+
+impl Agreement {
+    /// Nothing was compared yet.
+    pub(super) fn none() -> Self {
+        Self([Time(0); FAN])
+    }
+
+    fn note(&mut self, now: Time, alike: impl Fn(usize) -> bool) {
+        (0..FAN).filter(|branch| alike(*branch)).for_each(|branch| self.0[branch] = now);
+    }
+
+    /// When the branch of this record was last alike.
+    pub(super) fn of(&self, node: &NodeName) -> Time {
+        self.0[digest::leaf(node) / FAN]
+    }
+}
+
 impl Node {
     /// What this node holds, in hashes: two that know the same say the same.
     pub fn digest(&self) -> Digest {
@@ -71,7 +92,10 @@ impl Node {
     }
 
     /// Somebody's digest: where it differs from ours, what ours is made of.
-    pub(super) fn take_digest(&mut self, from: &NodeName, digest: &Digest) {
+    pub(super) fn take_digest(&mut self, now: Time, from: &NodeName, digest: &Digest) {
+        if digest.table == self.table.tree().root() {
+            self.gossip.agreed.note(now, |_| true);
+        }
         for (of, theirs) in [(Replica::Members, digest.members), (Replica::Table, digest.table)] {
             if self.tree(of).root() != theirs {
                 let branches = self.tree(of).branches();
@@ -88,14 +112,24 @@ impl Node {
         }
     }
 
-    pub(super) fn take_branches(&mut self, from: &NodeName, said: &Branches) {
+    pub(super) fn take_branches(&mut self, now: Time, from: &NodeName, said: &Branches) {
         let leaves = self.tree(said.of).leaves_where(&said.branches);
+        self.note_alike(now, said.of, &leaves);
         if !leaves.is_empty() {
             self.send(from, Message::Leaves(Leaves { of: said.of, leaves }));
         }
     }
 
+    /// The branches of which no leaves were told are alike.
+    fn note_alike(&mut self, now: Time, of: Replica, told: &BranchLeaves) {
+        if of == Replica::Table {
+            let differs = |branch| told.iter().any(|(b, _)| usize::from(*b) == branch);
+            self.gossip.agreed.note(now, |branch| !differs(branch));
+        }
+    }
+
     pub(super) fn take_leaves(&mut self, now: Time, from: &NodeName, said: &Leaves) {
+        self.note_alike(now, said.of, &said.leaves);
         let leaves = self.tree(said.of).differing(&said.leaves);
         if leaves.is_empty() {
             return;
@@ -105,7 +139,10 @@ impl Node {
         }
         match said.of {
             Replica::Table => {
-                let entries = self.table.versions_in(&leaves);
+                let mut entries = self.table.versions_in(&leaves);
+                let asked = LeafSet::new(&leaves);
+                let refused = self.quarantine.versions(now).filter(|(node, _)| asked.holds(node));
+                entries.extend(refused.map(|(node, version)| (node.clone(), version)));
                 if self.gossip.feed.take(now, entries.len()) {
                     self.send(from, Message::Versions(Versions { leaves, entries }));
                 }
@@ -165,12 +202,15 @@ impl Node {
     /// Somebody's versions: send what it lacks, ask for what we lack.
     pub(super) fn take_versions(&mut self, now: Time, from: &NodeName, versions: &Versions) {
         let (mut want, owed) = self.table.compare(&versions.leaves, &versions.entries);
-        want.retain(|node| *node != self.config.name);
+        want.retain(|(node, version)| {
+            *node != self.config.name && !self.quarantine.bars(now, node, Some(*version))
+        });
         if want.len() > MUCH {
             self.gossip.hurry(now);
         }
         self.send_adverts(from, &owed);
         if !want.is_empty() {
+            let want = want.into_iter().map(|(node, _)| node).collect();
             self.send(from, Message::Want(want));
         }
     }

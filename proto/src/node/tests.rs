@@ -24,11 +24,14 @@ use xxhash_rust::xxh3::xxh3_64;
 
 mod absence;
 mod drills;
+mod ejections;
 mod exclusive;
 mod moves;
 mod outliers;
 mod prospects;
+mod quarantine;
 mod relays;
+mod sync;
 mod whole;
 
 struct Hash(Identity);
@@ -327,6 +330,34 @@ fn a_silence_that_ends_before_it_is_confirmed_is_no_incident() {
     lab.node("c1").handle_link(now, &name("h1"), LinkInput::Heard);
     lab.run(Duration::from_secs(2));
     assert_eq!(lab.count(|e| matches!(e, Event::IncidentOpened { .. })), 0);
+}
+
+/// The agent was not on the processor when the silence was to be confirmed; the answer lies in its socket.
+#[test]
+fn a_silence_whose_confirmation_comes_late_is_given_the_time_again_once() {
+    let silent = || {
+        let mut lab = Lab::new(&["c1", "h1", "h2", "w1"]);
+        let now = lab.now;
+        lab.node("c1").handle_link(now, &name("h1"), LinkInput::Silent { unanswered: ms(20) });
+        lab.stop("c1", ms(70));
+        let now = lab.now;
+        lab.node("c1").handle_timeout(now);
+        lab
+    };
+    let opened = |e: &Event| matches!(e, Event::IncidentOpened { .. });
+    let mut lab = silent();
+    let now = lab.now;
+    lab.node("c1").handle_link(now, &name("h1"), LinkInput::Heard);
+    lab.run(Duration::from_secs(1));
+    assert_eq!(lab.count(opened), 0, "it had answered");
+    let mut lab = silent();
+    lab.run(ms(25));
+    assert_eq!(lab.count(opened), 0);
+    lab.stop("c1", ms(70));
+    let now = lab.now;
+    lab.node("c1").handle_timeout(now);
+    lab.pump();
+    assert!(lab.count(opened) > 0, "late again, which puts nothing off any more");
 }
 
 #[test]
@@ -643,7 +674,7 @@ fn our_own_words_of_an_earlier_life_are_outbid() {
 fn a_record_that_does_not_exist_is_asked_for_a_bounded_number_of_times() {
     let mut lab = Lab::new(&["c1", "h1", "h2"]);
     let (now, me) = (lab.now, lab.sent.len());
-    lab.node("c1").want(name("ghost"), now);
+    lab.node("c1").want(name("ghost"), None, now);
     lab.run(Duration::from_secs(60));
     let asked = lab.sent[me..]
         .iter()
@@ -660,7 +691,7 @@ fn of_many_missing_records_few_are_asked_for_one_by_one_and_digests_find_the_res
     let mut lab = Lab::new(&["c1", "h1", "h2"]);
     let (now, before) = (lab.now, lab.sent.len());
     for n in 0..500 {
-        lab.node("c1").want(name(&format!("ghost{n}")), now);
+        lab.node("c1").want(name(&format!("ghost{n}")), None, now);
     }
     lab.run(ms(900));
     let sent = &lab.sent[before..];

@@ -127,6 +127,20 @@ fn nobody_ready_and_somebody_called_is_a_wake() {
     assert_eq!(chosen(&[down("a"), standby("w")], &[]), Choice::Nobody, "it was not called");
 }
 
+fn ejected(node: &str) -> Candidate {
+    candidate(node, Standing::Out(Why::Ejected { failures: 3, until: Time(9) }))
+}
+
+#[test]
+fn where_nobody_else_is_left_those_that_failed_are_tried_but_not_before_a_warm_one_is_woken() {
+    assert_eq!(chosen(&[ejected("a"), down("b")], &[]), Choice::Panic(vec![0]));
+    assert_eq!(chosen(&[silent("a"), ejected("b")], &[]), Choice::Panic(vec![1, 0]));
+    assert_eq!(chosen(&[ejected("a"), standby("w")], &["w"]), Choice::Wake(vec![1]));
+    assert_eq!(chosen(&[ejected("a"), accused("b")], &[]), Choice::Panic(vec![1]));
+    let route = route(vec![ejected("a"), down("b")]);
+    assert_eq!(route.pick(1, &[], idle).pick, Some(&ejected("a")));
+}
+
 #[test]
 fn a_called_endpoint_whose_node_is_down_is_not_waited_for() {
     assert_eq!(chosen(&[down("a"), down("w")], &["w"]), Choice::Nobody);

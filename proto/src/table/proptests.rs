@@ -107,7 +107,7 @@ fn exchange(a: &mut Table, b: &mut Table) {
     for record in owed {
         let _ = b.merge(record, &keyring(), false, Time(1));
     }
-    for node in want {
+    for (node, _) in want {
         if let Some(e) = b.get(&node) {
             let record = e.signed.clone();
             let _ = a.merge(record, &keyring(), false, Time(1));

@@ -9,7 +9,7 @@ const STOP: Duration = Duration::from_secs(12);
 
 impl Lab {
     /// `n` stands still while the others go on, and is not yet told that it may run again.
-    fn stop(&mut self, n: &str, long: Duration) {
+    pub(super) fn stop(&mut self, n: &str, long: Duration) {
         self.gone.insert(name(n));
         self.run(long);
         self.gone.remove(&name(n));
