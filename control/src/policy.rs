@@ -217,6 +217,13 @@ fn exclusive_warnings(p: &ServicePolicy, e: &Exclusive, warn: &mut impl FnMut(St
         )),
         _ => {}
     }
+    if matches!(p.failback, Failback::Never | Failback::Manual) {
+        warn(
+            "failback is no time: in mode exclusive a warm owner then keeps the lease until `hearth drain` on its \
+             node, `hearth failback` moves no lease"
+                .into(),
+        );
+    }
     let patience = p.timeout.min(Span(CALLER_HOLD));
     if patience <= e.lease {
         warn(format!(

@@ -22,7 +22,7 @@ use crate::advert::{Protocol, Role};
 use crate::exclusive::electorate::majority;
 use crate::failover;
 use crate::ids::{EndpointId, NodeName, ServiceName};
-use crate::policy::{Caller, Ceiling, Exclusive, Mode, Patience, Policy, ServicePolicy};
+use crate::policy::{Caller, Ceiling, Exclusive, Mode, Need, Patience, Policy, ServicePolicy};
 use crate::settings::nearest;
 
 /// How long a caller's agent holds a request whose service is being activated.
@@ -43,6 +43,8 @@ pub struct EndpointFacts {
     pub protocol: Protocol,
     /// Its node's zone, may be empty.
     pub zone: String,
+    /// Its capacity; see [`crate::advert::extension::WEIGHT`].
+    pub weight: u16,
     /// What its owner says of it; `None`: an owner of an earlier version.
     pub traits: Option<Traits>,
 }
@@ -185,9 +187,20 @@ fn redundancy(s: &Service<'_>) -> Vec<Finding> {
         Mode::HotWarm if hot - 1 + warm < needed => {
             found.push(Finding::BenchTooSmall { needed, hot, warm });
         }
-        Mode::HotWarm => {}
+        Mode::HotWarm => found.extend(too_light(s)),
     }
     found
+}
+
+/// Whether a hot endpoint is so much larger than the bench that its loss is not covered, though their number is.
+fn too_light(s: &Service<'_>) -> Option<Finding> {
+    let Need::Percent(percent) = s.policy.min_hot else { return None };
+    let capacity = |all: &[&EndpointFacts]| all.iter().map(|e| u64::from(e.weight)).sum::<u64>();
+    let (hot, warm) = (capacity(&s.hot), capacity(&s.warm));
+    let needed = (hot * u64::from(percent.0)).div_ceil(100);
+    let largest = s.hot.iter().max_by_key(|e| e.weight)?;
+    let left = hot - u64::from(largest.weight) + warm;
+    (left < needed).then(|| Finding::BenchTooLight { lost: largest.id.clone(), left, needed })
 }
 
 /// Whether somebody may hold the lease of an exclusive service, and whether that survives the loss of an owner.
@@ -293,6 +306,10 @@ fn health(s: &Service<'_>) -> Vec<Finding> {
     });
     if !shallow.is_empty() {
         found.push(Finding::ShallowCheck { endpoints: shallow });
+    }
+    let unanswered = with(&|_, check| check == CheckKind::Udp);
+    if !unanswered.is_empty() {
+        found.push(Finding::UnansweredCheck { endpoints: unanswered });
     }
     let silent: Vec<EndpointId> =
         all().filter(|e| e.traits.is_none()).map(|e| e.id.clone()).collect();

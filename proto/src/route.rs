@@ -17,7 +17,7 @@ use crate::balance::{Draw, Measure, Spread};
 use crate::evidence::{Standing, Why};
 use crate::failover::Tally;
 use crate::ids::{EndpointId, Generation, NodeName, ServiceName};
-use crate::policy::{Mode, ServicePolicy};
+use crate::policy::{Mode, Need, ServicePolicy};
 use crate::time::Time;
 
 /// All routes of an agent at one moment.
@@ -220,7 +220,7 @@ pub fn choose(policy: &ServicePolicy, candidates: &[Candidate], tally: &Tally) -
     let reserve = of(&|c| tally.reserve.contains(&c.id) && waits(c));
     let should = ready.len() + accused.len();
     if !ready.is_empty() && ready.len() >= policy.panic.of(should) {
-        return serve(candidates, ready, tally);
+        return serve(policy, candidates, ready, tally);
     }
     if should > 0 {
         let reason = format!(
@@ -267,7 +267,12 @@ pub fn choose(policy: &ServicePolicy, candidates: &[Candidate], tally: &Tally) -
 }
 
 /// The ready, without those that are damped where enough are left.
-fn serve(candidates: &[Candidate], ready: Vec<usize>, tally: &Tally) -> (Choice, String) {
+fn serve(
+    policy: &ServicePolicy,
+    candidates: &[Candidate],
+    ready: Vec<usize>,
+    tally: &Tally,
+) -> (Choice, String) {
     let known = candidates.len();
     let steady: Vec<usize> = ready
         .iter()
@@ -275,7 +280,14 @@ fn serve(candidates: &[Candidate], ready: Vec<usize>, tally: &Tally) -> (Choice,
         .filter(|i| !matches!(candidates[*i].share, Share::Spare { .. }))
         .collect();
     let spare = ready.len() - steady.len();
-    let enough = !steady.is_empty() && steady.len() >= tally.needed;
+    let enough = !steady.is_empty()
+        && match policy.min_hot {
+            Need::Count(_) => steady.len() >= tally.needed,
+            // Of large ones and small ones the number says little.
+            Need::Percent(_) => {
+                steady.iter().map(|i| u64::from(candidates[*i].capacity)).sum::<u64>() >= tally.load
+            }
+        };
     let reason = match spare {
         0 => format!("{} ready of {known} known", ready.len()),
         _ if enough => {

@@ -181,6 +181,9 @@ pub struct FailbackView {
     pub told: Vec<String>,
     /// Activated endpoints that are needed and stay.
     pub needed: Vec<String>,
+    /// Why nobody was told, where that is not for the service to have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
 }
 
 /// Body of `POST /v1/failback`

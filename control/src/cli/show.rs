@@ -171,6 +171,9 @@ pub fn failback(view: &FailbackView) -> String {
             view.service
         ));
     }
+    if let Some(refused) = &view.refused {
+        text.push_str(&format!("nobody was told: {refused}\n"));
+    }
     if text.is_empty() {
         text = format!("no warm endpoint of {} is up as seen from here\n", view.service);
     }

@@ -65,12 +65,14 @@ pub enum Finding {
     Unreachable { needed: usize, hot: usize, warm: usize },
     AlwaysShort { needed: usize, hot: usize },
     BenchTooSmall { needed: usize, hot: usize, warm: usize },
+    BenchTooLight { lost: EndpointId, left: u64, needed: u64 },
     OneHost { host: NodeName, endpoints: usize },
     OneZone { zone: String, endpoints: usize },
     ZonesUnknown { endpoints: usize },
     DomainNotCovered { domain: Domain, left: usize, needed: usize },
     NoHealthSignal { endpoints: Vec<EndpointId> },
     ShallowCheck { endpoints: Vec<EndpointId> },
+    UnansweredCheck { endpoints: Vec<EndpointId> },
     OwnerSaysNothing { endpoints: Vec<EndpointId> },
     ActivationFails { endpoint: EndpointId, failed: u32, attempts: u32 },
     ActivationTooSlow { endpoint: EndpointId, p95: Duration, budget: Duration, alone: bool },
@@ -109,9 +111,11 @@ impl Finding {
             | Self::WarmNeverCalled { .. }
             | Self::AlwaysShort { .. }
             | Self::BenchTooSmall { .. }
+            | Self::BenchTooLight { .. }
             | Self::OneZone { .. }
             | Self::DomainNotCovered { .. }
             | Self::ShallowCheck { .. }
+            | Self::UnansweredCheck { .. }
             | Self::ActivationTooSlow { .. }
             | Self::RetriesOff
             | Self::NoTimeToRetry { .. }
@@ -143,12 +147,14 @@ impl Finding {
             Self::Unreachable { .. } => "unreachable",
             Self::AlwaysShort { .. } => "always-short",
             Self::BenchTooSmall { .. } => "bench-too-small",
+            Self::BenchTooLight { .. } => "bench-too-light",
             Self::OneHost { .. } => "one-host",
             Self::OneZone { .. } => "one-zone",
             Self::ZonesUnknown { .. } => "zones-unknown",
             Self::DomainNotCovered { .. } => "domain-not-covered",
             Self::NoHealthSignal { .. } => "no-health-signal",
             Self::ShallowCheck { .. } => "shallow-check",
+            Self::UnansweredCheck { .. } => "unanswered-check",
             Self::OwnerSaysNothing { .. } => "owner-says-nothing",
             Self::ActivationFails { .. } => "activation-fails",
             Self::ActivationTooSlow { .. } => "activation-too-slow",
@@ -218,6 +224,10 @@ impl Finding {
                 "{needed} of {hot} hot must serve and {warm} stand by: a single loss leaves too few, \
                  with nobody to call up."
             ),
+            Self::BenchTooLight { lost, left, needed } => format!(
+                "Without {lost}, its largest, a capacity of {left} is left with the whole bench, and \
+                 min_hot asks for {needed}."
+            ),
             Self::OneHost { host, endpoints } => {
                 format!("All {endpoints} endpoints are on {host}: with that host all are lost.")
             }
@@ -239,6 +249,10 @@ impl Finding {
                 "{} checked by a connection only: an application that hangs still accepts those.",
                 listed(endpoints)
             ),
+            Self::UnansweredCheck { endpoints } => format!(
+                "{} checked by whether the port is closed only: an application that hangs looks well.",
+                listed(endpoints)
+            ),
             Self::OwnerSaysNothing { endpoints } => format!(
                 "The owner of {} does not say how it is checked and activated: its agent is of an \
                  earlier version.",
@@ -254,11 +268,10 @@ impl Finding {
                 if *alone { ", and meanwhile nobody else serves" } else { "" }
             ),
             Self::NeverRehearsed { endpoint, most: None, .. } => format!(
-                "{endpoint} was not activated since its agent started: how long it takes is not known."
+                "No activation of {endpoint} is on record: how long it takes is not known."
             ),
             Self::NeverRehearsed { endpoint, most: Some(most), budget } => format!(
-                "{endpoint} was not activated since its agent started; its hook may take {}, callers \
-                 wait {} at most.",
+                "No activation of {endpoint} is on record; its hook may take {}, callers wait {} at most.",
                 length(*most),
                 length(*budget)
             ),
@@ -325,6 +338,11 @@ impl Finding {
                  load"
                     .into()
             }
+            Self::BenchTooLight { .. } => {
+                "warm endpoints of more weight, or one more; or a smaller min_hot if the others carry the \
+                 load"
+                    .into()
+            }
             Self::OneZone { .. } => "offer it in a second zone".into(),
             Self::ZonesUnknown { .. } => "zone = \"…\" in the agents' configuration".into(),
             Self::DomainNotCovered { .. } => {
@@ -333,6 +351,10 @@ impl Finding {
             Self::NoHealthSignal { .. } => "an [endpoint.check] for each".into(),
             Self::ShallowCheck { .. } => {
                 "[endpoint.check] path = \"/healthz\", or kind = \"grpc\"".into()
+            }
+            Self::UnansweredCheck { .. } => {
+                "have the application answer health requests over HTTP or TCP, as an endpoint of its own"
+                    .into()
             }
             Self::OwnerSaysNothing { .. } => "update the agents there".into(),
             Self::ActivationFails { .. } => {
@@ -344,8 +366,7 @@ impl Finding {
                     .into()
             }
             Self::NeverRehearsed { .. } => {
-                "take a hot host out for a minute while all is well: hearth drain, then drain --off"
-                    .into()
+                "rehearse a loss while all is well: hearth drill SERVICE --lose NODE --for 60s".into()
             }
             Self::RetriesOff => {
                 "retries = 3; only requests that may be repeated are".into()

@@ -25,6 +25,7 @@ fn endpoint(on: &str, role: Role, zone: &str) -> EndpointFacts {
         role,
         protocol: Protocol::Http,
         zone: zone.to_owned(),
+        weight: 100,
         traits: Some(Traits {
             check: CheckKind::Http,
             hook: true,
@@ -186,6 +187,36 @@ fn a_bench_that_does_not_cover_one_loss_is_too_small() {
 }
 
 #[test]
+fn a_bench_that_is_smaller_than_the_largest_it_must_replace_is_too_light() {
+    let facts = with(|f| {
+        f.endpoints[0].weight = 400;
+        f.endpoints[3].weight = 150;
+    });
+    let expected = Finding::BenchTooLight { lost: id("a"), left: 450, needed: 600 };
+    finds(&facts, &expected, Warning, ["a capacity of 450 is left", "more weight"]);
+    let enough = with(|f| {
+        f.endpoints[0].weight = 400;
+        f.endpoints[3].weight = 300;
+    });
+    assert_eq!(found(&enough), []);
+    let counted = with(|f| {
+        f.endpoints[0].weight = 400;
+        f.policy.services.get_mut(&service()).unwrap().min_hot = Need::Count(3);
+    });
+    assert_eq!(found(&counted), [], "it asks for a number");
+}
+
+#[test]
+fn a_udp_port_that_is_not_closed_says_little() {
+    let facts = with(|f| {
+        f.endpoints[1].protocol = Protocol::Udp;
+        traits(f, 1).check = CheckKind::Udp;
+    });
+    let expected = Finding::UnansweredCheck { endpoints: vec![id("b")] };
+    finds(&facts, &expected, Warning, ["an application that hangs looks well", "over HTTP or TCP"]);
+}
+
+#[test]
 fn all_endpoints_on_one_host_are_lost_together() {
     let facts = with(|f| {
         for (instance, e) in (0..).zip(&mut f.endpoints) {
@@ -304,9 +335,9 @@ fn the_time_callers_wait_is_the_policy_s_where_that_is_shorter() {
 fn a_warm_endpoint_that_was_never_activated_is_told_of_and_warned_of_where_it_may_take_too_long() {
     let mut facts = with(|f| traits(f, 4).activations = ActivationTimes::default());
     let never = |most| Finding::NeverRehearsed { endpoint: id("e"), most, budget: CALLER_HOLD };
-    finds(&facts, &never(None), Note, ["not activated since", "hearth drain"]);
+    finds(&facts, &never(None), Note, ["is on record", "hearth drill"]);
     traits(&mut facts, 4).deadline_ms = 30_000;
-    finds(&facts, &never(Some(Duration::from_secs(30))), Warning, ["may take 30s", "drain"]);
+    finds(&facts, &never(Some(Duration::from_secs(30))), Warning, ["may take 30s", "hearth drill"]);
 }
 
 #[test]

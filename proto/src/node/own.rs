@@ -9,6 +9,7 @@ use crate::advert::{Advert, Condition, EndpointAdvert, Role, SignedAdvert, exten
 use crate::evidence::{Standing, Why};
 use crate::ids::{EndpointId, Identity, NodeName, ServiceName, Version};
 use crate::lifecycle::{Action, Event as Life, Lifecycle};
+use crate::policy::Mode;
 use crate::record::Span;
 use crate::route::Choice;
 use crate::time::Time;
@@ -276,8 +277,19 @@ impl Node {
     /// Has activated endpoints of a service stand down that are not needed as far as we see: ours at once,
     /// others by a word to their owners, who judge by their own view.
     pub(super) fn order_failback(&mut self, now: Time, service: &ServiceName) -> FailbackView {
-        let mut view =
-            FailbackView { service: service.clone(), told: Vec::new(), needed: Vec::new() };
+        let mut view = FailbackView {
+            service: service.clone(),
+            told: Vec::new(),
+            needed: Vec::new(),
+            refused: None,
+        };
+        if self.policy.service(service).mode == Mode::Exclusive {
+            view.refused = Some(format!(
+                "{service} is exclusive: who holds its lease serves, and a drain hands it on \
+                 (`hearth drain` on the holder's node, then `hearth drain --off`)"
+            ));
+            return view;
+        }
         let Some(route) = self.services.get(service).map(|s| s.route.clone()) else { return view };
         let up = route.candidates.iter().filter(|c| {
             let reachable = !matches!(c.standing.why(), Some(Why::Left | Why::Revoked));

@@ -73,8 +73,9 @@ impl Node {
         let present = || self.table.iter().filter(|(_, entry)| !entry.advert.left);
         let endpoints = present().flat_map(|(_, entry)| {
             let advert = &entry.advert;
-            advert.endpoints.iter().map(|e| EndpointFacts {
+            advert.endpoints.iter().zip(advert.weights()).map(|(e, weight)| EndpointFacts {
                 id: advert.endpoint_id(e),
+                weight,
                 role: e.role,
                 protocol: e.protocol,
                 zone: advert.zone.clone(),

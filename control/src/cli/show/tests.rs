@@ -57,6 +57,7 @@ fn a_failback_says_who_was_told_and_who_stays() {
         service: service(),
         told: told.iter().map(|e| (*e).to_owned()).collect(),
         needed: needed.iter().map(|e| (*e).to_owned()).collect(),
+        refused: None,
     };
     assert_eq!(
         failback(&view(&["ledger@spare-1"], &["ledger@spare-2"])),
@@ -64,6 +65,8 @@ fn a_failback_says_who_was_told_and_who_stays() {
          ledger@spare-2 is needed and stays: see hearth explain ledger\n"
     );
     assert_eq!(failback(&view(&[], &[])), "no warm endpoint of ledger is up as seen from here\n");
+    let refused = FailbackView { refused: Some("ledger is exclusive".into()), ..view(&[], &[]) };
+    assert_eq!(failback(&refused), "nobody was told: ledger is exclusive\n");
 }
 
 #[test]

@@ -193,3 +193,12 @@ fn an_owner_that_has_lost_its_policy_and_not_its_promises_does_not_serve_without
     lab.run(Duration::from_secs(3));
     assert_eq!(only(&lab), "h1", "a policy that wants no lease any more is a policy");
 }
+
+#[test]
+fn a_failback_of_an_exclusive_service_is_refused_with_the_way_to_move_its_lease() {
+    let mut lab = lab(&["h1", "w1", "w2"]);
+    let now = lab.now;
+    let view = lab.node("c1").failback(now, &ledger());
+    assert!(view.told.is_empty() && view.needed.is_empty());
+    assert!(view.refused.unwrap().contains("hearth drain"));
+}

@@ -214,6 +214,9 @@ impl About<'_> {
 
     /// Why a warm endpoint is up, or still is.
     fn activation(&self, e: &EndpointView, called: bool) -> String {
+        if self.route.policy.mode == Mode::Exclusive {
+            return self.tenure();
+        }
         let mut why = match &e.activated_for {
             None => "called up because too few hot ones served".to_owned(),
             Some(id) => match self.incidents.iter().find(|i| i.id == *id) {
@@ -235,6 +238,18 @@ impl About<'_> {
             )),
         }
         why
+    }
+
+    /// A warm owner serves since it holds the lease, whoever else is up: when it gives it back.
+    fn tenure(&self) -> String {
+        let until = match self.route.policy.failback {
+            Failback::After(hold) => {
+                format!("hands it to a hot owner that has been able to serve for {hold}")
+            }
+            Failback::Never => "keeps it until it is drained (failback never)".to_owned(),
+            Failback::Manual => "keeps it until it is drained (failback manual)".to_owned(),
+        };
+        format!("it holds the lease, and {until}")
     }
 
     /// How long something has been so.

@@ -145,6 +145,12 @@ fn a_warm_endpoint_that_is_not_needed_any_more_says_when_it_stands_down() {
     never.policy.failback = Failback::Manual;
     assert!(told(&never).ends_with("stays up until `hearth failback ledger` (failback manual)."));
     assert!(told(&route(&["hot-1"], 2, &["warm-1"])).ends_with("too few hot ones served."));
+    let mut lease = route(&["warm-1"], 0, &[]);
+    lease.policy.mode = Mode::Exclusive;
+    let said = told(&lease);
+    assert!(said.contains("served for 3 min: it holds the lease, and hands it to a hot"), "{said}");
+    lease.policy.failback = Failback::Manual;
+    assert!(told(&lease).ends_with("keeps it until it is drained (failback manual)."));
 }
 
 #[test]
