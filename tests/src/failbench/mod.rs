@@ -13,17 +13,20 @@
 //! mod ─┬─ subject   who is compared            ├─ cell      one measurement
 //!      ├─ fault     what is done, and promised ├─ figures   records in, figures out
 //!      ├─ field     a side that runs           ├─ verdict   promises and peers
-//!      └─ peers     the peers' profiles        └─ table, timeline: for people
+//!      └─ peers     the peers' profiles        ├─ judge     is all of it as promised?
+//!                                              └─ table, timeline: for people
 //! ```
 //!
 //! Results: a table on standard output; `failover.json`, `failover.svg` and `failover.csv` (every request)
-//! in `target/bench`. On a machine that others use, look at the last two columns of the table first: a
+//! in `target/bench`. The program ends with an error, after all of that, when Hearth missed a promise, when a cell of
+//! Hearth's has no figures (what was promised there is missed), or when the bench itself was broken. On a machine that others use, look at the last two columns of the table first: a
 //! client that was itself 30 ms late says nothing about sidecars.
 
 pub mod cell;
 pub mod fault;
 pub mod field;
 pub mod figures;
+pub mod judge;
 mod peers;
 pub mod plan;
 pub mod record;
@@ -32,6 +35,7 @@ pub mod table;
 pub mod timeline;
 pub mod verdict;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -47,6 +51,7 @@ use crate::loopback::{Place, sweep};
 use cell::Cell;
 use fault::Fault;
 use figures::Figures;
+use judge::Judgement;
 use plan::Plan;
 use record::Record;
 use subject::Subject;
@@ -59,14 +64,14 @@ const LATE_MS: f64 = 10.0;
 /// A cell is measured so often at most.
 const TRIES: usize = 3;
 /// What the caller feels when a host is lost: Hearth with default settings, Envoy and `HAProxy` as
-/// mutually authenticated sidecars, fault by fault.
+/// mutually authenticated sidecars, fault by fault. Ends with 0 when Hearth kept every promise in every run.
 #[derive(Debug, Parser)]
 #[command(name = "bench-failover")]
 struct Flags {
     /// To see that everything works: each cell once, 5 seconds after the fault.
     #[arg(long)]
     quick: bool,
-    /// Only these, in any order; hearth among them, or nothing is judged.
+    /// Only these, in any order; hearth among them, or no promise is judged.
     #[arg(long, value_delimiter = ',', value_name = "PEER,…")]
     only: Vec<Subject>,
     /// Only these, in any order.
@@ -125,6 +130,7 @@ struct NotRun {
 struct Outcome<'a> {
     machine: &'a Machine,
     plan: &'a Plan,
+    judgement: Judgement,
     verdicts: &'a [Verdict],
     not_run: &'a [NotRun],
     taken: &'a [Taken],
@@ -188,7 +194,8 @@ fn bench(flags: &Flags) -> Result<(), BenchError> {
         return Err(BenchError::Nothing);
     }
     print!("{}", bench.text(&machine));
-    Ok(())
+    let judgement = bench.judgement();
+    if judgement.is_good() { Ok(()) } else { Err(BenchError::Judged(judgement.text())) }
 }
 
 /// A run in progress.
@@ -250,9 +257,27 @@ impl Bench {
         rows
     }
 
+    /// Of the rows in which Hearth had a turn, whatever became of it.
     fn verdicts(&self) -> Vec<Verdict> {
-        let of = |(fault, row): &(Fault, Row<'_>)| verdicts(*fault, fault.promise(&self.plan), row);
-        self.rows().iter().flat_map(of).collect()
+        let rows: BTreeMap<Fault, Row<'_>> = self.rows().into_iter().collect();
+        let had_turn = |fault: &Fault| {
+            let taken =
+                self.taken.iter().any(|t| t.fault == *fault && t.subject == Subject::Hearth);
+            taken || self.not_run.iter().any(|n| n.fault == *fault && n.subject == Subject::Hearth)
+        };
+        let none = Row::new();
+        let of = |fault: Fault| {
+            verdicts(fault, fault.promise(&self.plan), rows.get(&fault).unwrap_or(&none))
+        };
+        Fault::ALL.into_iter().filter(had_turn).flat_map(of).collect()
+    }
+
+    fn judgement(&self) -> Judgement {
+        let ours = |subject: Subject| usize::from(subject == Subject::Hearth);
+        let unmeasured: usize = self.not_run.iter().map(|cell| ours(cell.subject)).sum();
+        let measured: usize = self.taken.iter().map(|cell| ours(cell.subject)).sum();
+        let broken = self.taken.iter().filter(|cell| cell.figures.unexecuted > 0).count();
+        Judgement::of(&self.verdicts(), measured + unmeasured, unmeasured, broken)
     }
 
     fn text(&self, machine: &Machine) -> String {
@@ -308,7 +333,8 @@ impl Bench {
         };
         let (verdicts, plan) = (self.verdicts(), &self.plan);
         let (taken, not_run) = (&self.taken, &self.not_run);
-        let outcome = Outcome { machine, plan, verdicts: &verdicts, not_run, taken };
+        let judgement = self.judgement();
+        let outcome = Outcome { machine, plan, judgement, verdicts: &verdicts, not_run, taken };
         // Plain values and string keys only: nothing that JSON could not hold.
         let json = serde_json::to_string_pretty(&outcome).unwrap_or_else(|e| e.to_string());
         put("failover.json", json + "\n")?;

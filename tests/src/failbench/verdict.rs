@@ -1,7 +1,7 @@
 //! Where Hearth stands: against its own promises, and against the best of its peers.
 //!
-//! Pure. A promise must hold in every run, so the worst run is held against it; peers are compared by
-//! medians.
+//! Pure. A promise must hold in every run, so the worst run is held against it; one of which there is no run is
+//! missed. Peers are compared by medians.
 
 use std::collections::BTreeMap;
 
@@ -107,34 +107,51 @@ pub struct Verdict {
     pub fault: Fault,
     /// The figure.
     pub figure: Figure,
-    /// Hearth's.
-    pub hearth: Spread,
+    /// Hearth's; none where no cell ran, or none had anything to tell it by.
+    pub hearth: Option<Spread>,
+    /// So many runs of Hearth's it rests on.
+    pub runs: usize,
     /// What was promised.
     pub bound: Option<f64>,
-    /// Whether every run kept it; none without a promise.
+    /// Whether there was a run and every one kept it; none without a promise.
     pub kept: Option<bool>,
     /// Who was better in the median, and how good.
     pub ahead: Vec<(Subject, f64)>,
 }
 
-/// One verdict per figure; none without Hearth.
+/// One verdict per figure that was promised or can be compared. The row is one in which Hearth was to be measured:
+/// if it was not, everything promised is missed.
 #[must_use]
 pub fn verdicts(fault: Fault, promise: Promise, row: &Row<'_>) -> Vec<Verdict> {
-    let Some(hearth) = row.get(&Subject::Hearth) else { return Vec::new() };
+    let runs = row.get(&Subject::Hearth).map(Vec::as_slice).unwrap_or_default();
     let judge = |figure: Figure| {
-        let ours = figure.spread(hearth)?;
-        let bound = figure.promised(promise);
-        let peers = row.iter().filter(|(subject, _)| **subject != Subject::Hearth);
-        let theirs = peers.filter_map(|(&subject, runs)| Some((subject, figure.spread(runs)?)));
-        let comparable = |subject: Subject| figure.is_fair(row, subject);
-        let ahead = theirs
-            .filter(|(subject, theirs)| theirs.median < ours.median && comparable(*subject))
-            .map(|(subject, theirs)| (subject, theirs.median))
-            .collect();
-        let kept = bound.map(|bound| ours.max <= bound);
-        Some(Verdict { fault, figure, hearth: ours, bound, kept, ahead })
+        let (ours, bound) = (figure.spread(runs), figure.promised(promise));
+        if ours.is_none() && bound.is_none() {
+            return None;
+        }
+        // Where no POST failed, none was told late.
+        let holds = |bound| ours.map_or(!runs.is_empty(), |ours| ours.max <= bound);
+        Some(Verdict {
+            fault,
+            figure,
+            hearth: ours,
+            runs: runs.len(),
+            bound,
+            kept: bound.map(holds),
+            ahead: ours.map(|ours| ahead(figure, ours, row)).unwrap_or_default(),
+        })
     };
     Figure::ALL.into_iter().filter_map(judge).collect()
+}
+
+/// Who was better than `ours` in the median.
+fn ahead(figure: Figure, ours: Spread, row: &Row<'_>) -> Vec<(Subject, f64)> {
+    let peers = row.iter().filter(|(subject, _)| **subject != Subject::Hearth);
+    peers
+        .filter_map(|(&subject, runs)| Some((subject, figure.spread(runs)?)))
+        .filter(|(subject, theirs)| theirs.median < ours.median && figure.is_fair(row, *subject))
+        .map(|(subject, theirs)| (subject, theirs.median))
+        .collect()
 }
 
 impl Figure {
@@ -164,7 +181,14 @@ impl Verdict {
     #[must_use]
     pub fn text(&self) -> String {
         let mut text = format!("{}: {}", self.fault.title(), self.figure.title());
-        text += &format!(" {} (worst {})", number(self.hearth.median), number(self.hearth.max));
+        text += &match (self.hearth, self.runs) {
+            (_, 0) => " NOT RUN".to_owned(),
+            (None, _) => " nothing to tell".to_owned(),
+            (Some(ours), 1) => format!(" {} (one run)", number(ours.median)),
+            (Some(ours), runs) => {
+                format!(" {} (worst of {runs} runs {})", number(ours.median), number(ours.max))
+            }
+        };
         if let (Some(bound), Some(kept)) = (self.bound, self.kept) {
             text +=
                 &format!(", promised {}: {}", number(bound), if kept { "kept" } else { "MISSED" });
@@ -205,6 +229,21 @@ mod tests {
         let verdict = slowest(&runs, &cell(0, 250.0));
         assert_eq!((verdict.kept, verdict.ahead.len()), (Some(false), 0));
         assert!(verdict.text().contains("MISSED"), "{}", verdict.text());
+    }
+
+    #[test]
+    fn a_promise_about_what_did_not_happen_is_kept_by_a_run_and_missed_without_one() {
+        let promise = Fault::BlackHole.promise(&Plan::whole());
+        let told = |row: &Row<'_>| {
+            let all = verdicts(Fault::BlackHole, promise, row);
+            all.into_iter().find(|verdict| verdict.figure == Figure::Told).unwrap()
+        };
+        let quiet = cell(0, 20.0);
+        let ran = told(&Row::from([(Subject::Hearth, vec![&quiet])]));
+        assert_eq!((ran.kept, ran.runs, ran.is_good()), (Some(true), 1, true));
+        let lost = told(&Row::from([(Subject::Haproxy, vec![&quiet])]));
+        assert_eq!((lost.kept, lost.runs), (Some(false), 0));
+        assert!(lost.text().contains("NOT RUN, promised 100: MISSED"), "{}", lost.text());
     }
 
     #[test]
