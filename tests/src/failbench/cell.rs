@@ -3,13 +3,14 @@
 //! Everything is new for each cell: what one fault left in a sidecar's memory must not help or hurt it in
 //! the next. Dropping the lab kills all processes and removes all namespaces.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::Method;
 
 use super::fault::Fault;
 use super::field::Field;
 use super::figures::{Figures, Stream, figures};
+use super::flight::{Losses, Strike};
 use super::plan::Plan;
 use super::subject::Subject;
 use crate::bench::BenchError;
@@ -61,12 +62,20 @@ pub fn measure(
     let (gets, posts) = (Load::start(&field.caller, gets)?, Load::start(&field.caller, posts)?);
     well(&field, &gets, &posts, subject)?;
     std::thread::sleep(plan.before());
-    let marks = [gets.mark(), posts.mark()];
-    fault.happen(&field, plan.window())?;
+    let (marks, now) = ([gets.mark(), posts.mark()], Instant::now());
+    let made = fault.happen(&field, plan.window())?;
     let untils = [gets.mark(), posts.mark()];
     let stream = |samples, n: usize| Stream { samples, mark: marks[n], until: untils[n] };
     let (gets, posts) = (stream(gets.finish(), 0), stream(posts.finish(), 1));
-    let figures = figures(&gets, &posts, plan.before(), &field.executed());
+    let by_posts = |moment: Instant| posts.mark + moment.saturating_duration_since(now);
+    let strike =
+        |[begun, made]: [Instant; 2]| Strike { begun: by_posts(begun), made: by_posts(made) };
+    let losses = Losses {
+        hosts: fault.lost(&field).iter().map(|lost| lost.host.name().to_owned()).collect(),
+        strikes: made.into_iter().map(strike).collect(),
+        known: fault.known(plan),
+    };
+    let figures = figures(&gets, &posts, plan.before(), &losses, &field.executed());
     Ok(Cell { figures, gets, posts })
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::field::Field;
+use super::field::{Field, Station};
 use super::plan::Plan;
 use crate::lab::{Host, LabError, Way};
 
@@ -20,6 +20,8 @@ const CALM: Duration = Duration::from_secs(2);
 const LOSS: f32 = 30.0;
 /// A failed POST is told so within this, on a LAN.
 const TOLD_MS: f64 = 100.0;
+/// By then an application that hangs is left: few time-outs in a row eject after a second.
+const HANG_KNOWN: Duration = Duration::from_secs(1);
 
 /// Round trips that the slowest GET takes at most, where they are long.
 const FAR_RTTS: f64 = 6.0;
@@ -61,6 +63,8 @@ pub struct Promise {
     pub slowest_ms: Option<f64>,
     /// No failed POST learns of it later.
     pub told_ms: Option<f64>,
+    /// So many POSTs may fail that were not in flight on a lost host.
+    pub beyond: f64,
     /// So many POSTs may be executed twice.
     pub twice: f64,
 }
@@ -120,14 +124,43 @@ impl Fault {
         let far_ms = plan.rtt().map(|rtt| ms(rtt) * FAR_RTTS);
         let slowest_ms = lan_ms.map(|lan: f64| far_ms.map_or(lan, |far| far.max(lan)));
         let told_ms = if plan.rtt().is_some() { None } else { told_ms };
-        Promise { failed: 0.0, slowest_ms, told_ms, twice: 0.0 }
+        Promise { failed: 0.0, slowest_ms, told_ms, beyond: 0.0, twice: 0.0 }
     }
 
-    /// Lets it happen and goes on with it for `window`.
+    /// So long after a loss it is to be known: a POST that is sent then goes to nobody lost.
+    #[must_use]
+    pub fn known(self, plan: &Plan) -> Duration {
+        let known = match self {
+            Self::AppHang => HANG_KNOWN,
+            _ => Duration::from_secs_f64(TOLD_MS / 1e3),
+        };
+        // Far away it takes round trips.
+        plan.rtt().map_or(known, |rtt| known.max(rtt.mul_f64(FAR_RTTS)))
+    }
+
+    /// Who is lost by it. A link that loses frames is none.
+    #[must_use]
+    pub fn lost(self, field: &Field) -> &[Station] {
+        match self {
+            Self::Loss30 => &[],
+            _ => self.struck(field),
+        }
+    }
+
+    /// Whom it strikes.
+    fn struck(self, field: &Field) -> &[Station] {
+        match self {
+            Self::HotLost => &field.hot,
+            Self::ZoneLost => &field.hot[..2],
+            _ => &field.hot[..1],
+        }
+    }
+
+    /// Lets it happen and goes on with it for `window`. Returns when making it began and was done, each time.
     ///
     /// # Errors
     /// [`LabError`] when the fault cannot be made.
-    pub fn happen(self, field: &Field, window: Duration) -> Result<(), LabError> {
+    pub fn happen(self, field: &Field, window: Duration) -> Result<Vec<[Instant; 2]>, LabError> {
         let start = Instant::now();
         let victim = &field.hot[0];
         match self {
@@ -135,35 +168,38 @@ impl Fault {
             Self::HostKill => victim.host.kill_all()?,
             Self::AppHang => victim.app.stop()?,
             Self::AgentFreeze => victim.sidecar.stop()?,
-            Self::BlackHole => victim.host.black_hole()?,
             Self::BlackHoleIn => victim.host.one_way(Way::In)?,
             Self::BlackHoleOut => victim.host.one_way(Way::Out)?,
             Self::Loss30 => victim.host.loss(LOSS)?,
-            Self::Flap => flap(&victim.host, start + window.saturating_sub(CALM))?,
-            Self::ZoneLost => silence(field, 2)?,
-            Self::HotLost => silence(field, field.hot.len())?,
+            Self::Flap => return flap(&victim.host, start, window),
+            Self::BlackHole | Self::ZoneLost | Self::HotLost => silence(self.struck(field))?,
         }
+        let made = Instant::now();
         sleep_until(start + window);
-        Ok(())
+        Ok(vec![[start, made]])
     }
 }
 
-fn silence(field: &Field, count: usize) -> Result<(), LabError> {
-    let hosts: Vec<&Host> = field.hot.iter().take(count).map(|station| &*station.host).collect();
+fn silence(stations: &[Station]) -> Result<(), LabError> {
+    let hosts: Vec<&Host> = stations.iter().map(|station| &*station.host).collect();
     Host::black_holes(&hosts)
 }
 
-fn flap(host: &Host, until: Instant) -> Result<(), LabError> {
+fn flap(host: &Host, start: Instant, window: Duration) -> Result<Vec<[Instant; 2]>, LabError> {
     let (period, down) = FLAP;
-    let mut next = Instant::now();
+    let until = start + window.saturating_sub(CALM);
+    let (mut next, mut losses) = (start, Vec::new());
     while next + down <= until {
+        let begun = Instant::now();
         host.black_hole()?;
+        losses.push([begun, Instant::now()]);
         sleep_until(next + down);
         host.heal()?;
         next += period;
         sleep_until(next);
     }
-    Ok(())
+    sleep_until(start + window);
+    Ok(losses)
 }
 
 /// A fault's own schedule: nothing is waited for.

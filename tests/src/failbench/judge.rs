@@ -63,13 +63,14 @@ mod tests {
     use super::Judgement;
     use crate::failbench::fault::Fault;
     use crate::failbench::figures::{Figures, Stream, figures};
+    use crate::failbench::flight::Losses;
     use crate::failbench::plan::Plan;
     use crate::failbench::subject::Subject;
     use crate::failbench::verdict::{Row, Verdict, verdicts};
 
     fn quiet() -> Figures {
         let none = Stream { samples: Vec::new(), mark: Duration::ZERO, until: Duration::ZERO };
-        figures(&none, &none, Duration::ZERO, &[])
+        figures(&none, &none, Duration::ZERO, &Losses::default(), &[])
     }
 
     fn of(row: &Row<'_>) -> Vec<Verdict> {
@@ -91,7 +92,7 @@ mod tests {
         let all = of(&Row::from([(Subject::Hearth, vec![&fine, &cell])]));
         let judgement = Judgement::of(&all, 2, 0, 0);
         assert!(!judgement.is_good(), "{judgement:?}");
-        assert_eq!((judgement.missed, judgement.promised), (1, 4));
+        assert_eq!((judgement.missed, judgement.promised), (1, 5));
         let good = of(&Row::from([(Subject::Hearth, vec![&fine])]));
         assert!(!Judgement::of(&good, 2, 1, 0).is_good());
         assert!(!Judgement::of(&good, 1, 0, 1).is_good());

@@ -13,7 +13,8 @@
 //! mod ─┬─ subject   who is compared            ├─ cell      one measurement
 //!      ├─ fault     what is done, and promised ├─ figures   records in, figures out
 //!      ├─ field     a side that runs           ├─ verdict   promises and peers
-//!      └─ peers     the peers' profiles        ├─ judge     is all of it as promised?
+//!      └─ peers     the peers' profiles        ├─ flight    which POSTs may fail
+//!                                              ├─ judge     is all of it as promised?
 //!                                              └─ table, timeline: for people
 //! ```
 //!
@@ -26,6 +27,7 @@ pub mod cell;
 pub mod fault;
 pub mod field;
 pub mod figures;
+pub mod flight;
 pub mod judge;
 mod peers;
 pub mod plan;
@@ -285,6 +287,7 @@ impl Bench {
         for (fault, row) in self.rows() {
             text += &format!("{}\n", table::block(fault, &row));
         }
+        text += table::LEGEND;
         text += &table::verdicts(&self.verdicts());
         for NotRun { run, fault, subject, reason } in &self.not_run {
             let (run, fault, subject) = (run + 1, fault.title(), subject.title());
@@ -344,16 +347,17 @@ impl Bench {
 
 /// A cell in half a line.
 fn glance(figures: &Figures) -> String {
-    let Figures { gets, posts, told_ms, twice, before, late_ms, .. } = figures;
+    let Figures { gets, posts, flight, told_ms, twice, before, late_ms, .. } = figures;
     format!(
-        "{} of {} failed, slowest {:.1} ms, {} over 100 ms, normal after {:.2} s; POSTs: {} failed, told \
-         after {told_ms:.0} ms, {twice} twice (before: slowest {:.1} ms; client late {late_ms:.1} ms)",
+        "{} of {} failed, slowest {:.1} ms, {} over 100 ms, normal after {:.2} s; POSTs: {} failed, {} \
+         of them not in flight, told after {told_ms:.0} ms, {twice} twice (before: slowest {:.1} ms; client late {late_ms:.1} ms)",
         gets.failed,
         gets.sent,
         gets.slowest_ms,
         gets.over_100_ms,
         gets.normal_after_ms / 1e3,
         posts.failed,
+        flight.beyond,
         before.slowest_ms
     )
 }

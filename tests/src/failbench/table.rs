@@ -10,6 +10,10 @@ use super::verdict::{Figure, Row, Verdict};
 use crate::bench::figures::Spread;
 use crate::bench::table::number;
 
+/// What a column's title is too short for.
+pub const LEGEND: &str = "\"not in flight\": POSTs that failed and were on no lost host when it was lost, or that are more of \
+                          those in flight than chance had sent there (failbench::flight)\n";
+
 /// One fault.
 #[must_use]
 pub fn block(fault: Fault, row: &Row<'_>) -> String {
@@ -80,8 +84,10 @@ fn rests_on(runs: impl Iterator<Item = usize> + Clone) -> String {
 
 /// A median, and the range where there is one.
 fn cell(figure: Figure, spread: Option<Spread>) -> String {
-    let count =
-        matches!(figure, Figure::Failed | Figure::Over100 | Figure::PostsFailed | Figure::Twice);
+    let count = matches!(
+        figure,
+        Figure::Failed | Figure::Over100 | Figure::PostsFailed | Figure::Beyond | Figure::Twice
+    );
     let word = |value: f64| if count { format!("{value:.0}") } else { number(value) };
     match spread {
         None => "–".to_owned(),

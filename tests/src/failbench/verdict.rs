@@ -32,6 +32,8 @@ pub enum Figure {
     Normal,
     /// POSTs failed.
     PostsFailed,
+    /// POSTs failed that were not in flight on a lost host.
+    Beyond,
     /// Until the last failed POST was told, ms.
     Told,
     /// POSTs executed more than once.
@@ -40,13 +42,14 @@ pub enum Figure {
 
 impl Figure {
     /// All, in the order of the table.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Failed,
         Self::Slowest,
         Self::P999,
         Self::Over100,
         Self::Normal,
         Self::PostsFailed,
+        Self::Beyond,
         Self::Told,
         Self::Twice,
     ];
@@ -61,6 +64,7 @@ impl Figure {
             Self::Over100 => "over 100 ms",
             Self::Normal => "normal after s",
             Self::PostsFailed => "POSTs failed",
+            Self::Beyond => "not in flight",
             Self::Told => "told after ms",
             Self::Twice => "twice",
         }
@@ -78,6 +82,7 @@ impl Figure {
             Self::Over100 => figures.gets.over_100_ms as f64,
             Self::Normal => figures.gets.normal_after_ms / 1e3,
             Self::PostsFailed => figures.posts.failed as f64,
+            Self::Beyond => figures.flight.beyond as f64,
             Self::Told => figures.told_ms,
             Self::Twice => figures.twice as f64,
         })
@@ -93,6 +98,7 @@ impl Figure {
         match self {
             Self::Failed => Some(promise.failed),
             Self::Slowest => promise.slowest_ms,
+            Self::Beyond => Some(promise.beyond),
             Self::Told => promise.told_ms,
             Self::Twice => Some(promise.twice),
             Self::P999 | Self::Over100 | Self::Normal | Self::PostsFailed => None,
@@ -164,7 +170,7 @@ impl Figure {
         let no_more = |figure| median(figure, peer) <= median(figure, Subject::Hearth);
         match self {
             Self::Slowest | Self::P999 | Self::Over100 => no_more(Self::Failed),
-            Self::PostsFailed => no_more(Self::Twice),
+            Self::PostsFailed | Self::Beyond => no_more(Self::Twice),
             Self::Failed | Self::Normal | Self::Told | Self::Twice => true,
         }
     }
@@ -206,11 +212,12 @@ mod tests {
 
     use super::{Fault, Figure, Figures, Row, Subject, Verdict, verdicts};
     use crate::failbench::figures::{Stream, figures};
+    use crate::failbench::flight::Losses;
     use crate::failbench::plan::Plan;
 
     fn cell(failed: usize, slowest_ms: f64) -> Figures {
         let none = Stream { samples: Vec::new(), mark: Duration::ZERO, until: Duration::ZERO };
-        let mut cell = figures(&none, &none, Duration::ZERO, &[]);
+        let mut cell = figures(&none, &none, Duration::ZERO, &Losses::default(), &[]);
         cell.gets.failed = failed;
         cell.gets.slowest_ms = slowest_ms;
         cell
@@ -229,6 +236,20 @@ mod tests {
         let verdict = slowest(&runs, &cell(0, 250.0));
         assert_eq!((verdict.kept, verdict.ahead.len()), (Some(false), 0));
         assert!(verdict.text().contains("MISSED"), "{}", verdict.text());
+    }
+
+    #[test]
+    fn a_post_that_failed_and_was_in_flight_on_no_lost_host_breaks_a_promise() {
+        let (fine, mut bad) = (cell(0, 20.0), cell(0, 20.0));
+        bad.flight.beyond = 1;
+        for fault in Fault::ALL {
+            let of = |run| {
+                let row = Row::from([(Subject::Hearth, vec![run])]);
+                let all = verdicts(fault, fault.promise(&Plan::whole()), &row);
+                all.into_iter().find(|verdict| verdict.figure == Figure::Beyond).unwrap().kept
+            };
+            assert_eq!((of(&fine), of(&bad)), (Some(true), Some(false)), "{fault:?}");
+        }
     }
 
     #[test]
