@@ -108,7 +108,7 @@ bench-speed: ## what a sidecar pair costs, beside Envoy, HAProxy and nginx in on
 	$(CARGO) build --release -p hearth-agent -p hearth-control -p hearth-tests --bins
 	target/release/bench-speed $(BENCH)
 
-bench-failover: ## what callers feel when hosts are lost, beside Envoy and HAProxy; fails where a promise is missed (about an hour; BENCH="--help", BENCH="--quick")
+bench-failover: ## what callers feel when hosts are lost, beside Envoy and HAProxy; fails where a promise is missed (about an hour and a half; BENCH="--help", BENCH="--quick")
 	tests/bench-setup
 	$(CARGO) build --release -p hearth-agent -p hearth-control -p hearth-tests --bins
 	target/release/bench-failover $(BENCH)

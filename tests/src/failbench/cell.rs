@@ -1,4 +1,7 @@
-//! One cell: a side is started, called, struck by a fault, watched, and taken down again.
+//! One cell: a side is started, called, struck by a fault, watched, healed, and taken down again.
+//!
+//! What was executed is read when the fault is over and nobody executes anything any more: what a stopped
+//! process or a dead path held back would be executed a second time only then.
 //!
 //! Everything is new for each cell: what one fault left in a sidecar's memory must not help or hurt it in
 //! the next. Dropping the lab kills all processes and removes all namespaces.
@@ -75,7 +78,9 @@ pub fn measure(
         strikes: made.into_iter().map(strike).collect(),
         known: fault.known(plan),
     };
-    let figures = figures(&gets, &posts, plan.before(), &losses, &field.executed());
+    let least = fault.end(&field, plan.window())?;
+    let executed = field.executed_at_last(least)?;
+    let figures = figures(&gets, &posts, plan.before(), &losses, &executed);
     Ok(Cell { figures, gets, posts })
 }
 

@@ -1,7 +1,8 @@
 //! The faults: what is done to whom, and what Hearth promises for each.
 //!
 //! The victim is the first hot host, unless the fault is about more. Nothing is healed while it is
-//! watched, but for the flapping link, whose flapping is the fault.
+//! watched, but for the flapping link, whose flapping is the fault. Afterwards whatever still runs is
+//! healed: what lies in a stopped process or before a dead path is executed only then.
 
 use std::time::{Duration, Instant};
 
@@ -177,6 +178,31 @@ impl Fault {
         let made = Instant::now();
         sleep_until(start + window);
         Ok(vec![[start, made]])
+    }
+
+    /// Ends it, as far as those whom it struck still run, and says how long what was held back may take to arrive:
+    /// TCP repeats what is lost after at most as long again as it has been lost.
+    ///
+    /// # Errors
+    /// [`LabError`] when it cannot be ended.
+    pub fn end(self, field: &Field, window: Duration) -> Result<Duration, LabError> {
+        let struck = self.struck(field);
+        match self {
+            Self::AppKill | Self::HostKill => return Ok(Duration::ZERO),
+            Self::AppHang => struck.iter().try_for_each(|station| station.app.cont())?,
+            Self::AgentFreeze => struck.iter().try_for_each(|station| station.sidecar.cont())?,
+            Self::BlackHole
+            | Self::BlackHoleIn
+            | Self::BlackHoleOut
+            | Self::Loss30
+            | Self::Flap
+            | Self::ZoneLost
+            | Self::HotLost => {
+                struck.iter().try_for_each(|station| station.host.heal())?;
+                return Ok(window);
+            }
+        }
+        Ok(Duration::ZERO)
     }
 }
 

@@ -7,7 +7,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::peers;
 use super::plan::Plan;
@@ -30,6 +30,8 @@ pub(super) const HEALTH: &str = "/healthz";
 /// All that must be said: that there are warm endpoints.
 const POLICY: &str = "[services.ledger]\nmode = \"hot-warm\"\n";
 const SOON: Duration = Duration::from_secs(30);
+/// When nothing was executed for so long, nothing is under way.
+const QUIET: Duration = Duration::from_secs(3);
 
 /// A host that offers the service.
 #[derive(Debug)]
@@ -105,6 +107,26 @@ impl Field {
             }
             Running::Peer(webs) => webs.iter().flat_map(Web::executed).collect(),
         }
+    }
+
+    /// The same when nobody executes anything any more, `least` from now at the earliest. Nobody sends by now.
+    ///
+    /// # Errors
+    /// [`BenchError::Lab`] when somebody goes on executing.
+    pub fn executed_at_last(&self, least: Duration) -> Result<Vec<String>, BenchError> {
+        let (begun, mut executed, mut since) = (Instant::now(), self.executed(), Instant::now());
+        let settled = wait_for("nobody to execute anything any more", least + QUIET + SOON, || {
+            let now = self.executed();
+            if now.len() > executed.len() {
+                (executed, since) = (now, Instant::now());
+            }
+            if begun.elapsed() >= least && since.elapsed() >= QUIET {
+                return Ok(());
+            }
+            Err(format!("{} executed, the last {:?} ago", executed.len(), since.elapsed()))
+        });
+        settled?;
+        Ok(executed)
     }
 
     fn hearth(lab: &Lab, plan: &Plan) -> Result<Self, BenchError> {
