@@ -117,7 +117,7 @@ bench-sensing: ## what it costs to sense silence, by turning it off: idle and lo
 	$(CARGO) build --release -p hearth-agent -p hearth-control -p hearth-tests --bins
 	target/release/bench-sensing $(BENCH)
 
-bench-membership: ## how soon 100 agents know a loss, and what it costs them, beside serf (about 20 minutes; BENCH="--help", BENCH="--quick")
+bench-membership: ## how soon 100 agents know a loss, and what it costs them, beside serf; fails on a false verdict of Hearth's (about 20 minutes; BENCH="--help", BENCH="--quick")
 	tests/bench-setup
 	$(CARGO) build --release -p hearth-agent -p hearth-control -p hearth-tests --bins
 	target/release/bench-membership $(BENCH)
