@@ -20,28 +20,29 @@ pub struct Judgement {
     pub unmeasured: usize,
     /// Cells of whomever in which a POST was answered that nobody executed.
     pub broken: usize,
+    /// Cells of Hearth's with a try set aside in which a POST was executed twice: no disturbance excuses that.
+    pub twice_aside: usize,
 }
 
 impl Judgement {
-    /// Of these verdicts. `cells` are Hearth's, `unmeasured` those of them that gave no figures, `broken` cells
-    /// of whomever that cannot be true.
+    /// Of these verdicts. `cells` are Hearth's, `unmeasured` those of them that gave no figures.
     #[must_use]
-    pub fn of(verdicts: &[Verdict], cells: usize, unmeasured: usize, broken: usize) -> Self {
+    pub fn of(verdicts: &[Verdict], cells: usize, unmeasured: usize) -> Self {
         let promised = verdicts.iter().filter(|verdict| verdict.kept.is_some()).count();
         let missed = verdicts.iter().filter(|verdict| verdict.kept == Some(false)).count();
-        Self { promised, missed, cells, unmeasured, broken }
+        Self { promised, missed, cells, unmeasured, ..Self::default() }
     }
 
     /// Every promise was kept, by figures that are all there and can be true.
     #[must_use]
     pub fn is_good(&self) -> bool {
-        self.missed == 0 && self.unmeasured == 0 && self.broken == 0
+        self.missed + self.unmeasured + self.broken + self.twice_aside == 0
     }
 
     /// What is wrong, in words; empty where nothing is.
     #[must_use]
     pub fn text(&self) -> String {
-        let Self { promised, missed, cells, unmeasured, broken } = self;
+        let Self { promised, missed, cells, unmeasured, broken, twice_aside } = self;
         let mut said = Vec::new();
         if *missed > 0 {
             said.push(format!("{missed} of {promised} promises missed"));
@@ -51,6 +52,9 @@ impl Judgement {
         }
         if *broken > 0 {
             said.push(format!("{broken} cells by which the bench itself is broken"));
+        }
+        if *twice_aside > 0 {
+            said.push(format!("POSTs executed twice in disturbed tries of {twice_aside} cells"));
         }
         said.join(", ")
     }
@@ -81,7 +85,7 @@ mod tests {
     fn a_run_in_which_all_went_well_is_good_and_says_nothing() {
         let cell = quiet();
         let all = of(&Row::from([(Subject::Hearth, vec![&cell])]));
-        let judgement = Judgement::of(&all, 1, 0, 0);
+        let judgement = Judgement::of(&all, 1, 0);
         assert!(judgement.is_good() && judgement.text().is_empty(), "{judgement:?}");
     }
 
@@ -90,21 +94,28 @@ mod tests {
         let (mut cell, fine) = (quiet(), quiet());
         cell.twice = 1;
         let all = of(&Row::from([(Subject::Hearth, vec![&fine, &cell])]));
-        let judgement = Judgement::of(&all, 2, 0, 0);
+        let judgement = Judgement::of(&all, 2, 0);
         assert!(!judgement.is_good(), "{judgement:?}");
         assert_eq!((judgement.missed, judgement.promised), (1, 5));
         let good = of(&Row::from([(Subject::Hearth, vec![&fine])]));
-        assert!(!Judgement::of(&good, 2, 1, 0).is_good());
-        assert!(!Judgement::of(&good, 1, 0, 1).is_good());
+        let good = Judgement::of(&good, 1, 0);
+        let others = [
+            Judgement { unmeasured: 1, ..good },
+            Judgement { broken: 1, ..good },
+            Judgement { twice_aside: 1, ..good },
+        ];
+        for bad in others {
+            assert!(good.is_good() && !bad.is_good() && !bad.text().is_empty(), "{bad:?}");
+        }
     }
 
     #[test]
     fn a_row_of_which_nothing_ran_is_missed_in_every_promise_and_none_is_left_out() {
         let cell = quiet();
-        let ran = Judgement::of(&of(&Row::from([(Subject::Hearth, vec![&cell])])), 1, 0, 0);
+        let ran = Judgement::of(&of(&Row::from([(Subject::Hearth, vec![&cell])])), 1, 0);
         let peer = Row::from([(Subject::Haproxy, vec![&cell])]);
         for row in [Row::new(), peer] {
-            let lost = Judgement::of(&of(&row), 1, 1, 0);
+            let lost = Judgement::of(&of(&row), 1, 1);
             assert_eq!((lost.missed, lost.promised), (ran.promised, ran.promised));
             assert!(lost.text().contains("1 of 1 cells"), "{}", lost.text());
         }

@@ -12,16 +12,19 @@
 //! ```text
 //! mod ─┬─ subject   who is compared            ├─ cell      one measurement
 //!      ├─ fault     what is done, and promised ├─ figures   records in, figures out
-//!      ├─ field     a side that runs           ├─ verdict   promises and peers
-//!      └─ peers     the peers' profiles        ├─ flight    which POSTs may fail
-//!                                              ├─ judge     is all of it as promised?
+//!      ├─ tries     a cell, again if disturbed ├─ verdict   promises and peers
+//!      ├─ field     a side that runs           ├─ flight    which POSTs may fail
+//!      └─ peers     the peers' profiles        ├─ judge     is all of it as promised?
 //!                                              └─ table, timeline: for people
 //! ```
 //!
+//! A cell in which the client itself was late is measured again; every try is written down, one is told ([`tries`]).
+//!
 //! Results: a table on standard output; `failover.json`, `failover.svg` and `failover.csv` (every request)
 //! in `target/bench`. The program ends with an error, after all of that, when Hearth missed a promise, when a cell of
-//! Hearth's has no figures (what was promised there is missed), or when the bench itself was broken. On a machine that others use, look at the last two columns of the table first: a
-//! client that was itself 30 ms late says nothing about sidecars.
+//! Hearth's has no figures (what was promised there is missed), or when the bench itself was broken. On a machine
+//! that others use, look at the last two columns of the table first: a client that was itself 30 ms late says nothing
+//! about sidecars.
 
 pub mod cell;
 pub mod fault;
@@ -35,6 +38,7 @@ pub mod record;
 pub mod subject;
 pub mod table;
 pub mod timeline;
+pub mod tries;
 pub mod verdict;
 
 use std::collections::BTreeMap;
@@ -50,21 +54,18 @@ use crate::bench::machine::Machine;
 use crate::lab::binaries::target_dir;
 use crate::lab::entry::program;
 use crate::loopback::{Place, sweep};
-use cell::Cell;
 use fault::Fault;
 use figures::Figures;
 use judge::Judgement;
 use plan::Plan;
 use record::Record;
 use subject::Subject;
+use tries::{Aside, LATE_MS, Tries};
 use verdict::{Row, Verdict, verdicts};
 
 /// Name of the certificates' directory among the temporary ones.
 const PLACE: &str = "failover";
-/// So late a client may be itself before a cell is called disturbed and measured again, ms.
-const LATE_MS: f64 = 10.0;
-/// A cell is measured so often at most.
-const TRIES: usize = 3;
+
 /// What the caller feels when a host is lost: Hearth with default settings, Envoy and `HAProxy` as
 /// mutually authenticated sidecars, fault by fault. Ends with 0 when Hearth kept every promise in every run.
 #[derive(Debug, Parser)]
@@ -112,10 +113,41 @@ struct Taken {
     run: usize,
     fault: Fault,
     subject: Subject,
-    /// So often it was measured; what is told is the one that the machine disturbed least.
-    tries: usize,
     #[serde(flatten)]
     figures: Figures,
+    /// Other tries, which the machine disturbed more.
+    aside: Vec<Aside>,
+}
+
+impl Taken {
+    /// Figures of the tries that are not told.
+    fn aside(&self) -> impl Iterator<Item = &Figures> {
+        self.aside.iter().filter_map(|aside| aside.figures.as_ref())
+    }
+
+    /// What is not told, in a line.
+    fn set_aside(&self) -> String {
+        let one = |aside: &Aside| match (&aside.figures, &aside.error) {
+            (Some(figures), _) => format!(
+                "try {}: client late {:.1} ms, {} failed, slowest {:.1} ms, {} POSTs failed, {} twice",
+                aside.attempt,
+                figures.late_ms,
+                figures.gets.failed,
+                figures.gets.slowest_ms,
+                figures.posts.failed,
+                figures.twice
+            ),
+            (None, error) => format!("try {}: {}", aside.attempt, error.as_deref().unwrap_or("?")),
+        };
+        let all: Vec<String> = self.aside.iter().map(one).collect();
+        let (fault, subject) = (self.fault.title(), self.subject.title());
+        format!("SET ASIDE: run {}, {fault}, {subject}: {}\n", self.run + 1, all.join("; "))
+    }
+
+    /// POSTs answered that nobody executed, in any try.
+    fn unexecuted(&self) -> usize {
+        self.aside().chain([&self.figures]).map(|figures| figures.unexecuted).sum()
+    }
 }
 
 /// What has no figures, and why.
@@ -214,11 +246,13 @@ impl Bench {
     fn measure(&mut self, run: usize, fault: Fault, subject: Subject) -> Result<(), BenchError> {
         let (number, runs) = (run + 1, self.plan.runs);
         let what = format!("run {number} of {runs}: {}, {}", fault.title(), subject.title());
-        match self.undisturbed(fault, subject) {
-            Ok((tries, cell)) => {
-                eprintln!("{what}: {}", glance(&cell.figures));
-                self.record.add(run, fault, subject, &cell)?;
-                self.taken.push(Taken { run, fault, subject, tries, figures: cell.figures });
+        let measure = || cell::measure(&self.authority, subject, fault, &self.plan, self.keep);
+        match Tries::take(measure) {
+            Ok(tries) => {
+                self.record.add(run, fault, subject, &tries)?;
+                let (figures, aside) = tries.figures();
+                eprintln!("{what}: {}", glance(&figures));
+                self.taken.push(Taken { run, fault, subject, figures, aside });
             }
             Err(error) => {
                 let reason = error.to_string().trim_end().to_owned();
@@ -227,22 +261,6 @@ impl Bench {
             }
         }
         Ok(())
-    }
-
-    /// A cell, again where the machine stood still for the client. What is chosen by is the client's own
-    /// lateness, never what it saw.
-    fn undisturbed(&self, fault: Fault, subject: Subject) -> Result<(usize, Cell), BenchError> {
-        let measure = || cell::measure(&self.authority, subject, fault, &self.plan, self.keep);
-        let (mut best, mut tries) = (measure()?, 1);
-        while best.figures.late_ms > LATE_MS && tries < TRIES {
-            eprintln!("  disturbed, client late {:.1} ms: once more", best.figures.late_ms);
-            let other = measure()?;
-            tries += 1;
-            if other.figures.late_ms < best.figures.late_ms {
-                best = other;
-            }
-        }
-        Ok((tries, best))
     }
 
     fn rows(&self) -> Vec<(Fault, Row<'_>)> {
@@ -278,8 +296,13 @@ impl Bench {
         let ours = |subject: Subject| usize::from(subject == Subject::Hearth);
         let unmeasured: usize = self.not_run.iter().map(|cell| ours(cell.subject)).sum();
         let measured: usize = self.taken.iter().map(|cell| ours(cell.subject)).sum();
-        let broken = self.taken.iter().filter(|cell| cell.figures.unexecuted > 0).count();
-        Judgement::of(&self.verdicts(), measured + unmeasured, unmeasured, broken)
+        let broken = self.taken.iter().filter(|cell| cell.unexecuted() > 0).count();
+        let aside = self.taken.iter().filter(|cell| cell.subject == Subject::Hearth);
+        Judgement {
+            broken,
+            twice_aside: aside.filter(|cell| cell.aside().any(|f| f.twice > 0)).count(),
+            ..Judgement::of(&self.verdicts(), measured + unmeasured, unmeasured)
+        }
     }
 
     fn text(&self, machine: &Machine) -> String {
@@ -293,14 +316,17 @@ impl Bench {
             let (run, fault, subject) = (run + 1, fault.title(), subject.title());
             text += &format!("NOT RUN: run {run}, {fault}, {subject}: {reason}\n");
         }
-        for taken in self.taken.iter().filter(|taken| taken.figures.unexecuted > 0) {
+        for taken in self.taken.iter().filter(|taken| taken.unexecuted() > 0) {
             text += &format!(
                 "BROKEN BENCH: run {}, {}, {}: {} POSTs answered that nobody executed\n",
                 taken.run + 1,
                 taken.fault.title(),
                 taken.subject.title(),
-                taken.figures.unexecuted
+                taken.unexecuted()
             );
+        }
+        for taken in self.taken.iter().filter(|taken| !taken.aside.is_empty()) {
+            text += &taken.set_aside();
         }
         let disturbed = self.taken.iter().filter(|taken| taken.figures.late_ms > LATE_MS).count();
         if disturbed > 0 {
