@@ -54,7 +54,7 @@ pub fn measure(
     if keep {
         lab.keep_files();
     }
-    let field = Field::start(&lab, authority, subject, plan)?;
+    let field = Field::start(&lab, authority, subject, fault, plan)?;
     let gets = LoadSpec { rate: plan.rate, ..LoadSpec::new(field.entry()) };
     let posts = LoadSpec {
         method: Method::POST,
@@ -84,15 +84,17 @@ pub fn measure(
     Ok(Cell { figures, gets, posts })
 }
 
-/// Waits until every hot host serves and a whole second passed in which nothing failed.
+/// Waits until every host that is to serve does and a whole second passed in which nothing failed.
 fn well(field: &Field, gets: &Load, posts: &Load, subject: Subject) -> Result<(), LabError> {
-    let what = format!("{} to serve from all hot hosts without a failure", subject.title());
+    let what = format!("{} to serve from all its hosts without a failure", subject.title());
     wait_for(&what, SOON, || {
         let (get, post) = (gets.lately(WINDOW), posts.lately(WINDOW));
         let whole = gets.mark() > 2 * WINDOW && get.failed + post.failed == 0;
-        if whole && get.served.len() == field.serving() {
+        let served = field.served_well(get.served.keys());
+        if whole && served.is_ok() {
             return Ok(());
         }
-        Err(format!("{:?}, {:?}, {:?}", get.served, get.errors, post.errors))
+        let who = served.err().unwrap_or_default();
+        Err(format!("{who} {:?}, {:?}, {:?}", get.served, get.errors, post.errors))
     })
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::field::{Field, Station};
+use super::field::{Field, Station, ZONE};
 use super::plan::Plan;
 use crate::lab::{Host, LabError, Way};
 
@@ -49,7 +49,7 @@ pub enum Fault {
     Loss30,
     /// The link is dead for 200 ms of each second.
     Flap,
-    /// Two hot hosts, all of a zone, fall silent at once.
+    /// Two hot hosts, all of the zone of which the caller is, fall silent at once; the caller does not.
     ZoneLost,
     /// All hot hosts fall silent at once: the warm ones take over.
     HotLost,
@@ -114,10 +114,11 @@ impl Fault {
             | Self::AgentFreeze
             | Self::BlackHole
             | Self::BlackHoleIn
-            | Self::BlackHoleOut => Some(40.0),
+            | Self::BlackHoleOut
+            | Self::ZoneLost => Some(40.0),
             Self::AppHang => Some(60.0),
             Self::HotLost => Some(100.0 + ms(plan.hook())),
-            Self::Loss30 | Self::Flap | Self::ZoneLost => None,
+            Self::Loss30 | Self::Flap => None,
         };
         // A hang cannot be told from slow work, nor a lost frame from a late one, in so short a time.
         let told_ms = (!matches!(self, Self::AppHang | Self::Loss30)).then_some(TOLD_MS);
@@ -152,7 +153,7 @@ impl Fault {
     fn struck(self, field: &Field) -> &[Station] {
         match self {
             Self::HotLost => &field.hot,
-            Self::ZoneLost => &field.hot[..2],
+            Self::ZoneLost => &field.hot[..ZONE],
             _ => &field.hot[..1],
         }
     }
@@ -231,4 +232,27 @@ fn flap(host: &Host, start: Instant, window: Duration) -> Result<Vec<[Instant; 2
 /// A fault's own schedule: nothing is waited for.
 fn sleep_until(at: Instant) {
     std::thread::sleep(at.saturating_duration_since(Instant::now()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Fault, Plan};
+
+    #[test]
+    fn whoever_falls_silent_is_promised_to_cost_nobody_more_than_40_ms_however_many_they_are() {
+        let silent = [Fault::BlackHole, Fault::BlackHoleIn, Fault::BlackHoleOut, Fault::ZoneLost];
+        let promised = |plan: &Plan| silent.map(|fault| fault.promise(plan).slowest_ms);
+        assert_eq!(promised(&Plan::whole()), [Some(40.0); 4]);
+        assert_eq!(promised(&Plan { rtt_ms: 50, ..Plan::whole() }), [Some(300.0); 4]);
+    }
+
+    #[test]
+    fn what_is_known_of_a_loss_is_known_when_a_failure_is_promised_to_be_told() {
+        let lan = Plan::whole();
+        for fault in Fault::ALL {
+            let (known, told) =
+                (fault.known(&lan).as_secs_f64() * 1e3, fault.promise(&lan).told_ms);
+            assert!(told.is_none_or(|told| (known - told).abs() < 1e-6), "{fault:?}");
+        }
+    }
 }
