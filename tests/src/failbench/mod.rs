@@ -14,7 +14,8 @@
 //!      ├─ fault     what is done, and promised ├─ figures   records in, figures out
 //!      ├─ tries     a cell, again if disturbed ├─ verdict   promises and peers
 //!      ├─ field     a side that runs           ├─ flight    which POSTs may fail
-//!      └─ peers     the peers' profiles        ├─ judge     is all of it as promised?
+//!      └─ peers     the peers' profiles        ├─ behind    why a peer is better
+//!                                              ├─ judge     is all of it as promised?
 //!                                              └─ table, timeline: for people
 //! ```
 //!
@@ -26,6 +27,7 @@
 //! that others use, look at the last two columns of the table first: a client that was itself 30 ms late says nothing
 //! about sidecars.
 
+pub mod behind;
 pub mod cell;
 pub mod fault;
 pub mod field;

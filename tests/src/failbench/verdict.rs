@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::behind::{Ahead, Why};
 use super::fault::{Fault, Promise};
 use super::figures::Figures;
 use super::subject::Subject;
@@ -121,8 +122,8 @@ pub struct Verdict {
     pub bound: Option<f64>,
     /// Whether there was a run and every one kept it; none without a promise.
     pub kept: Option<bool>,
-    /// Who was better in the median, and how good.
-    pub ahead: Vec<(Subject, f64)>,
+    /// Who was better in the median, how good, and why.
+    pub ahead: Vec<Ahead>,
 }
 
 /// One verdict per figure that was promised or can be compared. The row is one in which Hearth was to be measured:
@@ -151,13 +152,15 @@ pub fn verdicts(fault: Fault, promise: Promise, row: &Row<'_>) -> Vec<Verdict> {
 }
 
 /// Who was better than `ours` in the median.
-fn ahead(figure: Figure, ours: Spread, row: &Row<'_>) -> Vec<(Subject, f64)> {
-    let peers = row.iter().filter(|(subject, _)| **subject != Subject::Hearth);
-    peers
-        .filter_map(|(&subject, runs)| Some((subject, figure.spread(runs)?)))
-        .filter(|(subject, theirs)| theirs.median < ours.median && figure.is_fair(row, *subject))
-        .map(|(subject, theirs)| (subject, theirs.median))
-        .collect()
+fn ahead(figure: Figure, ours: Spread, row: &Row<'_>) -> Vec<Ahead> {
+    let hearth = row.get(&Subject::Hearth).map(Vec::as_slice).unwrap_or_default();
+    let better = |(&subject, runs): (&Subject, &Vec<&Figures>)| {
+        let theirs = figure.spread(runs)?;
+        let is_ahead = theirs.median < ours.median && figure.is_fair(row, subject);
+        let why = Why::of(figure, hearth, runs).filter(|_| is_ahead)?;
+        Some(Ahead { subject, theirs, why })
+    };
+    row.iter().filter(|(subject, _)| **subject != Subject::Hearth).filter_map(better).collect()
 }
 
 impl Figure {
@@ -199,8 +202,10 @@ impl Verdict {
             text +=
                 &format!(", promised {}: {}", number(bound), if kept { "kept" } else { "MISSED" });
         }
-        for (subject, value) in &self.ahead {
-            text += &format!("; BEHIND {} ({})", subject.title(), number(*value));
+        if let Some(ours) = self.hearth {
+            for ahead in &self.ahead {
+                text += &format!("; {}", ahead.text(ours));
+            }
         }
         text
     }
@@ -270,6 +275,8 @@ mod tests {
     #[test]
     fn who_answers_fast_by_failing_often_is_not_ahead() {
         assert!(slowest(&[cell(0, 20.0)], &cell(600, 5.0)).is_good());
-        assert_eq!(slowest(&[cell(0, 20.0)], &cell(0, 5.0)).ahead, [(Subject::Haproxy, 5.0)]);
+        let behind = slowest(&[cell(0, 20.0)], &cell(0, 5.0));
+        assert_eq!((behind.ahead.len(), behind.ahead[0].subject), (1, Subject::Haproxy));
+        assert!(behind.text().contains("BEHIND HAProxy (5.00): one run"), "{}", behind.text());
     }
 }
