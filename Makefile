@@ -125,7 +125,7 @@ bench-membership: ## how soon 100 agents know a loss, and what it costs them, be
 soak-posts: build ## healthy hosts on lossy paths and POSTs to them, for minutes: who is taken for lost
 	$(CARGO) test --profile $(PROFILE) -p hearth-tests --test failover -- --ignored --test-threads=1 --nocapture how_often
 
-soak-healthy: build ## a healthy mesh under strain: false alarms and ejections counted (STRAIN="loss 1" MINUTES=10)
+soak-healthy: build ## a healthy mesh under strain, all of it calling: false alarms, ejections, failed POSTs counted (STRAIN="loss 1" MINUTES=10)
 	target/$(PROFILE)/soak-healthy $(or $(STRAIN),loss 1) --minutes $(or $(MINUTES),10)
 
 allocations: build ## how often a pair of agents allocates per request, and where
