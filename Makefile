@@ -113,7 +113,7 @@ bench-failover: ## what callers feel when hosts are lost, beside Envoy and HAPro
 	$(CARGO) build --release -p hearth-agent -p hearth-control -p hearth-tests --bins
 	target/release/bench-failover $(BENCH)
 
-bench-sensing: ## what it costs to sense silence, by turning it off: idle and loaded (about 12 minutes; BENCH="--help")
+bench-sensing: ## what it costs to sense silence, by turning it off: idle among 12 and loaded; fails above 2 frames a second and idle link (about 17 minutes; BENCH="--help")
 	$(CARGO) build --release -p hearth-agent -p hearth-control -p hearth-tests --bins
 	target/release/bench-sensing $(BENCH)
 
