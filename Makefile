@@ -108,16 +108,16 @@ bench-speed: ## what a sidecar pair costs, beside Envoy, HAProxy and nginx in on
 	$(CARGO) build --release -p hearth-agent -p hearth-control -p hearth-tests --bins
 	target/release/bench-speed $(BENCH)
 
-bench-failover: ## what callers feel when hosts are lost, beside Envoy and HAProxy (about an hour; BENCH="--help", BENCH="--quick")
+bench-failover: ## what callers feel when hosts are lost, beside Envoy and HAProxy; fails where a promise is missed (about an hour and a half; BENCH="--help", BENCH="--quick")
 	tests/bench-setup
 	$(CARGO) build --release -p hearth-agent -p hearth-control -p hearth-tests --bins
 	target/release/bench-failover $(BENCH)
 
-bench-sensing: ## what it costs to sense silence, by turning it off: idle and loaded (about 12 minutes; BENCH="--help")
+bench-sensing: ## what it costs to sense silence, by turning it off: idle among 12 and loaded; fails above 2 frames a second and idle link (about 17 minutes; BENCH="--help")
 	$(CARGO) build --release -p hearth-agent -p hearth-control -p hearth-tests --bins
 	target/release/bench-sensing $(BENCH)
 
-bench-membership: ## how soon 100 agents know a loss, and what it costs them, beside serf (about 20 minutes; BENCH="--help", BENCH="--quick")
+bench-membership: ## how soon 100 agents know a loss, and what it costs them, beside serf; fails on a false verdict of Hearth's (about 20 minutes; BENCH="--help", BENCH="--quick")
 	tests/bench-setup
 	$(CARGO) build --release -p hearth-agent -p hearth-control -p hearth-tests --bins
 	target/release/bench-membership $(BENCH)
@@ -125,7 +125,7 @@ bench-membership: ## how soon 100 agents know a loss, and what it costs them, be
 soak-posts: build ## healthy hosts on lossy paths and POSTs to them, for minutes: who is taken for lost
 	$(CARGO) test --profile $(PROFILE) -p hearth-tests --test failover -- --ignored --test-threads=1 --nocapture how_often
 
-soak-healthy: build ## a healthy mesh under strain: false alarms and ejections counted (STRAIN="loss 1" MINUTES=10)
+soak-healthy: build ## a healthy mesh under strain, all of it calling: false alarms, ejections, failed POSTs counted (STRAIN="loss 1" MINUTES=10)
 	target/$(PROFILE)/soak-healthy $(or $(STRAIN),loss 1) --minutes $(or $(MINUTES),10)
 
 allocations: build ## how often a pair of agents allocates per request, and where

@@ -41,6 +41,9 @@ pub enum BenchError {
     /// No pair gave a figure.
     #[error("nothing was measured: see above why not")]
     Nothing,
+    /// Everything was measured, and is not as it should be.
+    #[error("{0}: see above")]
+    Judged(String),
     /// A result could not be written.
     #[error("cannot write {path}: {source}; choose another directory with --out")]
     Write {

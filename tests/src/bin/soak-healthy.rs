@@ -10,7 +10,7 @@ use hearth_tests::lab::entry::enter;
 use hearth_tests::soak::{Strain, run};
 
 /// Keeps a mesh of real agents under a strain that kills nobody, and counts whom they take for dead. Ends
-/// with 0 when nobody was.
+/// with 0 when nobody was, and no POST was executed twice.
 #[derive(Parser)]
 struct Arguments {
     #[command(subcommand)]
@@ -18,7 +18,7 @@ struct Arguments {
     /// For how long
     #[arg(long, global = true, default_value_t = 10.0, value_name = "MINUTES")]
     minutes: f64,
-    /// Requests per second
+    /// Requests per second, of all callers together; a tenth are POSTs
     #[arg(long, global = true, default_value_t = 100)]
     rate: u32,
     /// Lines of the service's policy beside the lab's own, such as 'max_requests = "auto"'
@@ -67,7 +67,7 @@ fn main() -> ExitCode {
             if let Err(error) = written {
                 eprintln!("soak-healthy: cannot write {}: {error}", path.display());
             }
-            if verdict.ejections.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            if verdict.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {
             eprintln!("soak-healthy: {error}");

@@ -1,15 +1,19 @@
-//! One cell: a side is started, called, struck by a fault, watched, and taken down again.
+//! One cell: a side is started, called, struck by a fault, watched, healed, and taken down again.
+//!
+//! What was executed is read when the fault is over and nobody executes anything any more: what a stopped
+//! process or a dead path held back would be executed a second time only then.
 //!
 //! Everything is new for each cell: what one fault left in a sidecar's memory must not help or hurt it in
 //! the next. Dropping the lab kills all processes and removes all namespaces.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::Method;
 
 use super::fault::Fault;
 use super::field::Field;
 use super::figures::{Figures, Stream, figures};
+use super::flight::{Losses, Strike};
 use super::plan::Plan;
 use super::subject::Subject;
 use crate::bench::BenchError;
@@ -50,7 +54,7 @@ pub fn measure(
     if keep {
         lab.keep_files();
     }
-    let field = Field::start(&lab, authority, subject, plan)?;
+    let field = Field::start(&lab, authority, subject, fault, plan)?;
     let gets = LoadSpec { rate: plan.rate, ..LoadSpec::new(field.entry()) };
     let posts = LoadSpec {
         method: Method::POST,
@@ -61,24 +65,36 @@ pub fn measure(
     let (gets, posts) = (Load::start(&field.caller, gets)?, Load::start(&field.caller, posts)?);
     well(&field, &gets, &posts, subject)?;
     std::thread::sleep(plan.before());
-    let marks = [gets.mark(), posts.mark()];
-    fault.happen(&field, plan.window())?;
+    let (marks, now) = ([gets.mark(), posts.mark()], Instant::now());
+    let made = fault.happen(&field, plan.window())?;
     let untils = [gets.mark(), posts.mark()];
     let stream = |samples, n: usize| Stream { samples, mark: marks[n], until: untils[n] };
     let (gets, posts) = (stream(gets.finish(), 0), stream(posts.finish(), 1));
-    let figures = figures(&gets, &posts, plan.before(), &field.executed());
+    let by_posts = |moment: Instant| posts.mark + moment.saturating_duration_since(now);
+    let strike =
+        |[begun, made]: [Instant; 2]| Strike { begun: by_posts(begun), made: by_posts(made) };
+    let losses = Losses {
+        hosts: fault.lost(&field).iter().map(|lost| lost.host.name().to_owned()).collect(),
+        strikes: made.into_iter().map(strike).collect(),
+        known: fault.known(plan),
+    };
+    let least = fault.end(&field, plan.window())?;
+    let executed = field.executed_at_last(least)?;
+    let figures = figures(&gets, &posts, plan.before(), &losses, &executed);
     Ok(Cell { figures, gets, posts })
 }
 
-/// Waits until every hot host serves and a whole second passed in which nothing failed.
+/// Waits until every host that is to serve does and a whole second passed in which nothing failed.
 fn well(field: &Field, gets: &Load, posts: &Load, subject: Subject) -> Result<(), LabError> {
-    let what = format!("{} to serve from all hot hosts without a failure", subject.title());
+    let what = format!("{} to serve from all its hosts without a failure", subject.title());
     wait_for(&what, SOON, || {
         let (get, post) = (gets.lately(WINDOW), posts.lately(WINDOW));
         let whole = gets.mark() > 2 * WINDOW && get.failed + post.failed == 0;
-        if whole && get.served.len() == field.serving() {
+        let served = field.served_well(get.served.keys());
+        if whole && served.is_ok() {
             return Ok(());
         }
-        Err(format!("{:?}, {:?}, {:?}", get.served, get.errors, post.errors))
+        let who = served.err().unwrap_or_default();
+        Err(format!("{who} {:?}, {:?}, {:?}", get.served, get.errors, post.errors))
     })
 }

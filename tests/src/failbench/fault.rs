@@ -1,14 +1,15 @@
 //! The faults: what is done to whom, and what Hearth promises for each.
 //!
 //! The victim is the first hot host, unless the fault is about more. Nothing is healed while it is
-//! watched, but for the flapping link, whose flapping is the fault.
+//! watched, but for the flapping link, whose flapping is the fault. Afterwards whatever still runs is
+//! healed: what lies in a stopped process or before a dead path is executed only then.
 
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::field::Field;
+use super::field::{Field, Station, ZONE};
 use super::plan::Plan;
 use crate::lab::{Host, LabError, Way};
 
@@ -20,6 +21,8 @@ const CALM: Duration = Duration::from_secs(2);
 const LOSS: f32 = 30.0;
 /// A failed POST is told so within this, on a LAN.
 const TOLD_MS: f64 = 100.0;
+/// By then an application that hangs is left: few time-outs in a row eject after a second.
+const HANG_KNOWN: Duration = Duration::from_secs(1);
 
 /// Round trips that the slowest GET takes at most, where they are long.
 const FAR_RTTS: f64 = 6.0;
@@ -46,7 +49,7 @@ pub enum Fault {
     Loss30,
     /// The link is dead for 200 ms of each second.
     Flap,
-    /// Two hot hosts, all of a zone, fall silent at once.
+    /// Two hot hosts, all of the zone of which the caller is, fall silent at once; the caller does not.
     ZoneLost,
     /// All hot hosts fall silent at once: the warm ones take over.
     HotLost,
@@ -61,6 +64,8 @@ pub struct Promise {
     pub slowest_ms: Option<f64>,
     /// No failed POST learns of it later.
     pub told_ms: Option<f64>,
+    /// So many POSTs may fail that were not in flight on a lost host.
+    pub beyond: f64,
     /// So many POSTs may be executed twice.
     pub twice: f64,
 }
@@ -109,10 +114,11 @@ impl Fault {
             | Self::AgentFreeze
             | Self::BlackHole
             | Self::BlackHoleIn
-            | Self::BlackHoleOut => Some(40.0),
+            | Self::BlackHoleOut
+            | Self::ZoneLost => Some(40.0),
             Self::AppHang => Some(60.0),
             Self::HotLost => Some(100.0 + ms(plan.hook())),
-            Self::Loss30 | Self::Flap | Self::ZoneLost => None,
+            Self::Loss30 | Self::Flap => None,
         };
         // A hang cannot be told from slow work, nor a lost frame from a late one, in so short a time.
         let told_ms = (!matches!(self, Self::AppHang | Self::Loss30)).then_some(TOLD_MS);
@@ -120,14 +126,45 @@ impl Fault {
         let far_ms = plan.rtt().map(|rtt| ms(rtt) * FAR_RTTS);
         let slowest_ms = lan_ms.map(|lan: f64| far_ms.map_or(lan, |far| far.max(lan)));
         let told_ms = if plan.rtt().is_some() { None } else { told_ms };
-        Promise { failed: 0.0, slowest_ms, told_ms, twice: 0.0 }
+        Promise { failed: 0.0, slowest_ms, told_ms, beyond: 0.0, twice: 0.0 }
     }
 
-    /// Lets it happen and goes on with it for `window`.
+    /// So long after a loss it is to be known: a POST that is sent then goes to nobody lost.
+    #[must_use]
+    pub fn known(self, plan: &Plan) -> Duration {
+        let known = match self {
+            Self::AppHang => HANG_KNOWN,
+            // Between two losses it may have been asked nothing: the first request that is finds the next one out.
+            Self::Flap => FLAP.1,
+            _ => Duration::from_secs_f64(TOLD_MS / 1e3),
+        };
+        // Far away it takes round trips.
+        plan.rtt().map_or(known, |rtt| known.max(rtt.mul_f64(FAR_RTTS)))
+    }
+
+    /// Who is lost by it. A link that loses frames is none.
+    #[must_use]
+    pub fn lost(self, field: &Field) -> &[Station] {
+        match self {
+            Self::Loss30 => &[],
+            _ => self.struck(field),
+        }
+    }
+
+    /// Whom it strikes.
+    fn struck(self, field: &Field) -> &[Station] {
+        match self {
+            Self::HotLost => &field.hot,
+            Self::ZoneLost => &field.hot[..ZONE],
+            _ => &field.hot[..1],
+        }
+    }
+
+    /// Lets it happen and goes on with it for `window`. Returns when making it began and was done, each time.
     ///
     /// # Errors
     /// [`LabError`] when the fault cannot be made.
-    pub fn happen(self, field: &Field, window: Duration) -> Result<(), LabError> {
+    pub fn happen(self, field: &Field, window: Duration) -> Result<Vec<[Instant; 2]>, LabError> {
         let start = Instant::now();
         let victim = &field.hot[0];
         match self {
@@ -135,38 +172,94 @@ impl Fault {
             Self::HostKill => victim.host.kill_all()?,
             Self::AppHang => victim.app.stop()?,
             Self::AgentFreeze => victim.sidecar.stop()?,
-            Self::BlackHole => victim.host.black_hole()?,
             Self::BlackHoleIn => victim.host.one_way(Way::In)?,
             Self::BlackHoleOut => victim.host.one_way(Way::Out)?,
             Self::Loss30 => victim.host.loss(LOSS)?,
-            Self::Flap => flap(&victim.host, start + window.saturating_sub(CALM))?,
-            Self::ZoneLost => silence(field, 2)?,
-            Self::HotLost => silence(field, field.hot.len())?,
+            Self::Flap => return flap(&victim.host, start, window),
+            Self::BlackHole | Self::ZoneLost | Self::HotLost => silence(self.struck(field))?,
         }
+        let made = Instant::now();
         sleep_until(start + window);
-        Ok(())
+        Ok(vec![[start, made]])
+    }
+
+    /// Ends it, as far as those whom it struck still run, and says how long what was held back may take to arrive:
+    /// TCP repeats what is lost after at most as long again as it has been lost.
+    ///
+    /// # Errors
+    /// [`LabError`] when it cannot be ended.
+    pub fn end(self, field: &Field, window: Duration) -> Result<Duration, LabError> {
+        let struck = self.struck(field);
+        match self {
+            Self::AppKill | Self::HostKill => return Ok(Duration::ZERO),
+            Self::AppHang => struck.iter().try_for_each(|station| station.app.cont())?,
+            Self::AgentFreeze => struck.iter().try_for_each(|station| station.sidecar.cont())?,
+            Self::BlackHole
+            | Self::BlackHoleIn
+            | Self::BlackHoleOut
+            | Self::Loss30
+            | Self::Flap
+            | Self::ZoneLost
+            | Self::HotLost => {
+                struck.iter().try_for_each(|station| station.host.heal())?;
+                return Ok(window);
+            }
+        }
+        Ok(Duration::ZERO)
     }
 }
 
-fn silence(field: &Field, count: usize) -> Result<(), LabError> {
-    let hosts: Vec<&Host> = field.hot.iter().take(count).map(|station| &*station.host).collect();
+fn silence(stations: &[Station]) -> Result<(), LabError> {
+    let hosts: Vec<&Host> = stations.iter().map(|station| &*station.host).collect();
     Host::black_holes(&hosts)
 }
 
-fn flap(host: &Host, until: Instant) -> Result<(), LabError> {
+fn flap(host: &Host, start: Instant, window: Duration) -> Result<Vec<[Instant; 2]>, LabError> {
     let (period, down) = FLAP;
-    let mut next = Instant::now();
+    let until = start + window.saturating_sub(CALM);
+    let (mut next, mut losses) = (start, Vec::new());
     while next + down <= until {
+        let begun = Instant::now();
         host.black_hole()?;
+        losses.push([begun, Instant::now()]);
         sleep_until(next + down);
         host.heal()?;
         next += period;
         sleep_until(next);
     }
-    Ok(())
+    sleep_until(start + window);
+    Ok(losses)
 }
 
 /// A fault's own schedule: nothing is waited for.
 fn sleep_until(at: Instant) {
     std::thread::sleep(at.saturating_duration_since(Instant::now()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Fault, Plan};
+
+    #[test]
+    fn whoever_falls_silent_is_promised_to_cost_nobody_more_than_40_ms_however_many_they_are() {
+        let silent = [Fault::BlackHole, Fault::BlackHoleIn, Fault::BlackHoleOut, Fault::ZoneLost];
+        let promised = |plan: &Plan| silent.map(|fault| fault.promise(plan).slowest_ms);
+        assert_eq!(promised(&Plan::whole()), [Some(40.0); 4]);
+        assert_eq!(promised(&Plan { rtt_ms: 50, ..Plan::whole() }), [Some(300.0); 4]);
+    }
+
+    #[test]
+    fn what_is_known_of_a_loss_is_known_when_a_failure_is_promised_to_be_told_or_the_link_is_back()
+    {
+        for fault in Fault::ALL {
+            let known = fault.known(&Plan::whole()).as_secs_f64() * 1e3;
+            match fault {
+                Fault::AppHang => assert!((known - 1000.0).abs() < 1e-6),
+                Fault::Flap => assert!((known - 200.0).abs() < 1e-6),
+                _ => assert!((known - 100.0).abs() < 1e-6, "{fault:?}"),
+            }
+        }
+        let far = Plan { rtt_ms: 50, ..Plan::whole() };
+        assert_eq!(Fault::BlackHole.known(&far).as_millis(), 300);
+    }
 }

@@ -3,12 +3,15 @@
 //! Owns everything that runs; each host is a network namespace of its own. All sides have the same
 //! applications on the same hosts, three hot and two warm; what differs is the sidecars. Hearth's warm
 //! applications sleep until they are called up, its peers' are awake all the time, because no peer could
-//! wake them.
+//! wake them. Where a zone is lost, Hearth's agents know theirs, two hot ones that of the caller: by default its
+//! requests stay there, so that all of them meet the fault. Its peers' profiles know no zones; of theirs two thirds do.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::fault::Fault;
 use super::peers;
 use super::plan::Plan;
 use super::subject::Subject;
@@ -25,11 +28,16 @@ use crate::lab::{Host, Lab, LabError, Link, Process, Weather};
 /// Hosts that serve, and that stand by.
 const HOT: usize = 3;
 const WARM: usize = 2;
+/// Hot hosts stand in so many zones, if in any; so many of them in the first, which is the caller's.
+const ZONES: usize = 2;
+pub(super) const ZONE: usize = 2;
 /// What the applications are checked by, on every side.
 pub(super) const HEALTH: &str = "/healthz";
 /// All that must be said: that there are warm endpoints.
 const POLICY: &str = "[services.ledger]\nmode = \"hot-warm\"\n";
 const SOON: Duration = Duration::from_secs(30);
+/// When nothing was executed for so long, nothing is under way.
+const QUIET: Duration = Duration::from_secs(3);
 
 /// A host that offers the service.
 #[derive(Debug)]
@@ -51,6 +59,8 @@ pub struct Field {
     pub hot: Vec<Station>,
     /// Hosts that stand by.
     pub warm: Vec<Station>,
+    /// So many of the hot ones, from the first, have requests while nothing is wrong.
+    serving: usize,
     running: Running,
 }
 
@@ -61,7 +71,7 @@ enum Running {
 }
 
 impl Field {
-    /// Starts one side and waits until it answers.
+    /// Starts one side as this fault needs it, and waits until it answers.
     ///
     /// # Errors
     /// [`BenchError`] with the step that failed and the end of a log.
@@ -69,10 +79,11 @@ impl Field {
         lab: &Lab,
         authority: &Authority,
         subject: Subject,
+        fault: Fault,
         plan: &Plan,
     ) -> Result<Self, BenchError> {
         let field = match subject {
-            Subject::Hearth => Self::hearth(lab, plan)?,
+            Subject::Hearth => Self::hearth(lab, plan, fault == Fault::ZoneLost)?,
             _ => Self::peer(lab, plan, authority, subject)?,
         };
         wait_for(&format!("{} to answer", subject.title()), SOON, || {
@@ -89,10 +100,23 @@ impl Field {
         entry()
     }
 
-    /// Hosts that serve while nothing is wrong.
-    #[must_use]
-    pub fn serving(&self) -> usize {
-        self.hot.len()
+    /// What is wrong with who served while nothing should be wrong, by their names: all who are to serve do, and
+    /// nobody who stands by.
+    ///
+    /// # Errors
+    /// That, in words.
+    pub fn served_well<'a>(&self, by: impl IntoIterator<Item = &'a String>) -> Result<(), String> {
+        let by: BTreeSet<&str> = by.into_iter().map(String::as_str).collect();
+        let names = |stations: &[Station]| -> BTreeSet<String> {
+            stations.iter().map(|station| station.host.name().to_owned()).collect()
+        };
+        let (hot, serving) = (names(&self.hot), names(&self.hot[..self.serving]));
+        let lacking: Vec<_> = serving.iter().filter(|name| !by.contains(name.as_str())).collect();
+        let strange: Vec<_> = by.iter().filter(|name| !hot.contains(**name)).collect();
+        match lacking.is_empty() && strange.is_empty() {
+            true => Ok(()),
+            false => Err(format!("none by {lacking:?}, some by {strange:?}")),
+        }
     }
 
     /// Every id that an application has executed, once for each time.
@@ -107,7 +131,27 @@ impl Field {
         }
     }
 
-    fn hearth(lab: &Lab, plan: &Plan) -> Result<Self, BenchError> {
+    /// The same when nobody executes anything any more, `least` from now at the earliest. Nobody sends by now.
+    ///
+    /// # Errors
+    /// [`BenchError::Lab`] when somebody goes on executing.
+    pub fn executed_at_last(&self, least: Duration) -> Result<Vec<String>, BenchError> {
+        let (begun, mut executed, mut since) = (Instant::now(), self.executed(), Instant::now());
+        let settled = wait_for("nobody to execute anything any more", least + QUIET + SOON, || {
+            let now = self.executed();
+            if now.len() > executed.len() {
+                (executed, since) = (now, Instant::now());
+            }
+            if begun.elapsed() >= least && since.elapsed() >= QUIET {
+                return Ok(());
+            }
+            Err(format!("{} executed, the last {:?} ago", executed.len(), since.elapsed()))
+        });
+        settled?;
+        Ok(executed)
+    }
+
+    fn hearth(lab: &Lab, plan: &Plan, zoned: bool) -> Result<Self, BenchError> {
         let (caller_link, caller_weather) = path(plan);
         let mesh = Mesh::start(
             lab,
@@ -120,6 +164,7 @@ impl Field {
                 check: Check::usual(HEALTH),
                 caller_link,
                 caller_weather,
+                zones: if zoned { ZONES } else { 0 },
                 ..MeshSpec::default()
             },
         )?;
@@ -132,6 +177,7 @@ impl Field {
             caller: Arc::clone(&mesh.caller.host),
             hot: mesh.hot.iter().map(station).collect(),
             warm: mesh.warm.iter().map(station).collect(),
+            serving: if zoned { ZONE } else { HOT },
             running: Running::Hearth(Box::new(mesh)),
         })
     }
@@ -163,7 +209,8 @@ impl Field {
             .map(|hosts| hosts.iter().map(&mut station).collect::<Result<Vec<_>, _>>());
         let [stations_hot, stations_warm] = stations;
         peers::outbound(subject, &caller, authority, &hot, &warm)?;
-        Ok(Self { caller, hot: stations_hot?, warm: stations_warm?, running: Running::Peer(webs) })
+        let (hot, warm, running) = (stations_hot?, stations_warm?, Running::Peer(webs));
+        Ok(Self { caller, hot, warm, serving: HOT, running })
     }
 
     fn log(&self) -> String {

@@ -1,13 +1,14 @@
 //! What one cell of the comparison says: a fault, a side, a run.
 //!
-//! Pure: records in, figures out. Latency of GETs by [`report`]; for POSTs also when a failure was told,
-//! and what was executed twice.
+//! Pure: records in, figures out. Latency of GETs by [`report`]; for POSTs also when a failure was told, which
+//! were in flight on a lost host ([`super::flight`]), and what was executed twice.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::Serialize;
 
+use super::flight::{Flight, Losses};
 use crate::load::{PhaseReport, Sample, report};
 
 /// Width of a [`Moment`].
@@ -20,6 +21,8 @@ pub struct Figures {
     pub gets: PhaseReport,
     /// POSTs, from the fault to the end.
     pub posts: PhaseReport,
+    /// POSTs in flight on lost hosts, and those that failed without it.
+    pub flight: Flight,
     /// The failed POST that learnt of it last, ms; 0 if none failed.
     pub told_ms: f64,
     /// POSTs executed more than once, from the beginning to the end.
@@ -56,24 +59,35 @@ pub struct Stream {
     pub until: Duration,
 }
 
-/// The figures of a cell. `before` is how long all was watched before the fault; `executed` has an id as
-/// often as it was executed.
+/// The figures of a cell. `before` is how long all was watched before the fault; `losses` are by the clock of the
+/// POSTs; `executed` has an id as often as it was executed.
 #[must_use]
-pub fn figures(gets: &Stream, posts: &Stream, before: Duration, executed: &[String]) -> Figures {
+pub fn figures(
+    gets: &Stream,
+    posts: &Stream,
+    before: Duration,
+    losses: &Losses,
+    executed: &[String],
+) -> Figures {
     let start = gets.mark.saturating_sub(before);
     let ended = |stream: &Stream| -> Vec<Sample> {
         let ours = |s: &&Sample| s.ended() >= stream.mark && s.scheduled < stream.until;
         stream.samples.iter().filter(ours).cloned().collect()
     };
-    let told = ended(posts).into_iter().filter(|s| s.error.is_some()).map(|s| s.latency).max();
+    let after = ended(posts);
+    let told = after.iter().filter(|s| s.error.is_some()).map(|s| s.latency).max();
     let late = ended(gets).into_iter().map(|s| s.late).max();
+    let earlier = ended_before(&gets.samples, gets.mark);
+    let just_before: Vec<Sample> =
+        earlier.iter().filter(|s| s.scheduled >= start).cloned().collect();
     Figures {
         gets: report(&gets.samples, gets.mark, gets.until),
         posts: report(&posts.samples, posts.mark, posts.until),
+        flight: losses.flight(&just_before, &after),
         told_ms: ms(told.unwrap_or_default()),
         twice: twice(executed),
         unexecuted: unexecuted(&posts.samples, executed),
-        before: report(&ended_before(&gets.samples, gets.mark), start, gets.mark),
+        before: report(&earlier, start, gets.mark),
         late_ms: ms(late.unwrap_or_default()),
         timeline: timeline(gets, before),
     }
@@ -129,7 +143,8 @@ pub fn ms(duration: Duration) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{Duration, Sample, Stream, figures, twice};
+    use super::{Duration, Figures, Losses, Sample, Stream, twice};
+    use crate::failbench::flight::Strike;
 
     fn at(ms: u64) -> Duration {
         Duration::from_millis(ms)
@@ -146,6 +161,11 @@ mod tests {
             retry_after: None,
             error: error.map(str::to_owned),
         }
+    }
+
+    /// Nobody is lost.
+    fn figures(gets: &Stream, posts: &Stream, before: Duration, executed: &[String]) -> Figures {
+        super::figures(gets, posts, before, &Losses::default(), executed)
     }
 
     fn ids(all: &[u32]) -> Vec<String> {
@@ -173,6 +193,23 @@ mod tests {
         let seen = figures(&stream(Vec::new()), &posts, at(1000), &ids(&[3]));
         assert_eq!((seen.posts.failed, seen.told_ms), (2, 60.0));
         assert_eq!((seen.twice, seen.unexecuted), (0, 0));
+    }
+
+    #[test]
+    fn what_lost_hosts_had_is_told_by_the_gets_before_the_fault() {
+        let gets = stream((0..10).map(|n| sample(n, 900 + u64::from(n), 1, None)).collect());
+        let posts = stream(vec![
+            sample(0, 100, 500, Some("no answer")),
+            sample(1, 1020, 30, Some("answered 502")),
+            sample(2, 1500, 30, Some("answered 502")),
+        ]);
+        let strikes = vec![Strike { begun: at(1000), made: at(1005) }];
+        let losses = Losses { hosts: vec!["hot-1".to_owned()], strikes, known: at(100) };
+        let flight = super::figures(&gets, &posts, at(500), &losses, &[]).flight;
+        assert_eq!((flight.in_flight, flight.allowed, flight.beyond), (1, 1, 1));
+        // What they had longer ago than is watched says nothing.
+        let flight = super::figures(&gets, &posts, at(50), &losses, &[]).flight;
+        assert_eq!((flight.allowed, flight.beyond), (0, 2));
     }
 
     #[test]

@@ -12,26 +12,38 @@
 //! ```text
 //! mod ─┬─ subject   who is compared            ├─ cell      one measurement
 //!      ├─ fault     what is done, and promised ├─ figures   records in, figures out
-//!      ├─ field     a side that runs           ├─ verdict   promises and peers
-//!      └─ peers     the peers' profiles        └─ table, timeline: for people
+//!      ├─ tries     a cell, again if disturbed ├─ verdict   promises and peers
+//!      ├─ field     a side that runs           ├─ flight    which POSTs may fail
+//!      └─ peers     the peers' profiles        ├─ behind    why a peer is better
+//!                                              ├─ judge     is all of it as promised?
+//!                                              └─ table, timeline: for people
 //! ```
 //!
+//! A cell in which the client itself was late is measured again; every try is written down, one is told ([`tries`]).
+//!
 //! Results: a table on standard output; `failover.json`, `failover.svg` and `failover.csv` (every request)
-//! in `target/bench`. On a machine that others use, look at the last two columns of the table first: a
-//! client that was itself 30 ms late says nothing about sidecars.
+//! in `target/bench`. The program ends with an error, after all of that, when Hearth missed a promise, when a cell of
+//! Hearth's has no figures (what was promised there is missed), or when the bench itself was broken. On a machine
+//! that others use, look at the last two columns of the table first: a client that was itself 30 ms late says nothing
+//! about sidecars.
 
+pub mod behind;
 pub mod cell;
 pub mod fault;
 pub mod field;
 pub mod figures;
+pub mod flight;
+pub mod judge;
 mod peers;
 pub mod plan;
 pub mod record;
 pub mod subject;
 pub mod table;
 pub mod timeline;
+pub mod tries;
 pub mod verdict;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -44,29 +56,27 @@ use crate::bench::machine::Machine;
 use crate::lab::binaries::target_dir;
 use crate::lab::entry::program;
 use crate::loopback::{Place, sweep};
-use cell::Cell;
 use fault::Fault;
 use figures::Figures;
+use judge::Judgement;
 use plan::Plan;
 use record::Record;
 use subject::Subject;
+use tries::{Aside, LATE_MS, Tries};
 use verdict::{Row, Verdict, verdicts};
 
 /// Name of the certificates' directory among the temporary ones.
 const PLACE: &str = "failover";
-/// So late a client may be itself before a cell is called disturbed and measured again, ms.
-const LATE_MS: f64 = 10.0;
-/// A cell is measured so often at most.
-const TRIES: usize = 3;
+
 /// What the caller feels when a host is lost: Hearth with default settings, Envoy and `HAProxy` as
-/// mutually authenticated sidecars, fault by fault.
+/// mutually authenticated sidecars, fault by fault. Ends with 0 when Hearth kept every promise in every run.
 #[derive(Debug, Parser)]
 #[command(name = "bench-failover")]
 struct Flags {
     /// To see that everything works: each cell once, 5 seconds after the fault.
     #[arg(long)]
     quick: bool,
-    /// Only these, in any order; hearth among them, or nothing is judged.
+    /// Only these, in any order; hearth among them, or no promise is judged.
     #[arg(long, value_delimiter = ',', value_name = "PEER,…")]
     only: Vec<Subject>,
     /// Only these, in any order.
@@ -105,10 +115,41 @@ struct Taken {
     run: usize,
     fault: Fault,
     subject: Subject,
-    /// So often it was measured; what is told is the one that the machine disturbed least.
-    tries: usize,
     #[serde(flatten)]
     figures: Figures,
+    /// Other tries, which the machine disturbed more.
+    aside: Vec<Aside>,
+}
+
+impl Taken {
+    /// Figures of the tries that are not told.
+    fn aside(&self) -> impl Iterator<Item = &Figures> {
+        self.aside.iter().filter_map(|aside| aside.figures.as_ref())
+    }
+
+    /// What is not told, in a line.
+    fn set_aside(&self) -> String {
+        let one = |aside: &Aside| match (&aside.figures, &aside.error) {
+            (Some(figures), _) => format!(
+                "try {}: client late {:.1} ms, {} failed, slowest {:.1} ms, {} POSTs failed, {} twice",
+                aside.attempt,
+                figures.late_ms,
+                figures.gets.failed,
+                figures.gets.slowest_ms,
+                figures.posts.failed,
+                figures.twice
+            ),
+            (None, error) => format!("try {}: {}", aside.attempt, error.as_deref().unwrap_or("?")),
+        };
+        let all: Vec<String> = self.aside.iter().map(one).collect();
+        let (fault, subject) = (self.fault.title(), self.subject.title());
+        format!("SET ASIDE: run {}, {fault}, {subject}: {}\n", self.run + 1, all.join("; "))
+    }
+
+    /// POSTs answered that nobody executed, in any try.
+    fn unexecuted(&self) -> usize {
+        self.aside().chain([&self.figures]).map(|figures| figures.unexecuted).sum()
+    }
 }
 
 /// What has no figures, and why.
@@ -125,6 +166,7 @@ struct NotRun {
 struct Outcome<'a> {
     machine: &'a Machine,
     plan: &'a Plan,
+    judgement: Judgement,
     verdicts: &'a [Verdict],
     not_run: &'a [NotRun],
     taken: &'a [Taken],
@@ -188,7 +230,8 @@ fn bench(flags: &Flags) -> Result<(), BenchError> {
         return Err(BenchError::Nothing);
     }
     print!("{}", bench.text(&machine));
-    Ok(())
+    let judgement = bench.judgement();
+    if judgement.is_good() { Ok(()) } else { Err(BenchError::Judged(judgement.text())) }
 }
 
 /// A run in progress.
@@ -205,11 +248,13 @@ impl Bench {
     fn measure(&mut self, run: usize, fault: Fault, subject: Subject) -> Result<(), BenchError> {
         let (number, runs) = (run + 1, self.plan.runs);
         let what = format!("run {number} of {runs}: {}, {}", fault.title(), subject.title());
-        match self.undisturbed(fault, subject) {
-            Ok((tries, cell)) => {
-                eprintln!("{what}: {}", glance(&cell.figures));
-                self.record.add(run, fault, subject, &cell)?;
-                self.taken.push(Taken { run, fault, subject, tries, figures: cell.figures });
+        let measure = || cell::measure(&self.authority, subject, fault, &self.plan, self.keep);
+        match Tries::take(measure) {
+            Ok(tries) => {
+                self.record.add(run, fault, subject, &tries)?;
+                let (figures, aside) = tries.figures();
+                eprintln!("{what}: {}", glance(&figures));
+                self.taken.push(Taken { run, fault, subject, figures, aside });
             }
             Err(error) => {
                 let reason = error.to_string().trim_end().to_owned();
@@ -218,22 +263,6 @@ impl Bench {
             }
         }
         Ok(())
-    }
-
-    /// A cell, again where the machine stood still for the client. What is chosen by is the client's own
-    /// lateness, never what it saw.
-    fn undisturbed(&self, fault: Fault, subject: Subject) -> Result<(usize, Cell), BenchError> {
-        let measure = || cell::measure(&self.authority, subject, fault, &self.plan, self.keep);
-        let (mut best, mut tries) = (measure()?, 1);
-        while best.figures.late_ms > LATE_MS && tries < TRIES {
-            eprintln!("  disturbed, client late {:.1} ms: once more", best.figures.late_ms);
-            let other = measure()?;
-            tries += 1;
-            if other.figures.late_ms < best.figures.late_ms {
-                best = other;
-            }
-        }
-        Ok((tries, best))
     }
 
     fn rows(&self) -> Vec<(Fault, Row<'_>)> {
@@ -250,9 +279,32 @@ impl Bench {
         rows
     }
 
+    /// Of the rows in which Hearth had a turn, whatever became of it.
     fn verdicts(&self) -> Vec<Verdict> {
-        let of = |(fault, row): &(Fault, Row<'_>)| verdicts(*fault, fault.promise(&self.plan), row);
-        self.rows().iter().flat_map(of).collect()
+        let rows: BTreeMap<Fault, Row<'_>> = self.rows().into_iter().collect();
+        let had_turn = |fault: &Fault| {
+            let taken =
+                self.taken.iter().any(|t| t.fault == *fault && t.subject == Subject::Hearth);
+            taken || self.not_run.iter().any(|n| n.fault == *fault && n.subject == Subject::Hearth)
+        };
+        let none = Row::new();
+        let of = |fault: Fault| {
+            verdicts(fault, fault.promise(&self.plan), rows.get(&fault).unwrap_or(&none))
+        };
+        Fault::ALL.into_iter().filter(had_turn).flat_map(of).collect()
+    }
+
+    fn judgement(&self) -> Judgement {
+        let ours = |subject: Subject| usize::from(subject == Subject::Hearth);
+        let unmeasured: usize = self.not_run.iter().map(|cell| ours(cell.subject)).sum();
+        let measured: usize = self.taken.iter().map(|cell| ours(cell.subject)).sum();
+        let broken = self.taken.iter().filter(|cell| cell.unexecuted() > 0).count();
+        let aside = self.taken.iter().filter(|cell| cell.subject == Subject::Hearth);
+        Judgement {
+            broken,
+            twice_aside: aside.filter(|cell| cell.aside().any(|f| f.twice > 0)).count(),
+            ..Judgement::of(&self.verdicts(), measured + unmeasured, unmeasured)
+        }
     }
 
     fn text(&self, machine: &Machine) -> String {
@@ -260,19 +312,23 @@ impl Bench {
         for (fault, row) in self.rows() {
             text += &format!("{}\n", table::block(fault, &row));
         }
+        text += table::LEGEND;
         text += &table::verdicts(&self.verdicts());
         for NotRun { run, fault, subject, reason } in &self.not_run {
             let (run, fault, subject) = (run + 1, fault.title(), subject.title());
             text += &format!("NOT RUN: run {run}, {fault}, {subject}: {reason}\n");
         }
-        for taken in self.taken.iter().filter(|taken| taken.figures.unexecuted > 0) {
+        for taken in self.taken.iter().filter(|taken| taken.unexecuted() > 0) {
             text += &format!(
                 "BROKEN BENCH: run {}, {}, {}: {} POSTs answered that nobody executed\n",
                 taken.run + 1,
                 taken.fault.title(),
                 taken.subject.title(),
-                taken.figures.unexecuted
+                taken.unexecuted()
             );
+        }
+        for taken in self.taken.iter().filter(|taken| !taken.aside.is_empty()) {
+            text += &taken.set_aside();
         }
         let disturbed = self.taken.iter().filter(|taken| taken.figures.late_ms > LATE_MS).count();
         if disturbed > 0 {
@@ -308,7 +364,8 @@ impl Bench {
         };
         let (verdicts, plan) = (self.verdicts(), &self.plan);
         let (taken, not_run) = (&self.taken, &self.not_run);
-        let outcome = Outcome { machine, plan, verdicts: &verdicts, not_run, taken };
+        let judgement = self.judgement();
+        let outcome = Outcome { machine, plan, judgement, verdicts: &verdicts, not_run, taken };
         // Plain values and string keys only: nothing that JSON could not hold.
         let json = serde_json::to_string_pretty(&outcome).unwrap_or_else(|e| e.to_string());
         put("failover.json", json + "\n")?;
@@ -318,16 +375,17 @@ impl Bench {
 
 /// A cell in half a line.
 fn glance(figures: &Figures) -> String {
-    let Figures { gets, posts, told_ms, twice, before, late_ms, .. } = figures;
+    let Figures { gets, posts, flight, told_ms, twice, before, late_ms, .. } = figures;
     format!(
-        "{} of {} failed, slowest {:.1} ms, {} over 100 ms, normal after {:.2} s; POSTs: {} failed, told \
-         after {told_ms:.0} ms, {twice} twice (before: slowest {:.1} ms; client late {late_ms:.1} ms)",
+        "{} of {} failed, slowest {:.1} ms, {} over 100 ms, normal after {:.2} s; POSTs: {} failed, {} \
+         of them not in flight, told after {told_ms:.0} ms, {twice} twice (before: slowest {:.1} ms; client late {late_ms:.1} ms)",
         gets.failed,
         gets.sent,
         gets.slowest_ms,
         gets.over_100_ms,
         gets.normal_after_ms / 1e3,
         posts.failed,
+        flight.beyond,
         before.slowest_ms
     )
 }

@@ -1,4 +1,5 @@
-//! Every request on record: `failover.csv`, a line each, written cell by cell.
+//! Every request on record: `failover.csv`, a line each, written cell by cell. Of a cell that was measured more than
+//! once all tries are there; `told` says of which the figures are told.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -6,14 +7,14 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
-use super::cell::Cell;
 use super::fault::Fault;
 use super::figures::{Stream, ms};
 use super::subject::Subject;
+use super::tries::Tries;
 use crate::bench::BenchError;
 
 const HEAD: &str =
-    "run,fault,subject,method,scheduled_ms_from_fault,late_ms,latency_ms,served_by,error";
+    "run,fault,subject,try,told,method,scheduled_ms_from_fault,late_ms,latency_ms,served_by,error";
 
 /// The file.
 #[derive(Debug)]
@@ -39,7 +40,7 @@ impl Record {
         opened.map(|file| Self { path, file })
     }
 
-    /// Adds a cell.
+    /// Adds a cell, with every try that came to its end.
     ///
     /// # Errors
     /// [`BenchError::Write`].
@@ -48,16 +49,23 @@ impl Record {
         run: usize,
         fault: Fault,
         subject: Subject,
-        cell: &Cell,
+        tries: &Tries,
     ) -> Result<(), BenchError> {
         let word = |value: Option<clap::builder::PossibleValue>| {
             value.map_or_else(String::new, |value| value.get_name().to_owned())
         };
         let (fault, subject) = (word(fault.to_possible_value()), word(subject.to_possible_value()));
         let cell_of = format!("{},{fault},{subject}", run + 1);
-        let written = write(&mut self.file, &format!("{cell_of},GET"), &cell.gets)
-            .and_then(|()| write(&mut self.file, &format!("{cell_of},POST"), &cell.posts))
-            .and_then(|()| self.file.flush());
+        let mut put = || -> io::Result<()> {
+            for (attempt, cell) in tries.cells() {
+                let told = if attempt == tries.told + 1 { "yes" } else { "no" };
+                let of = |method: &str| format!("{cell_of},{attempt},{told},{method}");
+                write(&mut self.file, &of("GET"), &cell.gets)?;
+                write(&mut self.file, &of("POST"), &cell.posts)?;
+            }
+            self.file.flush()
+        };
+        let written = put();
         written.map_err(|source| BenchError::Write { path: self.path.clone(), source })
     }
 }

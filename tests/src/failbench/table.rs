@@ -10,6 +10,10 @@ use super::verdict::{Figure, Row, Verdict};
 use crate::bench::figures::Spread;
 use crate::bench::table::number;
 
+/// What a column's title is too short for.
+pub const LEGEND: &str = "\"not in flight\": POSTs that failed and were on no lost host when it was lost, or that are more of \
+                          those in flight than chance had sent there (failbench::flight)\n";
+
 /// One fault.
 #[must_use]
 pub fn block(fault: Fault, row: &Row<'_>) -> String {
@@ -60,17 +64,30 @@ pub fn verdicts(all: &[Verdict]) -> String {
     if promised == 0 {
         return String::new();
     }
-    let mut text = format!("{}: {kept} of {promised} promises kept\n", Subject::Hearth.title());
+    let rests = rests_on(all.iter().map(|verdict| verdict.runs));
+    let hearth = Subject::Hearth.title();
+    let mut text = format!("{hearth}: {kept} of {promised} promises kept, {rests}\n");
     for line in said {
         let _ = writeln!(text, "  {line}");
     }
     text
 }
 
+/// How many runs there are to judge by.
+fn rests_on(runs: impl Iterator<Item = usize> + Clone) -> String {
+    match (runs.clone().min().unwrap_or(0), runs.max().unwrap_or(0)) {
+        (1, 1) => "each judged by one run".to_owned(),
+        (least, most) if least == most => format!("each judged by the worst of {most} runs"),
+        (least, most) => format!("each judged by the worst of its runs, {least} to {most}"),
+    }
+}
+
 /// A median, and the range where there is one.
 fn cell(figure: Figure, spread: Option<Spread>) -> String {
-    let count =
-        matches!(figure, Figure::Failed | Figure::Over100 | Figure::PostsFailed | Figure::Twice);
+    let count = matches!(
+        figure,
+        Figure::Failed | Figure::Over100 | Figure::PostsFailed | Figure::Beyond | Figure::Twice
+    );
     let word = |value: f64| if count { format!("{value:.0}") } else { number(value) };
     match spread {
         None => "–".to_owned(),
@@ -81,7 +98,7 @@ fn cell(figure: Figure, spread: Option<Spread>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Figure, Spread, aligned, cell};
+    use super::{Figure, Spread, aligned, cell, rests_on};
 
     #[test]
     fn columns_are_as_wide_as_their_longest_word_in_letters() {
@@ -97,5 +114,12 @@ mod tests {
         assert_eq!(cell(Figure::Over100, spread(&[3.0, 430.0, 13.0])), "13 [3–430]");
         assert_eq!(cell(Figure::Slowest, spread(&[21.26, 250.4, 22.0])), "22.0 [21.3–250]");
         assert_eq!(cell(Figure::Slowest, spread(&[])), "–");
+    }
+
+    #[test]
+    fn it_is_said_how_many_runs_stand_behind_the_verdicts() {
+        assert!(rests_on([1, 1].into_iter()).ends_with("one run"));
+        assert!(rests_on([3, 3].into_iter()).ends_with("worst of 3 runs"));
+        assert!(rests_on([3, 0, 2].into_iter()).ends_with("0 to 3"));
     }
 }

@@ -1,12 +1,13 @@
 //! Where Hearth stands: against its own promises, and against the best of its peers.
 //!
-//! Pure. A promise must hold in every run, so the worst run is held against it; peers are compared by
-//! medians.
+//! Pure. A promise must hold in every run, so the worst run is held against it; one of which there is no run is
+//! missed. Peers are compared by medians.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::behind::{Ahead, Why};
 use super::fault::{Fault, Promise};
 use super::figures::Figures;
 use super::subject::Subject;
@@ -32,6 +33,8 @@ pub enum Figure {
     Normal,
     /// POSTs failed.
     PostsFailed,
+    /// POSTs failed that were not in flight on a lost host.
+    Beyond,
     /// Until the last failed POST was told, ms.
     Told,
     /// POSTs executed more than once.
@@ -40,13 +43,14 @@ pub enum Figure {
 
 impl Figure {
     /// All, in the order of the table.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Failed,
         Self::Slowest,
         Self::P999,
         Self::Over100,
         Self::Normal,
         Self::PostsFailed,
+        Self::Beyond,
         Self::Told,
         Self::Twice,
     ];
@@ -61,6 +65,7 @@ impl Figure {
             Self::Over100 => "over 100 ms",
             Self::Normal => "normal after s",
             Self::PostsFailed => "POSTs failed",
+            Self::Beyond => "not in flight",
             Self::Told => "told after ms",
             Self::Twice => "twice",
         }
@@ -78,6 +83,7 @@ impl Figure {
             Self::Over100 => figures.gets.over_100_ms as f64,
             Self::Normal => figures.gets.normal_after_ms / 1e3,
             Self::PostsFailed => figures.posts.failed as f64,
+            Self::Beyond => figures.flight.beyond as f64,
             Self::Told => figures.told_ms,
             Self::Twice => figures.twice as f64,
         })
@@ -93,6 +99,7 @@ impl Figure {
         match self {
             Self::Failed => Some(promise.failed),
             Self::Slowest => promise.slowest_ms,
+            Self::Beyond => Some(promise.beyond),
             Self::Told => promise.told_ms,
             Self::Twice => Some(promise.twice),
             Self::P999 | Self::Over100 | Self::Normal | Self::PostsFailed => None,
@@ -107,34 +114,53 @@ pub struct Verdict {
     pub fault: Fault,
     /// The figure.
     pub figure: Figure,
-    /// Hearth's.
-    pub hearth: Spread,
+    /// Hearth's; none where no cell ran, or none had anything to tell it by.
+    pub hearth: Option<Spread>,
+    /// So many runs of Hearth's it rests on.
+    pub runs: usize,
     /// What was promised.
     pub bound: Option<f64>,
-    /// Whether every run kept it; none without a promise.
+    /// Whether there was a run and every one kept it; none without a promise.
     pub kept: Option<bool>,
-    /// Who was better in the median, and how good.
-    pub ahead: Vec<(Subject, f64)>,
+    /// Who was better in the median, how good, and why.
+    pub ahead: Vec<Ahead>,
 }
 
-/// One verdict per figure; none without Hearth.
+/// One verdict per figure that was promised or can be compared. The row is one in which Hearth was to be measured:
+/// if it was not, everything promised is missed.
 #[must_use]
 pub fn verdicts(fault: Fault, promise: Promise, row: &Row<'_>) -> Vec<Verdict> {
-    let Some(hearth) = row.get(&Subject::Hearth) else { return Vec::new() };
+    let runs = row.get(&Subject::Hearth).map(Vec::as_slice).unwrap_or_default();
     let judge = |figure: Figure| {
-        let ours = figure.spread(hearth)?;
-        let bound = figure.promised(promise);
-        let peers = row.iter().filter(|(subject, _)| **subject != Subject::Hearth);
-        let theirs = peers.filter_map(|(&subject, runs)| Some((subject, figure.spread(runs)?)));
-        let comparable = |subject: Subject| figure.is_fair(row, subject);
-        let ahead = theirs
-            .filter(|(subject, theirs)| theirs.median < ours.median && comparable(*subject))
-            .map(|(subject, theirs)| (subject, theirs.median))
-            .collect();
-        let kept = bound.map(|bound| ours.max <= bound);
-        Some(Verdict { fault, figure, hearth: ours, bound, kept, ahead })
+        let (ours, bound) = (figure.spread(runs), figure.promised(promise));
+        if ours.is_none() && bound.is_none() {
+            return None;
+        }
+        // Where no POST failed, none was told late.
+        let holds = |bound| ours.map_or(!runs.is_empty(), |ours| ours.max <= bound);
+        Some(Verdict {
+            fault,
+            figure,
+            hearth: ours,
+            runs: runs.len(),
+            bound,
+            kept: bound.map(holds),
+            ahead: ours.map(|ours| ahead(figure, ours, row)).unwrap_or_default(),
+        })
     };
     Figure::ALL.into_iter().filter_map(judge).collect()
+}
+
+/// Who was better than `ours` in the median.
+fn ahead(figure: Figure, ours: Spread, row: &Row<'_>) -> Vec<Ahead> {
+    let hearth = row.get(&Subject::Hearth).map(Vec::as_slice).unwrap_or_default();
+    let better = |(&subject, runs): (&Subject, &Vec<&Figures>)| {
+        let theirs = figure.spread(runs)?;
+        let is_ahead = theirs.median < ours.median && figure.is_fair(row, subject);
+        let why = Why::of(figure, hearth, runs).filter(|_| is_ahead)?;
+        Some(Ahead { subject, theirs, why })
+    };
+    row.iter().filter(|(subject, _)| **subject != Subject::Hearth).filter_map(better).collect()
 }
 
 impl Figure {
@@ -147,7 +173,7 @@ impl Figure {
         let no_more = |figure| median(figure, peer) <= median(figure, Subject::Hearth);
         match self {
             Self::Slowest | Self::P999 | Self::Over100 => no_more(Self::Failed),
-            Self::PostsFailed => no_more(Self::Twice),
+            Self::PostsFailed | Self::Beyond => no_more(Self::Twice),
             Self::Failed | Self::Normal | Self::Told | Self::Twice => true,
         }
     }
@@ -164,13 +190,22 @@ impl Verdict {
     #[must_use]
     pub fn text(&self) -> String {
         let mut text = format!("{}: {}", self.fault.title(), self.figure.title());
-        text += &format!(" {} (worst {})", number(self.hearth.median), number(self.hearth.max));
+        text += &match (self.hearth, self.runs) {
+            (_, 0) => " NOT RUN".to_owned(),
+            (None, _) => " nothing to tell".to_owned(),
+            (Some(ours), 1) => format!(" {} (one run)", number(ours.median)),
+            (Some(ours), runs) => {
+                format!(" {} (worst of {runs} runs {})", number(ours.median), number(ours.max))
+            }
+        };
         if let (Some(bound), Some(kept)) = (self.bound, self.kept) {
             text +=
                 &format!(", promised {}: {}", number(bound), if kept { "kept" } else { "MISSED" });
         }
-        for (subject, value) in &self.ahead {
-            text += &format!("; BEHIND {} ({})", subject.title(), number(*value));
+        if let Some(ours) = self.hearth {
+            for ahead in &self.ahead {
+                text += &format!("; {}", ahead.text(ours));
+            }
         }
         text
     }
@@ -182,11 +217,12 @@ mod tests {
 
     use super::{Fault, Figure, Figures, Row, Subject, Verdict, verdicts};
     use crate::failbench::figures::{Stream, figures};
+    use crate::failbench::flight::Losses;
     use crate::failbench::plan::Plan;
 
     fn cell(failed: usize, slowest_ms: f64) -> Figures {
         let none = Stream { samples: Vec::new(), mark: Duration::ZERO, until: Duration::ZERO };
-        let mut cell = figures(&none, &none, Duration::ZERO, &[]);
+        let mut cell = figures(&none, &none, Duration::ZERO, &Losses::default(), &[]);
         cell.gets.failed = failed;
         cell.gets.slowest_ms = slowest_ms;
         cell
@@ -208,8 +244,39 @@ mod tests {
     }
 
     #[test]
+    fn a_post_that_failed_and_was_in_flight_on_no_lost_host_breaks_a_promise() {
+        let (fine, mut bad) = (cell(0, 20.0), cell(0, 20.0));
+        bad.flight.beyond = 1;
+        for fault in Fault::ALL {
+            let of = |run| {
+                let row = Row::from([(Subject::Hearth, vec![run])]);
+                let all = verdicts(fault, fault.promise(&Plan::whole()), &row);
+                all.into_iter().find(|verdict| verdict.figure == Figure::Beyond).unwrap().kept
+            };
+            assert_eq!((of(&fine), of(&bad)), (Some(true), Some(false)), "{fault:?}");
+        }
+    }
+
+    #[test]
+    fn a_promise_about_what_did_not_happen_is_kept_by_a_run_and_missed_without_one() {
+        let promise = Fault::BlackHole.promise(&Plan::whole());
+        let told = |row: &Row<'_>| {
+            let all = verdicts(Fault::BlackHole, promise, row);
+            all.into_iter().find(|verdict| verdict.figure == Figure::Told).unwrap()
+        };
+        let quiet = cell(0, 20.0);
+        let ran = told(&Row::from([(Subject::Hearth, vec![&quiet])]));
+        assert_eq!((ran.kept, ran.runs, ran.is_good()), (Some(true), 1, true));
+        let lost = told(&Row::from([(Subject::Haproxy, vec![&quiet])]));
+        assert_eq!((lost.kept, lost.runs), (Some(false), 0));
+        assert!(lost.text().contains("NOT RUN, promised 100: MISSED"), "{}", lost.text());
+    }
+
+    #[test]
     fn who_answers_fast_by_failing_often_is_not_ahead() {
         assert!(slowest(&[cell(0, 20.0)], &cell(600, 5.0)).is_good());
-        assert_eq!(slowest(&[cell(0, 20.0)], &cell(0, 5.0)).ahead, [(Subject::Haproxy, 5.0)]);
+        let behind = slowest(&[cell(0, 20.0)], &cell(0, 5.0));
+        assert_eq!((behind.ahead.len(), behind.ahead[0].subject), (1, Subject::Haproxy));
+        assert!(behind.text().contains("BEHIND HAProxy (5.00): one run"), "{}", behind.text());
     }
 }

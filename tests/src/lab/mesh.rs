@@ -391,3 +391,18 @@ pub fn sketch(view: &ExplainView) -> String {
     };
     view.endpoints.iter().map(one).collect::<Vec<_>>().join(", ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::MeshSpec;
+
+    #[test]
+    fn the_first_of_the_hot_are_in_the_first_zone_which_is_the_callers() {
+        let zones = |zones| {
+            let spec = MeshSpec { zones, ..MeshSpec::default() };
+            [0, 1, 2].map(|hot| spec.zone(hot))
+        };
+        assert_eq!(zones(2), ["zone-1", "zone-1", "zone-2"]);
+        assert_eq!(zones(0), ["", "", ""]);
+    }
+}

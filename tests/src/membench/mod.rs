@@ -18,7 +18,9 @@
 //!      ├─ figures  what was measured          └─ table    for people
 //! ```
 //!
-//! Results: a table on standard output, and `bench-membership.json` in the build directory. Bytes are those of the
+//! Results: a table on standard output, and `bench-membership.json` in the build directory. The program ends with an
+//! error, after all of that, when Hearth took somebody for failed who was only stopped, or whom nothing befell, or when
+//! a kind did not run to its end. Bytes are those of the
 //! hosts' links, with Ethernet's, IP's and UDP's or TCP's headers. Hearth encrypts and authenticates all of it, serf
 //! without a key nothing. Of Hearth's views a second may be missed between two looks: what came and went in it
 //! counts as a suspicion, and whether the stopped agent was told that it is dead is asked of itself.
@@ -26,6 +28,7 @@
 pub mod figures;
 pub mod group;
 pub mod hearth;
+pub mod judge;
 pub mod kind;
 pub mod plan;
 pub mod rounds;
@@ -53,7 +56,7 @@ use plan::Plan;
 use serf::Serf;
 
 /// How soon agents know that one of them is gone, and what it costs them: Hearth beside serf, real
-/// agents in network namespaces.
+/// agents in network namespaces. Ends with 0 when Hearth took nobody for failed who was not.
 #[derive(Debug, Parser)]
 #[command(name = "bench-membership")]
 struct Flags {
@@ -82,6 +85,8 @@ struct Flags {
 struct Outcome<'a> {
     machine: &'a Machine,
     plan: &'a Plan,
+    /// What must not be; nothing where all is well.
+    faults: Vec<String>,
     taken: &'a [Taken],
 }
 
@@ -138,7 +143,8 @@ fn bench(flags: &Flags) -> Result<(), BenchError> {
     for subject in Subject::ALL.into_iter().filter(wanted) {
         all.push(measure(&lab, &hosts, subject, &plan));
         // After each, so that a run that is broken off leaves what it had.
-        write(&Outcome { machine: &machine, plan: &plan, taken: &all }, &out)?;
+        let faults = judge::faults(&all);
+        write(&Outcome { machine: &machine, plan: &plan, faults, taken: &all }, &out)?;
     }
     if all.iter().all(|taken| taken.cold.is_none()) {
         lab.keep_files();
@@ -146,10 +152,12 @@ fn bench(flags: &Flags) -> Result<(), BenchError> {
         return Err(BenchError::NotComparable(why.unwrap_or_default()));
     }
     print!("{}", table::text(&machine, &plan, &all));
-    if all.iter().any(|taken| taken.broke_off.is_some()) {
-        lab.keep_files();
+    let faults = judge::faults(&all);
+    if faults.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    lab.keep_files();
+    Err(BenchError::Judged(faults.join("; ")))
 }
 
 /// Measures a kind as far as it comes, and ends it.
