@@ -17,11 +17,16 @@ use tokio::sync::watch;
 const MOST: usize = 16;
 
 thread_local! {
-    static SLOT: Cell<usize> = const { Cell::new(0) };
+    static SLOT: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
 /// Which of the data threads this one is; 0 on any other thread.
 pub fn slot() -> usize {
+    own_slot().unwrap_or(0)
+}
+
+/// Which of the data threads this one is, if it is one.
+pub fn own_slot() -> Option<usize> {
     SLOT.get()
 }
 
@@ -52,7 +57,7 @@ fn start(n: usize, mut stopped: watch::Receiver<()>) -> io::Result<Handle> {
     let runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
     let handle = runtime.handle().clone();
     std::thread::Builder::new().name(format!("hearth-data-{n}")).spawn(move || {
-        SLOT.set(n);
+        SLOT.set(Some(n));
         runtime.block_on(async {
             // An error says that the sender is gone: that is the word.
             let _ = stopped.changed().await;

@@ -1,8 +1,8 @@
 //! Whether this agent itself was kept waiting: stopped, starved, or moved to another machine.
 //!
-//! Whoever measures others by a clock must know when it was not looking at it. The monitor says when it means
-//! to look next and how late it came; requests that were under way meanwhile prove nothing about anybody, and
-//! neither do those that came before the backlog was worked off.
+//! Whoever measures others by a clock must know when it was not looking at it. The monitor, and each data thread, says
+//! when it means to look next and how late it came; requests that were under way meanwhile prove nothing about
+//! anybody, and neither do those that came before the backlog was worked off.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -32,12 +32,20 @@ impl Lateness {
         u64::try_from(t.saturating_duration_since(self.anchor).as_micros()).unwrap_or(u64::MAX)
     }
 
-    /// The monitor means to look at `next`, or has nothing to look at.
+    /// Its owner means to look at `next`, or has nothing to look at.
     pub(crate) fn expect(&self, next: Option<Instant>) {
         self.due.store(next.map_or(0, |t| self.micros(t)), Ordering::Relaxed);
     }
 
-    /// The monitor looked at `now`, so much later than it meant to.
+    /// It looked at `now`, and meant to when it said so last.
+    pub(crate) fn looked(&self, now: Instant) {
+        let due = self.due.load(Ordering::Relaxed);
+        if due > 0 {
+            self.came(now, Duration::from_micros(self.micros(now).saturating_sub(due)));
+        }
+    }
+
+    /// It looked at `now`, so much later than it meant to.
     pub(crate) fn came(&self, now: Instant, lag: Duration) {
         if lag >= STALLED {
             self.excused.fetch_max(self.micros(now + lag.min(BACKLOG)), Ordering::Relaxed);
@@ -69,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stall_that_the_monitor_has_not_noticed_yet_excuses_too() {
+    fn a_stall_that_nobody_has_noticed_yet_excuses_too() {
         let lateness = Lateness::default();
         let t = lateness.anchor + 1000 * MS;
         lateness.expect(Some(t));

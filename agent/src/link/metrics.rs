@@ -31,6 +31,8 @@ pub struct LinkMetrics {
     pub patience: Gauge<f64, AtomicU64>,
     /// `hearth_sense_lag_seconds`: how late the silence monitor woke the last time.
     pub lag: Gauge<f64, AtomicU64>,
+    /// `hearth_sense_late_total`: how often it woke so late that it judged nobody by what it saw.
+    pub late: Counter,
 }
 
 impl LinkMetrics {
@@ -67,6 +69,11 @@ impl LinkMetrics {
             "hearth_sense_lag_seconds",
             "How late the silence monitor woke the last time",
             self.lag.clone(),
+        );
+        registry.register(
+            "hearth_sense_late",
+            "How often the silence monitor woke so late that it judged nobody by what it saw",
+            self.late.clone(),
         );
     }
 

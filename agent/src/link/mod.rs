@@ -61,6 +61,7 @@ use crate::identity::Credentials;
 pub use data::InFlight;
 pub use health::{LinkHealth, lost};
 pub use lane::choose::LaneChoice;
+pub(crate) use lateness::Lateness;
 pub use metrics::{Labelled, LinkMetrics};
 pub use stream::{DataStream, Receiver, Sender, StreamError};
 

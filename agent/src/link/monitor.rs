@@ -6,8 +6,8 @@
 //! request runs into it.
 //!
 //! The monitor never waits for anyone: events go out with `try_send` and are tried again at the next
-//! tick, as long as they are still true. It measures its own lateness and, when late, judges nobody for
-//! what was not read meanwhile. If it is aborted, silence is no longer sensed; connections then end by
+//! tick, as long as they are still true. It measures its own lateness, counts it against nobody and, when late,
+//! judges nobody for what was not read meanwhile. If it is aborted, silence is no longer sensed; connections then end by
 //! their idle timeout, which is minutes for a mesh link.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -148,12 +148,14 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             hot.push(Entry { peer, until: now + LINGER, looks: 0, stirred: false });
         }
         if rung || off {
-            // Those new on the list are looked at within a tick.
-            next = next.min(now + TICK).max(now);
+            next = after_bell(now, (!idle).then_some(next));
             continue;
         }
         let lag = now.saturating_duration_since(next);
         shared.metrics.lag.set(lag.as_secs_f64());
+        if lag > LATE {
+            shared.metrics.late.inc();
+        }
         shared.monitor.lateness.came(now, lag);
         let patience = lock(&shared.monitor.patience).factor(now);
         shared.metrics.patience.set(patience);
@@ -173,6 +175,12 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         });
         next = due;
     }
+}
+
+/// When to look after somebody rang at `now`, if it had been going to be at `next`: those new on the list are looked
+/// at within a tick. A look that is overdue stays so, for whoever rings while we are late must not hide it.
+fn after_bell(now: Instant, next: Option<Instant>) -> Instant {
+    next.map_or(now, |next| next.min(now + TICK))
 }
 
 /// Pings the watched peers that heard nothing from us for a while, and says when to come again.
@@ -315,12 +323,8 @@ struct Sampled {
 /// Looks at all connections of a peer: a datagram heard on any of them answers for all.
 fn sample(state: &mut State, now: Instant, lag: Duration, patience: f64, at_rest: bool) -> Sampled {
     let (mut sent, mut heard, mut worked) = (false, false, false);
-    let mut threshold = Duration::ZERO;
+    let mut threshold = floor(state);
     let on_tcp = state.is_on_tcp();
-    if on_tcp {
-        let rtt = state.mesh.as_ref().map_or(Duration::ZERO, |m| m.line.rtt());
-        threshold = LANE_FLOOR.max(4 * rtt);
-    }
     for tracked in &mut state.connections {
         let (s, h, t) = tracked.moved();
         (sent, heard, threshold) = (sent | s, heard | h, threshold.max(t));
@@ -336,12 +340,8 @@ fn sample(state: &mut State, now: Instant, lag: Duration, patience: f64, at_rest
         }
     }
     let patience = if at_rest { patience * REST_PATIENCE } else { patience };
-    let threshold = threshold.max(FLOOR).mul_f64(patience);
-    if lag > LATE && at_rest {
-        state.sense.window.pardon(now, lag, threshold);
-    } else if lag > LATE {
-        state.sense.window.excuse(now);
-    }
+    let threshold = threshold.mul_f64(patience);
+    state.sense.window.pardon(now, lag, threshold);
     let dead = LANE_DEAD.max(threshold * DEAD_FACTOR);
     for tracked in &mut state.lanes {
         let (asked, h) = tracked.moved();
@@ -361,6 +361,14 @@ fn sample(state: &mut State, now: Instant, lag: Duration, patience: f64, at_rest
     }
     let sign = state.sense.window.sample(now, sent, heard, threshold);
     Sampled { sign, sent, worked, threshold }
+}
+
+/// No silence of the peer is declared sooner, whatever its connections say.
+fn floor(state: &State) -> Duration {
+    match &state.mesh {
+        Some(mesh) if state.is_on_tcp() => LANE_FLOOR.max(4 * mesh.line.rtt()),
+        _ => FLOOR,
+    }
 }
 
 /// Whether the peer has answered elsewhere since this connection's window opened. How long the peer itself is
@@ -438,20 +446,21 @@ fn tell(shared: &Shared, peer: &Peer, state: &mut State, now: Instant) {
 
 /// The peer's host cut a lane off without a word of its agent. A process that was killed ends so; so does one
 /// connection that something in between forgot. Until it answers, which takes a healthy one a round trip, it
-/// is taken for silent.
+/// is taken for silent; it has as long to answer as after any other silence.
 pub(crate) fn cut_off(shared: &Arc<Shared>, peer: &Arc<Peer>) {
     let now = Instant::now();
+    let patience = lock(&shared.monitor.patience).factor(now);
     let mut state = lock(&peer.state);
     if state.sense.silence.is_some() || state.mesh.is_none() {
         return;
     }
     let paths = state.connections.iter().map(Tracked::threshold);
-    let threshold = paths.max().unwrap_or_default().max(FLOOR);
-    let floor = state.sense.next_ping;
+    let threshold = paths.fold(floor(&state), Duration::max).mul_f64(patience);
+    let first = state.sense.next_ping;
     if !state.ping(now, true) {
         return;
     }
-    state.sense.silence = Some(Silence::assumed(now, floor, threshold));
+    state.sense.silence = Some(Silence::assumed(now, first, threshold));
     peer.publish(&state);
     tell(shared, peer, &mut state, now);
     drop(state);
@@ -475,6 +484,15 @@ pub(crate) fn pong(shared: &Arc<Shared>, peer: &Arc<Peer>, number: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_rings_is_looked_at_within_a_tick_and_hides_no_lateness() {
+        let now = Instant::now() + Duration::from_secs(1);
+        assert_eq!(after_bell(now, None), now);
+        assert_eq!(after_bell(now, Some(now + Duration::from_secs(3))), now + TICK);
+        let overdue = now - Duration::from_millis(50);
+        assert_eq!(after_bell(now, Some(overdue)), overdue);
+    }
 
     #[test]
     fn who_is_not_called_is_asked_ever_less_and_so_are_streams_that_stay_quiet() {

@@ -11,10 +11,13 @@
 //! declared against a healthy peer with q⁵ (knowledge: three expiries of its probe timer) and confirmed
 //! with q⁶ on top: 8e-12 of the windows at 5 % loss, 1e-8 at 10 %.
 //!
-//! Two safeguards keep us from accusing a peer of our own faults: [`Window::excuse`] restarts the
-//! judgement after our own loop was late, and half-way to the threshold the window asks for a second
-//! opinion on the mesh link ([`Sign::Doubt`]), so that a data connection that nobody read in time is no
-//! proof by itself. A confirmation starts anew after our own lateness too: the answers may lie unread.
+//! Two safeguards keep us from accusing a peer of our own faults. Half-way to the threshold the window asks for a
+//! second opinion on the mesh link ([`Sign::Doubt`]), so that a data connection that nobody read in time is no
+//! proof by itself. And our own lateness is no silence of the peer's ([`Window::pardon`]): it is taken off, and a late
+//! look decides nothing, since what was answered meanwhile may lie unread. After the first one in a window the peer
+//! has [`FLOOR`] more and is asked again; a confirmation then starts anew. After further ones it has what it takes to
+//! read what lies there ([`unread`]), no more: a host whose CPU is throttled comes late every 100 ms, and would else
+//! never find anybody dead.
 
 use std::time::{Duration, Instant};
 
@@ -24,6 +27,11 @@ use hearth_proto::evidence::confirmed_after;
 pub(crate) const FLOOR: Duration = Duration::from_millis(20);
 /// Our own loop is late beyond this; what was not read meanwhile is our fault, not the peer's.
 pub(crate) const LATE: Duration = Duration::from_millis(10);
+
+/// What piled up while we were late is read within a tenth of the time that it took to pile up, within these: so
+/// that a host that runs for an eighth of the time still comes to a judgement.
+const READ_SHARE: u32 = 10;
+const READ: [Duration; 2] = [Duration::from_millis(5), FLOOR];
 
 /// A silence is asked about so often before it is confirmed.
 const QUESTIONS: u32 = 6;
@@ -52,6 +60,12 @@ pub(crate) fn threshold(path: PathFacts) -> Duration {
     (path.rtt + 4 * variation + path.ack_delay).max(FLOOR)
 }
 
+/// How long what lies unread may take to be read, after we were late by so much.
+fn unread(lag: Duration) -> Duration {
+    let [least, most] = READ;
+    (lag / READ_SHARE).clamp(least, most)
+}
+
 /// What one sample says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sign {
@@ -68,6 +82,8 @@ pub(crate) enum Sign {
 pub(crate) struct Window {
     opened: Option<Instant>,
     doubted: bool,
+    /// We were late since it opened.
+    pardoned: bool,
 }
 
 impl Window {
@@ -101,21 +117,31 @@ impl Window {
 
     /// Something was heard, and something sent after it that is to be acknowledged.
     pub(crate) fn renew(&mut self, now: Instant) {
-        *self = Self { opened: Some(now), doubted: false };
+        *self = Self { opened: Some(now), ..Self::default() };
     }
 
-    /// Our own loop was late: judge from now on.
+    /// Nobody looked until now: judge from now on.
     pub(crate) fn excuse(&mut self, now: Instant) {
         if self.opened.is_some() {
             self.renew(now);
         }
     }
 
-    /// Our own loop was late by so much: that is not counted, and the peer has [`FLOOR`] from now on at least, in
-    /// which what lies unread is read. For thresholds so long that a busy host would excuse for ever.
+    /// This look comes so much later than it should. If that is more than [`LATE`] it is not counted, and the peer has
+    /// some time left in any case, in which what lies unread is read: [`FLOOR`] after the first such look, when
+    /// it is asked again too, and as long as that takes after each further one.
     pub(crate) fn pardon(&mut self, now: Instant, lag: Duration, threshold: Duration) {
+        if lag <= LATE || self.opened.is_none() {
+            return;
+        }
         self.forgive(now, lag);
-        let latest = now.checked_sub(threshold.saturating_sub(FLOOR)).unwrap_or(now);
+        let left = if std::mem::replace(&mut self.pardoned, true) {
+            unread(lag)
+        } else {
+            self.doubted = false;
+            FLOOR
+        };
+        let latest = now.checked_sub(threshold.saturating_sub(left)).unwrap_or(now);
         self.opened = self.opened.map(|opened| opened.max(latest));
     }
 
@@ -156,13 +182,16 @@ pub(crate) struct Silence {
     due: Option<Instant>,
     /// Nobody waited in vain yet: something else than our clock said so.
     assumed: bool,
+    /// We were late since it was declared.
+    pardoned: bool,
 }
 
 impl Silence {
     /// A silence declared at `now`, when nothing had been heard for the `threshold`.
     pub(crate) fn declared(now: Instant, opened: Instant, floor: u64, threshold: Duration) -> Self {
         let patience = confirmed_after(threshold).saturating_sub(threshold);
-        Self { opened, floor, threshold, patience, due: Some(now + patience), assumed: false }
+        let due = Some(now + patience);
+        Self { opened, floor, threshold, patience, due, assumed: false, pardoned: false }
     }
 
     /// A silence assumed at `now` from what the peer's host did, before anything was asked.
@@ -178,11 +207,13 @@ impl Silence {
     /// Takes in that it lasts, seen at a look that came `lag` late. `true`: it is confirmed from now on.
     pub(crate) fn lasts(&mut self, now: Instant, lag: Duration) -> bool {
         let Some(due) = self.due else { return false };
-        if lag > LATE {
+        if lag <= LATE {
+            self.due = Some(due).filter(|due| now - lag < *due);
+        } else if std::mem::replace(&mut self.pardoned, true) {
+            self.due = Some((due + lag).max(now + unread(lag)));
+        } else {
             // What was answered meanwhile may not have been read.
             self.due = Some(now + self.patience);
-        } else if now - lag >= due {
-            self.due = None;
         }
         self.due.is_none()
     }
@@ -200,6 +231,8 @@ impl Silence {
 
 #[cfg(test)]
 mod alarms;
+#[cfg(test)]
+mod throttled;
 
 #[cfg(test)]
 mod tests {
@@ -320,13 +353,55 @@ mod tests {
         let mut silence = Silence::declared(t, t, 0, THR);
         // A little late: what it should have seen counts, and the next look decides.
         assert!(!silence.lasts(t + 35 * MS, 8 * MS));
-        // Stopped for seconds, or run late again and again: the answers are read first.
-        for round in 1..10 {
-            let woken = t + round * 1000 * MS;
-            assert!(!silence.lasts(woken, 960 * MS));
-            assert!(!silence.lasts(woken + 29 * MS, Duration::ZERO));
+        // Stopped for seconds: the answers are read first.
+        let woken = t + 1000 * MS;
+        assert!(!silence.lasts(woken, 960 * MS));
+        assert!(!silence.lasts(woken + 29 * MS, Duration::ZERO));
+        // And again: what lies unread is read, but it does not start anew for ever.
+        let again = woken + 1000 * MS;
+        assert!(!silence.lasts(again, 960 * MS));
+        assert!(!silence.lasts(again + 19 * MS, Duration::ZERO));
+        assert!(silence.lasts(again + 20 * MS, Duration::ZERO));
+    }
+
+    #[test]
+    fn a_late_look_by_itself_says_nothing_of_a_peer_however_many_there_are() {
+        let t = Instant::now();
+        for threshold in [20, 60, 100, 400].map(|ms| ms * MS) {
+            for lag in [11, 50, 90, 500, 5000].map(|ms| ms * MS) {
+                let (mut window, mut silence) =
+                    (Window::default(), Silence::declared(t, t, 0, threshold));
+                window.sample(t, true, false, threshold);
+                let mut now = t;
+                for look in 0..50 {
+                    now += 5 * MS + lag;
+                    window.pardon(now, lag, threshold);
+                    let sign = window.sample(now, false, false, threshold);
+                    assert_ne!(sign, Sign::Silent, "{threshold:?} {lag:?} {look}");
+                    assert!(!silence.lasts(now, lag), "{threshold:?} {lag:?} {look}");
+                }
+            }
         }
-        assert!(silence.lasts(t + 9030 * MS, Duration::ZERO));
+    }
+
+    #[test]
+    fn the_first_late_look_leaves_a_peer_the_floor_and_has_it_asked_again() {
+        let t = Instant::now();
+        let mut w = Window::default();
+        w.sample(t, true, false, 4 * THR);
+        assert_eq!(w.sample(t + 79 * MS, false, false, 4 * THR), Sign::Doubt);
+        w.pardon(t + 100 * MS, 12 * MS, 4 * THR);
+        assert_eq!(w.age(t + 100 * MS), Some(3 * THR), "of 88 ms");
+        assert_eq!(w.sample(t + 100 * MS, false, false, 4 * THR), Sign::Doubt);
+        assert_eq!(w.sample(t + 119 * MS, false, false, 4 * THR), Sign::Fine);
+        // Late again: it was asked, and there is little to be read.
+        w.pardon(t + 130 * MS, 11 * MS, 4 * THR);
+        assert_eq!(w.age(t + 130 * MS), Some(4 * THR - 5 * MS));
+        assert_eq!(w.sample(t + 135 * MS, false, false, 4 * THR), Sign::Silent);
+        w.sample(t + 136 * MS, true, true, 4 * THR);
+        w.sample(t + 140 * MS, true, false, 4 * THR);
+        w.pardon(t + 240 * MS, 20 * MS, 4 * THR);
+        assert_eq!(w.age(t + 240 * MS), Some(3 * THR), "another window");
     }
 
     #[test]

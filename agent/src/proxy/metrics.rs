@@ -20,10 +20,13 @@ fn latency() -> Histogram {
 /// The traffic path's metrics. Clones share their values.
 #[derive(Clone, Debug)]
 pub struct ProxyMetrics {
-    /// `hearth_requests_total{service,outcome}`: `ok`, `client_error`, `server_error`, `shed`, `failed`.
+    /// `hearth_requests_total{service,outcome}`: `ok`, `client_error`, `server_error`, `shed`, `failed`; `left`: its
+    /// client went away before an answer's head came.
     pub requests: Family<ByServiceAnd, Counter>,
-    /// `hearth_request_duration_seconds{service}`: until the answer's head.
+    /// `hearth_request_duration_seconds{service}`: until the answer's head, or until its client left.
     pub duration: Family<ByService, Histogram, fn() -> Histogram>,
+    /// `hearth_excused_total`: time-outs and breaks held against nobody, since this agent was late itself.
+    pub excused: Counter,
     /// `hearth_retries_total{service,reason}`
     pub retries: Family<ByServiceAnd, Counter>,
     /// `hearth_concurrency_limit{service}`: how many requests our endpoint of it takes at once; 0: any number.
@@ -55,6 +58,7 @@ impl Default for ProxyMetrics {
         Self {
             requests: Family::default(),
             duration: Family::new_with_constructor(latency),
+            excused: Counter::default(),
             retries: Family::default(),
             limit: Family::default(),
             inbound: Family::default(),
@@ -81,8 +85,13 @@ impl ProxyMetrics {
         );
         registry.register(
             "hearth_request_duration_seconds",
-            "Time until the head of the answer",
+            "Time until the head of the answer, or until the client left",
             self.duration.clone(),
+        );
+        registry.register(
+            "hearth_excused",
+            "Time-outs and breaks of requests held against no endpoint, since this agent was stopped or starved",
+            self.excused.clone(),
         );
         registry.register(
             "hearth_retries",

@@ -10,6 +10,7 @@
 //! | [`outbound`] | listeners; a client's request to an answer |
 //! | `edge`, `guard`, `scan` | clients' connections: HTTP by hyper, which sees only what is read one way |
 //! | `race`, `attempt` | attempts one after the other and side by side, until one answers |
+//! | `blame`, `pulse` | what is told of endpoints, and what is held against nobody: we were late ourselves |
 //! | `inbound`, `call`, `application` | a peer's request to our own application |
 //! | `callers`, `limit` | what this host takes on of each caller, and what an endpoint of ours does |
 //! | `upgrade`, `interim` | connections that become another protocol's; answers before the answer |
@@ -21,13 +22,14 @@
 //! | `ingress` | clients outside the mesh |
 //! | `target`, `framing`, `headers`, `grpc`, `safety`, `budget`, `load`, `latency`, `learnt`, `answer` | the pure pieces |
 //!
-//! Tasks: one per listener, per client connection, per stream of a peer. Aborting one ends its own
-//! requests only.
+//! Tasks: one per listener, per client connection, per stream of a peer, and one per data thread that
+//! measures it. Aborting one ends its own requests only.
 
 mod ahead;
 mod answer;
 mod application;
 mod attempt;
+mod blame;
 mod body;
 mod budget;
 mod call;
@@ -52,6 +54,7 @@ mod load;
 mod metrics;
 mod outbound;
 mod prepare;
+mod pulse;
 mod race;
 mod reach;
 mod relay;
@@ -76,7 +79,6 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use hearth_proto::advert::Protocol;
-use hearth_proto::evidence::Outcome;
 use hearth_proto::ids::{EndpointId, NodeName, ServiceName};
 use hearth_proto::lint::Traffic;
 use hearth_proto::outlier::Sample;
@@ -103,8 +105,9 @@ use callers::Callers;
 use fast::{Plans, Pools};
 use learnt::{Learnt, Services};
 use limit::Limits;
-use load::{Load, Loads};
+use load::Loads;
 use outbound::Door;
+use pulse::Pulses;
 use udp::UdpDoor;
 
 /// Connections of clients at once, on this host and outside the mesh each; beyond it they wait in the kernel.
@@ -209,6 +212,7 @@ pub(crate) struct Inner {
     services: Services,
     plans: Plans,
     pools: Pools,
+    pulses: Pulses,
     wakes: Mutex<BTreeMap<ServiceName, Instant>>,
     held: Semaphore,
     /// Requests whose overtaken attempts are heard out.
@@ -247,27 +251,6 @@ impl Inner {
     fn tell(&self, report: PathReport) {
         if let Err(mpsc::error::TrySendError::Full(_)) = self.mesh.reports.try_send(report) {
             self.metrics.drop("path_reports");
-        }
-    }
-
-    /// Holds a failure against an endpoint and tells the core, unless it is our own fault: what began at
-    /// `began` and was kept waiting by ourselves, stopped or starved, or what others gave up on us meanwhile.
-    fn blame(&self, endpoint: &EndpointId, outcome: Outcome, began: Instant) {
-        let by_us = || self.mesh.links.excuses(began, Instant::now());
-        if !matches!(outcome, Outcome::TimedOut | Outcome::Broken) || !by_us() {
-            self.loads.of(endpoint).failed();
-            self.report(endpoint, outcome);
-        }
-    }
-
-    fn report(&self, endpoint: &EndpointId, outcome: Outcome) {
-        self.tell(PathReport::Outcome { endpoint: endpoint.clone(), outcome });
-    }
-
-    /// An attempt succeeded: news only after a failure, or where somebody watches the service.
-    fn succeeded(&self, endpoint: &EndpointId, load: &Load, latency: Duration) {
-        if load.recovered() || self.route(&endpoint.service).is_some_and(|r| r.watched) {
-            self.report(endpoint, Outcome::Answered { latency });
         }
     }
 
@@ -320,6 +303,7 @@ impl Proxy {
             services: Services::default(),
             plans: Plans::default(),
             pools: Pools::new(runtimes.len()),
+            pulses: Pulses::start(&runtimes),
             wakes: Mutex::default(),
             held: Semaphore::new(MAX_HELD),
             heard_out: Arc::new(Semaphore::new(MAX_HEARD)),

@@ -22,6 +22,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::answer::Failure;
 use super::attempt::Answer;
+use super::blame::Awaited;
 use super::body::{Body, impatient, mended, observed};
 use super::guard::{Ahead, Control};
 use super::head::BodyKind;
@@ -228,7 +229,9 @@ pub(crate) async fn handle(
         _ => service.clone(),
     };
     let grpc = grpc::is_grpc(request.headers());
+    let awaited = Awaited::new(inner, &counted, started);
     let won = answer(inner, &service, client, request, started, control).await;
+    awaited.over();
     let told = won.as_ref().err().filter(|_| grpc).map(|failure| failure.respond_grpc(node));
     let response = concluded(inner, &service, &counted, client, version, won, started);
     told.unwrap_or(response)

@@ -47,6 +47,7 @@ use super::answer::Failure;
 use super::attempt::{Answer, Fault, Prepared, Sent, Target, attempt};
 use super::learnt::Learnt;
 use super::load::{Load, UnderWay};
+use super::pulse::Waits;
 use super::safety::{Reach, may_resend};
 use crate::link::LinkHealth;
 
@@ -156,6 +157,7 @@ pub(crate) struct Race<'a> {
     malformed: bool,
     /// Why the last pick was made, or could not be.
     decision: String,
+    _waits: Waits<'a>,
 }
 
 /// What the race ended with.
@@ -194,6 +196,7 @@ impl<'a> Race<'a> {
             last: None,
             malformed: false,
             decision: String::new(),
+            _waits: inner.pulses.waits(),
         }
     }
 

@@ -50,6 +50,7 @@ pub(crate) async fn reach<'a, T>(
     take: impl Fn(Target, Instant) -> BoxFuture<'a, Result<T, Fault>>,
 ) -> Option<Reached<T>> {
     let started = Instant::now();
+    let _waits = inner.pulses.waits();
     let limit = inner.route(service).map(|r| r.policy.timeout.0).unwrap_or_default();
     let deadline = started + limit;
     let mut tried: Vec<EndpointId> = avoid.into_iter().collect();

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::Relayed;
 use crate::link::lane::pool::LANE_DEAD;
-use crate::link::silence::{LATE, Sign, Silence, Window};
+use crate::link::silence::{Sign, Silence, Window};
 use crate::link::{CloseCode, LinkHealth, Shared, lock};
 
 /// No silence is declared sooner. Bytes pass two TCP connections, each of which repeats a lost segment after
@@ -92,9 +92,7 @@ impl Sense {
         threshold: Duration,
     ) -> News {
         let fresh = std::mem::replace(&mut self.heard, heard) < heard;
-        if lag > LATE {
-            self.window.excuse(now);
-        }
+        self.window.pardon(now, lag, threshold);
         let sign = self.window.sample(now, false, fresh, threshold);
         match &mut self.silence {
             // Only an answer ends it: one direction may still work.
@@ -230,6 +228,34 @@ mod tests {
             [News::Health(LinkHealth::Silent), News::Health(LinkHealth::Up)],
             "{told:?}"
         );
+    }
+
+    /// Stands still for the second half of every 100 ms.
+    #[test]
+    fn a_host_that_is_throttled_still_finds_its_relay_dead_and_never_while_it_lives() {
+        for alive in [false, true] {
+            let start = Instant::now();
+            let mut sense = Sense::new(start, 0);
+            let (mut heard, mut answered, mut told) = (0, 0, Vec::new());
+            let mut now = start;
+            while now < start + Duration::from_secs(2) {
+                let due = sense.due(true, THR).max(now + MS);
+                let into = (due - start).as_millis() % 100;
+                let late = if into < 50 { 0 } else { 100 - into };
+                now = due + u32::try_from(late).unwrap() * MS;
+                match sense.look(now, now - due, heard, answered, THR) {
+                    News::Nothing => {}
+                    news => told.push(news),
+                }
+                if let Some(number) = sense.ping(now, true, THR)
+                    && alive
+                {
+                    (heard, answered) = (heard + 1, number + 1);
+                }
+            }
+            let lost = [News::Health(LinkHealth::Silent), News::Health(LinkHealth::Lost)];
+            assert_eq!(told.get(..2).unwrap_or_default(), if alive { &[][..] } else { &lost });
+        }
     }
 
     #[test]

@@ -232,6 +232,24 @@ async fn a_peer_that_answers_after_one_of_its_lanes_was_cut_is_heard_and_nobody_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_has_learnt_patience_gives_a_peer_whose_lane_was_cut_as_long_as_others() {
+    let authority = Authority::new("mesh.example");
+    let (mut a, b, relay, tcp) = pair_with_lane(&authority).await;
+    for _ in 0..8 {
+        lock(&a.links.shared.monitor.patience).was_wrong(Instant::now());
+    }
+    relay.cut();
+    tcp.cut();
+    silent(&mut a, &b.name).await;
+    let peer = a.links.shared.known(&b.name).unwrap();
+    let asked_every = lock(&peer.state).sense.silence.map(|s| s.ask_every());
+    // Six times in the half as long again that a threshold of five times the least is confirmed after.
+    assert!(asked_every > Some(super::super::silence::FLOOR), "{asked_every:?}");
+    relay.heal();
+    heard(&mut a, &b.name).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_link_that_is_watched_is_never_called_silent() {
     let authority = Authority::new("mesh.example");
     let (a, b, _relay) = pair(&authority).await;

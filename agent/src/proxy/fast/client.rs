@@ -4,7 +4,8 @@
 //! Makes the first attempt of each request itself. What does not bring an answer below 500 by itself (a
 //! refusal, a silent peer, a hedge that is due, a server's error) is handed to the [`Race`] with the
 //! attempt as it stands. What is not plain is handed to hyper with the bytes already read. A client that
-//! leaves ends its request at the endpoint: dropping the stream says so.
+//! leaves ends its request at the endpoint: dropping the stream says so. It is held against an endpoint that let it
+//! wait far beyond the usual, for nobody else may ever learn that it hangs.
 //!
 //! One task per connection. An idle connection holds no buffer.
 
@@ -189,7 +190,10 @@ impl Client<'_> {
                     drop(held);
                     return if passed && !shape.close { Turn::Next } else { Turn::Closed };
                 }
-                Got::Left => return Turn::Closed,
+                Got::Left => {
+                    self.inner.count_left(&plan.route.service, started);
+                    return Turn::Closed;
+                }
                 Got::News(first) => Box::pin(race(
                     self.inner,
                     &ask,
@@ -205,8 +209,11 @@ impl Client<'_> {
                     started,
                 )),
             };
-        let Some(won) = self.watched(race).await else { return Turn::Closed };
         let service = &plan.route.service;
+        let Some(won) = self.watched(race).await else {
+            self.inner.count_left(service, started);
+            return Turn::Closed;
+        };
         let response =
             concluded(self.inner, service, service, self.peer, Version::HTTP_11, won, started);
         Box::pin(self.slow_answer(response, shape)).await
@@ -317,6 +324,8 @@ impl Client<'_> {
             return Got::Nobody;
         }
         plan.learnt.deposit(ask.repeatable);
+        let inner = self.inner;
+        let _waits = inner.pulses.waits();
         let load = plan.load(index);
         let under_way = UnderWay::new(load);
         let news = |news| {
@@ -343,7 +352,11 @@ impl Client<'_> {
         let mut asked = Asked { send, written: 0, frames, health, guard, under_way, since };
         let happened = self.await_answer(&mut asked, until, deadline).await;
         match happened {
-            Happened::Left => Got::Left,
+            Happened::Left => {
+                self.inner.blame_if_overdue((&target.id, load), &plan.learnt, since);
+                Got::Left
+            }
+            Happened::Unread => Got::Left,
             Happened::Silent => news(News::Silent(asked.sent(&self.opening))),
             Happened::Late => news(News::Late(asked.sent(&self.opening))),
             Happened::Frame(Ok(Frame::Head(head))) if head.status < 500 => {
@@ -392,7 +405,7 @@ impl Client<'_> {
                 return Happened::Frame(Ok(Frame::Info(head)));
             }
             if !self.flush_until(deadline).await {
-                return Happened::Left;
+                return Happened::Unread;
             }
         }
     }
@@ -666,5 +679,8 @@ enum Happened {
     Endless(Endless),
     Silent,
     Late,
+    /// The client did not wait for it.
     Left,
+    /// The client does not read what it is told meanwhile.
+    Unread,
 }

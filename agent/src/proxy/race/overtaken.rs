@@ -15,7 +15,6 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use hearth_proto::evidence::Outcome;
 use tokio::time::timeout;
 
 use super::outcome::Verdict;
@@ -58,18 +57,13 @@ impl Race<'_> {
     /// somebody.
     fn blame_overdue(&mut self) -> bool {
         let mut overdue = false;
-        let now = Instant::now();
-        for n in 0..self.tries.len() {
-            let t = &mut self.tries[n];
-            let waited = now.saturating_duration_since(t.started);
+        for t in &mut self.tries {
             // A silent link is the node's affair, and the links' to tell: not held against the endpoint.
             if matches!(t.standing, Standing::Running)
                 && !t.silent
-                && waited >= self.learnt.latencies.hedge_delay(now)
+                && self.inner.blame_if_overdue((&t.target.id, &t.load), &self.learnt, t.started)
             {
-                t.standing = Standing::Ended { at: now };
-                t.load.observe(now, waited);
-                self.report(n, Outcome::TimedOut);
+                t.standing = Standing::Ended { at: Instant::now() };
                 overdue = true;
             }
         }

@@ -3,12 +3,14 @@
 use std::time::{Duration, Instant};
 
 use hearth_proto::advert::Condition;
-use hearth_proto::evidence::Outcome;
+use hearth_proto::evidence::{EndpointEvidence, Outcome};
 use hearth_proto::ids::EndpointId;
 use hearth_proto::policy::{Hedge, ServicePolicy};
 use hearth_proto::route::Choice;
-use hearth_proto::time::Span;
+use hearth_proto::time::{Span, Time};
 use http::Method;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 use super::mesh::{App, Host, endpoint, get, plain, send};
 use crate::driver::PathReport;
@@ -192,6 +194,106 @@ async fn no_answer_in_time_is_a_504_and_evidence() {
         _ => Ok(()),
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_starved_data_thread_judges_is_held_against_nobody_and_counted() {
+    let mut m = mesh().await;
+    let short = ServicePolicy { timeout: Span(Duration::from_millis(400)), ..plain() };
+    m.a.route(&[("b", m.b.agent.address)], short);
+    assert_eq!(get(m.a.upstream, "/").await.status, 200);
+    assert_eq!(m.a.metrics.excused.get(), 0);
+    m.a.proxy.inner.pulses.kept_waiting(Duration::from_secs(2));
+    let reply = send(m.a.upstream, Method::POST, "/hang", &[], "x").await;
+    assert_eq!(reply.status, 504);
+    assert!(m.a.reports.try_recv().is_err());
+    assert_eq!(m.a.metrics.excused.get(), 1);
+}
+
+const POST: &str = "POST /hang HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\nx";
+const GET: &str = "GET /hang HTTP/1.1\r\nhost: x\r\n\r\n";
+/// Not plain: hyper's, and the race's from the start.
+const CHUNKED: &str =
+    "POST /hang HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n";
+/// Longer than a hedge waits while little is known.
+const GIVES_UP: Duration = Duration::from_millis(300);
+
+impl Mesh {
+    /// How many clients left before their answer, as `a` counts them.
+    fn left(&self) -> u64 {
+        let labels = [("service", "ledger".to_owned()), ("outcome", "left".to_owned())];
+        self.a.metrics.requests.get_or_create(&labels).get()
+    }
+
+    /// A client that leaves `after` its request has reached the application; returns once that was counted.
+    async fn leaves(&self, request: &str, after: Duration) {
+        let (left, seen) = (self.left(), self.app_b.seen());
+        let mut client = TcpStream::connect(self.a.upstream).await.unwrap();
+        client.write_all(request.as_bytes()).await.unwrap();
+        until("the request to arrive", || match self.app_b.seen() {
+            n if n > seen => Ok(()),
+            n => Err(n),
+        })
+        .await;
+        tokio::time::sleep(after).await;
+        drop(client);
+        until("a client that left", || match self.left() {
+            n if n > left => Ok(()),
+            n => Err(n),
+        })
+        .await;
+        assert_eq!(self.left(), left + 1, "counted once");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_application_that_hangs_is_ejected_though_its_clients_give_up_first() {
+    let hedged = ServicePolicy { hedge: Hedge::After(Span(Duration::from_millis(40))), ..plain() };
+    for (request, policy) in [(POST, plain()), (CHUNKED, plain()), (GET, hedged)] {
+        let mut m = mesh().await;
+        m.a.route(&[("b", m.b.agent.address)], policy);
+        let (began, mut evidence) = (Instant::now(), EndpointEvidence::default());
+        let mut ejected = false;
+        // What a machine that is busy otherwise held up itself is no evidence.
+        for _ in 0..50 {
+            m.leaves(request, GIVES_UP).await;
+            while let Ok(report) = m.a.reports.try_recv() {
+                let PathReport::Outcome { endpoint: e, outcome } = report else { continue };
+                assert_eq!((e, outcome), (endpoint("b"), Outcome::TimedOut));
+                let now = Time(u64::try_from(began.elapsed().as_micros()).unwrap());
+                ejected |= evidence.observe(outcome, now, 0.5, true);
+            }
+            if ejected {
+                break;
+            }
+        }
+        assert!(ejected, "{request:?} is never evidence");
+        let samples = m.a.proxy.samples();
+        assert!(samples.iter().any(|(id, s)| *id == endpoint("b") && s.failed > 0), "{samples:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_leaves_before_an_answer_was_due_is_counted_and_blames_nobody() {
+    for request in [POST, CHUNKED, GET] {
+        let mut m = mesh().await;
+        m.a.route(&[("b", m.b.agent.address)], plain());
+        // The links stand; whatever is measured is the application's.
+        assert_eq!(get(m.a.upstream, "/").await.status, 200);
+        let mut tries = 0;
+        loop {
+            let started = Instant::now();
+            m.leaves(request, Duration::ZERO).await;
+            // On a machine that is busy otherwise it may have been due already.
+            if started.elapsed() < GIVES_UP / 2 {
+                break;
+            }
+            while m.a.reports.try_recv().is_ok() {}
+            tries += 1;
+            assert!(tries < 50, "this machine is too busy");
+        }
+        assert!(m.a.reports.try_recv().is_err(), "{request:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
