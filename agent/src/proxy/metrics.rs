@@ -157,10 +157,10 @@ impl ProxyMetrics {
     }
 
     /// How many requests of a service's clients were answered so far, and how many of them with an error of
-    /// the mesh's or of the application's.
+    /// the mesh's or of the application's, or turned away since there was too much to do.
     pub(crate) fn toll(&self, service: &ServiceName) -> (u64, u64) {
         let of = |outcome| self.requests_of(service, outcome).get();
-        let failed = of("server_error") + of("failed");
+        let failed = of("server_error") + of("failed") + of("shed");
         (of("ok") + of("client_error") + failed, failed)
     }
 

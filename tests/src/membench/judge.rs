@@ -30,11 +30,11 @@ fn of(taken: &Taken) -> Vec<String> {
             "verdicts on stopped agents",
         );
         must_be_none(
-            stopped(|f| f.refuted.is_some_and(|times| times > 0)),
+            stopped(|f| f.rejoined.is_some_and(|times| times > 0)),
             "stopped agents told that they are dead",
         );
         must_be_none(
-            stopped(|f| f.refuted.is_none()),
+            stopped(|f| f.rejoined.is_none()),
             "stopped agents that could not be asked that",
         );
         must_be_none(others, "verdicts on agents whom nothing befell");
@@ -54,7 +54,7 @@ mod tests {
             member: "node-002".to_owned(),
             failed: 0,
             doubted: 9,
-            refuted: Some(0),
+            rejoined: Some(0),
             others_failed: 0,
             whole_s: 0.5,
         };
@@ -83,12 +83,12 @@ mod tests {
     #[test]
     fn a_verdict_on_who_was_stopped_is_a_fault_even_where_no_look_found_it() {
         assert_eq!(changed(Subject::Hearth, |t| t.freezes[1].failed = 3).len(), 1);
-        assert_eq!(changed(Subject::Hearth, |t| t.freezes[1].refuted = Some(1)).len(), 1);
+        assert_eq!(changed(Subject::Hearth, |t| t.freezes[1].rejoined = Some(1)).len(), 1);
     }
 
     #[test]
     fn what_could_not_be_asked_is_not_taken_for_good() {
-        let said = changed(Subject::Hearth, |t| t.freezes[0].refuted = None);
+        let said = changed(Subject::Hearth, |t| t.freezes[0].rejoined = None);
         assert!(said.len() == 1 && said[0].contains("1 stopped"), "{said:?}");
     }
 
@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn what_serf_says_is_no_fault_but_to_break_off_is_one_of_whomever() {
-        let worse = |t: &mut Taken| (t.freezes[0].failed, t.freezes[0].refuted) = (5, None);
+        let worse = |t: &mut Taken| (t.freezes[0].failed, t.freezes[0].rejoined) = (5, None);
         assert_eq!(changed(Subject::Serf, worse), Vec::<String>::new());
         for subject in Subject::ALL {
             assert_eq!(changed(subject, |t| t.broke_off = Some("a reason".to_owned())).len(), 1);
