@@ -12,7 +12,7 @@ use super::input::Entry;
 
 const MAGIC: &[u8; 8] = b"hearthfr";
 /// Grows with every change of what entries consist of: a file of another format is refused by its number.
-const FORMAT: u16 = 2;
+const FORMAT: u16 = 3;
 const HEADER: usize = MAGIC.len() + 2;
 const FRAME: usize = 4 + 8;
 

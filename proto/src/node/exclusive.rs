@@ -226,33 +226,27 @@ impl Node {
         self.stale_advert = true;
         match self.own.get(&endpoint).map(|own| own.config.role) {
             Some(Role::Warm { .. }) => self.drive(now, &endpoint, &Life::Called(None)),
-            _ => self.tell_condition(&endpoint, Condition::Standby),
+            _ => self.tell_condition(&endpoint, Condition::Standby, Condition::Serving),
         }
     }
 
     fn lost(&mut self, now: Time, service: &ServiceName, term: u64, why: &'static str) {
         self.events.push_back(Event::Lease { service: service.clone(), term, held: Err(why) });
-        self.seats.preferred.remove(service);
         self.stale_advert = true;
         self.stale_services.insert(service.clone());
-        let Some(HeldLease { endpoint, .. }) = self.seats.held.remove(service) else { return };
-        let Some(own) = self.own.get(&endpoint) else { return };
-        match (own.config.role, own.life.condition()) {
-            (Role::Hot, Condition::Serving) => self.tell_condition(&endpoint, Condition::Serving),
-            (Role::Warm { .. }, Condition::Activating | Condition::Serving) => {
+        if let Some(HeldLease { endpoint, .. }) = self.seats.held.get(service).cloned() {
+            match self.own.get(&endpoint).map(|own| own.config.role) {
                 // Down at once: whoever follows may have the lease already.
-                self.drive(now, &endpoint, &Life::Drain);
-                if !self.draining {
-                    self.drive(now, &endpoint, &Life::Undrain);
-                }
+                Some(Role::Warm { .. }) => self.drive(now, &endpoint, &Life::Fenced),
+                _ => self.tell_condition(&endpoint, Condition::Serving, Condition::Standby),
             }
-            _ => {}
         }
+        self.seats.held.remove(service);
+        self.seats.preferred.remove(service);
     }
 
     /// Tells that a hot endpoint began or ceased to serve with the lease.
-    fn tell_condition(&mut self, endpoint: &EndpointId, from: Condition) {
-        let to = if from == Condition::Serving { Condition::Standby } else { Condition::Serving };
+    fn tell_condition(&mut self, endpoint: &EndpointId, from: Condition, to: Condition) {
         let well = self.own.get(endpoint).is_some_and(|o| o.life.condition() == Condition::Serving);
         if well {
             self.events.push_back(Event::Condition {
@@ -305,6 +299,7 @@ impl Node {
         if !self.seats.is_exclusive((self.policy_version, &self.policy), service) {
             return false;
         }
+        self.align(now, service);
         let policy = self.policy.service(service);
         let contender = self.contender(service, now);
         let rank = contender.as_ref().map(|id| self.rank(service, id));
@@ -329,6 +324,23 @@ impl Node {
         }
         self.drain_seat(now, service);
         true
+    }
+
+    /// Brings our warm endpoints in line with the lease: whoever it is held for is called, whatever an earlier
+    /// start, an earlier policy or a drain made of it, and the application of no other runs.
+    fn align(&mut self, now: Time, service: &ServiceName) {
+        let held = self.seats.held.get(service).map(|held| held.endpoint.clone());
+        let ours = self.own.iter().filter(|(id, _)| id.service == *service);
+        let warm = ours.filter(|(_, own)| own.config.role != Role::Hot);
+        for id in warm.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
+            if held.as_ref() != Some(&id) {
+                if self.own.get(&id).is_some_and(|own| own.life.may_run()) {
+                    self.drive(now, &id, &Life::Fenced);
+                }
+            } else if self.stands_by(&id) {
+                self.drive(now, &id, &Life::Called(None));
+            }
+        }
     }
 
     /// How many owners come before us in the agreed order, of those that could serve.

@@ -81,15 +81,20 @@ impl Node {
         if before != Condition::Activating && after == Condition::Activating {
             let parent = incident.as_ref().and_then(|key| self.parents.get(key)).copied();
             let incident = incident.clone();
-            own.under_way = Some(UnderWay { began: now, incident, parent, error: None });
+            own.under_way = Some(UnderWay { order: 0, began: now, incident, parent, error: None });
         }
+        if let (Some(Action::Activate { .. }), Some(under_way)) = (action, &mut own.under_way) {
+            self.orders += 1;
+            under_way.order = self.orders;
+        }
+        let order = own.under_way.as_ref().map(|under_way| under_way.order).unwrap_or_default();
         let endpoint = id.clone();
         self.events.extend(action.map(|action| match action {
             Action::Activate { attempt, within } => {
-                Event::Activate { endpoint, incident, attempt, within }
+                Event::Activate { endpoint, order, incident, attempt, within }
             }
-            Action::WarmUp { within } => Event::WarmUp { endpoint, within },
-            Action::Deactivate => Event::Deactivate { endpoint },
+            Action::WarmUp { within } => Event::WarmUp { endpoint, order, within },
+            Action::Deactivate(stop) => Event::Deactivate { endpoint, stop },
             Action::Check => Event::Check { endpoint },
         }));
         if before == after {
@@ -123,9 +128,13 @@ impl Node {
                 activations.succeeded(took);
                 self.report_activation(now, id, None);
             }
-            // Drained meanwhile: that says nothing of how well it can be activated.
-            Condition::Draining => {
-                self.report_activation(now, id, Some("drained before it served".to_owned()));
+            // Taken back meanwhile: that says nothing of how well it can be activated.
+            Condition::Draining | Condition::Standby => {
+                let why = match after {
+                    Condition::Draining => "drained before it served",
+                    _ => "the lease was lost before it served",
+                };
+                self.report_activation(now, id, Some(why.to_owned()));
                 return None;
             }
             _ => {
@@ -269,7 +278,7 @@ impl Node {
         }
     }
 
-    fn stands_by(&self, id: &EndpointId) -> bool {
+    pub(super) fn stands_by(&self, id: &EndpointId) -> bool {
         self.own.get(id).is_some_and(|own| own.life.condition() == Condition::Standby)
     }
 
