@@ -37,6 +37,8 @@ pub(super) struct Seats {
     held: BTreeMap<ServiceName, HeldLease>,
     /// Since when somebody of the declared role could take a lease back from us.
     preferred: BTreeMap<ServiceName, (NodeName, Time)>,
+    /// The leases that go back, and when: their endpoints finish what they have until then.
+    parting: BTreeMap<ServiceName, Time>,
     pub(super) stale: bool,
 }
 
@@ -66,6 +68,9 @@ impl Seats {
     ) -> Condition {
         let held = self.held.get(&id.service).is_some_and(|h| h.endpoint == *id);
         match condition {
+            Condition::Serving if held && self.parting.contains_key(&id.service) => {
+                Condition::Draining
+            }
             Condition::Serving if !held && self.is_exclusive(policy, &id.service) => {
                 Condition::Standby
             }
@@ -243,9 +248,11 @@ impl Node {
         }
         self.seats.held.remove(service);
         self.seats.preferred.remove(service);
+        self.seats.parting.remove(service);
     }
 
-    /// Tells that a hot endpoint began or ceased to serve with the lease.
+    /// Tells what an endpoint that is well does by the lease alone: a hot one begins or ceases to serve with
+    /// it, any finishes what it has before it goes back.
     fn tell_condition(&mut self, endpoint: &EndpointId, from: Condition, to: Condition) {
         let well = self.own.get(endpoint).is_some_and(|o| o.life.condition() == Condition::Serving);
         if well {
@@ -370,9 +377,42 @@ impl Node {
     }
 
     /// Whether the lease goes back to the declared roles: from a warm endpoint to a hot one that has been
-    /// able to take it for the policy's hold.
+    /// able to take it for the policy's hold. The warm one takes nothing new for a moment before.
     fn hand_back(&mut self, now: Time, service: &ServiceName, failback: Failback) -> Back {
-        let Failback::After(hold) = failback else { return Back::Never };
+        let heir = self.heir(now, service, failback);
+        let Some((hot, _)) = heir.as_ref().filter(|(_, at)| *at <= now) else {
+            if self.seats.parting.remove(service).is_some() {
+                self.tell_parting(service, Condition::Draining, Condition::Serving);
+            }
+            return heir.map_or(Back::Never, |(_, at)| Back::At(at));
+        };
+        let until = match self.seats.parting.get(service) {
+            Some(until) => *until,
+            None => {
+                self.seats.parting.insert(service.clone(), now + DRAIN);
+                self.tell_parting(service, Condition::Serving, Condition::Draining);
+                now + DRAIN
+            }
+        };
+        if until > now { Back::At(until) } else { Back::Now(hot.clone()) }
+    }
+
+    fn tell_parting(&mut self, service: &ServiceName, from: Condition, to: Condition) {
+        self.stale_advert = true;
+        self.stale_services.insert(service.clone());
+        if let Some(endpoint) = self.seats.held.get(service).map(|held| held.endpoint.clone()) {
+            self.tell_condition(&endpoint, from, to);
+        }
+    }
+
+    /// Whom of the declared role a lease of ours goes back to, and when its hold is over.
+    fn heir(
+        &mut self,
+        now: Time,
+        service: &ServiceName,
+        failback: Failback,
+    ) -> Option<(NodeName, Time)> {
+        let Failback::After(hold) = failback else { return None };
         let held = self.seats.held.get(service).and_then(|h| self.own.get(&h.endpoint));
         let by_warm = held.is_some_and(|own| own.config.role != Role::Hot);
         let hot = self
@@ -382,19 +422,14 @@ impl Node {
             .map(|c| c.id.node.clone());
         let Some(hot) = hot else {
             self.seats.preferred.remove(service);
-            return Back::Never;
+            return None;
         };
         let known =
             self.seats.preferred.entry(service.clone()).or_insert_with(|| (hot.clone(), now));
         if known.0 != hot {
             *known = (hot.clone(), now);
         }
-        let at = known.1 + hold.0;
-        if at > now {
-            return Back::At(at);
-        }
-        self.seats.preferred.remove(service);
-        Back::Now(hot)
+        Some((hot, known.1 + hold.0))
     }
 
     /// The term that an advert claims for an endpoint.

@@ -173,10 +173,31 @@ fn a_warm_owner_is_activated_only_with_the_lease_and_gives_it_back_after_the_hol
     lab.node("h1").handle_health(now, &at("h1"), true);
     lab.run(ms(2_900));
     assert_eq!(only(&lab), warm, "not before the hold");
-    lab.run(ms(1_100));
+    lab.run(ms(900));
+    assert_eq!(lab.condition(&warm), Condition::Draining, "it finishes what it has first");
+    assert_eq!((serving(&lab), lab.count(stopped_now)), (vec![], 0));
+    assert!(lab.nodes[&name(&warm)].lease(&ledger()).is_some(), "under its lease");
+    lab.run(ms(700));
     assert_eq!(only(&lab), "h1");
     assert_eq!(lab.condition(&warm), Condition::Standby);
     assert_eq!(lab.count(stopped_now), 1);
+}
+
+#[test]
+fn a_warm_owner_that_was_about_to_give_the_lease_back_serves_on_where_nobody_can_take_it() {
+    let mut lab = lab(&["h1", "w1", "w2"]);
+    let warm = warm_serves(&mut lab);
+    let before = term(&lab, &warm);
+    let now = lab.now;
+    lab.node("h1").handle_health(now, &at("h1"), true);
+    lab.run(ms(3_500));
+    assert_eq!(lab.condition(&warm), Condition::Draining);
+    let now = lab.now;
+    lab.node("h1").handle_health(now, &at("h1"), false);
+    lab.run(ms(100));
+    assert_eq!((only(&lab), term(&lab, &warm)), (warm.clone(), before));
+    lab.run(Duration::from_secs(10));
+    assert_eq!((only(&lab), lab.count(stopped_now)), (warm, 0));
 }
 
 #[test]
