@@ -146,7 +146,8 @@ pub struct Node {
     forced: BTreeMap<EndpointId, Forced>,
     activations: BTreeMap<EndpointId, Activations>,
     pace: Pace,
-    parents: BTreeMap<IncidentKey, u64>,
+    /// Callers' spans, by the loss they woke us for; the oldest first.
+    parents: VecDeque<(IncidentKey, u64)>,
     /// Counts orders of hooks.
     orders: u64,
     revision: u64,
@@ -215,7 +216,7 @@ impl Node {
             forced: BTreeMap::new(),
             activations: BTreeMap::new(),
             pace: Pace::default(),
-            parents: BTreeMap::new(),
+            parents: VecDeque::new(),
             orders: 0,
             revision: 0,
             left: false,

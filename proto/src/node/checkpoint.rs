@@ -54,7 +54,7 @@ pub struct Checkpoint {
     outcomes: BTreeMap<EndpointId, EndpointEvidence>,
     own: BTreeMap<EndpointId, Own>,
     forced: BTreeMap<EndpointId, Forced>,
-    parents: BTreeMap<IncidentKey, u64>,
+    parents: VecDeque<(IncidentKey, u64)>,
     orders: u64,
     revision: u64,
     left: bool,

@@ -30,7 +30,7 @@ pub(super) const FORCE: Duration = Duration::from_secs(3);
 /// that was cut off itself still has its old wakes delivered when it returns, and a moment later it
 /// needs nobody. Callers repeat every half second.
 const INSIST: Duration = Duration::from_millis(400);
-/// Parents kept for activations that have not begun.
+/// Parents kept for activations that have not begun; the oldest goes first.
 const MAX_PARENTS: usize = 256;
 
 impl Node {
@@ -79,7 +79,8 @@ impl Node {
         let incident = own.life.activated_for().cloned();
         let warm = own.config.role != Role::Hot;
         if before != Condition::Activating && after == Condition::Activating {
-            let parent = incident.as_ref().and_then(|key| self.parents.get(key)).copied();
+            let of = |key| self.parents.iter().find(|(of, _)| of == key).map(|(_, span)| *span);
+            let parent = incident.as_ref().and_then(of);
             let incident = incident.clone();
             own.under_way = Some(UnderWay { order: 0, began: now, incident, parent, error: None });
         }
@@ -199,8 +200,11 @@ impl Node {
             self.refuse("wake", "not_allowed", Identity::Node(from.clone()), detail);
             return;
         }
-        if self.parents.len() < MAX_PARENTS {
-            self.parents.entry(wake.incident.clone()).or_insert(wake.parent_span);
+        if !self.parents.iter().any(|(of, _)| *of == wake.incident) {
+            self.parents.push_back((wake.incident.clone(), wake.parent_span));
+            if self.parents.len() > MAX_PARENTS {
+                self.parents.pop_front();
+            }
         }
         self.stale_services.insert(wake.endpoint.service.clone());
         if wake.urgent {

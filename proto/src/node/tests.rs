@@ -440,6 +440,32 @@ fn what_an_earlier_start_left_is_stopped_where_it_is_not_called_and_goes_on_wher
 }
 
 #[test]
+fn however_many_losses_woke_an_endpoint_the_last_ones_span_is_the_parent_of_its_activation() {
+    let mut lab = Lab::new(&["c1", "h1", "w1"]);
+    let wake = |lab: &mut Lab, version, parent_span| {
+        let incident = IncidentKey { lost: at("h1"), version };
+        let wake = Wake { endpoint: at("w1"), incident, parent_span, urgent: false };
+        let (now, caller) = (lab.now, Identity::Node(name("c1")));
+        lab.node("w1").handle_message(now, &caller, Message::Wake(wake));
+    };
+    let last = lab.nodes[&name("w1")].table().get(&name("h1")).unwrap().advert.version;
+    for revision in 1_000..1_300 {
+        wake(&mut lab, Version { revision, ..last }, revision);
+    }
+    assert_eq!(lab.nodes[&name("w1")].sizes().parents, 256);
+    wake(&mut lab, last, 7);
+    lab.lose("h1");
+    lab.run(ms(100));
+    lab.hook("w1", Ok(()));
+    lab.healthy("w");
+    let parent = lab.events.iter().rev().find_map(|(_, e)| match e {
+        Event::Spans(spans) => spans.iter().find(|s| s.name == "activate").map(|s| s.parent),
+        _ => None,
+    });
+    assert_eq!(parent, Some(Some(7)));
+}
+
+#[test]
 fn an_incident_becomes_stable_by_time_alone_and_reports_its_spans() {
     let mut lab = Lab::new(&["c1", "h1", "h2"]);
     lab.lose("h1");
