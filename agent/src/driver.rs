@@ -115,6 +115,8 @@ pub enum Command {
     Hook {
         /// Which endpoint of ours.
         endpoint: EndpointId,
+        /// By which order of the core.
+        order: u64,
         /// How it ended.
         result: Result<(), HookFailed>,
     },
@@ -122,6 +124,8 @@ pub enum Command {
     Warmed {
         /// Which endpoint of ours.
         endpoint: EndpointId,
+        /// By which order of the core.
+        order: u64,
     },
     /// An operator wants activated endpoints of a service to stand down.
     Failback(ServiceName, oneshot::Sender<FailbackView>),
@@ -161,6 +165,11 @@ impl Handle {
     /// Hands a command over; waits while the driver is behind.
     pub async fn command(&self, command: Command) -> Result<(), Gone> {
         self.commands.send(command).await.map_err(|_| Gone)
+    }
+
+    /// Where commands go, for whoever gives none but those.
+    pub fn commands(&self) -> mpsc::Sender<Command> {
+        self.commands.clone()
     }
 
     /// Reads something from the core.
@@ -399,8 +408,12 @@ impl<E: Effects> Driver<E> {
             }
             Command::Samples(samples) => self.node.handle_samples(now, &samples),
             Command::PromisesSaved(serial) => self.node.handle_promises_saved(now, serial),
-            Command::Hook { endpoint, result } => self.node.handle_hook(now, &endpoint, result),
-            Command::Warmed { endpoint } => self.node.handle_warmed(now, &endpoint),
+            Command::Hook { endpoint, order, result } => {
+                self.node.handle_hook(now, &endpoint, order, result);
+            }
+            Command::Warmed { endpoint, order } => {
+                self.node.handle_warmed(now, &endpoint, order);
+            }
             Command::Failback(service, answer) => {
                 // Whoever asked may have hung up; the word is given all the same.
                 let _ = answer.send(self.node.failback(now, &service));

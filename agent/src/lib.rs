@@ -18,6 +18,7 @@
 pub mod admin;
 pub mod check;
 pub mod config;
+mod counted;
 pub mod disk;
 pub mod dns;
 pub mod driver;

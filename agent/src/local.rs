@@ -1,17 +1,20 @@
 //! The endpoints of this host as the shell sees them: which application, which check, which hooks.
 //!
-//! Owns one checker and one queue of hooks and warm-ups per endpoint. They run one after the other, so
-//! that a deactivation still under way never meets the next activation. Results go to the driver. Dropping
-//! an endpoint ends its check and whatever hook runs.
+//! Owns one checker and one runner of hooks and warm-ups per endpoint ([`runner`]). Results go to the driver.
+//! Dropping an endpoint ends its check and its activation; a deactivation runs to its end, and what takes the
+//! endpoint's place begins after it.
+
+mod runner;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hearth_proto::advert::traits;
 use hearth_proto::ids::{EndpointId, NodeName};
 use hearth_proto::incident::IncidentKey;
-use hearth_proto::lifecycle::Activation;
+use hearth_proto::lifecycle::{Activation, Stop};
 use hearth_proto::node::EndpointConfig;
 use tokio::runtime::Handle as Runtime;
 use tokio::sync::mpsc;
@@ -19,13 +22,22 @@ use tokio::task::JoinHandle;
 
 use crate::check::{CheckEvent, Checker};
 use crate::config::{CheckKind, Config, Endpoint};
+use crate::counted::Counted;
 use crate::driver::{Command, Handle};
-use crate::hook::{self, HookCall, Purpose};
+use crate::hook::{HookCall, Purpose};
 use crate::proxy::LocalEndpoint;
-use crate::warm;
 
-/// Hook calls that may wait per endpoint: an activation and a deactivation behind one that runs.
-const HOOKS_WAITING: usize = 4;
+use runner::{Runner, Task};
+
+/// How long requests under way may take to finish before an application is stopped, or the agent ends.
+pub const FINISH_LIMIT: Duration = Duration::from_secs(20);
+/// Orders that may wait per endpoint. Its runner takes each at once, whatever it is at.
+const ORDERS_WAITING: usize = 16;
+/// How often it is looked whether something has ended.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// How much is under way at an endpoint of ours.
+pub type UnderWay = Arc<dyn Fn(&EndpointId) -> usize + Send + Sync>;
 
 /// Shared by the driver's effects and reloads.
 #[derive(Clone)]
@@ -36,20 +48,18 @@ pub struct Locals {
     /// Where hooks run: a program inherits the priority of the thread that starts it, and the mesh thread's
     /// is raised.
     hooks: Runtime,
+    under_way: UnderWay,
+    /// Deactivations that wait or run.
+    deactivations: Arc<AtomicUsize>,
     endpoints: Arc<Mutex<BTreeMap<EndpointId, Local>>>,
 }
 
 struct Local {
     config: Endpoint,
     checker: Checker,
-    hooks: mpsc::Sender<Task>,
+    /// Dropped, the runner ends.
+    orders: mpsc::Sender<Task>,
     runner: JoinHandle<()>,
-}
-
-impl Drop for Local {
-    fn drop(&mut self) {
-        self.runner.abort();
-    }
 }
 
 /// The id of one of our endpoints.
@@ -96,7 +106,7 @@ pub fn for_path(config: &Config) -> Vec<LocalEndpoint> {
 
 impl Locals {
     /// No endpoints yet. Results of checks and hooks go to the driver behind `handle`; hooks run on `hooks`.
-    pub fn new(node: NodeName, handle: Handle, hooks: Runtime) -> Self {
+    pub fn new(node: NodeName, handle: Handle, hooks: Runtime, under_way: UnderWay) -> Self {
         let (checks, mut results) = mpsc::channel::<CheckEvent>(64);
         let (driver, name) = (handle.clone(), node.clone());
         tokio::spawn(async move {
@@ -112,7 +122,8 @@ impl Locals {
                 }
             }
         });
-        Self { node, handle, checks, hooks, endpoints: Arc::default() }
+        let (deactivations, endpoints) = (Arc::default(), Arc::default());
+        Self { node, handle, checks, hooks, under_way, deactivations, endpoints }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<EndpointId, Local>> {
@@ -123,23 +134,43 @@ impl Locals {
     /// Makes the set of endpoints this one. Those that did not change keep their check's verdict.
     pub fn set(&self, endpoints: &[Endpoint]) {
         let mut locals = self.lock();
-        locals.retain(|_, local| endpoints.contains(&local.config));
+        let (stay, gone) = std::mem::take(&mut *locals)
+            .into_iter()
+            .partition(|(_, l)| endpoints.contains(&l.config));
+        *locals = stay;
+        let mut gone: BTreeMap<EndpointId, Local> = gone;
         for config in endpoints {
-            locals.entry(id(&self.node, config)).or_insert_with(|| self.start(config));
+            let id = id(&self.node, config);
+            let before = gone.remove(&id).map(|local| local.runner);
+            locals.entry(id).or_insert_with(|| self.start(config, before));
         }
     }
 
-    fn start(&self, config: &Endpoint) -> Local {
-        let (hooks, queue) = mpsc::channel(HOOKS_WAITING);
-        let runner = self.hooks.spawn(run_tasks(config.clone(), self.handle.clone(), queue));
+    fn start(&self, config: &Endpoint, before: Option<JoinHandle<()>>) -> Local {
+        let (orders, queue) = mpsc::channel(ORDERS_WAITING);
+        let runner = Runner {
+            config: config.clone(),
+            results: self.handle.commands(),
+            orders: queue,
+            under_way: self.under_way.clone(),
+        };
+        let runner = self.hooks.spawn(async move {
+            if let Some(before) = before {
+                // That it broke off is in the log.
+                let _ = before.await;
+            }
+            runner.run().await;
+        });
         let checker = Checker::start(config, self.checks.clone());
-        Local { config: config.clone(), checker, hooks, runner }
+        Local { config: config.clone(), checker, orders, runner }
     }
 
-    /// Has an activation attempted once, for at most `within`. The result goes to the driver.
+    /// Has an activation attempted once, for at most `within`. The result goes to the driver, with the order's
+    /// number.
     pub fn activate(
         &self,
         endpoint: &EndpointId,
+        order: u64,
         incident: Option<&IncidentKey>,
         term: Option<u64>,
         within: Duration,
@@ -147,24 +178,38 @@ impl Locals {
         let incident = incident.map(ToString::to_string).unwrap_or_default();
         let purpose = Purpose::Activate;
         let call = HookCall { purpose, endpoint: endpoint.clone(), incident, term };
-        self.task(endpoint, Task::Activate(call, Instant::now() + within));
+        self.order(endpoint, Task::Activate { call, order, end: Instant::now() + within });
     }
 
-    /// Has an endpoint deactivated. Nobody waits for it.
-    pub fn deactivate(&self, endpoint: &EndpointId) {
+    /// Has an endpoint deactivated.
+    pub fn deactivate(&self, endpoint: &EndpointId, stop: Stop) {
         let (purpose, incident) = (Purpose::Deactivate, String::new());
         let call = HookCall { purpose, endpoint: endpoint.clone(), incident, term: None };
-        self.task(endpoint, Task::Deactivate(call));
+        let counted = Counted::new(&self.deactivations);
+        self.order(endpoint, Task::Deactivate { call, stop, counted });
+    }
+
+    /// Waits until no deactivation waits or runs, at most `limit`, and returns how many are left.
+    pub async fn deactivated(&self, limit: Duration) -> usize {
+        let end = Instant::now() + limit;
+        loop {
+            let left = self.deactivations.load(Ordering::Relaxed);
+            if left == 0 || Instant::now() >= end {
+                return left;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     /// Has the requests made that warm an endpoint up, for at most `within`; the driver is told.
-    pub fn warm_up(&self, endpoint: &EndpointId, within: Duration) {
-        self.task(endpoint, Task::WarmUp(endpoint.clone(), Instant::now() + within));
+    pub fn warm_up(&self, endpoint: &EndpointId, order: u64, within: Duration) {
+        let (endpoint, end) = (endpoint.clone(), Instant::now() + within);
+        self.order(&endpoint.clone(), Task::WarmUp { endpoint, order, end });
     }
 
-    fn task(&self, endpoint: &EndpointId, task: Task) {
+    fn order(&self, endpoint: &EndpointId, task: Task) {
         if let Some(local) = self.lock().get(endpoint)
-            && local.hooks.try_send(task).is_err()
+            && local.orders.try_send(task).is_err()
         {
             // The lifecycle gives up at its deadline and tries again later.
             tracing::error!(%endpoint, "too many hooks wait; this one is not run");
@@ -193,45 +238,5 @@ impl Locals {
     }
 }
 
-/// What is done to an application, one after the other.
-enum Task {
-    /// One attempt, until then.
-    Activate(HookCall, Instant),
-    Deactivate(HookCall),
-    /// Requests, until then.
-    WarmUp(EndpointId, Instant),
-}
-
-async fn run_tasks(config: Endpoint, driver: Handle, mut queue: mpsc::Receiver<Task>) {
-    while let Some(task) = queue.recv().await {
-        let done = match task {
-            Task::Deactivate(call) => {
-                if let Some(hook) = &config.deactivate {
-                    hook::run(hook, call).await;
-                }
-                continue;
-            }
-            Task::Activate(call, end) => {
-                let endpoint = call.endpoint.clone();
-                // What it waited for behind another counts.
-                let within = end.saturating_duration_since(Instant::now());
-                let result = match &config.activate {
-                    Some(hook) => hook::run_once(hook, call, within).await.result,
-                    None => Ok(()),
-                };
-                Command::Hook { endpoint, result: result.map_err(|e| e.told()) }
-            }
-            Task::WarmUp(endpoint, end) => {
-                if let Some(warm_up) = &config.warm_up {
-                    let made = warm::up(&config.address, config.http, warm_up);
-                    // What it has had by then has to do.
-                    let _ = tokio::time::timeout_at(end.into(), made).await;
-                }
-                Command::Warmed { endpoint }
-            }
-        };
-        if driver.command(done).await.is_err() {
-            return;
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -77,20 +77,20 @@ impl Effects for Outside {
             self.incidents.keep(record);
         }
         match event {
-            Event::Activate { endpoint, incident, within, .. } => {
+            Event::Activate { endpoint, order, incident, within, .. } => {
                 if let Some(locals) = self.locals.get() {
                     let term = node.lease(&endpoint.service).map(|lease| lease.term);
-                    locals.activate(&endpoint, incident.as_ref(), term, within);
+                    locals.activate(&endpoint, order, incident.as_ref(), term, within);
                 }
             }
-            Event::WarmUp { endpoint, within } => {
+            Event::WarmUp { endpoint, order, within } => {
                 if let Some(locals) = self.locals.get() {
-                    locals.warm_up(&endpoint, within);
+                    locals.warm_up(&endpoint, order, within);
                 }
             }
-            Event::Deactivate { endpoint } => {
+            Event::Deactivate { endpoint, stop } => {
                 if let Some(locals) = self.locals.get() {
-                    locals.deactivate(&endpoint);
+                    locals.deactivate(&endpoint, stop);
                 }
             }
             Event::Check { endpoint } => {

@@ -20,7 +20,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use hearth_proto::document::SignedDocument;
 use hearth_proto::flight::Recorder;
-use hearth_proto::ids::{Generation, ServiceName};
+use hearth_proto::ids::{EndpointId, Generation, ServiceName};
 use hearth_proto::member::SwimConfig;
 use hearth_proto::node::{Node, NodeConfig};
 use hearth_proto::time::{Clock, Wall};
@@ -233,9 +233,6 @@ async fn live(
     };
     let aboard = recorded(node, &config, &metrics);
     let (driver, handle) = Driver::new(aboard, origin, links.clone(), outside, events);
-    let locals = Locals::new(config.name.clone(), handle.clone(), side.clone());
-    // Set once, before the driver runs.
-    let _ = locals_cell.set(locals.clone());
     let seeds = Arc::new(ArcSwap::from_pointee(config.mesh.seeds.clone()));
 
     let mesh = MeshHandle {
@@ -247,6 +244,12 @@ async fn live(
     };
     let proxy = Proxy::new(mesh, local::for_path(&config), metrics.proxy(), data.to_vec());
     proxy.relay_for_others(config.mesh.relay);
+    let at = proxy.clone();
+    let under_way = Arc::new(move |endpoint: &EndpointId| at.under_way_at(endpoint));
+    let locals = Locals::new(config.name.clone(), handle.clone(), side.clone(), under_way);
+    locals.set(&config.endpoints);
+    // Set once, before the driver runs.
+    let _ = locals_cell.set(locals.clone());
     for (address, entry) in entries(&config)? {
         proxy.listen(address, entry).await?;
     }
@@ -259,7 +262,6 @@ async fn live(
     dns.settle(config.dns.as_ref(), opened);
 
     tokio::spawn(driver.run());
-    locals.set(&config.endpoints);
     let saved = handle.clone();
     tokio::spawn(promises::keep(state.clone(), promised, move |serial| {
         let driver = saved.clone();

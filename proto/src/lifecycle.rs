@@ -5,7 +5,8 @@
 //! tried again with growing pauses within one deadline; a passed check; requests that warm it up); serve;
 //! and stand down once they have not been needed for the policy's hold, or by an operator's word. One that
 //! could not be activated, or failed while serving, is not called for a time that grows with each failure,
-//! so that the next in order is. The transition table is the test. Randomness comes in with the event that
+//! so that the next in order is. At the start of an agent nobody knows what an earlier one left running: a warm
+//! endpoint that is not called is stopped then. The transition table is the test. Randomness comes in with the event that
 //! needs it.
 
 use std::time::Duration;
@@ -32,6 +33,9 @@ pub const DRAIN: Duration = Duration::from_secs(1);
 pub const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause between two attempts.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// What an earlier agent may have left running is left alone for so long after a start: by then everybody has
+/// told what is lost, and who is called has been activated anew without a stop.
+pub const INHERITED: Duration = Duration::from_secs(10);
 /// Warming up may take so long: it shall make the first requests fast, not keep them waiting.
 pub const WARM_UP: Duration = Duration::from_secs(3);
 
@@ -62,6 +66,8 @@ pub enum Event {
     HookHopeless,
     /// The requests that warm it up were made.
     WarmedUp,
+    /// Its service may be served under a lease only, which is not held for it, or not any longer.
+    Fenced,
     /// Its node drains, or an operator wants it out.
     Drain,
     /// Its node no longer drains.
@@ -80,8 +86,8 @@ pub enum Action {
         /// What is left of the deadline.
         within: Duration,
     },
-    /// Run the deactivation hook; nobody waits for it.
-    Deactivate,
+    /// End an activation that is under way and run the deactivation hook; nobody waits for it.
+    Deactivate(Stop),
     /// Run the health check now.
     Check,
     /// Make the requests that warm it up, for at most so long, then report `WarmedUp`.
@@ -89,6 +95,16 @@ pub enum Action {
         /// The bound.
         within: Duration,
     },
+}
+
+/// When the deactivation hook runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Once callers have had [`DRAIN`] to hear of it and nothing is under way at the endpoint any more, within
+    /// the shell's limit. Not at all if it is activated again before.
+    Idle,
+    /// At once: it has failed, or may not serve any longer.
+    Now,
 }
 
 /// How an endpoint is activated, by its configuration.
@@ -129,6 +145,11 @@ enum State {
     Unready,
     /// A warm endpoint that failed: not called before `until`.
     Cooling {
+        until: Time,
+    },
+    /// A warm endpoint at the start of its agent: an earlier one may have left its application activated. It
+    /// stands by all the same, and is stopped at `until`, unless it was called.
+    Inherited {
         until: Time,
     },
     Standby,
@@ -174,11 +195,11 @@ pub struct Lifecycle {
 }
 
 impl Lifecycle {
-    /// A fresh endpoint: hot ones wait for their check, warm ones stand by.
+    /// A fresh endpoint: hot ones wait for their check, warm ones stand by, whatever was left of them.
     pub fn new(role: Role, activation: Activation, now: Time) -> Self {
         let state = match role {
             Role::Hot => State::Unready,
-            Role::Warm { .. } => State::Standby,
+            Role::Warm { .. } => State::Inherited { until: now + INHERITED },
         };
         Self {
             role,
@@ -200,7 +221,7 @@ impl Lifecycle {
     pub fn condition(&self) -> Condition {
         match self.state {
             State::Unready | State::Cooling { .. } => Condition::Unready,
-            State::Standby => Condition::Standby,
+            State::Standby | State::Inherited { .. } => Condition::Standby,
             State::Activating { .. } => Condition::Activating,
             State::Serving { .. } => Condition::Serving,
             State::StandingDown { .. } | State::Draining => Condition::Draining,
@@ -217,10 +238,23 @@ impl Lifecycle {
         self.activated_for.as_ref()
     }
 
+    /// Whether its application may be activated, and goes on to be.
+    pub fn may_run(&self) -> bool {
+        matches!(
+            self.state,
+            State::Inherited { .. }
+                | State::Activating { .. }
+                | State::Serving { .. }
+                | State::StandingDown { .. }
+        )
+    }
+
     /// When a [`Event::Tick`] is due.
     pub fn deadline(&self, terms: &Terms) -> Option<Time> {
         match &self.state {
-            State::Cooling { until } | State::StandingDown { until } => Some(*until),
+            State::Inherited { until }
+            | State::Cooling { until }
+            | State::StandingDown { until } => Some(*until),
             State::Activating { step, deadline } => Some(match step {
                 Step::Hook { .. } | Step::Check => *deadline,
                 Step::Pause { until, .. } | Step::WarmUp { until } => (*until).min(*deadline),
@@ -278,19 +312,24 @@ impl Lifecycle {
         now: Time,
     ) -> Option<(State, Option<Action>)> {
         let serving = State::Serving { unneeded: None };
-        let down = State::StandingDown { until: now + DRAIN };
+        let stop = |stop| Some(Action::Deactivate(stop));
         Some(match (&self.state, event) {
             (State::Draining, Event::Undrain) => (State::Standby, None),
+            // It may wait for requests under way, which are cut now.
+            (State::Draining, Event::Fenced) => (State::Draining, stop(Stop::Now)),
             (State::Draining, _) => return None,
-            (
-                State::Activating { .. } | State::Serving { .. } | State::StandingDown { .. },
-                Event::Drain,
-            ) => (State::Draining, Some(Action::Deactivate)),
+            // Nobody has been let in.
+            (State::Activating { .. }, Event::Drain) => (State::Draining, stop(Stop::Now)),
+            (_, Event::Drain) if self.may_run() => (State::Draining, stop(Stop::Idle)),
             (_, Event::Drain) => (State::Draining, None),
+            (_, Event::Fenced) if self.may_run() => (State::Standby, stop(Stop::Now)),
 
-            (State::Standby, Event::Called(incident)) => {
+            (State::Inherited { .. } | State::Standby, Event::Called(incident)) => {
                 self.activated_for.clone_from(incident);
                 self.attempt(1, now + self.activation.deadline, now)
+            }
+            (State::Inherited { until }, Event::Tick) if now >= *until => {
+                (State::Standby, stop(Stop::Idle))
             }
             (State::Activating { step, deadline }, event) => {
                 let (step, deadline) = (*step, *deadline);
@@ -304,14 +343,15 @@ impl Lifecycle {
             }
             (State::Serving { unneeded: Some(since) }, Event::Tick | Event::NotCalled) => {
                 terms.due(*since).filter(|due| now >= *due)?;
-                (down, None)
+                self.stand_down(now)
             }
-            (State::Serving { unneeded: Some(_) }, Event::Release) => (down, None),
+            (State::Serving { unneeded: Some(_) }, Event::Release) => self.stand_down(now),
 
+            (State::StandingDown { .. }, Event::Unhealthy) => self.failed(now),
             (State::StandingDown { .. }, Event::Called(_)) => (serving, None),
             (State::StandingDown { until }, Event::Tick) if now >= *until => {
                 self.failures = 0;
-                (State::Standby, Some(Action::Deactivate))
+                (State::Standby, stop(Stop::Idle))
             }
             (State::Cooling { until }, Event::Tick) if now >= *until => (State::Standby, None),
             _ => return None,
@@ -365,13 +405,26 @@ impl Lifecycle {
         (state, Some(Action::Activate { attempt, within }))
     }
 
+    /// It is not needed: it finishes what it has.
+    fn stand_down(&mut self, now: Time) -> (State, Option<Action>) {
+        self.forgive(now);
+        (State::StandingDown { until: now + DRAIN }, None)
+    }
+
+    /// Forgets failures before a time of serving that was long enough.
+    fn forgive(&mut self, now: Time) {
+        if self.condition() == Condition::Serving && now.since(self.since) >= FORGIVEN {
+            self.failures = 0;
+        }
+    }
+
     /// It could not be activated, or failed while it served: others come first for a while.
     fn failed(&mut self, now: Time) -> (State, Option<Action>) {
-        let served = self.condition() == Condition::Serving && now.since(self.since) >= FORGIVEN;
-        self.failures = if served { 1 } else { self.failures.saturating_add(1) };
+        self.forgive(now);
+        self.failures = self.failures.saturating_add(1);
         let doubled = COOL_DOWN.saturating_mul(1 << (self.failures - 1).min(16));
         let until = now + doubled.min(COOL_DOWN_MAX);
-        (State::Cooling { until }, Some(Action::Deactivate))
+        (State::Cooling { until }, Some(Action::Deactivate(Stop::Now)))
     }
 }
 

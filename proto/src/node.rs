@@ -90,6 +90,8 @@ struct Own {
 /// An activation under way: when it began, for which loss, under whose span, what went wrong last.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct UnderWay {
+    /// Its last order of the hook: the result of another says nothing of it.
+    order: u64,
     began: Time,
     incident: Option<IncidentKey>,
     parent: Option<u64>,
@@ -147,7 +149,10 @@ pub struct Node {
     forced: BTreeMap<EndpointId, Forced>,
     activations: BTreeMap<EndpointId, Activations>,
     pace: Pace,
-    parents: BTreeMap<IncidentKey, u64>,
+    /// Callers' spans, by the loss they woke us for; the oldest first.
+    parents: VecDeque<(IncidentKey, u64)>,
+    /// Counts orders of hooks.
+    orders: u64,
     revision: u64,
     left: bool,
     draining: bool,
@@ -216,7 +221,8 @@ impl Node {
             forced: BTreeMap::new(),
             activations: BTreeMap::new(),
             pace: Pace::default(),
-            parents: BTreeMap::new(),
+            parents: VecDeque::new(),
+            orders: 0,
             revision: 0,
             left: false,
             draining: false,
@@ -375,11 +381,13 @@ impl Node {
         self.settle(now);
     }
 
-    /// Takes in how an attempt of an activation hook ended.
+    /// Takes in how an attempt of an activation hook ended, that was ordered by this
+    /// [`Event::Activate`]. An activation that is over, or has another order by now, is not told of it.
     pub fn handle_hook(
         &mut self,
         now: Time,
         endpoint: &EndpointId,
+        order: u64,
         result: Result<(), HookFailed>,
     ) {
         self.begin(now);
@@ -389,18 +397,26 @@ impl Node {
             Err(HookFailed::Once(why)) => (lifecycle::Event::HookFailed { spread }, Some(why)),
             Err(HookFailed::Hopeless(why)) => (lifecycle::Event::HookHopeless, Some(why)),
         };
-        if let Some(under_way) = self.own.get_mut(endpoint).and_then(|o| o.under_way.as_mut()) {
+        if let Some(under_way) = self.under_way(endpoint, order) {
             under_way.error = error;
+            self.drive(now, endpoint, &event);
         }
-        self.drive(now, endpoint, &event);
         self.settle(now);
     }
 
-    /// The requests that warm an endpoint of ours up were made, with whatever success.
-    pub fn handle_warmed(&mut self, now: Time, endpoint: &EndpointId) {
+    /// The requests that warm an endpoint of ours up were made, with whatever success. `order` as in
+    /// [`handle_hook`](Self::handle_hook).
+    pub fn handle_warmed(&mut self, now: Time, endpoint: &EndpointId, order: u64) {
         self.begin(now);
-        self.drive(now, endpoint, &lifecycle::Event::WarmedUp);
+        if self.under_way(endpoint, order).is_some() {
+            self.drive(now, endpoint, &lifecycle::Event::WarmedUp);
+        }
         self.settle(now);
+    }
+
+    /// The activation of an endpoint of ours, if that is still its order.
+    fn under_way(&mut self, endpoint: &EndpointId, order: u64) -> Option<&mut UnderWay> {
+        self.own.get_mut(endpoint)?.under_way.as_mut().filter(|under_way| under_way.order == order)
     }
 
     /// Does everything that is due.

@@ -322,7 +322,8 @@ async fn local(
             let application = upgraded.await.map_err(|error| {
                 Fault::unknown(FaultKind::Owner(Cause::AppBroke), error.to_string())
             })?;
-            Some(Tunnel::Local(application, inner.clone(), endpoint.id.clone()))
+            let under_way = inner.count(&endpoint.id);
+            Some(Tunnel::Local(application, inner.clone(), endpoint.id.clone(), under_way))
         }
         None => None,
     };

@@ -30,6 +30,7 @@ use super::frame::{self, Cause, Frames, HTTP, Opening, Refused};
 use super::head::{BodyKind, HeadRef, RequestHead, ResponseHead};
 use super::limit::{Comer, Place};
 use super::{Inner, Local, LocalEndpoint, fast, interim, relay, tcp, udp, upgrade};
+use crate::counted::Counted;
 use crate::link::{DataStream, Sender};
 
 /// Interim answers that wait to be passed on; more are left out.
@@ -449,15 +450,26 @@ impl Inner {
         }
     }
 
-    /// Has a request that was admitted take its place among those the endpoint works on.
+    /// Has a request that was admitted take its place among those the endpoint works on. While it waits for one
+    /// the endpoint is not idle either.
     pub(crate) async fn enter(
         &self,
         endpoint: &LocalEndpoint,
         who: Comer<'_>,
     ) -> Result<Place, Refused> {
-        match self.route(&endpoint.id.service) {
-            Some(route) => self.limits.enter(&endpoint.id, who, &route.policy).await,
-            None => Ok(Place::default()),
-        }
+        let under_way = self.count(&endpoint.id);
+        let mut place = match self.route(&endpoint.id.service) {
+            Some(route) => self.limits.enter(&endpoint.id, who, &route.policy).await?,
+            None => Place::default(),
+        };
+        place.under_way = under_way;
+        Ok(place)
+    }
+
+    /// Counts something that is under way at our endpoint `id`, as long as the result lives.
+    pub(crate) fn count(&self, id: &EndpointId) -> Option<Counted> {
+        let locals = self.locals.load();
+        let local = locals.iter().find(|local| local.endpoint.id == *id);
+        local.map(|local| Counted::new(&local.under_way))
     }
 }

@@ -26,6 +26,7 @@ use tokio::time::timeout_at;
 
 use super::frame::{Cause, Refused};
 use super::metrics::ProxyMetrics;
+use crate::counted::Counted;
 use crate::link::lock;
 
 type Waiter = oneshot::Sender<Told>;
@@ -144,7 +145,11 @@ impl Drop for Waiting<'_> {
 
 /// A place among the requests that an endpoint works on; to be held until its answer has ended.
 #[derive(Debug, Default)]
-pub(crate) struct Place(Option<Taken>);
+pub(crate) struct Place {
+    taken: Option<Taken>,
+    /// Whatever its limit counts, the endpoint is not idle before this ends.
+    pub(crate) under_way: Option<Counted>,
+}
 
 #[derive(Debug)]
 struct Taken {
@@ -154,7 +159,8 @@ struct Taken {
 
 impl Place {
     fn taken(gated: &Arc<Gated>) -> Self {
-        Self(Some(Taken { gated: gated.clone(), began: Instant::now() }))
+        let taken = Taken { gated: gated.clone(), began: Instant::now() };
+        Self { taken: Some(taken), under_way: None }
     }
 
     /// The head of the application's answer is here.
@@ -172,8 +178,8 @@ impl Place {
 
     /// Gives the place back where it is for the time until the head only.
     fn ended(&mut self, how: Ended) {
-        if self.0.as_ref().is_some_and(|t| t.gated.ceiling == Ceiling::Auto)
-            && let Some(taken) = self.0.take()
+        if self.taken.as_ref().is_some_and(|t| t.gated.ceiling == Ceiling::Auto)
+            && let Some(taken) = self.taken.take()
         {
             taken.gated.leave(taken.began, how);
         }
@@ -182,7 +188,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if let Some(taken) = self.0.take() {
+        if let Some(taken) = self.taken.take() {
             taken.gated.leave(taken.began, Ended::GivenUp);
         }
     }

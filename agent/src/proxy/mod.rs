@@ -154,12 +154,21 @@ pub(crate) struct Local {
     endpoint: LocalEndpoint,
     /// Requests it answered.
     ok: Counter,
+    /// Requests, connections and sessions at it, from whomever.
+    under_way: Arc<AtomicUsize>,
 }
 
-fn kept(locals: Vec<LocalEndpoint>, metrics: &ProxyMetrics) -> Vec<Arc<Local>> {
+/// What is kept beside each; of those in `before` what is under way stays counted.
+fn kept(
+    locals: Vec<LocalEndpoint>,
+    before: &[Arc<Local>],
+    metrics: &ProxyMetrics,
+) -> Vec<Arc<Local>> {
     let keep = |endpoint: LocalEndpoint| {
         let ok = metrics.inbound_of(&endpoint.id.service, "ok");
-        Arc::new(Local { endpoint, ok })
+        let same = before.iter().find(|local| local.endpoint.id == endpoint.id);
+        let under_way = same.map(|local| local.under_way.clone()).unwrap_or_default();
+        Arc::new(Local { endpoint, ok, under_way })
     };
     locals.into_iter().map(keep).collect()
 }
@@ -295,7 +304,7 @@ impl Proxy {
             unknown,
             via,
             mesh,
-            locals: ArcSwap::from_pointee(kept(locals, &metrics)),
+            locals: ArcSwap::from_pointee(kept(locals, &[], &metrics)),
             applications: Applications::default(),
             carrying: relay::Carrying::default(),
             limits: Limits::new(metrics.clone()),
@@ -336,7 +345,8 @@ impl Proxy {
     /// Replaces what this host offers, after a reload.
     pub fn set_locals(&self, locals: Vec<LocalEndpoint>) {
         self.inner.applications.retain(&locals);
-        self.inner.locals.store(Arc::new(kept(locals, &self.inner.metrics)));
+        let before = self.inner.locals.load();
+        self.inner.locals.store(Arc::new(kept(locals, &before, &self.inner.metrics)));
     }
 
     /// Opens a listener and returns the address it is bound to.
@@ -464,6 +474,13 @@ impl Proxy {
         let connections = taken.saturating_sub(waiting);
         let upgraded = self.inner.upgraded.load(Ordering::Relaxed);
         connections + upgraded + self.inner.callers.under_way()
+    }
+
+    /// Requests, connections and sessions under way at one of our endpoints.
+    pub fn under_way_at(&self, endpoint: &EndpointId) -> usize {
+        let locals = self.inner.locals.load();
+        let local = locals.iter().find(|local| local.endpoint.id == *endpoint);
+        local.map_or(0, |local| local.under_way.load(Ordering::Relaxed))
     }
 
     /// Waits until nothing is under way, at most `limit`, and returns what is left.

@@ -11,7 +11,7 @@
 //! task closes both sides.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -36,6 +36,7 @@ use super::headers::has_token;
 use super::load::UnderWay;
 use super::tcp::lost;
 use super::websocket::{self, Bounds};
+use crate::counted::Counted;
 use crate::link::{InFlight, Sender, StreamError};
 use crate::pipe::{Pipe, Whole};
 
@@ -99,8 +100,8 @@ pub(crate) fn asked(request: &mut Request<Incoming>) -> Option<Asked> {
 
 /// The bytes behind an answer that let the client have its way.
 pub(crate) enum Tunnel {
-    /// To the application of this endpoint of ours.
-    Local(Upgraded, Arc<Inner>, EndpointId),
+    /// To the application of this endpoint of ours, which is not idle meanwhile.
+    Local(Upgraded, Arc<Inner>, EndpointId, Option<Counted>),
     /// To a peer.
     Remote(Box<Carried>),
 }
@@ -111,22 +112,6 @@ pub(crate) struct Carried {
     pub(crate) frames: Frames,
     pub(crate) guard: Option<InFlight>,
     pub(crate) _under_way: UnderWay,
-}
-
-/// Counts an upgraded connection while it lives.
-struct Counted(Arc<AtomicUsize>);
-
-impl Counted {
-    fn new(count: &Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count.clone())
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// Lets the client have its way: makes the answer one to it, and copies from then on in a task.
@@ -182,7 +167,7 @@ pub(crate) fn accept(
 /// Copies until it is over. `false`: it broke off, and the client was not told.
 async fn run(client: &mut Pipe, tunnel: Tunnel, mut bounds: Option<Bounds>) -> bool {
     match tunnel {
-        Tunnel::Local(application, inner, id) => {
+        Tunnel::Local(application, inner, id, _under_way) => {
             let (application, ahead) = pipe_of(application);
             let carried = carry(client, Whole::new(application), &ahead);
             let Ok(carried) = inner.under_lease(&id, carried).await else { return false };

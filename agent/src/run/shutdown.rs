@@ -1,7 +1,8 @@
 //! From ready to gone: signals, reloads, and an orderly end.
 //!
-//! The order of the end: endpoints drain (callers go elsewhere), requests under way finish, the mesh is
-//! told that we leave, listeners and links close. A second signal ends everything at once.
+//! The order of the end: endpoints drain (callers go elsewhere), requests under way finish, what was activated
+//! is deactivated, the mesh is told that we leave, listeners and links close. A second signal ends everything
+//! at once.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,11 +14,13 @@ use tokio::sync::{Notify as Bell, mpsc, oneshot};
 use super::{Failure, Running, reload::reload};
 use crate::driver::Command;
 use crate::exit::Exit;
+use crate::local::FINISH_LIMIT;
 
 /// A draining advert reaches the callers within this; requests they sent before still come in.
 const SPREAD: Duration = Duration::from_millis(500);
-/// How long requests under way may take to finish.
-const DRAIN_LIMIT: Duration = Duration::from_secs(20);
+/// Deactivation hooks get so long once requests have finished: as long as one may take by default, and a
+/// moment. With what else an end takes it fits into the 45 s of the units in `deploy`.
+const HOOKS_LIMIT: Duration = Duration::from_secs(12);
 /// Leaving is said so often, so far apart: packets get lost.
 const LEAVE_TIMES: usize = 4;
 const LEAVE_GAP: Duration = Duration::from_millis(75);
@@ -80,9 +83,13 @@ async fn end(running: &Running) {
     let _ = running.handle.command(Command::Drain(true)).await;
     tokio::time::sleep(SPREAD).await;
     running.proxy.stop_accepting();
-    let left = running.proxy.drained(DRAIN_LIMIT).await;
+    let left = running.proxy.drained(FINISH_LIMIT).await;
     if left > 0 {
-        tracing::warn!(left, limit_s = DRAIN_LIMIT.as_secs(), "requests under way are cut");
+        tracing::warn!(left, limit_s = FINISH_LIMIT.as_secs(), "requests under way are cut");
+    }
+    let left = running.locals.deactivated(HOOKS_LIMIT).await;
+    if left > 0 {
+        tracing::warn!(left, limit_s = HOOKS_LIMIT.as_secs(), "deactivation hooks are cut");
     }
     for _ in 0..LEAVE_TIMES {
         let _ = running.handle.command(Command::Leave).await;

@@ -5,6 +5,7 @@
 //! sent to is none.
 
 use crate::ids::Identity;
+use crate::lifecycle::Stop;
 use crate::node::{Event, Mark, Node, Transmit};
 use crate::route::{Route, Snapshot};
 use crate::wire::Message;
@@ -75,7 +76,10 @@ fn event(event: &Event) -> Option<String> {
             None => format!("activate {endpoint}, attempt {attempt}"),
         },
         Event::WarmUp { endpoint, .. } => format!("warm up {endpoint}"),
-        Event::Deactivate { endpoint } => format!("deactivate {endpoint}"),
+        Event::Deactivate { endpoint, stop: Stop::Idle } => {
+            format!("deactivate {endpoint} once it is idle")
+        }
+        Event::Deactivate { endpoint, stop: Stop::Now } => format!("deactivate {endpoint} now"),
         Event::Check { endpoint } => format!("check {endpoint}"),
         Event::Condition { endpoint, from, to, .. } => format!("{endpoint}: {from} → {to}"),
         Event::IncidentOpened { key, reason, decision } => {

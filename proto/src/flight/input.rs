@@ -99,11 +99,18 @@ pub enum Input {
     Hook {
         /// Of which endpoint.
         endpoint: EndpointId,
+        /// By which order.
+        order: u64,
         /// How it ended.
         result: Result<(), HookFailed>,
     },
     /// [`Node::handle_warmed`]
-    Warmed(EndpointId),
+    Warmed {
+        /// Which endpoint.
+        endpoint: EndpointId,
+        /// By which order.
+        order: u64,
+    },
     /// [`Node::failback`]
     Failback(ServiceName),
     /// [`Node::handle_timeout`]
@@ -177,8 +184,10 @@ impl Input {
             Self::Samples(samples) => node.handle_samples(now, &samples),
             Self::Need(service) => node.handle_need(now, &service),
             Self::Health { endpoint, healthy } => node.handle_health(now, &endpoint, healthy),
-            Self::Hook { endpoint, result } => node.handle_hook(now, &endpoint, result),
-            Self::Warmed(endpoint) => node.handle_warmed(now, &endpoint),
+            Self::Hook { endpoint, order, result } => {
+                node.handle_hook(now, &endpoint, order, result);
+            }
+            Self::Warmed { endpoint, order } => node.handle_warmed(now, &endpoint, order),
             Self::Failback(service) => drop(node.failback(now, &service)),
             Self::Timeout => node.handle_timeout(now),
             Self::Drain(on) => node.drain(now, on),

@@ -177,16 +177,17 @@ impl Recorder {
         &mut self,
         now: Time,
         endpoint: &EndpointId,
+        order: u64,
         result: Result<(), HookFailed>,
     ) {
-        let input = || Input::Hook { endpoint: endpoint.clone(), result: result.clone() };
-        self.step(now, input, |node| node.handle_hook(now, endpoint, result.clone()));
+        let input = || Input::Hook { endpoint: endpoint.clone(), order, result: result.clone() };
+        self.step(now, input, |node| node.handle_hook(now, endpoint, order, result.clone()));
     }
 
     /// [`Node::handle_warmed`]
-    pub fn handle_warmed(&mut self, now: Time, endpoint: &EndpointId) {
-        let input = || Input::Warmed(endpoint.clone());
-        self.step(now, input, |node| node.handle_warmed(now, endpoint));
+    pub fn handle_warmed(&mut self, now: Time, endpoint: &EndpointId, order: u64) {
+        let input = || Input::Warmed { endpoint: endpoint.clone(), order };
+        self.step(now, input, |node| node.handle_warmed(now, endpoint, order));
     }
 
     /// [`Node::failback`]

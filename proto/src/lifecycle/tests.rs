@@ -47,6 +47,7 @@ fn word(state: &State) -> &'static str {
         return match state {
             State::Unready => "unready",
             State::Cooling { .. } => "cooling",
+            State::Inherited { .. } => "inherited",
             State::Standby => "standby",
             State::Serving { unneeded: None } => "serving",
             State::Serving { unneeded: Some(_) } => "unneeded",
@@ -68,14 +69,15 @@ fn action(action: Option<Action>) -> &'static str {
     match action {
         None => "",
         Some(Action::Activate { .. }) => "!act",
-        Some(Action::Deactivate) => "!off",
+        Some(Action::Deactivate(Stop::Idle)) => "!off",
+        Some(Action::Deactivate(Stop::Now)) => "!now",
         Some(Action::Check) => "!check",
         Some(Action::WarmUp { .. }) => "!warm",
     }
 }
 
 /// The columns of the table.
-fn events() -> [Event; 13] {
+fn events() -> [Event; 14] {
     [
         Event::Healthy,
         Event::Unhealthy,
@@ -87,13 +89,14 @@ fn events() -> [Event; 13] {
         Event::HookFailed { spread: 1_000 },
         Event::HookHopeless,
         Event::WarmedUp,
+        Event::Fenced,
         Event::Drain,
         Event::Undrain,
         Event::Tick,
     ]
 }
 
-type Row = (State, [&'static str; 13]);
+type Row = (State, [&'static str; 14]);
 
 /// `-` is "nothing happens".
 fn check_table(role: Role, healthy: bool, terms: Terms, rows: &[Row]) {
@@ -116,10 +119,10 @@ fn a_hot_endpoint_follows_its_check_and_nothing_else_but_a_drain() {
     for healthy in [false, true] {
         let back = if healthy { "serving" } else { "unready" };
         check_table(Role::Hot, healthy, HOLD, &[
-            //                                   healthy    unhealthy  called not  unsure rel. done fail hopeless warmed drain     undrain tick
-            (State::Unready,                    ["serving", "-",       "-",   "-", "-",   "-", "-", "-", "-",     "-",   "draining", "-",  "-"]),
-            (State::Serving { unneeded: None }, ["-",       "unready", "-",   "-", "-",   "-", "-", "-", "-",     "-",   "draining", "-",  "-"]),
-            (State::Draining,                   ["-",       "-",       "-",   "-", "-",   "-", "-", "-", "-",     "-",   "-",        back, "-"]),
+            //                                   healthy    unhealthy  called not  unsure rel. done fail hopeless warmed fenced drain    undrain tick
+            (State::Unready,                    ["serving", "-",       "-",   "-", "-",   "-", "-", "-", "-",     "-",   "-", "draining", "-",  "-"]),
+            (State::Serving { unneeded: None }, ["-",       "unready", "-",   "-", "-",   "-", "-", "-", "-",     "-",   "-", "draining", "-",  "-"]),
+            (State::Draining,                   ["-",       "-",       "-",   "-", "-",   "-", "-", "-", "-",     "-",   "-", "-",        back, "-"]),
         ]);
     }
 }
@@ -135,27 +138,29 @@ fn the_life_of_a_warm_endpoint_is_this_table() {
     let due = NOW - Duration::from_secs(30);
     for healthy in [false, true] {
         check_table(WARM, healthy, HOLD, &[
-            //                                  healthy         unhealthy      called       not         unsure     release   hook done      failed         hopeless       warmed up  drain           undrain    tick
-            (State::Standby,                   ["-",            "-",           "hook1!act", "-",        "-",       "-",      "-",           "-",           "-",           "-",       "draining",     "-",       "-"]),
-            (act(hook(1), FAR),                ["-",            "-",           "-",         "-",        "-",       "-",      "check!check", "pause",       "cooling!off", "-",       "draining!off", "-",       "-"]),
-            (act(hook(3), FAR),                ["-",            "-",           "-",         "-",        "-",       "-",      "check!check", "cooling!off", "cooling!off", "-",       "draining!off", "-",       "-"]),
-            (act(hook(1), LATER),              ["-",            "-",           "-",         "-",        "-",       "-",      "check!check", "cooling!off", "cooling!off", "-",       "draining!off", "-",       "-"]),
-            (act(hook(1), NOW),                ["-",            "-",           "-",         "-",        "-",       "-",      "check!check", "cooling!off", "cooling!off", "-",       "draining!off", "-",       "cooling!off"]),
-            (act(pause(LATER), FAR),           ["-",            "-",           "-",         "-",        "-",       "-",      "check!check", "-",           "cooling!off", "-",       "draining!off", "-",       "-"]),
-            (act(pause(NOW), FAR),             ["-",            "-",           "-",         "-",        "-",       "-",      "check!check", "-",           "cooling!off", "-",       "draining!off", "-",       "hook2!act"]),
-            (act(pause(DUE), NOW),             ["-",            "-",           "-",         "-",        "-",       "-",      "check!check", "-",           "cooling!off", "-",       "draining!off", "-",       "cooling!off"]),
-            (act(Step::Check, FAR),            ["warming!warm", "-",           "-",         "-",        "-",       "-",      "-",           "-",           "-",           "-",       "draining!off", "-",       "-"]),
-            (act(Step::Check, NOW),            ["warming!warm", "-",           "-",         "-",        "-",       "-",      "-",           "-",           "-",           "-",       "draining!off", "-",       "cooling!off"]),
-            (act(warm(LATER), FAR),            ["-",            "check",       "-",         "-",        "-",       "-",      "-",           "-",           "-",           "serving", "draining!off", "-",       "-"]),
-            (act(warm(NOW), FAR),              ["-",            "check",       "-",         "-",        "-",       "-",      "-",           "-",           "-",           "serving", "draining!off", "-",       "serving"]),
-            (serving(None),                    ["-",            "cooling!off", "-",         "unneeded", "-",       "-",      "-",           "-",           "-",           "-",       "draining!off", "-",       "-"]),
-            (serving(Some(DUE)),               ["-",            "cooling!off", "serving",   "-",        "serving", "down",   "-",           "-",           "-",           "-",       "draining!off", "-",       "-"]),
-            (serving(Some(due)),               ["-",            "cooling!off", "serving",   "down",     "serving", "down",   "-",           "-",           "-",           "-",       "draining!off", "-",       "down"]),
-            (State::StandingDown { until: LATER }, ["-",        "-",           "serving",   "-",        "-",       "-",      "-",           "-",           "-",           "-",       "draining!off", "-",       "-"]),
-            (State::StandingDown { until: NOW },   ["-",        "-",           "serving",   "-",        "-",       "-",      "-",           "-",           "-",           "-",       "draining!off", "-",       "standby!off"]),
-            (State::Cooling { until: LATER },  ["-",            "-",           "-",         "-",        "-",       "-",      "-",           "-",           "-",           "-",       "draining",     "-",       "-"]),
-            (State::Cooling { until: NOW },    ["-",            "-",           "-",         "-",        "-",       "-",      "-",           "-",           "-",           "-",       "draining",     "-",       "standby"]),
-            (State::Draining,                  ["-",            "-",           "-",         "-",        "-",       "-",      "-",           "-",           "-",           "-",       "-",            "standby", "-"]),
+            //                                       healthy         unhealthy      called       not         unsure     release hook done      failed         hopeless       warmed up  fenced          drain           undrain    tick
+            (State::Inherited { until: LATER },    ["-",            "-",           "hook1!act", "-",        "-",       "-",    "-",           "-",           "-",           "-",       "standby!now",  "draining!off", "-",       "-"]),
+            (State::Inherited { until: NOW },      ["-",            "-",           "hook1!act", "-",        "-",       "-",    "-",           "-",           "-",           "-",       "standby!now",  "draining!off", "-",       "standby!off"]),
+            (State::Standby,                       ["-",            "-",           "hook1!act", "-",        "-",       "-",    "-",           "-",           "-",           "-",       "-",            "draining",     "-",       "-"]),
+            (act(hook(1), FAR),                    ["-",            "-",           "-",         "-",        "-",       "-",    "check!check", "pause",       "cooling!now", "-",       "standby!now",  "draining!now", "-",       "-"]),
+            (act(hook(3), FAR),                    ["-",            "-",           "-",         "-",        "-",       "-",    "check!check", "cooling!now", "cooling!now", "-",       "standby!now",  "draining!now", "-",       "-"]),
+            (act(hook(1), LATER),                  ["-",            "-",           "-",         "-",        "-",       "-",    "check!check", "cooling!now", "cooling!now", "-",       "standby!now",  "draining!now", "-",       "-"]),
+            (act(hook(1), NOW),                    ["-",            "-",           "-",         "-",        "-",       "-",    "check!check", "cooling!now", "cooling!now", "-",       "standby!now",  "draining!now", "-",       "cooling!now"]),
+            (act(pause(LATER), FAR),               ["-",            "-",           "-",         "-",        "-",       "-",    "check!check", "-",           "cooling!now", "-",       "standby!now",  "draining!now", "-",       "-"]),
+            (act(pause(NOW), FAR),                 ["-",            "-",           "-",         "-",        "-",       "-",    "check!check", "-",           "cooling!now", "-",       "standby!now",  "draining!now", "-",       "hook2!act"]),
+            (act(pause(DUE), NOW),                 ["-",            "-",           "-",         "-",        "-",       "-",    "check!check", "-",           "cooling!now", "-",       "standby!now",  "draining!now", "-",       "cooling!now"]),
+            (act(Step::Check, FAR),                ["warming!warm", "-",           "-",         "-",        "-",       "-",    "-",           "-",           "-",           "-",       "standby!now",  "draining!now", "-",       "-"]),
+            (act(Step::Check, NOW),                ["warming!warm", "-",           "-",         "-",        "-",       "-",    "-",           "-",           "-",           "-",       "standby!now",  "draining!now", "-",       "cooling!now"]),
+            (act(warm(LATER), FAR),                ["-",            "check",       "-",         "-",        "-",       "-",    "-",           "-",           "-",           "serving", "standby!now",  "draining!now", "-",       "-"]),
+            (act(warm(NOW), FAR),                  ["-",            "check",       "-",         "-",        "-",       "-",    "-",           "-",           "-",           "serving", "standby!now",  "draining!now", "-",       "serving"]),
+            (serving(None),                        ["-",            "cooling!now", "-",         "unneeded", "-",       "-",    "-",           "-",           "-",           "-",       "standby!now",  "draining!off", "-",       "-"]),
+            (serving(Some(DUE)),                   ["-",            "cooling!now", "serving",   "-",        "serving", "down", "-",           "-",           "-",           "-",       "standby!now",  "draining!off", "-",       "-"]),
+            (serving(Some(due)),                   ["-",            "cooling!now", "serving",   "down",     "serving", "down", "-",           "-",           "-",           "-",       "standby!now",  "draining!off", "-",       "down"]),
+            (State::StandingDown { until: LATER }, ["-",            "cooling!now", "serving",   "-",        "-",       "-",    "-",           "-",           "-",           "-",       "standby!now",  "draining!off", "-",       "-"]),
+            (State::StandingDown { until: NOW },   ["-",            "cooling!now", "serving",   "-",        "-",       "-",    "-",           "-",           "-",           "-",       "standby!now",  "draining!off", "-",       "standby!off"]),
+            (State::Cooling { until: LATER },      ["-",            "-",           "-",         "-",        "-",       "-",    "-",           "-",           "-",           "-",       "-",            "draining",     "-",       "-"]),
+            (State::Cooling { until: NOW },        ["-",            "-",           "-",         "-",        "-",       "-",    "-",           "-",           "-",           "-",       "-",            "draining",     "-",       "standby"]),
+            (State::Draining,                      ["-",            "-",           "-",         "-",        "-",       "-",    "-",           "-",           "-",           "-",       "draining!now", "-",            "standby", "-"]),
         ]);
     }
 }
@@ -268,6 +273,31 @@ fn with_failback_never_or_manual_a_warm_endpoint_serves_until_somebody_says_othe
 }
 
 #[test]
+fn what_an_earlier_agent_left_is_stopped_unless_it_is_called_by_then() {
+    let mut life = Lifecycle::new(WARM, PLAIN, at(0));
+    assert_eq!((life.condition(), life.deadline(&HOLD)), (Condition::Standby, Some(at(10))));
+    let idle = Some(Action::Deactivate(Stop::Idle));
+    assert_eq!(life.handle(&Event::Tick, &HOLD, at(10)), idle);
+    assert_eq!((life.condition(), life.deadline(&HOLD)), (Condition::Standby, None));
+
+    let mut life = Lifecycle::new(WARM, PLAIN, at(0));
+    let done = life.handle(&Event::Called(None), &HOLD, at(3));
+    assert!(matches!(done, Some(Action::Activate { attempt: 1, .. })), "{done:?}");
+    assert_eq!(life.handle(&Event::Tick, &HOLD, at(10)), None);
+}
+
+#[test]
+fn failures_before_a_long_time_of_serving_do_not_count_where_it_fails_while_it_stands_down() {
+    for (served, cooling) in [(59, 40), (60, 5)] {
+        let serving = State::Serving { unneeded: Some(at(0)) };
+        let mut life = Lifecycle { failures: 3, ..in_state(WARM, &serving, true) };
+        life.handle(&Event::Release, &HOLD, at(served));
+        life.handle(&Event::Unhealthy, &HOLD, at(served));
+        assert_eq!(life.deadline(&HOLD), Some(at(served + cooling)));
+    }
+}
+
+#[test]
 fn an_operators_word_does_not_release_an_endpoint_that_is_needed() {
     let mut life = in_state(WARM, &State::Serving { unneeded: None }, true);
     life.handle(&Event::Release, &terms(Failback::Manual), NOW);
@@ -300,7 +330,10 @@ fn the_hold_of_failback_starts_anew_when_the_endpoint_is_needed_again() {
     assert_eq!(life.deadline(&HOLD), Some(at(60)));
     life.handle(&Event::Tick, &HOLD, at(60));
     assert_eq!(life.condition(), Condition::Draining);
-    assert_eq!(life.handle(&Event::Tick, &HOLD, at(60) + DRAIN), Some(Action::Deactivate));
+    assert_eq!(
+        life.handle(&Event::Tick, &HOLD, at(60) + DRAIN),
+        Some(Action::Deactivate(Stop::Idle))
+    );
     assert_eq!(life.condition(), Condition::Standby);
 }
 
@@ -376,6 +409,7 @@ proptest! {
                 let returned = before == Condition::Draining && matches!(event, Event::Called(_));
                 prop_assert!(returned || (hooked && warmed));
             }
+            prop_assert!(after != Condition::Serving || life.healthy);
             if event == Event::Tick && after == Condition::Activating {
                 prop_assert!(now < called + LIMIT);
             }

@@ -37,6 +37,8 @@ pub(super) struct Seats {
     held: BTreeMap<ServiceName, HeldLease>,
     /// Since when somebody of the declared role could take a lease back from us.
     preferred: BTreeMap<ServiceName, (NodeName, Time)>,
+    /// The leases that go back, and when: their endpoints finish what they have until then.
+    parting: BTreeMap<ServiceName, Time>,
     pub(super) stale: bool,
 }
 
@@ -66,6 +68,9 @@ impl Seats {
     ) -> Condition {
         let held = self.held.get(&id.service).is_some_and(|h| h.endpoint == *id);
         match condition {
+            Condition::Serving if held && self.parting.contains_key(&id.service) => {
+                Condition::Draining
+            }
             Condition::Serving if !held && self.is_exclusive(policy, &id.service) => {
                 Condition::Standby
             }
@@ -226,33 +231,29 @@ impl Node {
         self.stale_advert = true;
         match self.own.get(&endpoint).map(|own| own.config.role) {
             Some(Role::Warm { .. }) => self.drive(now, &endpoint, &Life::Called(None)),
-            _ => self.tell_condition(&endpoint, Condition::Standby),
+            _ => self.tell_condition(&endpoint, Condition::Standby, Condition::Serving),
         }
     }
 
     fn lost(&mut self, now: Time, service: &ServiceName, term: u64, why: &'static str) {
         self.events.push_back(Event::Lease { service: service.clone(), term, held: Err(why) });
-        self.seats.preferred.remove(service);
         self.stale_advert = true;
         self.stale_services.insert(service.clone());
-        let Some(HeldLease { endpoint, .. }) = self.seats.held.remove(service) else { return };
-        let Some(own) = self.own.get(&endpoint) else { return };
-        match (own.config.role, own.life.condition()) {
-            (Role::Hot, Condition::Serving) => self.tell_condition(&endpoint, Condition::Serving),
-            (Role::Warm { .. }, Condition::Activating | Condition::Serving) => {
+        if let Some(HeldLease { endpoint, .. }) = self.seats.held.get(service).cloned() {
+            match self.own.get(&endpoint).map(|own| own.config.role) {
                 // Down at once: whoever follows may have the lease already.
-                self.drive(now, &endpoint, &Life::Drain);
-                if !self.draining {
-                    self.drive(now, &endpoint, &Life::Undrain);
-                }
+                Some(Role::Warm { .. }) => self.drive(now, &endpoint, &Life::Fenced),
+                _ => self.tell_condition(&endpoint, Condition::Serving, Condition::Standby),
             }
-            _ => {}
         }
+        self.seats.held.remove(service);
+        self.seats.preferred.remove(service);
+        self.seats.parting.remove(service);
     }
 
-    /// Tells that a hot endpoint began or ceased to serve with the lease.
-    fn tell_condition(&mut self, endpoint: &EndpointId, from: Condition) {
-        let to = if from == Condition::Serving { Condition::Standby } else { Condition::Serving };
+    /// Tells what an endpoint that is well does by the lease alone: a hot one begins or ceases to serve with
+    /// it, any finishes what it has before it goes back.
+    fn tell_condition(&mut self, endpoint: &EndpointId, from: Condition, to: Condition) {
         let well = self.own.get(endpoint).is_some_and(|o| o.life.condition() == Condition::Serving);
         if well {
             self.events.push_back(Event::Condition {
@@ -305,6 +306,7 @@ impl Node {
         if !self.seats.is_exclusive((self.policy_version, &self.policy), service) {
             return false;
         }
+        self.align(now, service);
         let policy = self.policy.service(service);
         let contender = self.contender(service, now);
         let rank = contender.as_ref().map(|id| self.rank(service, id));
@@ -329,6 +331,23 @@ impl Node {
         }
         self.drain_seat(now, service);
         true
+    }
+
+    /// Brings our warm endpoints in line with the lease: whoever it is held for is called, whatever an earlier
+    /// start, an earlier policy or a drain made of it, and the application of no other runs.
+    fn align(&mut self, now: Time, service: &ServiceName) {
+        let held = self.seats.held.get(service).map(|held| held.endpoint.clone());
+        let ours = self.own.iter().filter(|(id, _)| id.service == *service);
+        let warm = ours.filter(|(_, own)| own.config.role != Role::Hot);
+        for id in warm.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
+            if held.as_ref() != Some(&id) {
+                if self.own.get(&id).is_some_and(|own| own.life.may_run()) {
+                    self.drive(now, &id, &Life::Fenced);
+                }
+            } else if self.stands_by(&id) {
+                self.drive(now, &id, &Life::Called(None));
+            }
+        }
     }
 
     /// How many owners come before us in the agreed order, of those that could serve.
@@ -358,9 +377,42 @@ impl Node {
     }
 
     /// Whether the lease goes back to the declared roles: from a warm endpoint to a hot one that has been
-    /// able to take it for the policy's hold.
+    /// able to take it for the policy's hold. The warm one takes nothing new for a moment before.
     fn hand_back(&mut self, now: Time, service: &ServiceName, failback: Failback) -> Back {
-        let Failback::After(hold) = failback else { return Back::Never };
+        let heir = self.heir(now, service, failback);
+        let Some((hot, _)) = heir.as_ref().filter(|(_, at)| *at <= now) else {
+            if self.seats.parting.remove(service).is_some() {
+                self.tell_parting(service, Condition::Draining, Condition::Serving);
+            }
+            return heir.map_or(Back::Never, |(_, at)| Back::At(at));
+        };
+        let until = match self.seats.parting.get(service) {
+            Some(until) => *until,
+            None => {
+                self.seats.parting.insert(service.clone(), now + DRAIN);
+                self.tell_parting(service, Condition::Serving, Condition::Draining);
+                now + DRAIN
+            }
+        };
+        if until > now { Back::At(until) } else { Back::Now(hot.clone()) }
+    }
+
+    fn tell_parting(&mut self, service: &ServiceName, from: Condition, to: Condition) {
+        self.stale_advert = true;
+        self.stale_services.insert(service.clone());
+        if let Some(endpoint) = self.seats.held.get(service).map(|held| held.endpoint.clone()) {
+            self.tell_condition(&endpoint, from, to);
+        }
+    }
+
+    /// Whom of the declared role a lease of ours goes back to, and when its hold is over.
+    fn heir(
+        &mut self,
+        now: Time,
+        service: &ServiceName,
+        failback: Failback,
+    ) -> Option<(NodeName, Time)> {
+        let Failback::After(hold) = failback else { return None };
         let held = self.seats.held.get(service).and_then(|h| self.own.get(&h.endpoint));
         let by_warm = held.is_some_and(|own| own.config.role != Role::Hot);
         let hot = self
@@ -370,19 +422,14 @@ impl Node {
             .map(|c| c.id.node.clone());
         let Some(hot) = hot else {
             self.seats.preferred.remove(service);
-            return Back::Never;
+            return None;
         };
         let known =
             self.seats.preferred.entry(service.clone()).or_insert_with(|| (hot.clone(), now));
         if known.0 != hot {
             *known = (hot.clone(), now);
         }
-        let at = known.1 + hold.0;
-        if at > now {
-            return Back::At(at);
-        }
-        self.seats.preferred.remove(service);
-        Back::Now(hot)
+        Some((hot, known.1 + hold.0))
     }
 
     /// The term that an advert claims for an endpoint.

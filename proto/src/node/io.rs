@@ -15,7 +15,7 @@ use crate::evidence::Swim;
 use crate::exclusive::Book;
 use crate::ids::{EndpointId, Generation, Identity, NodeName, ServiceName};
 use crate::incident::IncidentKey;
-use crate::lifecycle::Activation;
+use crate::lifecycle::{Activation, Stop};
 use crate::member::SwimConfig;
 use crate::record::Span;
 use crate::time::{Clock, Wall};
@@ -156,6 +156,8 @@ pub enum Event {
     Activate {
         /// Which endpoint.
         endpoint: EndpointId,
+        /// Counts orders, and goes back with the result: that of an earlier order decides nothing.
+        order: u64,
         /// For which loss.
         incident: Option<IncidentKey>,
         /// Which attempt, from 1.
@@ -168,13 +170,17 @@ pub enum Event {
     WarmUp {
         /// Which endpoint.
         endpoint: EndpointId,
+        /// The order of the hook before it, which goes back with the result.
+        order: u64,
         /// For at most so long.
         within: Duration,
     },
-    /// Run the endpoint's deactivation hook.
+    /// End the endpoint's activation, if one is under way, and run its deactivation hook.
     Deactivate {
         /// Which endpoint.
         endpoint: EndpointId,
+        /// When.
+        stop: Stop,
     },
     /// Run the endpoint's health check now.
     Check {

@@ -31,7 +31,7 @@ pub(super) const FORCE: Duration = Duration::from_secs(3);
 /// that was cut off itself still has its old wakes delivered when it returns, and a moment later it
 /// needs nobody. Callers repeat every half second.
 const INSIST: Duration = Duration::from_millis(400);
-/// Parents kept for activations that have not begun.
+/// Parents kept for activations that have not begun; the oldest goes first.
 const MAX_PARENTS: usize = 256;
 
 impl Node {
@@ -80,17 +80,23 @@ impl Node {
         let incident = own.life.activated_for().cloned();
         let warm = own.config.role != Role::Hot;
         if before != Condition::Activating && after == Condition::Activating {
-            let parent = incident.as_ref().and_then(|key| self.parents.get(key)).copied();
+            let of = |key| self.parents.iter().find(|(of, _)| of == key).map(|(_, span)| *span);
+            let parent = incident.as_ref().and_then(of);
             let incident = incident.clone();
-            own.under_way = Some(UnderWay { began: now, incident, parent, error: None });
+            own.under_way = Some(UnderWay { order: 0, began: now, incident, parent, error: None });
         }
+        if let (Some(Action::Activate { .. }), Some(under_way)) = (action, &mut own.under_way) {
+            self.orders += 1;
+            under_way.order = self.orders;
+        }
+        let order = own.under_way.as_ref().map(|under_way| under_way.order).unwrap_or_default();
         let endpoint = id.clone();
         self.events.extend(action.map(|action| match action {
             Action::Activate { attempt, within } => {
-                Event::Activate { endpoint, incident, attempt, within }
+                Event::Activate { endpoint, order, incident, attempt, within }
             }
-            Action::WarmUp { within } => Event::WarmUp { endpoint, within },
-            Action::Deactivate => Event::Deactivate { endpoint },
+            Action::WarmUp { within } => Event::WarmUp { endpoint, order, within },
+            Action::Deactivate(stop) => Event::Deactivate { endpoint, stop },
             Action::Check => Event::Check { endpoint },
         }));
         if before == after {
@@ -124,9 +130,13 @@ impl Node {
                 activations.succeeded(took);
                 self.report_activation(now, id, None);
             }
-            // Drained meanwhile: that says nothing of how well it can be activated.
-            Condition::Draining => {
-                self.report_activation(now, id, Some("drained before it served".to_owned()));
+            // Taken back meanwhile: that says nothing of how well it can be activated.
+            Condition::Draining | Condition::Standby => {
+                let why = match after {
+                    Condition::Draining => "drained before it served",
+                    _ => "the lease was lost before it served",
+                };
+                self.report_activation(now, id, Some(why.to_owned()));
                 return None;
             }
             _ => {
@@ -191,8 +201,11 @@ impl Node {
             self.refuse("wake", "not_allowed", Identity::Node(from.clone()), detail);
             return;
         }
-        if self.parents.len() < MAX_PARENTS {
-            self.parents.entry(wake.incident.clone()).or_insert(wake.parent_span);
+        if !self.parents.iter().any(|(of, _)| *of == wake.incident) {
+            self.parents.push_back((wake.incident.clone(), wake.parent_span));
+            if self.parents.len() > MAX_PARENTS {
+                self.parents.pop_front();
+            }
         }
         self.stale_services.insert(wake.endpoint.service.clone());
         if wake.urgent {
@@ -270,7 +283,7 @@ impl Node {
         }
     }
 
-    fn stands_by(&self, id: &EndpointId) -> bool {
+    pub(super) fn stands_by(&self, id: &EndpointId) -> bool {
         self.own.get(id).is_some_and(|own| own.life.condition() == Condition::Standby)
     }
 

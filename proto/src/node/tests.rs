@@ -10,7 +10,7 @@ use crate::document::{Content, Document, SignedDocument};
 use crate::evidence::{CONFIRM_SILENCE, EJECT_AFTER, Outcome, Standing, Why};
 use crate::ids::{EndpointId, Generation, Identity, NodeName, ServiceName, Version};
 use crate::incident::IncidentKey;
-use crate::lifecycle::Activation;
+use crate::lifecycle::{Activation, Stop};
 use crate::member::SwimConfig;
 use crate::policy::{Caller, Mode, Policy, ServicePolicy};
 use crate::route::Choice;
@@ -162,6 +162,21 @@ impl Lab {
             node.handle_health(now, &at(n.as_str()), true);
         }
         self.pump();
+    }
+
+    /// The order of the activation hook that was given last on a host.
+    fn order(&self, n: &str) -> u64 {
+        let of = |(of, event): &(NodeName, Event)| match event {
+            Event::Activate { order, .. } if *of == name(n) => Some(*order),
+            _ => None,
+        };
+        self.events.iter().rev().find_map(of).expect("no hook was ordered")
+    }
+
+    /// The hook that was ordered last on a host ends so.
+    fn hook(&mut self, n: &str, result: Result<(), HookFailed>) {
+        let (now, order) = (self.now, self.order(n));
+        self.node(n).handle_hook(now, &at(n), order, result);
     }
 
     fn pump(&mut self) {
@@ -387,8 +402,7 @@ fn an_activated_endpoint_serves_after_hook_and_check_and_stands_down_after_the_h
     let mut lab = Lab::new(&["c1", "h1", "h2", "w1"]);
     lab.lose("h1");
     lab.run(ms(100));
-    let now = lab.now;
-    lab.node("w1").handle_hook(now, &at("w1"), Ok(()));
+    lab.hook("w1", Ok(()));
     assert_eq!(lab.condition("w1"), Condition::Activating);
     lab.healthy("w");
     assert_eq!(lab.condition("w1"), Condition::Serving);
@@ -411,15 +425,75 @@ fn an_endpoint_whose_hook_fails_makes_room_for_the_next() {
     lab.lose("h1");
     lab.run(ms(100));
     let first = lab.events.iter().find(|(_, e)| activated(e)).unwrap().0.clone();
-    let now = lab.now;
-    lab.node(first.as_str()).handle_hook(
-        now,
-        &at(first.as_str()),
-        Err(HookFailed::Hopeless("no".into())),
-    );
+    lab.hook(first.as_str(), Err(HookFailed::Hopeless("no".into())));
     lab.run(ms(100));
     assert_eq!(lab.condition(first.as_str()), Condition::Unready);
     assert_eq!(lab.count(activated), 2);
+}
+
+#[test]
+fn the_end_of_an_activation_that_was_taken_back_does_not_complete_the_next() {
+    let mut lab = Lab::new(&["c1", "h1", "w1"]);
+    lab.lose("h1");
+    lab.run(ms(100));
+    let (now, first) = (lab.now, lab.order("w1"));
+    lab.node("w1").drain(now, true);
+    lab.node("w1").drain(now, false);
+    lab.run(ms(100));
+    assert!(lab.order("w1") > first, "it is called again");
+    for stale in [Ok(()), Err(HookFailed::Hopeless("no".into()))] {
+        let now = lab.now;
+        lab.node("w1").handle_hook(now, &at("w1"), first, stale);
+        lab.healthy("w");
+        assert_eq!(lab.condition("w1"), Condition::Activating);
+    }
+    lab.hook("w1", Ok(()));
+    lab.healthy("w");
+    assert_eq!(lab.condition("w1"), Condition::Serving);
+}
+
+#[test]
+fn what_an_earlier_start_left_is_stopped_where_it_is_not_called_and_goes_on_where_it_is() {
+    let stops = |lab: &Lab| lab.count(|e| matches!(e, Event::Deactivate { stop: Stop::Idle, .. }));
+    let mut lab = Lab::new(&["c1", "h1", "w1"]);
+    lab.run(Duration::from_secs(10));
+    assert_eq!((stops(&lab), lab.count(activated)), (1, 0));
+    lab.run(Duration::from_secs(60));
+    assert_eq!(stops(&lab), 1, "once");
+
+    let mut lab = Lab::new(&["c1", "h1", "w1"]);
+    lab.lose("h1");
+    lab.run(ms(100));
+    lab.hook("w1", Ok(()));
+    lab.healthy("w");
+    lab.run(Duration::from_secs(60));
+    assert_eq!((stops(&lab), lab.condition("w1")), (0, Condition::Serving));
+}
+
+#[test]
+fn however_many_losses_woke_an_endpoint_the_last_ones_span_is_the_parent_of_its_activation() {
+    let mut lab = Lab::new(&["c1", "h1", "w1"]);
+    let wake = |lab: &mut Lab, version, parent_span| {
+        let incident = IncidentKey { lost: at("h1"), version };
+        let wake = Wake { endpoint: at("w1"), incident, parent_span, urgent: false };
+        let (now, caller) = (lab.now, Identity::Node(name("c1")));
+        lab.node("w1").handle_message(now, &caller, Message::Wake(wake));
+    };
+    let last = lab.nodes[&name("w1")].table().get(&name("h1")).unwrap().advert.version;
+    for revision in 1_000..1_300 {
+        wake(&mut lab, Version { revision, ..last }, revision);
+    }
+    assert_eq!(lab.nodes[&name("w1")].sizes().parents, 256);
+    wake(&mut lab, last, 7);
+    lab.lose("h1");
+    lab.run(ms(100));
+    lab.hook("w1", Ok(()));
+    lab.healthy("w");
+    let parent = lab.events.iter().rev().find_map(|(_, e)| match e {
+        Event::Spans(spans) => spans.iter().find(|s| s.name == "activate").map(|s| s.parent),
+        _ => None,
+    });
+    assert_eq!(parent, Some(Some(7)));
 }
 
 #[test]

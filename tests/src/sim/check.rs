@@ -289,8 +289,21 @@ impl World {
             }
         }
         self.check_bench(&mut found);
+        self.check_benched(&mut found);
         for what in found {
             self.checks.violate(self.now, &what);
+        }
+    }
+
+    /// No application is activated whose endpoint stands by, whatever became of the agent that activated it.
+    fn check_benched(&self, found: &mut Vec<String>) {
+        for host in self.hosts.iter().filter(|h| h.life == Life::Running) {
+            let Some(snapshot) = host.node.as_ref().map(|node| node.snapshot()) else { continue };
+            for (id, app) in host.apps.iter().filter(|(_, app)| app.activated) {
+                if snapshot.own.get(id) == Some(&Condition::Standby) {
+                    found.push(format!("{id} stands by, and its application is activated"));
+                }
+            }
         }
     }
 

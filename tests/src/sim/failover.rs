@@ -7,10 +7,10 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 
+use super::application::{Gray, WELL};
 use super::episode::{Episode, KINDS, Kind};
 use super::fault::Fault;
 use super::random::heal;
-use super::traffic::{Gray, WELL};
 use super::world::{What, World};
 use super::{At, MS, S};
 

@@ -6,17 +6,19 @@ use hearth_proto::ids::{EndpointId, Identity, NodeName};
 use hearth_proto::time::Wall;
 use hearth_proto::wire::Message;
 
+use super::application::{App, Gray};
 use super::host::Life;
 use super::keyring::{Keys, Revoked, Signed};
 use super::mesh::node_name;
-use super::traffic::{App, Gray};
 use super::world::World;
 
 /// What befalls a mesh.
 #[derive(Clone, Debug)]
 pub enum Fault {
-    /// The host's process is gone.
+    /// The host is gone, with its applications.
     Crash(usize),
+    /// Its agent is gone; applications that it activated go on.
+    Kill(usize),
     /// It starts again, from its disk or wiped.
     Boot(usize, bool),
     /// It is stopped.
@@ -52,6 +54,7 @@ impl World {
         let now = self.now;
         match fault {
             Fault::Crash(host) => self.crash(*host),
+            Fault::Kill(host) => self.kill(*host),
             Fault::Boot(host, wipe) => self.boot(*host, *wipe),
             Fault::Pause(host) => self.pause(*host),
             Fault::Resume(host) => self.resume(*host),

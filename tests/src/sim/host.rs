@@ -1,6 +1,6 @@
 //! The hosts and their lives: what they offer, what survives them, how they start, stop and end.
 //!
-//! A host can crash (all is lost but the disk), be paused (nothing is processed, the socket's buffer fills,
+//! A host can crash (all is lost but the disk), lose its agent alone, be paused (nothing is processed, the socket's buffer fills,
 //! timers are late on resume), restart from its disk or wiped, and leave in good order.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -18,10 +18,10 @@ use hearth_proto::table::Table;
 use hearth_proto::time::{Clock, Time, Wall};
 use rand::RngExt;
 
+use super::application::App;
 use super::fault::Fault;
 use super::keyring::{Keys, Revoked, Signed};
 use super::sides::Sides;
-use super::traffic::App;
 use super::world::{What, World};
 use super::{At, MS, S};
 
@@ -179,8 +179,16 @@ impl World {
         self.start_apps(host);
     }
 
-    /// The process is gone, with everything but its disk.
+    /// The machine is gone, with everything but its disk.
     pub fn crash(&mut self, host: usize) {
+        self.kill(host);
+        for app in self.hosts[host].apps.values_mut() {
+            app.activated = false;
+        }
+    }
+
+    /// The agent is gone, with everything but its disk. Its applications go on as they are.
+    pub fn kill(&mut self, host: usize) {
         if self.hosts[host].life == Life::Off {
             return;
         }
@@ -194,9 +202,7 @@ impl World {
         h.epoch += 1;
         h.inbox.clear();
         h.sides.clear();
-        for app in h.apps.values_mut() {
-            app.activated = false;
-        }
+        h.apps.values_mut().for_each(App::orphan);
         self.drop_requests_of(host);
     }
 

@@ -100,7 +100,8 @@ fn plan(w: &mut World, rng: &mut StdRng, at: At, lasts: u64, torn: bool) {
         w.at(at + lasts, What::Fault(to));
     };
     match rng.random_range(0..if torn { 10 } else { 6 }) {
-        0 | 1 => between(Fault::Crash(host), Fault::Boot(host, false)),
+        0 => between(Fault::Crash(host), Fault::Boot(host, false)),
+        1 => between(Fault::Kill(host), Fault::Boot(host, false)),
         2 => between(Fault::Pause(host), Fault::Resume(host)),
         3 | 4 => between(Fault::App(id.clone(), false), Fault::App(id, true)),
         5 => between(Fault::Hooks(rng.random_range(0.2..1.0)), Fault::Hooks(0.0)),

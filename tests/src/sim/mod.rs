@@ -11,7 +11,8 @@
 //! | [`host`] | the hosts and their lives |
 //! | [`link`], [`sides`], `dial` | the agent's link layer as a model: silence, pings, queues; dials |
 //! | [`net`] | paths: latency, jitter, loss, reordering, duplication, partitions |
-//! | [`traffic`] | applications with checks and hooks, callers that pick as the proxy does |
+//! | [`application`] | applications with checks and hooks |
+//! | [`traffic`] | callers that pick as the proxy does |
 //! | [`keyring`] | signatures that can be forged no more than real ones |
 //! | [`truth`] | what is really so, against which the checks hold what agents think |
 //! | [`check`] | the invariants |
@@ -27,6 +28,7 @@
 //! | [`run`], [`parallel`] | one seed, many seeds, what is printed |
 
 mod agenda;
+pub mod application;
 pub mod availability;
 pub mod check;
 mod dial;

@@ -5,8 +5,8 @@ use hearth_proto::ids::EndpointId;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use super::application::WELL;
 use super::fault::Fault;
-use super::traffic::WELL;
 use super::world::{What, World};
 use super::{At, MS, S};
 

@@ -11,6 +11,7 @@ use hearth_proto::time::{Span, Wall};
 
 use rand::RngExt;
 
+use super::application::{Gray, WELL};
 use super::availability::availability;
 use super::failover::failover;
 use super::fault::Fault;
@@ -19,7 +20,6 @@ use super::hotwarm::hotwarm;
 use super::mesh::{CALLER, LEDGER_HOT, LEDGER_WARM, node_name, service};
 use super::random::random;
 use super::rehearsal::{drill, drill_cut, drill_last};
-use super::traffic::{Gray, WELL};
 use super::world::{What, World};
 use super::{MS, S};
 

@@ -1,23 +1,19 @@
-//! Applications with health checks and hooks, and callers that pick, retry and report as the proxy does.
+//! Callers that pick, retry and report as the proxy does.
 
 use hearth_proto::advert::{Condition, Role};
 use hearth_proto::evidence::Outcome;
 use hearth_proto::ids::{EndpointId, ServiceName};
-use hearth_proto::node::HookFailed;
 use hearth_proto::outlier::{SAMPLE_EVERY, Sample};
 use hearth_proto::route::Choice;
 use rand::RngExt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::application::{App, WELL};
 use super::host::Life;
 use super::world::{What, World};
 use super::{At, MS, S};
 
-/// Between two health checks of an endpoint, ± 10 %.
-const CHECK: u64 = S;
-/// Failed checks in a row after which an endpoint is unhealthy.
-const FALL: u32 = 2;
 /// One try of a request.
 const TRY: u64 = S;
 /// A try that a hedge got ahead of is heard out for so long.
@@ -35,36 +31,6 @@ pub(super) const RATE: u64 = 8;
 /// Between two samples of what endpoints answered, in microseconds.
 const SAMPLE: u64 = SAMPLE_EVERY.as_micros() as u64;
 
-/// An application behind an endpoint.
-#[derive(Clone, Debug)]
-pub struct App {
-    role: Role,
-    /// Its process runs.
-    pub up: bool,
-    /// A warm one was activated.
-    pub activated: bool,
-    /// Counts activations: an older hook's end is void.
-    pub run: u32,
-    /// When it last went up or down.
-    pub changed: At,
-    /// When its owner last said that it serves.
-    pub served: At,
-    /// It takes requests and answers none.
-    pub hung: bool,
-    /// How gray it is.
-    pub gray: Gray,
-    failures: u32,
-}
-
-/// How badly an application answers that answers.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Gray {
-    /// The share of its answers that are errors.
-    pub errors: f64,
-    /// How many times longer than usual it takes.
-    pub slower: u64,
-}
-
 /// A try that a hedge got ahead of.
 #[derive(Debug)]
 pub struct Overtaken {
@@ -75,9 +41,6 @@ pub struct Overtaken {
     until: At,
 }
 
-/// As an application should be.
-pub const WELL: Gray = Gray { errors: 0.0, slower: 1 };
-
 /// What comes back from an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reply {
@@ -87,33 +50,6 @@ pub enum Reply {
     Good,
     /// An answer that is an error of the application's.
     Error,
-}
-
-impl App {
-    /// An application that runs.
-    pub fn new(role: Role) -> Self {
-        Self {
-            role,
-            up: true,
-            activated: false,
-            run: 0,
-            changed: 0,
-            served: 0,
-            hung: false,
-            gray: WELL,
-            failures: 0,
-        }
-    }
-
-    /// Whether it accepts requests.
-    pub fn accepts(&self) -> bool {
-        self.up && (self.role == Role::Hot || self.activated)
-    }
-
-    /// Whether it answers.
-    pub fn answers(&self) -> bool {
-        self.accepts() && !self.hung
-    }
 }
 
 /// A request under way.
@@ -147,54 +83,6 @@ impl World {
         if !self.hosts[host].spec.interest.is_empty() {
             self.after(SAMPLE, What::Samples { host, epoch });
         }
-    }
-
-    pub(super) fn check_app(&mut self, host: usize, endpoint: &EndpointId, again: bool) {
-        if again {
-            let epoch = self.hosts[host].epoch;
-            let next = self.rng.random_range(CHECK * 9 / 10..CHECK * 11 / 10);
-            let endpoint = endpoint.clone();
-            self.after(next, What::Check { host, endpoint, epoch, again: true });
-        }
-        if self.hosts[host].life != Life::Running {
-            return;
-        }
-        let Some(app) = self.hosts[host].apps.get_mut(endpoint) else { return };
-        let healthy = app.answers();
-        app.failures = if healthy { 0 } else { app.failures + 1 };
-        if healthy || app.failures >= FALL {
-            self.step(host, |node, now| node.handle_health(now, endpoint, healthy));
-        }
-    }
-
-    pub(super) fn run_hook(&mut self, host: usize, endpoint: EndpointId) {
-        let slow = self.rng.random_bool(0.1);
-        let longest = if slow || self.slow_hooks { 3 * S } else { 600 * MS };
-        let long = self.rng.random_range(20 * MS..longest);
-        let long = self.hook_time.unwrap_or(long);
-        let ok = !self.rng.random_bool(self.hook_failure);
-        let epoch = self.hosts[host].epoch;
-        let Some(app) = self.hosts[host].apps.get_mut(&endpoint) else { return };
-        app.run += 1;
-        let run = app.run;
-        self.after(long, What::Hook { host, endpoint, epoch, run, ok });
-    }
-
-    pub(super) fn hook_ended(&mut self, host: usize, endpoint: &EndpointId, run: u32, ok: bool) {
-        if self.hosts[host].life == Life::Paused {
-            let (epoch, endpoint) = (self.hosts[host].epoch, endpoint.clone());
-            self.after(50 * MS, What::Hook { host, endpoint, epoch, run, ok });
-            return;
-        }
-        let Some(app) = self.hosts[host].apps.get_mut(endpoint) else { return };
-        if app.run != run {
-            return;
-        }
-        app.activated = ok && app.up;
-        self.stats.hooks_failed += u64::from(!ok);
-        let failed = HookFailed::Once("the hook failed".to_owned());
-        let result = if ok { Ok(()) } else { Err(failed) };
-        self.step(host, |node, now| node.handle_hook(now, endpoint, result));
     }
 
     // ---- callers -------------------------------------------------------------------------------

@@ -4,8 +4,8 @@ use hearth_proto::advert::{Condition, Role};
 use hearth_proto::ids::{EndpointId, ServiceName};
 
 use super::At;
+use super::application::App;
 use super::host::Life;
-use super::traffic::App;
 use super::world::World;
 
 impl World {

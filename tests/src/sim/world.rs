@@ -51,9 +51,11 @@ pub(crate) enum What {
     /// A health check is due.
     Check { host: usize, endpoint: EndpointId, epoch: u32, again: bool },
     /// A hook ends.
-    Hook { host: usize, endpoint: EndpointId, epoch: u32, run: u32, ok: bool },
+    Hook { host: usize, endpoint: EndpointId, epoch: u32, order: u64, ok: bool },
     /// The requests that warm an endpoint up are made.
-    Warmed { host: usize, endpoint: EndpointId, epoch: u32 },
+    Warmed { host: usize, endpoint: EndpointId, epoch: u32, order: u64 },
+    /// A deactivation has waited long enough.
+    Stop { host: usize, endpoint: EndpointId, epoch: u32, stop: u64 },
     /// The disk is written.
     Save { host: usize, epoch: u32 },
     /// A caller makes a request.
@@ -88,7 +90,9 @@ impl What {
             Self::Syn { .. } | Self::SynAck { .. } => "handshake",
             Self::DialLimit { .. } | Self::Redial { .. } => "dial",
             Self::Side { .. } => "look at a link",
-            Self::Check { .. } | Self::Hook { .. } | Self::Warmed { .. } => "application",
+            Self::Check { .. } | Self::Hook { .. } | Self::Warmed { .. } | Self::Stop { .. } => {
+                "application"
+            }
             Self::Save { .. } => "disk",
             Self::Call { .. }
             | Self::Samples { .. }
@@ -382,11 +386,14 @@ impl World {
             What::Check { host, endpoint, epoch, again } if self.hosts[host].epoch == epoch => {
                 self.check_app(host, &endpoint, again);
             }
-            What::Hook { host, endpoint, epoch, run, ok } if self.hosts[host].epoch == epoch => {
-                self.hook_ended(host, &endpoint, run, ok);
+            What::Hook { host, endpoint, epoch, order, ok } if self.hosts[host].epoch == epoch => {
+                self.hook_ended(host, &endpoint, order, ok);
             }
-            What::Warmed { host, endpoint, epoch } if self.is_current(host, epoch) => {
-                self.step(host, |node, now| node.handle_warmed(now, &endpoint));
+            What::Warmed { host, endpoint, epoch, order } if self.is_current(host, epoch) => {
+                self.step(host, |node, now| node.handle_warmed(now, &endpoint, order));
+            }
+            What::Stop { host, endpoint, epoch, stop } if self.hosts[host].epoch == epoch => {
+                self.stop_due(host, &endpoint, stop);
             }
             What::Save { host, epoch } if self.hosts[host].epoch == epoch => self.save(host),
             What::Call { host, service, epoch } if self.hosts[host].epoch == epoch => {
@@ -524,17 +531,17 @@ impl World {
 
     fn on_event(&mut self, host: usize, event: Event) {
         match event {
-            Event::Activate { endpoint, attempt, .. } if attempt > 1 => {
+            Event::Activate { endpoint, attempt, order, .. } if attempt > 1 => {
                 self.tell(|| format!("{endpoint}: attempt {attempt}"));
-                self.run_hook(host, endpoint);
+                self.run_hook(host, endpoint, order);
             }
-            Event::WarmUp { endpoint, within } => {
+            Event::WarmUp { endpoint, order, within } => {
                 let epoch = self.hosts[host].epoch;
                 let most = u64::try_from(within.as_micros()).unwrap_or(S).clamp(2, S);
                 let long = self.rng.random_range(1..most);
-                self.after(long, What::Warmed { host, endpoint, epoch });
+                self.after(long, What::Warmed { host, endpoint, epoch, order });
             }
-            Event::Activate { endpoint, incident, .. } => {
+            Event::Activate { endpoint, order, incident, .. } => {
                 self.stats.activations += 1;
                 self.tell(|| format!("{endpoint} is activated for {incident:?}"));
                 self.checks.activated(self.now, &endpoint);
@@ -542,14 +549,9 @@ impl World {
                     self.stats.needless += 1;
                     self.tell(|| format!("{endpoint}: needless"));
                 }
-                self.run_hook(host, endpoint);
+                self.run_hook(host, endpoint, order);
             }
-            Event::Deactivate { endpoint } => {
-                if let Some(app) = self.hosts[host].apps.get_mut(&endpoint) {
-                    app.activated = false;
-                    app.run += 1;
-                }
-            }
+            Event::Deactivate { endpoint, stop } => self.deactivate(host, endpoint, stop),
             Event::Check { endpoint } => {
                 let epoch = self.hosts[host].epoch;
                 self.after(2 * MS, What::Check { host, endpoint, epoch, again: false });

@@ -36,7 +36,13 @@ fn callers_wait_for_a_service_that_its_hook_starts_once_for_each_call_up_and_non
         let spec = MeshSpec { hot: 2, warm: 2, hooked: true, ..MeshSpec::default() };
         let load = LoadSpec { deadline: PATIENT, ..LoadSpec::new(Mesh::entry()) };
         let run = Run::under(Mesh::start(lab, &spec).unwrap(), load);
-        // Whoever was called up while the mesh came together is on record too.
+        // An agent's start stops whatever is not called, and whoever was called up while the mesh came together is
+        // on record too.
+        wait_for("the bench to have been stopped once", SOON, || {
+            let runs: Vec<_> = run.mesh.warm.iter().map(runs).collect();
+            if runs.iter().all(|(_, stops)| *stops > 0) { Ok(()) } else { Err(format!("{runs:?}")) }
+        })
+        .unwrap();
         let before: Vec<_> = run.mesh.warm.iter().map(runs).collect();
         for round in 1..=2 {
             nothing_runs(&run.mesh);

@@ -9,7 +9,7 @@ use http::Method;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::mesh::{App, Host, client, get, ledger, plain, send};
+use super::mesh::{App, Host, client, endpoint, get, ledger, plain, send};
 use crate::driver::PathReport;
 use crate::identity::authority::Authority;
 use crate::link::tests::{Agent, loopback, name, until};
@@ -182,6 +182,32 @@ async fn draining_finishes_what_is_under_way_and_takes_nothing_new() {
     assert_eq!(a.proxy.drained(Duration::from_secs(10)).await, 0);
     assert_eq!(slow.await.unwrap().status, 200);
     assert!(TcpStream::connect(a.upstream).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_is_idle_once_all_requests_to_it_have_ended_also_over_a_reload() {
+    let (a, b, app) = pair().await;
+    b.route(&[("b", b.agent.address)], plain());
+    let of_b = endpoint("b");
+    for host in [&a, &b] {
+        let before = app.seen();
+        let call = tokio::spawn({
+            let to = host.upstream;
+            async move { get(to, "/hang").await }
+        });
+        until("the request to arrive", || if app.seen() > before { Ok(()) } else { Err(before) })
+            .await;
+        assert_eq!(b.proxy.under_way_at(&of_b), 1);
+        let locals = b.proxy.inner.locals.load();
+        b.proxy.set_locals(locals.iter().map(|local| local.endpoint.clone()).collect());
+        assert_eq!(b.proxy.under_way_at(&of_b), 1);
+        call.abort();
+        until("the end to be noticed", || match b.proxy.under_way_at(&of_b) {
+            0 => Ok(()),
+            left => Err(left),
+        })
+        .await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

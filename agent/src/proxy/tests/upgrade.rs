@@ -111,6 +111,22 @@ async fn a_websocket_is_let_and_each_half_ends_by_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_is_not_idle_while_a_connection_to_it_is_another_protocol_s() {
+    let (a, b) = mesh(let_and_echo).await;
+    b.route(&[("b", b.agent.address)], plain());
+    let of_b = super::mesh::endpoint("b");
+    for host in [&a, &b] {
+        let mut stream = open(host.upstream, WEBSOCKET).await;
+        until(&mut stream, "\r\n\r\n").await;
+        stream.write_all(b"ping").await.unwrap();
+        until(&mut stream, "ping").await;
+        assert_eq!(b.proxy.under_way_at(&of_b), 1);
+        drop(stream);
+        wait(|| b.proxy.under_way_at(&of_b) == 0).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bytes_sent_with_the_wish_wait_for_its_answer() {
     let (a, _b) = mesh(let_and_echo).await;
     let mut stream = open(a.upstream, &format!("{WEBSOCKET}\u{1}early\n")).await;

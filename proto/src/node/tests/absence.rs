@@ -115,7 +115,7 @@ fn a_stop_does_not_make_a_lost_host_return() {
     lab.lose("h1");
     lab.run(ms(200));
     let now = lab.now;
-    lab.node("w1").handle_hook(now, &at("w1"), Ok(()));
+    lab.hook("w1", Ok(()));
     lab.node("w1").handle_health(now, &at("w1"), true);
     lab.run(Duration::from_secs(1));
     lab.stop("w1", STOP);
@@ -139,7 +139,7 @@ fn held() -> Lab {
     lab.node("h1").handle_health(now, &at("h1"), false);
     lab.run(ms(100));
     let now = lab.now;
-    lab.node("w1").handle_hook(now, &at("w1"), Ok(()));
+    lab.hook("w1", Ok(()));
     lab.node("w1").handle_health(now, &at("w1"), true);
     lab.healthy("h1");
     lab

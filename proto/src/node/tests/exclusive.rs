@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::exclusive::{Book, Electorate, Timing};
+use crate::lifecycle::Stop;
 use crate::policy::{Exclusive, Failback};
 use crate::time::Span;
 
@@ -139,10 +140,9 @@ fn a_drained_holder_finishes_and_another_follows_within_two_seconds() {
     assert_ne!(only(&lab), holder);
 }
 
-#[test]
-fn a_warm_owner_is_activated_only_with_the_lease_and_gives_it_back_after_the_hold() {
-    let mut lab = lab(&["h1", "w1", "w2"]);
-    assert_eq!(only(&lab), "h1", "hot before warm");
+/// The only hot owner is lost and a warm one serves: which.
+fn warm_serves(lab: &mut Lab) -> String {
+    assert_eq!(only(lab), "h1", "hot before warm");
     assert_eq!(lab.count(activated), 0);
     let now = lab.now;
     lab.node("h1").handle_health(now, &at("h1"), false);
@@ -153,18 +153,97 @@ fn a_warm_owner_is_activated_only_with_the_lease_and_gives_it_back_after_the_hol
     let warm = up[0].as_str();
     assert_eq!(lab.condition(warm), Condition::Activating);
     let now = lab.now;
-    lab.node(warm).handle_hook(now, &at(warm), Ok(()));
+    lab.hook(warm, Ok(()));
     lab.node(warm).handle_health(now, &at(warm), true);
     lab.run(Duration::from_secs(1));
-    assert_eq!(only(&lab), warm);
+    assert_eq!(only(lab), warm);
+    lab.events.clear();
+    warm.to_owned()
+}
+
+fn stopped_now(e: &Event) -> bool {
+    matches!(e, Event::Deactivate { stop: Stop::Now, .. })
+}
+
+#[test]
+fn a_warm_owner_is_activated_only_with_the_lease_and_gives_it_back_after_the_hold() {
+    let mut lab = lab(&["h1", "w1", "w2"]);
+    let warm = warm_serves(&mut lab);
     let now = lab.now;
     lab.node("h1").handle_health(now, &at("h1"), true);
-    lab.run(Duration::from_secs(2));
+    lab.run(ms(2_900));
     assert_eq!(only(&lab), warm, "not before the hold");
-    lab.run(Duration::from_secs(2));
+    lab.run(ms(900));
+    assert_eq!(lab.condition(&warm), Condition::Draining, "it finishes what it has first");
+    assert_eq!((serving(&lab), lab.count(stopped_now)), (vec![], 0));
+    assert!(lab.nodes[&name(&warm)].lease(&ledger()).is_some(), "under its lease");
+    lab.run(ms(700));
     assert_eq!(only(&lab), "h1");
-    assert_eq!(lab.condition(warm), Condition::Standby);
-    assert_eq!(lab.count(|e| matches!(e, Event::Deactivate { .. })), 1);
+    assert_eq!(lab.condition(&warm), Condition::Standby);
+    assert_eq!(lab.count(stopped_now), 1);
+}
+
+#[test]
+fn a_warm_owner_that_was_about_to_give_the_lease_back_serves_on_where_nobody_can_take_it() {
+    let mut lab = lab(&["h1", "w1", "w2"]);
+    let warm = warm_serves(&mut lab);
+    let before = term(&lab, &warm);
+    let now = lab.now;
+    lab.node("h1").handle_health(now, &at("h1"), true);
+    lab.run(ms(3_500));
+    assert_eq!(lab.condition(&warm), Condition::Draining);
+    let now = lab.now;
+    lab.node("h1").handle_health(now, &at("h1"), false);
+    lab.run(ms(100));
+    assert_eq!((only(&lab), term(&lab, &warm)), (warm.clone(), before));
+    lab.run(Duration::from_secs(10));
+    assert_eq!((only(&lab), lab.count(stopped_now)), (warm, 0));
+}
+
+#[test]
+fn what_an_earlier_start_left_of_an_exclusive_service_is_stopped_at_once_and_before_it_is_called() {
+    let lab = lab(&["w1", "w2", "w3"]);
+    let of_ours: Vec<(&NodeName, bool)> = lab
+        .events
+        .iter()
+        .filter(|(_, e)| stopped_now(e) || activated(e))
+        .map(|(n, e)| (n, activated(e)))
+        .collect();
+    for warm in ["w1", "w2", "w3"] {
+        let first = of_ours.iter().find(|(n, _)| n.as_str() == warm);
+        assert_eq!(first.map(|(_, up)| *up), Some(false), "{of_ours:?}");
+    }
+    assert_eq!(of_ours.iter().filter(|(_, up)| *up).count(), 1, "{of_ours:?}");
+}
+
+#[test]
+fn a_warm_holder_whose_drain_is_taken_back_is_activated_anew() {
+    let mut lab = lab(&["h1", "w1", "w2"]);
+    let warm = warm_serves(&mut lab);
+    let before = term(&lab, &warm);
+    let now = lab.now;
+    lab.node(&warm).drain(now, true);
+    lab.node(&warm).drain(now, false);
+    lab.run(ms(100));
+    assert_eq!(lab.condition(&warm), Condition::Activating);
+    lab.hook(&warm, Ok(()));
+    let now = lab.now;
+    lab.node(&warm).handle_health(now, &at(&warm), true);
+    lab.run(ms(100));
+    assert_eq!((only(&lab), term(&lab, &warm)), (warm.clone(), before));
+}
+
+#[test]
+fn a_drained_warm_holder_finishes_what_it_has_and_is_cut_when_the_lease_goes() {
+    let mut lab = lab(&["h1", "w1", "w2"]);
+    let warm = warm_serves(&mut lab);
+    let now = lab.now;
+    lab.node(&warm).drain(now, true);
+    lab.run(ms(900));
+    let idle = |e: &Event| matches!(e, Event::Deactivate { stop: Stop::Idle, .. });
+    assert_eq!((lab.count(idle), lab.count(stopped_now)), (1, 0));
+    lab.run(ms(200));
+    assert_eq!(lab.count(stopped_now), 1);
 }
 
 #[test]

@@ -38,7 +38,7 @@ impl Lab {
     /// A called endpoint's hook ends well and its check passes.
     fn activate(&mut self, n: &str) {
         let now = self.now;
-        self.node(n).handle_hook(now, &at(n), Ok(()));
+        self.hook(n, Ok(()));
         self.node(n).handle_health(now, &at(n), true);
         self.pump();
     }
@@ -69,9 +69,8 @@ fn a_hook_is_tried_again_within_its_deadline_and_the_next_is_called_when_it_is_g
     for attempt in 1..=3 {
         assert_eq!(lab.count(activated), attempt, "attempt {attempt}");
         assert_eq!(lab.condition(&first), Condition::Activating);
-        let now = lab.now;
         let failed = Err(HookFailed::Once(format!("no {attempt}")));
-        lab.node(&first).handle_hook(now, &at(&first), failed);
+        lab.hook(&first, failed);
         lab.run(ms(500));
     }
     assert_eq!(lab.condition(&first), Condition::Unready);
@@ -98,8 +97,10 @@ fn an_endpoint_serves_real_requests_only_after_those_that_warm_it_up() {
     lab.activate("w1");
     assert_eq!(lab.condition("w1"), Condition::Activating);
     assert_eq!(lab.count(|e| matches!(e, Event::WarmUp { .. })), 1);
-    let now = lab.now;
-    lab.node("w1").handle_warmed(now, &at("w1"));
+    let (now, order) = (lab.now, lab.order("w1"));
+    lab.node("w1").handle_warmed(now, &at("w1"), order + 1);
+    assert_eq!(lab.condition("w1"), Condition::Activating, "of another order");
+    lab.node("w1").handle_warmed(now, &at("w1"), order);
     lab.pump();
     assert_eq!(lab.condition("w1"), Condition::Serving);
     let record = &lab.nodes[&name("w1")].activation_records()[&at("w1")];
@@ -170,7 +171,7 @@ fn a_caller_that_started_during_an_outage_wakes_the_called_endpoint_too() {
     let silent = LinkInput::Silent { unanswered: ms(20) };
     let now = late.now;
     late.node("c2").handle_link(now, &name("h1"), silent);
-    late.node("w1").handle_hook(now, &at("w1"), Err(HookFailed::Hopeless("no".into())));
+    late.hook("w1", Err(HookFailed::Hopeless("no".into())));
     late.run(s(6));
     let woken = late.sent.iter().any(|(from, t)| {
         *from == name("c2") && matches!(t, Transmit::Message { message: Message::Wake(_), .. })

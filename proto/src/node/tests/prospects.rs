@@ -17,7 +17,7 @@ fn losses_and_how_long_they_took_are_in_the_plan_s_view_with_the_time_in_which_t
     assert_eq!(lab.condition("w1"), Condition::Activating);
     lab.run(ms(1_800));
     let now = lab.now;
-    lab.node("w1").handle_hook(now, &at("w1"), Ok(()));
+    lab.hook("w1", Ok(()));
     lab.node("w1").handle_health(now, &at("w1"), true);
     lab.run(Duration::from_secs(2));
     let view = |lab: &Lab| lab.nodes[&name("c1")].plan_view(&ledger(), lab.now).unwrap();
