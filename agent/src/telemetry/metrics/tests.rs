@@ -25,7 +25,7 @@ use super::*;
 
 /// The agent's metrics that dashboards and alerts name, and those documented beside them. `true`: only
 /// there once something happened or was told.
-const NAMES: [(&str, bool); 32] = [
+const NAMES: [(&str, bool); 33] = [
     ("hearth_build_info", false),
     ("hearth_members", false),
     ("hearth_endpoints", false),
