@@ -299,7 +299,7 @@ impl World {
     fn check_benched(&self, found: &mut Vec<String>) {
         for host in self.hosts.iter().filter(|h| h.life == Life::Running) {
             let Some(snapshot) = host.node.as_ref().map(|node| node.snapshot()) else { continue };
-            for (id, app) in host.apps.iter().filter(|(_, app)| app.activated) {
+            for (id, _) in host.apps.iter().filter(|(_, app)| app.activated) {
                 if snapshot.own.get(id) == Some(&Condition::Standby) {
                     found.push(format!("{id} stands by, and its application is activated"));
                 }
