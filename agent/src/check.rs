@@ -118,6 +118,27 @@ enum Command {
     Refused,
     /// A request was broken off by the application.
     Suspected,
+    /// The application was stopped on purpose.
+    Stopped,
+}
+
+/// Tells a running check that the application was stopped.
+#[derive(Clone, Debug)]
+pub struct Stopper(mpsc::Sender<Command>);
+
+impl Stopper {
+    /// Its verdict is "unhealthy" from here on, which is told: what the last check saw is gone, and an activation
+    /// that follows at once waits for a check of its own. `rise` successes bring a "healthy" one.
+    pub async fn stopped(&self) {
+        // The check has ended with its endpoint.
+        let _ = self.0.send(Command::Stopped).await;
+    }
+
+    /// Of no check.
+    #[cfg(test)]
+    pub fn of_none() -> Self {
+        Self(mpsc::channel(1).0)
+    }
 }
 
 /// A running check. Dropping it ends the task.
@@ -158,6 +179,11 @@ impl Checker {
         let _ = self.commands.try_send(Command::Refused);
     }
 
+    /// For who stops the application.
+    pub fn stopper(&self) -> Stopper {
+        Stopper(self.commands.clone())
+    }
+
     /// Says that the application just broke a request off: it is checked at once, and is "unhealthy" if that
     /// fails.
     pub fn suspected(&self) {
@@ -185,30 +211,10 @@ struct Task {
 impl Task {
     async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut asked = false;
+        let mut rests = false;
         loop {
             let started = Instant::now();
-            let result = tokio::select! {
-                biased;
-                pid = self.exits.next() => {
-                    if !self.exited(pid).await {
-                        return;
-                    }
-                    continue;
-                }
-                result = probe(&self.address, self.http, &self.check) => result,
-            };
-            let change = self.state.observe(result.is_ok());
-            let detail = result.unwrap_or_else(|why| why);
-            if let Some(change) = change {
-                tracing::info!(
-                    service = %self.service,
-                    instance = self.instance,
-                    verdict = ?change,
-                    detail,
-                    "health check verdict changed"
-                );
-            }
-            if (asked || change.is_some()) && !self.tell(detail).await {
+            if !std::mem::take(&mut rests) && !self.check(asked).await {
                 return;
             }
             asked = false;
@@ -217,6 +223,14 @@ impl Task {
                 command = commands.recv() => match command {
                     Some(Command::Now) => asked = true,
                     Some(Command::Refused) => self.state.refused(),
+                    Some(Command::Stopped) => {
+                        // It may answer for a moment yet.
+                        rests = true;
+                        self.state.refused();
+                        if !self.tell("it was stopped".to_owned()).await {
+                            return;
+                        }
+                    }
                     Some(Command::Suspected) => {
                         self.state.suspected();
                         tokio::time::sleep_until(started + SUSPICIONS_APART).await;
@@ -228,6 +242,31 @@ impl Task {
                 },
             }
         }
+    }
+
+    /// Checks once, and tells the verdict if it changed or was asked for. `false`: nobody listens any more.
+    async fn check(&mut self, asked: bool) -> bool {
+        let result = loop {
+            tokio::select! {
+                biased;
+                pid = self.exits.next() => if !self.exited(pid).await {
+                    return false;
+                },
+                result = probe(&self.address, self.http, &self.check) => break result,
+            }
+        };
+        let change = self.state.observe(result.is_ok());
+        let detail = result.unwrap_or_else(|why| why);
+        if let Some(change) = change {
+            tracing::info!(
+                service = %self.service,
+                instance = self.instance,
+                verdict = ?change,
+                detail,
+                "health check verdict changed"
+            );
+        }
+        !(asked || change.is_some()) || self.tell(detail).await
     }
 
     /// The application's process ended. `false`: nobody listens any more.

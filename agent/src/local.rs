@@ -148,8 +148,10 @@ impl Locals {
 
     fn start(&self, config: &Endpoint, before: Option<JoinHandle<()>>) -> Local {
         let (orders, queue) = mpsc::channel(ORDERS_WAITING);
+        let checker = Checker::start(config, self.checks.clone());
         let runner = Runner {
             config: config.clone(),
+            stopper: checker.stopper(),
             results: self.handle.commands(),
             orders: queue,
             under_way: self.under_way.clone(),
@@ -161,7 +163,6 @@ impl Locals {
             }
             runner.run().await;
         });
-        let checker = Checker::start(config, self.checks.clone());
         Local { config: config.clone(), checker, orders, runner }
     }
 

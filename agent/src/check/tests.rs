@@ -247,6 +247,21 @@ async fn an_application_that_broke_off_and_is_gone_is_unhealthy_at_once() {
 }
 
 #[tokio::test]
+async fn an_application_that_was_stopped_is_unhealthy_until_a_later_check_however_long_it_answers_on()
+ {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (events, mut inbox) = mpsc::channel(4);
+    let checker = Checker::start(&seldom(listener.local_addr().unwrap()), events);
+    assert!(next(&mut inbox).await.healthy);
+    checker.stopper().stopped().await;
+    let stopped = next(&mut inbox).await;
+    assert!(!stopped.healthy && stopped.detail == "it was stopped", "{stopped:?}");
+    assert!(inbox.try_recv().is_err(), "it is not asked until it is due or was ordered");
+    checker.check_now();
+    assert!(next(&mut inbox).await.healthy);
+}
+
+#[tokio::test]
 async fn an_application_whose_process_ended_is_unhealthy_at_once_until_it_answers() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (file, mut app) = (PidFile::new(), Sleeper::start());

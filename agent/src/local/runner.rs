@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::{FINISH_LIMIT, LOOK_EVERY, UnderWay};
+use crate::check::Stopper;
 use crate::config::Endpoint;
 use crate::counted::Counted;
 use crate::driver::Command;
@@ -39,6 +40,7 @@ pub(super) enum Task {
 /// See the module's text.
 pub(super) struct Runner {
     pub(super) config: Endpoint,
+    pub(super) stopper: Stopper,
     pub(super) results: mpsc::Sender<Command>,
     pub(super) orders: mpsc::Receiver<Task>,
     pub(super) under_way: UnderWay,
@@ -111,9 +113,11 @@ impl Runner {
                     Task::Deactivate { .. } => None,
                     activation => Some(activation),
                 },
-                _ = &mut run => return next,
+                _ = &mut run => break,
             }
         }
+        self.stopper.stopped().await;
+        next
     }
 }
 

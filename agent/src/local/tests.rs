@@ -7,6 +7,7 @@ use hearth_proto::advert::{Protocol, Role};
 use hearth_proto::ids::ServiceName;
 
 use super::*;
+use crate::check::Stopper;
 use crate::config::{Action, Check, Hook, HttpVersion};
 use crate::disk::tests::Scratch;
 
@@ -73,6 +74,7 @@ impl Lab {
         let (left, times) = (under_way.clone(), asked.clone());
         let runner = Runner {
             config: endpoint(&log, before),
+            stopper: Stopper::of_none(),
             results: told,
             orders: queue,
             under_way: Arc::new(move |_: &EndpointId| {
