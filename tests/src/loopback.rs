@@ -1,7 +1,7 @@
 //! Real programs on this machine's loopback, without namespaces: for what no dead link is needed for.
 //!
 //! A [`Place`] is a private directory and everything started in it: control planes, agents,
-//! applications. Ports are picked by binding port 0 first. Dropping a place kills what runs in it and
+//! applications. Ports are picked by [`free_ports`]. Dropping a place kills what runs in it and
 //! removes the directory, unless the test failed: then it stays, with every log.
 
 use std::cell::{Cell, RefCell};
@@ -10,6 +10,7 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -167,22 +168,26 @@ pub fn log_lines(stderr: &str) -> Vec<Value> {
     stderr.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
-/// Ports of the loopback that nobody has. All are held until the last is picked, so that none is
-/// picked twice.
+/// Ports of the loopback that nobody has, for TCP and for UDP. Below those that Linux gives to whoever connects
+/// (`ip_local_port_range`, 32768 and up): one of those may be taken by a client before it is listened on.
 #[must_use]
 pub fn free_ports<const N: usize>() -> [SocketAddr; N] {
+    const PORTS: std::ops::Range<u32> = 10_000..32_000;
+    static PICKED: AtomicU32 = AtomicU32::new(0);
+    // Programs that run at the same time begin far from each other; within one none is picked twice.
     let pick = || {
-        // A port for both kinds: what is free for TCP may be taken for UDP.
-        loop {
-            let tcp = TcpListener::bind("127.0.0.1:0").expect("the loopback has ports");
-            let address = tcp.local_addr().expect("a bound socket has an address");
-            if let Ok(udp) = UdpSocket::bind(address) {
-                return (address, tcp, udp);
-            }
-        }
+        let count = PORTS.end - PORTS.start;
+        let begin = std::process::id().wrapping_mul(641);
+        let free = (0..count).find_map(|_| {
+            let at = begin.wrapping_add(PICKED.fetch_add(1, Ordering::Relaxed)) % count;
+            let port = u16::try_from(PORTS.start + at).ok()?;
+            let address = SocketAddr::from(([127, 0, 0, 1], port));
+            (TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok())
+                .then_some(address)
+        });
+        free.expect("the loopback has ports")
     };
-    let held: [_; N] = std::array::from_fn(|_| pick());
-    held.each_ref().map(|(address, ..)| *address)
+    std::array::from_fn(|_| pick())
 }
 
 /// A control plane that serves.
